@@ -1,0 +1,3 @@
+from setuptools import setup
+
+setup()  # metadata and tool settings live in pyproject.toml
