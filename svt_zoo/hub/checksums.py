@@ -1,0 +1,97 @@
+"""Is it the right file? Hashes, and the lock file that remembers what each source held when first seen."""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+from filelock import FileLock
+
+from .sources import WeightsError, checkpoints_folder, one_line
+
+_log = logging.getLogger(__name__)
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, as 64 hexadecimal digits.
+
+    Raises:
+        WeightsError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({one_line(error)}); check its permissions") from error
+
+
+def lock_path() -> Path:
+    """The lock file: JSON, source -> sha256, beside the downloaded files."""
+    return checkpoints_folder() / "svt_zoo.lock.json"
+
+
+def recorded() -> dict[str, str]:
+    """What the lock file holds; empty when there is none.
+
+    Raises:
+        WeightsError: the lock file is not what was written.
+    """
+    try:
+        entries = json.loads(lock_path().read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{lock_path()}: cannot be read ({one_line(error)}); repair or delete it") from error
+    if not isinstance(entries, dict):
+        raise WeightsError(f"{lock_path()}: holds no table of source -> sha256; repair or delete it")
+    return entries
+
+
+def check(source: str, digest: str, sha256: str | None, path: Path | None) -> None:
+    """Compare the hash of what came from `source` with what it should be, and remember it.
+
+    Args:
+        source: the source as written, the key of the lock file.
+        digest: sha256 of the file.
+        sha256: the hash it must have; None for the one recorded when the source was first seen, if it was.
+        path: where the file lies in a cache; None for a download that will not be kept when it is wrong.
+
+    Raises:
+        WeightsError: it is another file.
+    """
+    if sha256 is not None:
+        if digest != sha256.lower():
+            way_out = (
+                f"the cached file {path} is corrupt or another file of that name: delete it and try again"
+                if path is not None
+                else "the download was not kept: try again; if this repeats, the file there has changed"
+            )
+            raise WeightsError(f"{source}: wrong sha256 {digest}, expected {sha256}; {way_out}")
+        if recorded().get(source) != digest:
+            _record(source, digest, replace=True)
+        return
+    known = recorded().get(source) or _record(source, digest, replace=False)
+    if digest != known:
+        otherwise = f"delete the cached file {path} and try again" if path is not None else "do not use it"
+        raise WeightsError(
+            f"{source}: sha256 is {digest}, but was {known} when first downloaded; if you expected the "
+            f"change, remove its entry from {lock_path()}, otherwise {otherwise}"
+        )
+
+
+def _record(source: str, digest: str, *, replace: bool) -> str:
+    """Write an entry of the lock file unless another process has; returns the hash the entry then holds."""
+    path = lock_path()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            entries = recorded()
+            if replace or source not in entries:
+                entries[source] = digest
+                part = path.with_name(f".{path.name}.part")
+                part.write_text(json.dumps(entries, indent=1, sort_keys=True) + "\n")
+                part.replace(path)
+            return entries[source]
+    except OSError as error:  # a cache that others keep for us, read-only: the file itself has been checked
+        _log.warning("the sha256 of %s could not be recorded in %s: %s", source, path, one_line(error))
+        return digest

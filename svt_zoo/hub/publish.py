@@ -1,0 +1,166 @@
+"""Weights leave: to a folder, to the Hub, with a config, a model card and a golden output to check them by."""
+
+import copy
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi
+from safetensors.torch import save
+from torch import Tensor
+
+from ..models import ZooModel
+from .checksums import sha256_of
+from .download import fetch
+from .loading import CONFIG_NAME, FORMAT_VERSION, WEIGHTS_NAME, from_pretrained
+from .sources import HubFile, WeightsError, one_line
+
+CARD_NAME = "README.md"
+_GOLDEN_SEED = 0
+_HUB_LICENSES = {"Apache-2.0": "apache-2.0", "CC BY-NC 4.0": "cc-by-nc-4.0"}  # the Hub's words for them
+
+
+def config_of(model: ZooModel) -> dict[str, Any]:
+    """What `config.json` says of a model: how to rebuild it, and its story.
+
+    Raises:
+        ValueError: the model was not made by the zoo, so nobody could rebuild it from a file.
+    """
+    meta = model.meta
+    if not meta.get("model"):
+        raise ValueError(
+            f"{type(model).__name__} has no meta['model']; make it with create_model, load_model or an entry point "
+            "(register_model adds a network of your own)"
+        )
+    return {**meta, "library_name": "svt_zoo", "format_version": FORMAT_VERSION}
+
+
+def golden_output(model: ZooModel) -> list[float]:
+    """The first 8 numbers a model gives in float32 on the CPU for one clip of seeded noise: a fingerprint."""
+    clip_spec = model.meta.get("clip") or {"num_frames": 8, "crop_size": 224}
+    generator = torch.Generator().manual_seed(_GOLDEN_SEED)
+    size = clip_spec["crop_size"]
+    clip = torch.randn(1, 3, clip_spec["num_frames"], size, size, generator=generator)
+    network = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval()
+    with torch.inference_mode():
+        out = network(clip)
+    vector: Tensor = out if isinstance(out, Tensor) else out.cls
+    return [round(value, 6) for value in vector[0, :8].tolist()]
+
+
+def write_weights(path: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Write one file in the zoo's own format, whole or not at all: safetensors that carries its `config`."""
+    text = json.dumps(config, indent=2, sort_keys=True)
+    metadata = {"format": "pt", "format_version": str(FORMAT_VERSION), "config": text}
+    unfinished = path.with_suffix(".tmp")
+    # Not save_file, whose files nobody else may read.
+    unfinished.write_bytes(save({key: value.contiguous() for key, value in state.items()}, metadata=metadata))
+    os.replace(unfinished, path)
+
+
+def save_pretrained(model: ZooModel, folder: str | Path, *, repo: str = "ORG/NAME") -> Path:
+    """Write `model.safetensors`, `config.json` and `README.md` (the model card) into `folder`; returns it.
+
+    `repo` is the Hub repository that the card tells its readers to load from.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; save_pretrained writes a folder")
+    config = config_of(model)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
+    write_weights(folder / WEIGHTS_NAME, state, config)
+    (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (folder / CARD_NAME).write_text(model_card(config, golden_output(model), repo))
+    return folder
+
+
+def push_to_hub(
+    model: ZooModel, repo: str, *, private: bool = False, message: str = "Upload weights", token: str | None = None
+) -> str:
+    """Upload what `save_pretrained` writes to the Hub repository `repo` (made if need be).
+
+    Returns:
+        The full commit sha: the `revision` that pins these bytes.
+
+    Raises:
+        WeightsError: the Hub refused, or cannot be reached.
+    """
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(model, folder, repo=repo)
+        try:
+            api.create_repo(repo, private=private, exist_ok=True)
+            commit = api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message)
+        except Exception as error:  # broad: versions of the client differ in HTTP library, hence in errors
+            raise WeightsError(
+                f"{repo}: the upload to {api.endpoint} failed ({one_line(error)}); check the name and the network, and "
+                "log in with the right to write there (`hf auth login`, or HF_TOKEN)"
+            ) from error
+    return str(commit.oid)
+
+
+def publish(model: ZooModel, repo: str, *, private: bool = False, progress: bool = True) -> tuple[HubFile, str]:
+    """Upload a model, load it back from the Hub and compare its golden output.
+
+    Returns:
+        The file at the commit that was made, and its sha256: what a row of the weights table needs.
+
+    Raises:
+        WeightsError: what came back is not what was sent.
+    """
+    expected = golden_output(model)
+    revision = push_to_hub(model, repo, private=private)
+    got = golden_output(from_pretrained(repo, revision=revision, progress=progress))
+    if got != expected:
+        raise WeightsError(f"{repo}@{revision}: its golden output is {got}, not {expected}; delete that commit")
+    file = HubFile(repo, WEIGHTS_NAME, revision)
+    return file, sha256_of(fetch(file, progress=progress))
+
+
+def model_card(config: Mapping[str, Any], golden: list[float], repo: str = "ORG/NAME") -> str:
+    """The Hub's README of a model: origin, licence, clip, numbers, how to load, golden output."""
+    numbers = [
+        f"| {kind} | {r['dataset']} | {r['protocol']} | {r['metric']} | {r['value']} | {r['source']} |"
+        for kind in ("published", "measured")
+        for r in config.get(kind, ())
+    ]
+    clip = config.get("clip") or {}
+    lines = [
+        "---",
+        "library_name: svt_zoo",
+        "pipeline_tag: video-classification",
+        "tags: [video, self-supervised, vision-transformer]",
+        f"license: {_HUB_LICENSES.get(config.get('license', ''), 'other')}",
+        "---",
+        "",
+        f"# {config.get('title') or config['model']}",
+        "",
+        f"- architecture: `{config['model']}` {json.dumps(config.get('model_kwargs', {}), sort_keys=True)}",
+        f"- trained on: {config.get('pretrained_on') or 'not stated'}",
+        f"- origin: {config.get('source') or config.get('weights') or 'not stated'}",
+        f"- paper: {config.get('paper') or 'not stated'}",
+        f"- licence of the weights: {config.get('license') or 'not stated'}",
+        f"- licence of the data: {config.get('data_license') or 'not stated'}",
+        f"- clip: {json.dumps(clip, sort_keys=True) if clip else 'not stated'}",
+        *([f"- note: {config['notes']}"] if config.get("notes") else []),
+        "",
+        "```python",
+        "import svt_zoo",
+        "",
+        f'model = svt_zoo.from_pretrained("{repo}")  # revision=FULL_COMMIT_SHA pins the bytes',
+        "```",
+        "",
+        "Golden output (`svt_zoo.hub.publish.golden_output`): the first numbers for one clip of seeded noise, float32.",
+        "",
+        "```json",
+        json.dumps(golden),
+        "```",
+    ]
+    if numbers:
+        lines += ["", "| | data | protocol | metric | value | source |", "|---|---|---|---|---|---|", *numbers]
+    return "\n".join(lines) + "\n"

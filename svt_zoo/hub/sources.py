@@ -1,0 +1,102 @@
+"""Where a weight file can live, and how people write that down."""
+
+import re
+import urllib.parse
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+_HUB_FORM = re.compile(r"([^/@]+/[^/@]+)/([^@]*[^/@])(?:@(.+))?")
+
+
+class WeightsError(RuntimeError):
+    """Weights that cannot be had: one line that names the source, the cause and the way out."""
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """One file of a model repository on the Hugging Face Hub.
+
+    `filename` may lie in subfolders. `revision` is a branch, a tag or a commit; only a full commit sha pins
+    the bytes and is served from the cache without a request.
+    """
+
+    repo: str
+    filename: str
+    revision: str = "main"
+
+    def __str__(self) -> str:
+        return f"hf://{self.repo}/{self.filename}@{self.revision}"
+
+
+@dataclass(frozen=True)
+class UrlFile:
+    """One file of a web server, kept under `filename` (by default the last part of the address)."""
+
+    url: str
+    filename: str = ""
+
+    def __post_init__(self) -> None:
+        name = self.filename or urllib.parse.unquote(urllib.parse.urlsplit(self.url).path.rpartition("/")[2])
+        if name in ("", ".", "..") or "/" in name or "\\" in name:
+            raise ValueError(f"{self.url}: {name!r} is no file name; name one: UrlFile(url, filename)")
+        object.__setattr__(self, "filename", name)
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def path(self) -> Path:
+        """Where the file is kept on this machine."""
+        return checkpoints_folder() / self.filename
+
+
+@dataclass(frozen=True)
+class IoPath:
+    """A file that iopath reads, such as `s3://bucket/key`, by a handler registered on its `g_pathmgr`."""
+
+    uri: str
+
+    def __str__(self) -> str:
+        return self.uri
+
+
+Source = HubFile | UrlFile | IoPath | Path
+
+
+def parse_source(text: str) -> Source:
+    """Read a source as people write it.
+
+    Args:
+        text: `hf://org/repo/file@revision` (subfolders allowed; without `@revision` the branch main),
+            `https://server/file`, any other `scheme://...` that iopath has a handler for, or a local path, also
+            as `file:///...`.
+
+    Raises:
+        ValueError: an `hf://` source without repository or file name, or an address without a file name.
+    """
+    scheme, is_address, rest = text.partition("://")
+    if not is_address:
+        return Path(text).expanduser()
+    if scheme == "file":
+        return Path(urllib.parse.unquote(rest))
+    if scheme in ("http", "https"):
+        return UrlFile(text)
+    if scheme != "hf":
+        return IoPath(text)
+    parts = _HUB_FORM.fullmatch(rest)
+    if parts is None:
+        raise ValueError(f"{text!r} is not of the form hf://org/repo/file or hf://org/repo/file@revision")
+    repo, filename, revision = parts.groups()
+    return HubFile(repo, filename, revision or "main")
+
+
+def checkpoints_folder() -> Path:
+    """The folder of downloaded files: the one that torchvision and timm use, moved by TORCH_HOME."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def one_line(error: object) -> str:
+    """The text of an error on one line, its class where it has no text."""
+    return " ".join(str(error).split()) or type(error).__name__

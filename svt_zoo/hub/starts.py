@@ -1,0 +1,96 @@
+"""Where a run's network comes from: what `init` of a recipe may say, besides what `load_model` takes."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from ..models import Backbone, ZooModel, create_model, list_models
+from .loading import WEIGHTS_NAME, load_model
+from .sources import WeightsError
+from .weights import list_weights
+
+FINAL_NAME = "final.safetensors"  # what a training run leaves
+
+# By the width of the network.
+STARTS: dict[str, dict[int, str]] = {
+    "dino": {768: "dino_vitb16", 384: "dino_vits16"},
+    "image_supervised": {
+        # The supervised ViT-B/16 that the authors' first release starts from.
+        768: "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-vitjx/jx_vit_base_p16_224-80ecf9dd.pth"
+    },
+    "svt": {768: "svt_vitb_k400"},
+}
+
+
+def load_start(
+    init: str, *, model: str, options: dict[str, Any], num_classes: int | None = 0, progress: bool = True
+) -> ZooModel:
+    """The network that `init` names; of weights that say their architecture, theirs, otherwise `model`.
+
+    Args:
+        init: "random", "svt", "dino", "image_supervised" (for `model`), the folder of a finished run or of
+            `save_pretrained`, or whatever `load_model` takes.
+        model: a registered model.
+        options: keywords of its builder.
+        num_classes: as of `load_model`; a random network has no classifier.
+        progress: show a bar while downloading.
+
+    Raises:
+        ValueError: no such model, options that it does not have, or no such start for it.
+        WeightsError: the weights cannot be had or do not fit.
+    """
+    try:
+        if init == "random":
+            return create_model(model, **options)
+        start = _of_width(init, model, options) if init in STARTS else _file_of_folder(init)
+        says_itself = init not in STARTS and (start in list_weights() or _says_architecture(start))
+        name = None if says_itself else model
+        return load_model(start, model=name, num_classes=num_classes, progress=progress, **options)
+    except TypeError as error:
+        raise ValueError(f"model.options do not fit {model}: {error}") from error
+    except WeightsError as error:
+        raise WeightsError(
+            f"init={init} cannot be had: {error}. Where there is no network, fetch the file elsewhere and give its "
+            "path, init=FILE; init=random starts from nothing, which is not the paper's recipe"
+        ) from error
+
+
+def _of_width(init: str, model: str, options: dict[str, Any]) -> str:
+    """The row or the address that the word `init` stands for."""
+    if model not in list_models():
+        raise ValueError(f"model.name={model!r} is not registered; one of {', '.join(list_models())}")
+    with torch.device("meta"):
+        network = create_model(model, **options)
+    assert isinstance(network, Backbone)
+    width = network.embed_dim
+    if width not in STARTS[init]:
+        known = ", ".join(map(str, STARTS[init]))
+        raise ValueError(
+            f"init={init} is for networks of width {known}, {model} has {width}; use init=random, or a file of weights "
+            "that fit"
+        )
+    return STARTS[init][width]
+
+
+def _file_of_folder(init: str) -> str:
+    """The weights inside a folder; `init` itself if it is none."""
+    folder = Path(init)
+    if not folder.is_dir():
+        return init
+    for name in (FINAL_NAME, WEIGHTS_NAME):
+        if (folder / name).is_file():
+            return str(folder / name)
+    raise WeightsError(f"the folder holds neither {FINAL_NAME} nor {WEIGHTS_NAME}; a run writes it when it ends")
+
+
+def _says_architecture(start: str) -> bool:
+    """Whether `start` is a local file in the zoo's own format, which knows what it is for."""
+    if not Path(start).is_file():
+        return False
+    try:
+        with safe_open(start, framework="pt") as file:
+            return "config" in (file.metadata() or {})
+    except SafetensorError:
+        return False

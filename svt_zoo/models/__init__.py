@@ -1,0 +1,106 @@
+"""The networks, and the one place that lists them: `create_model`, `list_models`, `register_model`."""
+
+import difflib
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import Any, cast
+
+import torch
+
+from . import timesformer
+from .base import Backbone, Classifier, ZooModel
+from .layers import Features
+
+__all__ = [
+    "Backbone",
+    "Classifier",
+    "Features",
+    "ZooModel",
+    "create_empty",
+    "create_model",
+    "find_builder",
+    "list_models",
+    "register_model",
+]
+
+_BUILDERS: dict[str, Callable[..., Backbone]] = {
+    "timesformer_vitt": timesformer.timesformer_vitt,
+    "timesformer_vits": timesformer.timesformer_vits,
+    "timesformer_vitb": timesformer.timesformer_vitb,
+    "timesformer_vitl": timesformer.timesformer_vitl,
+    # SVT trains a TimeSformer with divided attention, 8 frames, drop path 0.1: the defaults (SVT section 3.1).
+    "svt_vitt": timesformer.timesformer_vitt,
+    "svt_vits": timesformer.timesformer_vits,
+    "svt_vitb": timesformer.timesformer_vitb,
+    "svt_vitl": timesformer.timesformer_vitl,
+}
+_OURS = frozenset(_BUILDERS)  # these keep every number they compute with in their state dict; a test holds it
+
+
+def register_model(name: str, builder: Callable[..., Backbone] | None = None) -> Any:
+    """Add a backbone of your own: `register_model("my_net", build)`, or as a decorator `@register_model("my_net")`.
+
+    A builder takes keywords and returns a `Backbone`: `forward(clip: (B, C, T, H, W)) -> Features`, attributes
+    `embed_dim`, `num_frames` and `patch_size`. Everything that trains, evaluates or exports a model of the zoo then
+    takes it by name.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if builder is None:
+        return lambda function: register_model(name, function)
+    if name in _BUILDERS:
+        raise ValueError(f"a model named {name!r} is registered already; choose another name")
+    _BUILDERS[name] = builder
+    return builder
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of all registered models that match the glob `pattern`, sorted."""
+    return sorted(name for name in _BUILDERS if fnmatchcase(name, pattern))
+
+
+def find_builder(name: str) -> Callable[..., Backbone]:
+    """The function that builds the model `name`.
+
+    Raises:
+        ValueError: no such model; the message names the nearest ones.
+    """
+    if name not in _BUILDERS:
+        near = difflib.get_close_matches(name, _BUILDERS, n=3, cutoff=0.4)
+        hint = f"did you mean {', '.join(near)}? list_models() names all" if near else "list_models() names all"
+        raise ValueError(f"no model is named {name!r}; {hint}")
+    return _BUILDERS[name]
+
+
+def create_model(name: str, *, num_classes: int = 0, **options: Any) -> ZooModel:
+    """Build a registered model with fresh, random weights (`load_model` builds one with trained weights).
+
+    Args:
+        name: one of `list_models()`.
+        num_classes: 0 gives the `Backbone` (clip -> `Features`); K > 0 a `Classifier` (clip -> logits (B, K)).
+        options: keywords of the builder, such as `img_size`, `drop_path_rate`, `attention`.
+
+    Raises:
+        ValueError: no such model; the message names the nearest ones.
+        TypeError: the builder returned something that is no `Backbone`.
+    """
+    backbone = find_builder(name)(**options)
+    if not isinstance(backbone, Backbone):
+        raise TypeError(f"the builder of {name!r} returned a {type(backbone).__name__}; wrap it in a svt_zoo.Backbone")
+    backbone.meta = {"model": name, "model_kwargs": options, "num_classes": 0}
+    return Classifier(backbone, num_classes) if num_classes else backbone
+
+
+def create_empty(name: str, **options: Any) -> Backbone:
+    """As `create_model`, but with arbitrary numbers, for a state dict is about to bring all of them.
+
+    Random numbers for ViT-B's 121 M parameters take ten times as long as reading its file. A registered builder is
+    run as it is: it may compute tables that no state dict holds.
+    """
+    if name not in _OURS:
+        return cast(Backbone, create_model(name, **options))
+    device = torch.get_default_device()
+    with torch.device("meta"):
+        network = create_model(name, **options)
+    return cast(Backbone, network.to_empty(device=device))

@@ -1,0 +1,149 @@
+"""The parts that the zoo's transformers share.
+
+Dimension letters, everywhere in the package: B batch, C colour, T frames, H W pixels, N patches a frame,
+D embed_dim, K outputs. Here also: R independent sequences, S tokens in a sequence, h heads, d = D / h.
+"""
+
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Interpolation = Literal["nearest", "nearest-exact", "linear", "cubic"]
+_MODES_2D = {"nearest": "nearest", "nearest-exact": "nearest-exact", "linear": "bilinear", "cubic": "bicubic"}
+# In bfloat16 on a CPU the formula written out beats the fused kernel: 2.5 times as fast for 8 tokens (temporal
+# attention), 1.6 times for 197 (spatial); a longer sequence's weights would take too much memory.
+_SHORT = 256
+
+
+class Features(NamedTuple):
+    """What a backbone says of a clip: `cls` (B, D), and `patches` (B, T, N, D) with the N patches row by row."""
+
+    cls: Tensor
+    patches: Tensor
+
+
+def drop_path(x: Tensor, p: float, training: bool) -> Tensor:
+    """Zero whole rows of the first dimension with probability `p` and scale the others by 1 / (1 - p).
+
+    Stochastic depth (Huang et al. 2016); what a row is (a tube, a frame, a clip) is up to the caller's layout.
+    """
+    if p == 0.0 or not training:
+        return x
+    keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), dtype=torch.float32, device=x.device) >= p
+    return x * (keep.to(x.dtype) / (1.0 - p))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v for q, k, v (R, h, S, d), by the fastest kernel for the device."""
+    short = q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[-2] <= _SHORT
+    if short and not torch.compiler.is_compiling():
+        weights = (q.contiguous() * q.shape[-1] ** -0.5) @ k.contiguous().transpose(-2, -1)  # (R, h, S, S)
+        return weights.softmax(dim=-1) @ v.contiguous()
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over independent sequences: (R, S, D) -> (R, S, D)."""
+
+    def __init__(self, embed_dim: int, num_heads: int, *, qkv_bias: bool = True) -> None:
+        super().__init__()
+        if embed_dim % num_heads:
+            raise ValueError(f"embed_dim must be a multiple of num_heads, got {embed_dim} and {num_heads}")
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=qkv_bias)
+        self.proj = nn.Linear(embed_dim, embed_dim)
+
+    def split_heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of x (R, S, D), each (R, h, S, d)."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (R, S, 3, h, d)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (R, h, S, d)
+        return q, k, v
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend: x (R, S, D) -> (R, S, D)."""
+        q, k, v = self.split_heads(x)
+        out = attend(q, k, v).transpose(1, 2).flatten(2)  # (R, S, D): heads side by side
+        return self.proj(out)
+
+    def weights(self, x: Tensor) -> Tensor:
+        """The attention that `forward` uses, as probabilities (R, h, S, S): row = query, column = key."""
+        q, k, _ = self.split_heads(x)
+        return (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an exact (erf) GELU between them: (..., D) -> (..., D)."""
+
+    def __init__(self, embed_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(embed_dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply to every token alone."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class PatchEmbed(nn.Module):
+    """Cut every frame into square patches and embed each: (B, C, T, H, W) -> (B, T, N, D).
+
+    H and W need not be multiples of `patch_size`: what remains at the right and bottom edge is left out.
+    """
+
+    def __init__(self, patch_size: int, embed_dim: int, in_channels: int = 3) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(in_channels, embed_dim, kernel_size=patch_size, stride=patch_size)
+
+    def grid(self, clip: Tensor) -> tuple[int, int]:
+        """Rows and columns of patches in a frame of clip (B, C, T, H, W).
+
+        Raises:
+            ValueError: the clip is not 5-D with the right number of channels, or smaller than a patch.
+        """
+        channels, patch = self.proj.in_channels, self.patch_size
+        if clip.ndim != 5 or clip.shape[1] != channels:
+            raise ValueError(f"a clip must be (B, C={channels}, T, H, W), got shape {tuple(clip.shape)}")
+        if clip.shape[2] < 1 or clip.shape[3] < patch or clip.shape[4] < patch:
+            raise ValueError(
+                f"a clip needs at least one frame and one patch of {patch} x {patch} pixels, "
+                f"got (T, H, W) = {tuple(clip.shape[2:])}"
+            )
+        return clip.shape[3] // patch, clip.shape[4] // patch
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Embed all frames of the clip."""
+        batch = clip.shape[0]
+        frames = clip.transpose(1, 2).flatten(0, 1)  # (B*T, C, H, W): every frame an image
+        tokens = self.proj(frames).flatten(2).transpose(1, 2)  # (B*T, N, D): patches row by row
+        return tokens.unflatten(0, (batch, -1))  # (B, T, N, D)
+
+
+def resize_grid(table: Tensor, old: tuple[int, int], new: tuple[int, int], mode: Interpolation) -> Tensor:
+    """Stretch a table of patch positions (1, old_h * old_w, D), row by row, to (1, new_h * new_w, D)."""
+    if tuple(old) == tuple(new):
+        return table
+    image = table.unflatten(1, old).permute(0, 3, 1, 2)  # (1, D, old_h, old_w)
+    return F.interpolate(image, size=new, mode=_MODES_2D[mode]).flatten(2).transpose(1, 2)  # (1, new_h*new_w, D)
+
+
+def resize_time(table: Tensor, length: int, mode: Interpolation) -> Tensor:
+    """Stretch a table of frame positions (1, T, D) to (1, length, D); "cubic" is not defined in one dimension."""
+    if table.shape[1] == length:
+        return table
+    return F.interpolate(table.transpose(1, 2), size=length, mode=mode).transpose(1, 2)  # (1, length, D)
+
+
+def init_weights(modules: Iterable[nn.Module]) -> None:
+    """Initialise as vision transformers do: linear weights truncated normal (std 0.02), biases 0, norms 1 and 0."""
+    for module in modules:
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)

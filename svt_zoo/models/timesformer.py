@@ -1,0 +1,248 @@
+"""TimeSformer, which is also SVT's backbone.
+
+Bertasius et al., "Is Space-Time Attention All You Need for Video Understanding?" (ICML 2021), section 3;
+Ranasinghe et al., "Self-supervised Video Transformer" (CVPR 2022), section 3.1 for the dynamic position tables.
+"""
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .base import Backbone
+from .layers import (
+    Attention,
+    Features,
+    Interpolation,
+    Mlp,
+    PatchEmbed,
+    drop_path,
+    init_weights,
+    resize_grid,
+    resize_time,
+)
+
+LAYER_NORM_EPS = 1e-6
+
+
+class JointBlock(nn.Module):
+    """A plain transformer block: every token attends to every token."""
+
+    def __init__(self, embed_dim: int, num_heads: int, mlp_ratio: float, qkv_bias: bool, drop: float) -> None:
+        super().__init__()
+        self.drop = drop
+        self.norm1 = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
+        self.attn = Attention(embed_dim, num_heads, qkv_bias=qkv_bias)
+        self.norm2 = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
+        self.mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio))
+
+    def forward(self, x: Tensor, num_frames: int) -> Tensor:
+        """Tokens x (B, 1 + T*N, D) -> the same shape; one drop-path decision a clip."""
+        x = x + drop_path(self.attn(self.norm1(x)), self.drop, self.training)
+        return x + drop_path(self.mlp(self.norm2(x)), self.drop, self.training)
+
+
+class DividedBlock(JointBlock):
+    """Divided space-time attention (TimeSformer section 3.2): first along time, then inside every frame."""
+
+    def __init__(self, embed_dim: int, num_heads: int, mlp_ratio: float, qkv_bias: bool, drop: float) -> None:
+        super().__init__(embed_dim, num_heads, mlp_ratio, qkv_bias, drop)
+        self.temporal_norm1 = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
+        self.temporal_attn = Attention(embed_dim, num_heads, qkv_bias=qkv_bias)
+        self.temporal_fc = nn.Linear(embed_dim, embed_dim)
+
+    def forward(self, x: Tensor, num_frames: int) -> Tensor:
+        """Tokens x (B, 1 + T*N, D), time-major behind the class token -> the same shape."""
+        cls = x[:, :1]  # (B, 1, D)
+        patches = x[:, 1:].unflatten(1, (num_frames, -1))  # (B, T, N, D)
+        patches = patches + self._along_time(patches)
+        from_frames = self._inside_frames(cls, patches)  # (B, T, 1+N, D)
+        cls = cls + from_frames[:, :, 0].mean(dim=1, keepdim=True)  # (B, 1, D): what the frames say on average
+        patches = patches + from_frames[:, :, 1:]
+        x = torch.cat((cls, patches.flatten(1, 2)), dim=1)  # (B, 1+T*N, D)
+        return x + drop_path(self.mlp(self.norm2(x)), self.drop, self.training)
+
+    def _along_time(self, patches: Tensor) -> Tensor:
+        """Every patch position attends to itself in all frames; one drop-path decision a position."""
+        batch = patches.shape[0]
+        tubes = patches.transpose(1, 2).flatten(0, 1)  # (B*N, T, D)
+        out = drop_path(self.temporal_attn(self.temporal_norm1(tubes)), self.drop, self.training)
+        # temporal_fc comes behind drop path: a dropped tube still receives its bias, as in the original.
+        return self.temporal_fc(out).unflatten(0, (batch, -1)).transpose(1, 2)
+
+    def _inside_frames(self, cls: Tensor, patches: Tensor) -> Tensor:
+        """Every frame attends to itself and a copy of the class token; one drop-path decision a frame."""
+        batch, num_frames, _, dim = patches.shape
+        copies = cls.unsqueeze(1).expand(batch, num_frames, 1, dim)
+        frames = torch.cat((copies, patches), dim=2).flatten(0, 1)  # (B*T, 1+N, D)
+        out = drop_path(self.attn(self.norm1(frames)), self.drop, self.training)
+        return out.unflatten(0, (batch, num_frames))  # (B, T, 1+N, D)
+
+
+class TimeSformer(Backbone):
+    """A vision transformer over the patches of a clip: (B, 3, T, H, W) -> `Features`.
+
+    The position tables keep the size they were trained with and are stretched to the clip in `forward`, so any T
+    and any H, W that hold a patch work. `table="per_view"` stretches the stored tables straight to each clip;
+    `"shared_max"` first to `max_frames` and `max_img_size`, from which every clip then takes its part (SVT section
+    3.2.3: one table at the highest resolution that all views share). Released weights need `"nearest"`.
+
+    Args:
+        img_size: pixels the stored grid stands for, an int or (H, W).
+        num_frames: frames the stored time table stands for.
+        drop_path_rate: stochastic depth of the last block; the others grow linearly from 0.
+        pos_mode, time_mode: how the tables are stretched over space ("nearest", "nearest-exact", "linear", "cubic")
+            and over time (the same without "cubic").
+        grad_checkpointing: recompute each block in the backward pass, to save memory.
+    """
+
+    block: ClassVar[type[JointBlock]] = DividedBlock
+
+    def __init__(
+        self,
+        *,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        num_frames: int = 8,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_path_rate: float = 0.1,
+        pos_mode: Interpolation = "nearest",
+        time_mode: Interpolation = "nearest",
+        table: Literal["per_view", "shared_max"] = "per_view",
+        max_frames: int = 16,
+        max_img_size: int | tuple[int, int] | None = None,
+        grad_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if table not in ("per_view", "shared_max"):
+            raise ValueError(f'table must be "per_view" or "shared_max", got {table!r}')
+        self.embed_dim, self.num_frames, self.patch_size = embed_dim, num_frames, patch_size
+        self.pos_mode, self.time_mode, self.table = pos_mode, time_mode, table
+        self.grad_checkpointing = grad_checkpointing
+        self.grid_size = _grid(img_size, patch_size)
+        self.max_frames = max_frames
+        self.max_grid = _grid(img_size if max_img_size is None else max_img_size, patch_size)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid_size[0] * self.grid_size[1], embed_dim))
+        self._add_time_table()
+        self.patch_embed = PatchEmbed(patch_size, embed_dim)
+        rates = [drop_path_rate * i / max(1, depth - 1) for i in range(depth)]
+        self.blocks = nn.ModuleList(self.block(embed_dim, num_heads, mlp_ratio, qkv_bias, rate) for rate in rates)
+        self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
+        self.reset_parameters()
+
+    def _add_time_table(self) -> None:
+        self.time_embed = nn.Parameter(torch.zeros(1, self.num_frames, self.embed_dim))
+
+    def reset_parameters(self) -> None:
+        """Initialise anew, as the originals do: at first, time has no say (`temporal_fc` and `time_embed` are 0)."""
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        init_weights(self.modules())
+        for block in self.blocks:
+            if isinstance(block, DividedBlock):
+                nn.init.zeros_(block.temporal_fc.weight)
+
+    def positions(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Positions of the class token (1, 1, D) and of a frame's patches (1, N, D), for a grid (rows, columns)."""
+        old, table = self.grid_size, self.pos_embed[:, 1:]
+        if self.table == "shared_max":
+            table, old = resize_grid(table, old, self.max_grid, self.pos_mode), self.max_grid
+        return self.pos_embed[:, :1], resize_grid(table, old, grid, self.pos_mode)
+
+    def times(self, num_frames: int) -> Tensor:
+        """Positions in time of `num_frames` frames, (1, T, D)."""
+        table: Tensor = self.time_embed
+        if self.table == "shared_max":
+            table = resize_time(table, self.max_frames, self.time_mode)
+        return resize_time(table, num_frames, self.time_mode)
+
+    def forward(self, clip: Tensor) -> Features:
+        """Features of clip (B, 3, T, H, W), H and W in pixels; class feature and patches after the final norm."""
+        grid = self.patch_embed.grid(clip)
+        num_frames = clip.shape[2]
+        cls_position, patch_positions = self.positions(grid)
+        patches = self.patch_embed(clip) + patch_positions.unsqueeze(1) + self.times(num_frames).unsqueeze(2)
+        cls = (self.cls_token + cls_position).expand(clip.shape[0], -1, -1)  # (B, 1, D)
+        x = torch.cat((cls, patches.flatten(1, 2)), dim=1)  # (B, 1+T*N, D): time-major
+        x = self.norm(self._encode(x, num_frames))
+        return Features(x[:, 0], x[:, 1:].unflatten(1, (num_frames, -1)))
+
+    def _encode(self, x: Tensor, num_frames: int) -> Tensor:
+        for block in self.blocks:
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, num_frames, use_reentrant=False)
+            else:
+                x = block(x, num_frames)
+        return x
+
+
+class JointTimeSformer(TimeSformer):
+    """Joint space-time attention: all tokens of all frames attend to each other (TimeSformer section 3.2)."""
+
+    block = JointBlock
+
+
+class SpaceOnlyTimeSformer(TimeSformer):
+    """Every frame by itself, no time table; the class feature is that of the mean over frames (TimeSformer 3.2)."""
+
+    block = JointBlock
+
+    def _add_time_table(self) -> None:
+        pass
+
+    def forward(self, clip: Tensor) -> Features:
+        """Features of clip (B, 3, T, H, W): class tokens averaged over frames, then normalised; patches per frame."""
+        grid = self.patch_embed.grid(clip)
+        batch, num_frames = clip.shape[0], clip.shape[2]
+        cls_position, patch_positions = self.positions(grid)
+        patches = self.patch_embed(clip).flatten(0, 1) + patch_positions  # (B*T, N, D)
+        cls = (self.cls_token + cls_position).expand(batch * num_frames, -1, -1)  # (B*T, 1, D)
+        x = self._encode(torch.cat((cls, patches), dim=1), 1).unflatten(0, (batch, num_frames))  # (B, T, 1+N, D)
+        return Features(self.norm(x[:, :, 0].mean(dim=1)), self.norm(x[:, :, 1:]))
+
+
+def _grid(img_size: int | tuple[int, int], patch_size: int) -> tuple[int, int]:
+    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    if min(height, width) < patch_size:
+        raise ValueError(f"img_size must hold a patch of {patch_size} pixels, got {img_size}")
+    return height // patch_size, width // patch_size
+
+
+_ATTENTION: dict[str, type[TimeSformer]] = {
+    "divided_space_time": TimeSformer,
+    "joint_space_time": JointTimeSformer,
+    "space_only": SpaceOnlyTimeSformer,
+}
+
+
+def timesformer(*, attention: str = "divided_space_time", **options: Any) -> TimeSformer:
+    """A TimeSformer with the given `attention`: "divided_space_time", "joint_space_time" or "space_only"."""
+    if attention not in _ATTENTION:
+        raise ValueError(f"attention must be one of {', '.join(_ATTENTION)}, got {attention!r}")
+    return _ATTENTION[attention](**options)
+
+
+def timesformer_vitt(**options: Any) -> TimeSformer:
+    """ViT-Ti/16: embed_dim 192, 12 blocks, 3 heads."""
+    return timesformer(**{"embed_dim": 192, "depth": 12, "num_heads": 3, **options})
+
+
+def timesformer_vits(**options: Any) -> TimeSformer:
+    """ViT-S/16: embed_dim 384, 12 blocks, 6 heads."""
+    return timesformer(**{"embed_dim": 384, "depth": 12, "num_heads": 6, **options})
+
+
+def timesformer_vitb(**options: Any) -> TimeSformer:
+    """ViT-B/16: embed_dim 768, 12 blocks, 12 heads."""
+    return timesformer(**{"embed_dim": 768, "depth": 12, "num_heads": 12, **options})
+
+
+def timesformer_vitl(**options: Any) -> TimeSformer:
+    """ViT-L/16: embed_dim 1024, 24 blocks, 16 heads."""
+    return timesformer(**{"embed_dim": 1024, "depth": 24, "num_heads": 16, **options})

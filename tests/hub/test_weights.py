@@ -1,0 +1,86 @@
+"""The table: what every row must say, and what none may."""
+
+from dataclasses import replace
+
+import pytest
+
+from svt_zoo.hub import entrypoints
+from svt_zoo.hub.sources import HubFile, UrlFile
+from svt_zoo.hub.weights import ClipSpec, SVT_ViTB_Weights, Weights, get_weights, list_weights
+from svt_zoo.models import list_models
+
+ROWS = [get_weights(name) for name in list_weights()]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_a_row_names_its_origin_its_licence_and_its_clip(row: Weights) -> None:
+    assert row.title
+    assert row.license
+    assert row.pretrained_on
+    assert row.paper.startswith("https://")
+    assert isinstance(row.source, HubFile | UrlFile)
+    assert row.clip.num_frames > 0
+    assert row.clip.resize_size >= row.clip.crop_size
+    assert row.sha256 is None or len(row.sha256) == 64
+    assert get_weights(row.name) is row
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_no_address_is_a_developers_machine(row: Weights) -> None:
+    if isinstance(row.source, UrlFile):
+        assert row.source.url.startswith("https://")
+        assert "localhost" not in row.source.url
+        assert "127.0.0.1" not in row.source.url
+    else:
+        pinned = len(row.source.revision) == 40
+        assert pinned or "Not pinned" in row.notes
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_every_number_has_a_source(row: Weights) -> None:
+    for result in row.published + row.measured:
+        assert result.source
+        assert 0 < result.value < 100
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_a_row_has_an_entry_point_once_its_model_exists(row: Weights) -> None:
+    assert (row.model in list_models()) == (row.name in entrypoints.__all__)
+
+
+def test_a_copy_on_the_hub_is_preferred_to_the_authors_address() -> None:
+    row = SVT_ViTB_Weights.K400
+    assert row.file is row.source
+    copy = HubFile("org/svt", "model.safetensors", "0" * 40)
+    published = replace(row, hub_copy=copy)
+    assert published.file is copy
+    assert published.meta["source"] == str(row.source)
+    assert published.meta["hub_copy"] == str(copy)
+
+
+def test_rows_are_in_torchvisions_words() -> None:
+    row = SVT_ViTB_Weights.DEFAULT
+    assert row is SVT_ViTB_Weights.K400
+    assert row.meta["license"].startswith("unclear")
+    assert row.meta["source"] == "https://github.com/kahnchana/svt/releases/download/v1.0/kinetics400_vitb_ssl.pth"
+    assert row.meta["clip"]["mean"] == (0.45, 0.45, 0.45)
+    assert row.meta["pretrain_mean_std"][0] == (0.485, 0.456, 0.406)
+    assert row.transforms().num_frames == 8
+
+
+def test_weights_are_listed_by_pattern_and_missed_by_near_names() -> None:
+    assert list_weights("dino_*") == ["dino_vitb16", "dino_vits16"]
+    with pytest.raises(ValueError, match="no weights are named 'svt_vitb_k40'; did you mean svt_vitb_k400"):
+        get_weights("svt_vitb_k40")
+    with pytest.raises(ValueError, match=r"no weights are named 'zzz'; list_weights\(\) names all"):
+        get_weights("zzz")
+
+
+def test_another_clip_covers_the_same_seconds_and_the_same_part_of_the_picture() -> None:
+    clip = SVT_ViTB_Weights.K400.clip.resized(16, 112)
+    assert (clip.num_frames, clip.sampling_rate) == (16, 16)
+    assert (clip.crop_size, clip.resize_size) == (112, 128)
+    with pytest.raises(ValueError, match="at least 1, got 0 and 224"):
+        clip.resized(0, 224)
+    segments = ClipSpec(8, None, 224, 224, (0.5,) * 3, (0.5,) * 3).resized(16, 224)
+    assert segments.sampling_rate is None
