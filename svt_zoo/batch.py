@@ -1,0 +1,85 @@
+"""What the data side hands to methods and to evaluation."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Failure(NamedTuple):
+    """A video that could not be read."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Views of B videos, view by view.
+
+    Attributes:
+        views: one tensor a view. Training views are uint8 (B, T, H, W, 3) that the device still augments, evaluation
+            views float32 (B, 3, T, H, W), ready for a model.
+        labels: (B,) int64, -1 where the list has none.
+        video_index: (B,) int64, row of each video in its list.
+        names: path of each video.
+        params: for each view what was drawn for it, stacked over the batch, or None.
+        failures: videos that could not be read while this batch was made. In training others stand in for them, in
+            evaluation they are absent from the batch.
+    """
+
+    views: list[Tensor]
+    labels: Tensor
+    video_index: Tensor
+    names: list[str] = field(default_factory=list)
+    params: list[Any] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = True) -> "Batch":
+        """The same batch with views and labels on `device`.
+
+        What was drawn for the views stays in host memory: `Augment` decides by it, which would stall a device.
+        """
+        return replace(
+            self,
+            views=[view.to(device, non_blocking=non_blocking) for view in self.views],
+            labels=self.labels.to(device, non_blocking=non_blocking),
+        )
+
+    def pin_memory(self) -> "Batch":
+        """The same batch with views and labels in page-locked memory, for asynchronous copies to a GPU."""
+        return replace(self, views=[view.pin_memory() for view in self.views], labels=self.labels.pin_memory())
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A tensor crosses from a worker as a file descriptor. Ten views have a hundred small tensors of parameters, and
+        # a few prefetched batches of them exceed the usual limit of 1,024: all but views go by value, as arrays.
+        return {name: value if name == "views" else _as_arrays(value) for name, value in vars(self).items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            object.__setattr__(self, name, value if name == "views" else _as_tensors(value))
+
+
+def _as_arrays(value: Any) -> Any:
+    return value.numpy() if isinstance(value, Tensor) else _map(_as_arrays, value)
+
+
+def _as_tensors(value: Any) -> Any:
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else _map(_as_tensors, value)
+
+
+def _map(function: Callable[[Any], Any], value: Any) -> Any:
+    """`function` of each element of a list, tuple, named tuple or dictionary; other values as they are."""
+    if isinstance(value, dict):
+        return {key: function(item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(function(item) for item in value))
+    if isinstance(value, list | tuple):
+        return type(value)(function(item) for item in value)
+    return value

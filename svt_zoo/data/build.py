@@ -1,0 +1,88 @@
+"""From a recipe to a dataset: the only part of the data side that sees a recipe's sections."""
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..config import ConfigError, DataConfig, ViewsConfig
+from .datasets import TrainViews, VideoDataset
+from .lists import VideoList, check_overlap, read_list
+from .random_views import ViewTransform, svt_view_specs
+from .sampling import clip_window, cvrl_interval_clips, svt_views, svt_views_code
+
+
+class SVTSampler:
+    """Which frames SVT's views show: `sampler(total, fps, rng)` gives one list of indices a view, globals first."""
+
+    def __init__(self, views: ViewsConfig) -> None:
+        self.views = views
+
+    def __call__(self, total: int, fps: float, rng: np.random.Generator) -> Sequence[Sequence[int]]:
+        """Frame indices of all views of a video of `total` frames at `fps` frames per second."""
+        views = self.views
+        if views.sampling == "code":
+            python = random.Random(int(rng.integers(2**63)))  # the release draws from Python's generator
+            return svt_views_code(total, python, rand_fr=views.rand_fr, window=clip_window(8, 32, fps))
+        if views.sampling == "cvrl":
+            return cvrl_interval_clips(total, rng, num_frames=views.global_frames)
+        return svt_views(
+            total,
+            rng,
+            global_frames=views.global_frames,
+            local_frames=views.local_frames,
+            global_span=views.global_span,
+            local_span=views.local_span,
+            temporal_variation=views.temporal_variation,
+        )
+
+
+def svt_train_views(views: ViewsConfig) -> TrainViews:
+    """SVT's random views, as a dataset takes them."""
+    num_local = 0 if views.sampling == "cvrl" else 8 if views.sampling == "code" else len(views.local_frames)
+    specs = svt_view_specs(
+        global_size=views.global_size,
+        local_size=views.local_size,
+        num_local=num_local,
+        hflip=views.hflip,
+        blur_and_solarize=views.blur_and_solarize,
+        spatial_variation=views.spatial_variation,
+        consistent=views.consistent,
+    )
+    return TrainViews(SVTSampler(views), [ViewTransform(spec) for spec in specs])
+
+
+def training_list(data: DataConfig, *, seed: int = 0) -> VideoList:
+    """The training videos of a recipe: read, reduced to the subset, and free of evaluation videos.
+
+    Raises:
+        ConfigError: no list is named.
+        ListError: a list that cannot be read.
+        ValueError: training and evaluation share videos or groups, and `data.allow_overlap` does not say so.
+    """
+    if not data.train:
+        raise ConfigError("data.train names no videos; add data.train=LIST_OR_FOLDER")
+    videos = read_list(data.train, root=data.root, format=data.format, labels=data.labels, where=data.where_train)
+    if data.val:
+        check_overlap(videos, evaluation_list(data, classes=videos.classes), allow=data.allow_overlap)
+    return videos if data.subset is None else videos.subset(data.subset, seed)
+
+
+def evaluation_list(data: DataConfig, *, classes: Sequence[str] | None = None) -> VideoList:
+    """The evaluation videos of a recipe; `classes` are the names of the training labels, which they share.
+
+    Raises:
+        ConfigError: no list is named.
+        ListError: a list that cannot be read, or labels that training does not have.
+    """
+    if not data.val:
+        raise ConfigError("data.val names no videos; add data.val=LIST_OR_FOLDER")
+    labels = list(classes) if classes else data.labels
+    return read_list(data.val, root=data.root, format=data.format, labels=labels, where=data.where_val)
+
+
+def training_dataset(data: DataConfig, views: ViewsConfig, *, seed: int = 0) -> VideoDataset:
+    """SVT's views of the training videos of a recipe."""
+    return VideoDataset(
+        training_list(data, seed=seed), svt_train_views(views), train=True, seed=seed, backend=data.backend
+    )

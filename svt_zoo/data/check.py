@@ -1,0 +1,244 @@
+"""Is every video of a list whole? Each is decoded to its end by the reader that training uses.
+
+What no decoder notices stays unnoticed: a flipped bit may change a picture and no more. The hash of each file, kept in
+the report, tells whether it is still the one that was checked.
+"""
+
+import csv
+import hashlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from .frames import FrameFolder, is_image
+from .jobs import Journal, atomic, fingerprint, progress, run
+from .limits import VideoReadError
+from .lists import VideoList
+from .remote import is_url, local_path
+from .video import open_video
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CheckedVideo:
+    """One row of the report.
+
+    Attributes:
+        path: the file or folder of frames, as in the list.
+        status: "ok", "broken" or "missing".
+        reason: what is wrong.
+        codec, container: FFmpeg's names.
+        width, height: of the upright frames, in pixels.
+        frames: how many; of a broken file, how many it promises.
+        fps: frames per second, on average; a folder of frames has none.
+        duration: in seconds.
+        bytes: size of the file, or of all frames of a folder.
+        sha256: hash of the file, or of all frames of a folder.
+        duplicate_of: the first path in the list with the same content.
+    """
+
+    path: str
+    status: Literal["ok", "broken", "missing"]
+    reason: str = ""
+    codec: str | None = None
+    container: str | None = None
+    width: int | None = None
+    height: int | None = None
+    frames: int | None = None
+    fps: float | None = None
+    duration: float | None = None
+    bytes: int | None = None
+    sha256: str | None = None
+    duplicate_of: str | None = None
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """All rows, in the order of the list."""
+
+    videos: tuple[CheckedVideo, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is broken or missing."""
+        return all(video.status == "ok" for video in self.videos)
+
+    @property
+    def bad(self) -> list[CheckedVideo]:
+        """What is broken or missing."""
+        return [video for video in self.videos if video.status != "ok"]
+
+    def summary(self) -> str:
+        """Counts in one line."""
+        counts = Counter(video.status for video in self.videos)
+        copies = sum(video.duplicate_of is not None for video in self.videos)
+        hours = sum(video.duration or 0.0 for video in self.videos) / 3600
+        size = sum(video.bytes or 0 for video in self.videos) / 1e9
+        return (
+            f"{len(self.videos)} videos: {counts['ok']} ok, {counts['broken']} broken, {counts['missing']} missing; "
+            f"{copies} duplicates; {hours:.2f} hours, {size:.2f} GB"
+        )
+
+    def save(self, path: Path) -> None:
+        """Writes the rows as Parquet or CSV, by the suffix; at no instant is there half a file."""
+        columns = [field.name for field in fields(CheckedVideo)]
+        rows = [asdict(video) for video in self.videos]
+        with atomic(path) as part:
+            if path.suffix == ".csv":
+                with open(part, "w", encoding="utf-8", newline="") as file:
+                    writer = csv.DictWriter(file, columns)
+                    writer.writeheader()
+                    writer.writerows(rows)
+            else:
+                import pyarrow
+                import pyarrow.parquet
+
+                schema = pyarrow.schema([(name, getattr(pyarrow, kind)()) for name, kind in _PARQUET_TYPES.items()])
+                pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), part)
+
+
+# Named, for a column of nothing but None would have no type.
+_PARQUET_TYPES = {field.name: "string" for field in fields(CheckedVideo)}
+_PARQUET_TYPES |= dict.fromkeys(("width", "height", "frames", "bytes"), "int64")
+_PARQUET_TYPES |= dict.fromkeys(("fps", "duration"), "float64")
+
+
+def check_videos(
+    videos: VideoList, report: str | os.PathLike[str], *, workers: int = 1, again: bool = False
+) -> CheckReport:
+    """Decodes every video of a list to its end and writes the report.
+
+    What is found is noted at once in a journal beside the report, `<report>.jsonl`: a run that was stopped goes on
+    where it was, and a later one decodes only files that are new, have changed or were not sound.
+
+    Args:
+        videos: the list; a file that it names more than once is checked once.
+        report: the file to write, .parquet (needs the extra `parquet`) or .csv.
+        workers: number of processes; 0 works in this one.
+        again: decode everything, whatever the journal says.
+
+    Raises:
+        ValueError: the report has another suffix, or pyarrow is not installed.
+    """
+    target = Path(report)
+    _check_report(target)
+    journal = Journal(target.with_name(f"{target.name}.jsonl"))
+    tasks = list({row.path: (row.path, row.num_frames) for row in videos.rows}.values())
+    entries = [] if again else journal.read()
+    known = {tuple(entry.pop("key")): entry for entry in entries if entry["status"] == "ok"}
+    keys = {task: _key(*task) for task in tasks}
+    found = {task[0]: CheckedVideo(**known[keys[task]] | {"path": task[0]}) for task in tasks if keys[task] in known}
+    journal.start({"key": key, **entry} for key, entry in known.items())
+    todo = [task for task in tasks if task[0] not in found]
+    if found:
+        _log.info("%d of %d videos are known to be sound from an earlier run", len(found), len(tasks))
+    for done in progress(run(check_video, todo, workers=workers), len(todo), is_good=_is_ok):
+        video = done.result or CheckedVideo(done.task[0], "broken", done.reason)
+        found[video.path] = video
+        journal.append({"key": keys[done.task], **asdict(video)})
+    result = CheckReport(_with_duplicates([found[path] for path, _ in tasks]))
+    result.save(target)
+    return result
+
+
+def _is_ok(video: CheckedVideo) -> bool:
+    return video.status == "ok"
+
+
+def check_video(task: tuple[str, int | None]) -> CheckedVideo:
+    """Decodes one video to its end: `(path, number of frames if it is a folder of frames and its list says so)`.
+
+    Nothing is raised: what is wrong is said in the result.
+    """
+    path, num_frames = task
+    known: dict[str, Any] = {}
+    try:
+        file = local_path(path)
+        if not os.path.exists(file):
+            return CheckedVideo(path, "missing", "no such file or directory")
+        if os.path.isdir(file):
+            known |= _read_folder(file, num_frames)
+        else:
+            if os.path.isfile(file):  # a pipe would be waited for
+                known["bytes"], known["sha256"] = os.path.getsize(file), _sha256([file])
+            _read_file(file, known)
+    except VideoReadError as error:
+        return CheckedVideo(path, "broken", error.reason, **known)
+    except OSError as error:
+        return CheckedVideo(path, "missing" if is_url(path) else "broken", str(error), **known)
+    return CheckedVideo(path, "ok", **known)
+
+
+def _read_file(path: str, known: dict[str, Any]) -> None:
+    """Decodes a file to its end; adds to `known` what it says of itself, before anything can be found broken."""
+    with open_video(path) as video:
+        known |= {
+            "codec": video.codec,
+            "container": video.container,
+            "width": video.width,
+            "height": video.height,
+            "frames": video.num_frames,
+            "fps": video.fps,
+            "duration": video.duration,
+        }
+        for _ in video._decode(range(video.num_frames)):  # one at a time: a long video would not fit in memory
+            pass
+
+
+def _read_folder(path: str, num_frames: int | None) -> dict[str, Any]:
+    files = sorted(entry.path for entry in os.scandir(path) if is_image(entry.name))
+    folder = FrameFolder(path, num_frames=num_frames)
+    height, width = folder.frames_at([0]).shape[1:3]
+    for i in range(1, folder.num_frames, 16):
+        folder.frames_at([0, *range(i, min(i + 16, folder.num_frames))])  # with the first: all have to be of one size
+    return {
+        "codec": os.path.splitext(files[0])[1].lower().lstrip("."),
+        "container": "folder",
+        "width": width,
+        "height": height,
+        "frames": folder.num_frames,
+        "bytes": sum(os.path.getsize(file) for file in files),
+        "sha256": _sha256(files),
+    }
+
+
+def _sha256(files: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _with_duplicates(videos: Sequence[CheckedVideo]) -> tuple[CheckedVideo, ...]:
+    first: dict[str, str] = {}
+    marked = []
+    for video in videos:
+        original = first.setdefault(video.sha256, video.path) if video.sha256 else video.path
+        marked.append(replace(video, duplicate_of=original if original != video.path else None))
+    return tuple(marked)
+
+
+def _key(path: str, num_frames: int | None) -> tuple[str, int | None, int, int]:
+    """What tells whether a video is still the one that was checked, wherever the run is started from."""
+    return path if is_url(path) else os.path.abspath(path), num_frames, *fingerprint(path)
+
+
+def _check_report(path: Path) -> None:
+    """Refuses at once what could not be written after hours."""
+    if path.suffix not in (".parquet", ".csv"):
+        raise ValueError(f"the report is a .parquet or .csv file, got {str(path)!r}")
+    if path.suffix == ".parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError as error:
+            raise ValueError(
+                f"{path}: a Parquet report needs pyarrow: pip install 'svt-zoo[parquet]', or name a .csv file"
+            ) from error
+    path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,280 @@
+"""One video, re-encoded frame for frame: H.264 that is quick to decode, or a folder of JPEG images."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol, get_args
+
+import av
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+from numpy.typing import NDArray
+from PIL import Image
+
+from .frames import FrameFolder
+from .jobs import atomic, remove
+from .limits import VideoReadError
+from .remote import local_path
+from .video import open_video
+
+Mode = Literal["short", "intra", "frames"]
+
+_PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
+KEY_FRAME_EVERY = 12  # frames; what a decoder must read for one frame ends there
+_SAMPLES = 8  # frames of each video whose quality is measured
+_NO_NOISE = 100.0  # dB, for pictures that are equal
+_SAME_TIME = 1e-3  # seconds
+_RESIZE = Interpolation.BICUBIC  # of FFmpeg's scaler, which averages over what it leaves out
+_BT601 = 6  # SMPTE 170M in ITU-T H.273: how RGB becomes YUV
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How videos are written.
+
+    Attributes:
+        mode: "short" is H.264 with a key frame every 12 frames, "intra" H.264 of key frames alone, "frames" a folder of
+            JPEG images.
+        short_side: of the frames, in pixels; smaller videos keep their size. Sizes are rounded down to even numbers.
+        crf: quality of H.264, 0 (exact) to 51; lower is better.
+        preset: of x264, from "ultrafast" to "veryslow"; slower is smaller.
+        jpeg_quality: 1 to 95.
+
+    Raises:
+        ValueError: a value makes no sense.
+    """
+
+    mode: Mode = "short"
+    short_side: int = 256
+    crf: int = 20
+    preset: str = "fast"
+    jpeg_quality: int = 90
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(Mode):
+            raise ValueError(f"mode is one of {', '.join(get_args(Mode))}, got {self.mode!r}")
+        if self.short_side < 16 or self.short_side % 2:
+            raise ValueError(f"the short side is an even number of pixels, 16 or more, got {self.short_side}")
+        if not 0 <= self.crf <= 51:
+            raise ValueError(f"crf is 0 (exact) to 51 (worst), got {self.crf}")
+        if self.preset not in _PRESETS:
+            raise ValueError(f"preset is one of {', '.join(_PRESETS)}, got {self.preset!r}")
+        if not 1 <= self.jpeg_quality <= 95:
+            raise ValueError(f"JPEG quality is 1 to 95, got {self.jpeg_quality}")
+
+    @property
+    def suffix(self) -> str:
+        """Of the files written; empty for folders."""
+        return "" if self.mode == "frames" else ".mp4"
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of what becomes of frames of `height` x `width` pixels: even, and never larger."""
+        short = min(height, width)
+        scale = Fraction(min(short, self.short_side), short)
+        return max(2, int(height * scale) // 2 * 2), max(2, int(width * scale) // 2 * 2)
+
+
+@dataclass(frozen=True)
+class PreparedVideo:
+    """What was written for one video.
+
+    Attributes:
+        source, output: paths.
+        frames: how many.
+        fps: frames per second, on average. A folder of frames does not carry it.
+        height, width: in pixels.
+        source_bytes, bytes: before and after.
+        psnr: of the output against the resized source, in dB, over the RGB values of 8 frames spread over the video;
+            100 for equal pictures.
+    """
+
+    source: str
+    output: str
+    frames: int
+    fps: float
+    height: int
+    width: int
+    source_bytes: int
+    bytes: int
+    psnr: float
+
+
+def prepare_video(
+    source: str, output: str | os.PathLike[str], encoding: Encoding, *, num_frames: int | None = None, fps: float = 30.0
+) -> PreparedVideo:
+    """Writes `source`, a file, a URL or a folder of frames, to `output`, which appears when it is complete and checked.
+
+    Args:
+        source: what to read.
+        output: an .mp4 file, or a folder to make; replaced if it exists.
+        encoding: how to write it.
+        num_frames: of a folder of frames, as its list says.
+        fps: frames per second of a folder of frames, which does not carry it.
+
+    Raises:
+        VideoReadError: the source cannot be read to its end, or the output does not give the same frames at the same
+            times.
+        OSError: something cannot be fetched or written.
+    """
+    target = Path(output)
+    with atomic(target) as part, _open(local_path(source), num_frames, fps) as reader:
+        size = encoding.size(reader.height, reader.width)
+        samples = _write(reader, part, encoding, size)
+        psnr = _compare(part, reader, samples, fps)
+        return PreparedVideo(
+            source=source,
+            output=os.fspath(output),
+            frames=len(reader.ticks),
+            fps=len(reader.ticks) / float(reader.end * reader.time_base),
+            height=size[0],
+            width=size[1],
+            source_bytes=_bytes(reader.path),
+            bytes=_bytes(part),
+            psnr=psnr,
+        )
+
+
+class _Reader(NamedTuple):
+    """All frames of a source, and when they are shown: `ticks` of `time_base` seconds from the first frame."""
+
+    path: Path
+    frames: Iterator[tuple[int, NDArray[Any]]]
+    ticks: list[int]
+    end: int
+    time_base: Fraction
+    height: int
+    width: int
+
+
+@contextmanager
+def _open(path: str, num_frames: int | None, fps: float) -> Iterator[_Reader]:
+    if os.path.isdir(path):
+        folder = FrameFolder(path, num_frames=num_frames, fps=fps)
+        total = folder.num_frames
+        height, width = folder.frames_at([0]).shape[1:3]
+        # With the first: all have to be of one size.
+        images = ((i, folder.frames_at([0, i])[1].numpy()) for i in range(total))
+        time_base = 1 / Fraction(fps).limit_denominator(100_000)
+        yield _Reader(Path(path), images, list(range(total)), total, time_base, height, width)
+        return
+    with open_video(path) as video:
+        index = video._index
+        ticks = [pts - index.pts[0] for pts in index.pts]
+        frames = video._decode(range(video.num_frames))  # one at a time: a long video would not fit in memory
+        end = index.end - index.pts[0]
+        yield _Reader(Path(path), frames, ticks, end, index.time_base, video.height, video.width)
+
+
+def _write(reader: _Reader, part: Path, encoding: Encoding, size: tuple[int, int]) -> dict[int, NDArray[Any]]:
+    """Writes all frames; returns those, resized and by number, by which quality is measured."""
+    total = len(reader.ticks)
+    sampled = {total * (2 * i + 1) // (2 * _SAMPLES) for i in range(_SAMPLES)}
+    samples: dict[int, NDArray[Any]] = {}
+    resizer = VideoReformatter()
+    writer: _Writer | None = None
+    try:
+        for number, image in reader.frames:
+            if number == 0:  # a reader that finds timestamps wrong begins again
+                if writer is not None:
+                    writer.close()
+                writer = (
+                    _FolderWriter(part, encoding) if encoding.mode == "frames" else _FileWriter(part, encoding, reader)
+                )
+            assert writer is not None
+            frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            frame = resizer.reformat(frame, size[1], size[0], "rgb24", interpolation=_RESIZE, threads=1)
+            if number in sampled:
+                samples[number] = frame.to_ndarray()
+            writer.add(number, frame)
+    finally:
+        if writer is not None:
+            writer.close()
+    return samples
+
+
+class _Writer(Protocol):
+    """Takes frames of the final size in their order."""
+
+    def add(self, number: int, frame: VideoFrame) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _FileWriter:
+    """H.264 in MP4, without sound."""
+
+    def __init__(self, path: Path, encoding: Encoding, reader: _Reader) -> None:
+        self._reader = reader
+        self._converter = VideoReformatter()
+        self._container = av.open(str(path), "w", format="mp4")
+        rate = Fraction(len(reader.ticks)) / (reader.end * reader.time_base)
+        options = {
+            "preset": encoding.preset,
+            "crf": str(encoding.crf),
+            "tune": "fastdecode",
+            # Three pictures of four are referred to by no other: a reader that does not want them skips them.
+            "bf": "3",
+            "b_strategy": "0",
+            "b-pyramid": "none",
+            "g": str(1 if encoding.mode == "intra" else KEY_FRAME_EVERY),
+        }
+        self._stream = self._container.add_stream("libx264", rate=rate.limit_denominator(1001), options=options)
+        self._stream.pix_fmt = "yuv420p"
+        codec = self._stream.codec_context
+        codec.time_base = reader.time_base
+        codec.thread_count = 1
+        codec.colorspace, codec.color_range = _BT601, ColorRange.MPEG
+
+    def add(self, number: int, frame: VideoFrame) -> None:
+        if number == 0:
+            self._stream.height, self._stream.width = frame.height, frame.width
+        reader = self._reader
+        frame = self._converter.reformat(
+            frame, format="yuv420p", dst_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.MPEG, threads=1
+        )
+        frame.time_base = reader.time_base
+        frame.pts = reader.ticks[number]
+        frame.duration = (reader.ticks[number + 1] if number + 1 < len(reader.ticks) else reader.end) - frame.pts
+        self._container.mux(self._stream.encode(frame))
+
+    def close(self) -> None:
+        with self._container:
+            self._container.mux(self._stream.encode())
+
+
+class _FolderWriter:
+    """JPEG images in a folder: img_00001.jpg, img_00002.jpg, ..."""
+
+    def __init__(self, path: Path, encoding: Encoding) -> None:
+        remove(path)  # what a reader gave before it began again
+        path.mkdir()
+        self._path, self._quality = path, encoding.jpeg_quality
+
+    def add(self, number: int, frame: VideoFrame) -> None:
+        Image.fromarray(frame.to_ndarray()).save(self._path / f"img_{number + 1:05d}.jpg", quality=self._quality)
+
+    def close(self) -> None:
+        """Every image is complete."""
+
+
+def _compare(part: Path, reader: _Reader, samples: dict[int, NDArray[Any]], fps: float) -> float:
+    """PSNR in dB of some frames of the output, once it is sure that it holds the same frames at the same times."""
+    with FrameFolder(part, fps=fps) if part.is_dir() else open_video(part) as video:
+        if video.num_frames != len(reader.ticks):
+            raise VideoReadError(reader.path, f"{len(reader.ticks)} frames became {video.num_frames}")
+        times = [float(tick * reader.time_base) for tick in reader.ticks]
+        if not part.is_dir() and max(abs(a - b) for a, b in zip(times, video.pts, strict=True)) > _SAME_TIME:
+            raise VideoReadError(reader.path, "frames would be shown at other times; re-encode it at a constant rate")
+        numbers = sorted(samples)
+        frames = video.frames_at(numbers).numpy()  # (n, H, W, 3)
+    error = np.square(frames.astype(np.float32) - np.stack([samples[i] for i in numbers])).mean()
+    return min(_NO_NOISE, float(10 * np.log10(255**2 / error))) if error else _NO_NOISE
+
+
+def _bytes(path: Path) -> int:
+    files = path.iterdir() if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)

@@ -1,0 +1,224 @@
+"""Long jobs over many videos: in parallel, with progress, and going on where an earlier run was stopped."""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from tqdm import tqdm
+
+from .limits import VideoReadError
+from .workers import end_with_parent
+
+_log = logging.getLogger(__name__)
+_LOG_EVERY = 10.0  # seconds between two lines of progress where there is no terminal
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Done(Generic[T, R]):
+    """What became of a task: its result or, where `result` is None, the reason why there is none."""
+
+    task: T
+    result: R | None
+    reason: str = ""
+
+
+def run(function: Callable[[T], R], tasks: Iterable[T], *, workers: int) -> Iterator[Done[T, R]]:
+    """`function(task)` for each task, as they finish, in `workers` processes; in this process if 0.
+
+    A task that raises, or that takes its process down with it (a crash, no memory left), is reported and the others go
+    on. The processes end when the caller does, however it ends.
+
+    Args:
+        function: a function of a module, or a `functools.partial` of one.
+        tasks: what it takes; drawn as processes become free.
+        workers: number of processes.
+
+    Raises:
+        ValueError: `workers` is negative.
+    """
+    if workers < 0:
+        raise ValueError(f"workers is a number of processes, or 0 to work in this one; got {workers}")
+    waiting = iter(tasks)
+    if workers == 0:
+        for task in waiting:
+            yield _attempt(function, task)
+        return
+    busy: dict[Connection, _Worker[T, R]] = {}
+    try:
+        for task in islice(waiting, workers):
+            worker = _Worker(function)
+            busy[worker.start(task)] = worker
+        while busy:
+            for connection in wait(list(busy)):
+                worker = busy.pop(connection)  # type: ignore[call-overload]  # wait() also takes sockets
+                done = worker.finish()
+                if done.result is None and not worker.alive:
+                    worker = _Worker(function)
+                for task in islice(waiting, 1):
+                    busy[worker.start(task)] = worker
+                yield done
+    finally:
+        for worker in busy.values():
+            worker.process.kill()
+
+
+class _Worker(Generic[T, R]):
+    """A process that does one task after the other, and the end of the pipe to it that is ours."""
+
+    def __init__(self, function: Callable[[T], R]) -> None:
+        context = get_context("forkserver")  # a plain fork would copy locks that threads of ours hold at the moment
+        context.set_forkserver_preload([f"{__package__}.video"])
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(function, theirs), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.alive = True
+
+    def start(self, task: T) -> Connection:
+        self.task = task
+        with suppress(BrokenPipeError):  # it is dead already, as `finish` will find
+            self.connection.send(task)
+        return self.connection
+
+    def finish(self) -> Done[T, R]:
+        try:
+            return self.connection.recv()
+        except (EOFError, OSError):
+            self.alive = False
+            self.process.join()
+            code = self.process.exitcode or 0
+            cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            return Done(self.task, None, f"the process that worked on it died of {cause}; enough memory?")
+
+
+def _work(function: Callable[[T], R], tasks: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    while True:
+        try:
+            tasks.send(_attempt(function, tasks.recv()))
+        except (EOFError, OSError):  # nobody wants more
+            return
+
+
+def _attempt(function: Callable[[T], R], task: T) -> Done[T, R]:
+    try:
+        return Done(task, function(task))
+    except VideoReadError as error:
+        return Done(task, None, error.reason)
+    except Exception as error:  # one bad file must not stop the work on a hundred thousand
+        _log.debug("%s", task, exc_info=True)
+        return Done(task, None, f"{type(error).__name__}: {error}")
+
+
+def progress(
+    done: Iterable[Done[T, R]], total: int, *, is_good: Callable[[R], bool] = lambda result: True
+) -> Iterator[Done[T, R]]:
+    """Passes on what is done and shows how far it is: a bar on a terminal, elsewhere a line in the log now and then.
+
+    Tasks without a result, or with one that is not good, are shown as failed.
+    """
+    bar = tqdm(total=total, unit="video", disable=None, smoothing=0)
+    start = shown = time.monotonic()
+    failed = count = 0
+    with bar:
+        for one in done:
+            count += 1
+            failed += one.result is None or not is_good(one.result)
+            bar.update()
+            bar.set_postfix(failed=failed, refresh=False)
+            now = time.monotonic()
+            if bar.disable and (now - shown > _LOG_EVERY or count == total):
+                left = (now - start) / count * (total - count)
+                _log.info(
+                    "%d of %d videos (%d%%), %d failed, %.0f s left", count, total, 100 * count / total, failed, left
+                )
+                shown = now
+            yield one
+
+
+class Journal:
+    """A file of JSON lines, one for each finished piece of work, that survives being stopped at any instant."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> list[dict[str, Any]]:
+        """What was written; a last line cut short by a kill is left out."""
+        if not self.path.exists():
+            return []
+        entries = []
+        for line in self.path.read_bytes().splitlines():
+            try:
+                entries.append(json.loads(line))
+            except ValueError:
+                _log.debug("%s: an unfinished line is passed over", self.path)
+        return entries
+
+    def start(self, entries: Iterable[dict[str, Any]]) -> None:
+        """Begins anew with `entries`."""
+        with atomic(self.path) as part:
+            part.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+
+    def append(self, entry: dict[str, Any]) -> None:
+        """Adds one line, at once on disk as far as this process is concerned."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+
+def fingerprint(path: str) -> tuple[int, int]:
+    """Bytes and time of the last change of a file, or of all files in a folder: another one has, surely, other ones.
+
+    Zeros for what lies behind a URL, or nowhere.
+    """
+    files = [entry.path for entry in os.scandir(path)] if os.path.isdir(path) else [path]
+    size = changed = 0
+    for file in files:
+        with suppress(OSError, ValueError):
+            status = os.stat(file)
+            size, changed = size + status.st_size, max(changed, status.st_mtime_ns)
+    return size, changed
+
+
+@contextmanager
+def atomic(target: Path) -> Iterator[Path]:
+    """A hidden path beside `target` to write a file or folder to; it takes the place of `target` at the end.
+
+    After an error it is removed; what a kill leaves is overwritten the next time.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part")
+    remove(part)
+    try:
+        yield part
+        if target.is_dir():
+            remove(target)  # a folder does not take the place of another
+        part.replace(target)
+    except BaseException:
+        remove(part)
+        raise
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,240 @@
+"""Lists of videos: any common format becomes the same rows, with labels as numbers and paths that open."""
+
+import csv
+import hashlib
+import json
+import os
+import posixpath
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from . import list_formats as formats
+from . import list_official as official
+from .labels import named_classes, read_labels, resolve_labels
+from .list_formats import Entry, ListError, Parsed, find_videos
+from .remote import is_url
+
+PARSERS: dict[str, Callable[[str], Parsed]] = {
+    "class_folders": formats.parse_class_folders,
+    "folder": formats.parse_folder,
+    "csv": formats.parse_csv,
+    "parquet": formats.parse_parquet,
+    "paths": formats.parse_paths,
+    "ucf101": official.parse_ucf101,
+    "hmdb51": official.parse_hmdb51,
+    "kinetics": official.parse_kinetics,
+    "ssv2": official.parse_ssv2,
+    "ssv2_frames": official.parse_ssv2_frames,
+    "rawframes": official.parse_rawframes,
+    "cpc": official.parse_cpc,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One video of a list: a file, or a folder of frames."""
+
+    path: str
+    label: int | None = None
+    group: str | None = None  # videos of one group show the same scene and belong on one side of a split
+    start_sec: float | None = None  # only the part from here is used
+    end_sec: float | None = None  # only the part before this is used
+    num_frames: int | None = None  # of a folder of frames, as its list says
+
+
+@dataclass(frozen=True)
+class VideoList:
+    """Videos in the order of their list.
+
+    `classes[label]` is the name of a label; it is empty if there are no labels, or only numbers without names.
+    """
+
+    rows: tuple[Row, ...]
+    classes: tuple[str, ...] = ()
+    root: str = ""
+    format: str = "csv"
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; without names, one more than the highest label."""
+        return len(self.classes) or max((row.label + 1 for row in self.rows if row.label is not None), default=0)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of rows and class names that does not depend on where the root lies."""
+        root = self.root.rstrip("/") + "/"
+        digest = hashlib.sha256(json.dumps(self.classes).encode())
+        for row in self.rows:
+            cells = [row.path.removeprefix(root), row.label, row.group, row.start_sec, row.end_sec, row.num_frames]
+            digest.update(json.dumps(cells).encode())
+        return digest.hexdigest()
+
+    def subset(self, n: int, seed: int = 0) -> "VideoList":
+        """`n` of the videos, drawn by `seed`, in the order of the list.
+
+        Raises:
+            ValueError: the list has fewer than `n`, or `n` is below 1.
+        """
+        if not 1 <= n <= len(self):
+            raise ValueError(f"a subset of {n} videos was asked for, the list has {len(self)}")
+        chosen = np.random.default_rng(seed).permutation(len(self))[:n]
+        return replace(self, rows=tuple(self.rows[i] for i in sorted(chosen)))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the list as a CSV with header that `read_list` reads back."""
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["file", "label", "class", "group", "start_sec", "end_sec", "num_frames"])
+            for row in self.rows:
+                name = self.classes[row.label] if self.classes and row.label is not None else ""
+                writer.writerow([row.path, row.label, name, row.group, row.start_sec, row.end_sec, row.num_frames])
+
+
+def read_list(
+    path: str | os.PathLike[str],
+    *,
+    root: str | os.PathLike[str] | None = None,
+    format: str = "auto",
+    labels: str | os.PathLike[str] | Sequence[str] | None = None,
+    where: str | Mapping[str, str] | None = None,
+) -> VideoList:
+    """Read a list of videos in any of the formats of `PARSERS`.
+
+    Args:
+        path: a folder, a file, or a URL of either.
+        root: what relative paths in the list are relative to; by default the folder that the list lies in.
+        format: a key of `PARSERS`; "auto" looks at the list.
+        labels: class names in the order of their labels, or a file of them (`read_labels`). Give the training list's
+            `classes` to read an evaluation list, so that both mean the same.
+        where: keeps the rows whose columns have these values: `"split=train,set=ucf101"` or a mapping. HMDB-51 has
+            the columns `fold` (1, 2, 3) and `split` (train, test).
+
+    Raises:
+        ListError: the list, a label in it or the filter makes no sense; names the file, the line and the way out.
+        OSError: the list cannot be read or fetched.
+    """
+    source = os.fspath(path)
+    if not is_url(source) and not os.path.exists(source):
+        raise FileNotFoundError(f"{source}: no such list or folder of videos")
+    if format not in ("auto", *PARSERS):
+        raise ValueError(f"format must be auto, {', '.join(PARSERS)}; got {format!r}")
+    try:
+        kind = detect(source) if format == "auto" else format
+        parsed = PARSERS[kind](source)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ListError(f"{source} is not a list of text in UTF-8: {error}") from error
+    entries = _filter(source, parsed, where)
+    if not entries:
+        raise ListError(f"{source}: no videos" + (f" with {where}" if where else "") + f" (read as {kind})")
+    if root is not None:
+        base = os.fspath(root)
+    else:
+        base = source if kind in ("class_folders", "folder", "hmdb51") else posixpath.dirname(source) or "."
+    classes = parsed.classes or named_classes(source, parsed.entries)
+    if labels is not None:
+        classes = read_labels(labels) if isinstance(labels, str | os.PathLike) else tuple(labels)
+    paths = _resolve_paths(entries, base)
+    numbers = resolve_labels(source, entries, classes)
+    rows = (
+        Row(path, number, entry.group, entry.start_sec, entry.end_sec, entry.num_frames)
+        for path, number, entry in zip(paths, numbers, entries, strict=True)
+    )
+    return VideoList(tuple(rows), classes if any(entry.label for entry in entries) else (), base, kind)
+
+
+def detect(path: str) -> str:
+    """The format, a key of `PARSERS`, of the list at `path`.
+
+    Raises:
+        ListError: none fits.
+    """
+    name, suffix = posixpath.basename(path), posixpath.splitext(path)[1].lower()
+    if suffix in (".json", ".parquet"):
+        return "ssv2" if suffix == ".json" else "parquet"
+    if official.UCF_FILE.fullmatch(name):
+        return "ucf101"
+    if official.HMDB_FILE.fullmatch(name):
+        raise ListError(
+            f"{path} is one class of an HMDB-51 split: give the folder of all 51 and where='fold=1,split=train'"
+        )
+    if formats.is_folder(path):
+        if any(official.HMDB_FILE.fullmatch(file) for file in official.files_in(path)):
+            return "hmdb51"
+        parts = [video.split("/") for video in find_videos(path)]
+        in_classes = all(len(part) == 2 for part in parts) and len({part[0] for part in parts}) > 1
+        return "class_folders" if in_classes else "folder"
+    _, first = next(formats.lines(path), (0, ""))
+    header = {column.strip().lower() for column in re.split(r"[,\t ]", first)}
+    if "youtube_id" in header:
+        return "kinetics"
+    if {"video_id", "frame_id", "path"} <= header:
+        return "ssv2_frames"
+    if formats.VIDEO_LINE.fullmatch(first):
+        return "paths"
+    if header & set(formats.PATH_COLUMNS):
+        return "csv"
+    if re.fullmatch(r".+/,\s*\d+", first):
+        return "cpc"
+    if re.fullmatch(r".*\S[ \t]+\d+[ \t]+\d+", first):
+        return "rawframes"
+    if re.fullmatch(r".*\S[ \t,]+\d+", first):
+        return "paths"
+    raise ListError(
+        f"{path}: its first line, {first[:80]!r}, is of no known format; accepted are a CSV with a header that names "
+        f"{' or '.join(formats.PATH_COLUMNS)}, lines of `path label`, or format= one of {', '.join(PARSERS)}"
+    )
+
+
+def check_overlap(train: VideoList, evaluation: VideoList, *, allow: bool = False) -> list[str]:
+    """Files and groups that a training list shares with an evaluation list, sorted; refused unless `allow`.
+
+    Raises:
+        ValueError: they share some, and `allow` is False.
+    """
+
+    def keys(videos: VideoList) -> set[str]:
+        files = {row.path if is_url(row.path) else os.path.realpath(row.path) for row in videos.rows}
+        return files | {f"group {row.group}" for row in videos.rows if row.group is not None}
+
+    shared = sorted(keys(train) & keys(evaluation))
+    if shared and not allow:
+        raise ValueError(
+            f"training and evaluation lists share {len(shared)} files or groups: {', '.join(shared[:5])}"
+            f"{', ...' if len(shared) > 5 else ''}; use disjoint splits, or set data.allow_overlap"
+        )
+    return shared
+
+
+def _filter(source: str, parsed: Parsed, where: str | Mapping[str, str] | None) -> list[Entry]:
+    if isinstance(where, str):
+        pairs = [part.partition("=") for part in where.split(",") if part.strip()]
+        where = {key.strip(): value.strip() for key, _, value in pairs}
+    wanted = {key: str(value) for key, value in (where or {}).items()}
+    columns = {key for entry in parsed.entries for key in entry.columns}
+    for key in wanted:
+        if key not in columns:
+            have = f"the columns are {', '.join(sorted(columns))}" if columns else "this format has no columns"
+            raise ListError(f"{source}: nothing to filter by {key!r}; {have}")
+    if missing := [key for key in parsed.choose if key not in wanted]:
+        values = {key: sorted({entry.columns[key] for entry in parsed.entries}) for key in missing}
+        raise ListError(f"{source}: several lists in one: choose with where= one of {values}")
+    return [entry for entry in parsed.entries if all(entry.columns[key] == value for key, value in wanted.items())]
+
+
+def _resolve_paths(entries: Sequence[Entry], base: str) -> list[str]:
+    """Paths that open: under the root, or where a file of that name lies below it."""
+    by_stem: dict[str, str] = {}
+    if any(entry.by_stem for entry in entries) and formats.is_folder(base):
+        by_stem = {posixpath.splitext(posixpath.basename(name))[0]: name for name in reversed(find_videos(base))}
+    paths = []
+    for entry in entries:
+        name = by_stem.get(posixpath.splitext(entry.path)[0], entry.path) if entry.by_stem else entry.path
+        paths.append(name if is_url(name) else posixpath.join(base, name))
+    return paths

@@ -1,0 +1,280 @@
+"""Batches of a dataset from parallel workers: resumable, and the same for any number of them."""
+
+import csv
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler, default_collate
+
+from ..batch import Batch, Failure
+from .datasets import VideoDataset
+from .workers import start_worker
+
+_log = logging.getLogger(__name__)
+
+
+class TooManyFailures(RuntimeError):
+    """More videos cannot be read than a run puts up with; the message lists them."""
+
+
+class EpochSampler(Sampler[list[tuple[int, int]]]):
+    """Which samples, as (epoch, index), make up each batch of this process.
+
+    The order of an epoch depends on (seed, epoch) alone, and the processes take turns in it. In training the last
+    samples that do not fill a batch in every process are left out (another order leaves out others); in evaluation
+    each sample comes exactly once, and some processes may have a smaller last batch, or one fewer.
+
+    Args:
+        size: samples in the dataset.
+        batch_size: samples of a batch in one process.
+        train: shuffle, and only full batches.
+        seed: of the order.
+        rank: number of this process.
+        world_size: how many processes there are.
+
+    Attributes:
+        epoch: the epoch that iteration goes through.
+        position: how many of its samples all processes together have taken; iteration starts behind them.
+    """
+
+    def __init__(
+        self, size: int, batch_size: int, *, train: bool, seed: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
+        if batch_size < 1 or not 0 <= rank < world_size:
+            given = f"batch_size={batch_size}, rank={rank}, world_size={world_size}"
+            raise ValueError(f"batch_size starts at 1 and rank lies in 0 to world_size - 1, got {given}")
+        if train and size < batch_size * world_size:
+            batch = f"{batch_size} in each of {world_size} processes"
+            raise ValueError(f"{size} videos do not fill one batch of {batch}; lower the batch size")
+        self.size = size
+        self.batch_size = batch_size
+        self.train = train
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self.position = 0
+
+    @property
+    def samples_per_step(self) -> int:
+        """Samples that one batch of every process takes from the order."""
+        return self.batch_size * self.world_size
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch in this process."""
+        if self.train:
+            return self.size // self.samples_per_step
+        mine = len(range(self.rank, self.size, self.world_size))
+        return -(-mine // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, order = self.epoch, self._order()
+        for start in range(self.position, self.size, self.samples_per_step):
+            step = order[start : start + self.samples_per_step]
+            if self.train and len(step) < self.samples_per_step:
+                return
+            if batch := [(epoch, index) for index in step[self.rank :: self.world_size]]:
+                yield batch
+
+    def _order(self) -> Sequence[int]:
+        if not self.train:
+            return range(self.size)
+        seed = np.random.SeedSequence(self.seed, spawn_key=(self.epoch,))
+        order: Sequence[int] = np.random.Generator(np.random.Philox(seed)).permutation(self.size).tolist()
+        return order
+
+
+class VideoLoader:
+    """Iterates over the batches of one epoch at a time, and keeps account of where it is and what failed.
+
+    At the end of an epoch the next one is due: `loader.epoch` counts on. `state_dict()`, taken between two batches,
+    resumes with the next batch, whatever workers have prefetched, and with other numbers of processes or workers too.
+    An epoch that was left early starts anew. Made by `build_loader`.
+
+    Attributes:
+        failures: reason of each video that could not be read in this epoch by this process, by path.
+    """
+
+    def __init__(
+        self,
+        dataset: VideoDataset,
+        sampler: EpochSampler,
+        batches: Iterable[Batch],
+        *,
+        max_failure_share: float = 0.01,
+        output_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self.sampler = sampler
+        self.batches = batches
+        self.max_failures = max_failure_share * sampler.size / sampler.world_size
+        name = f"failures_rank{sampler.rank}.csv" if sampler.rank else "failures.csv"
+        self.log = None if output_dir is None else Path(output_dir) / name
+        self.failures: dict[str, str] = {}
+        self._resumes = False
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is iterated over, or comes next."""
+        return self.sampler.epoch
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch in this process."""
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The epoch, or the rest of it after `load_state_dict`.
+
+        Raises:
+            TooManyFailures: in training, when the videos that failed in this epoch exceed the share that is allowed.
+        """
+        if not self._resumes:
+            self.sampler.position = 0
+        if self.sampler.position == 0:
+            self.failures = {}
+        self._resumes = False
+        for batch in self.batches:
+            self.sampler.position += self.sampler.samples_per_step
+            self._account(batch)
+            if len(batch):  # in evaluation, all videos of a batch may be missing
+                yield batch
+        self.set_epoch(self.epoch + 1)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to an epoch: to its start, unless `load_state_dict` went to the middle of the same one."""
+        if epoch != self.sampler.epoch:
+            self.sampler.epoch, self.sampler.position, self._resumes = epoch, 0, False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where iteration is: plain numbers and texts."""
+        return {
+            "epoch": self.sampler.epoch,
+            "position": self.sampler.position,
+            "seed": self.sampler.seed,
+            "list_sha256": self.dataset.videos.sha256,
+            "failures": dict(self.failures),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to where another loader was.
+
+        Raises:
+            ValueError: that one had another list of videos or another seed.
+        """
+        for name, mine in (("list_sha256", self.dataset.videos.sha256), ("seed", self.sampler.seed)):
+            if state[name] != mine:
+                raise ValueError(
+                    f"cannot resume in the middle of an epoch: {name} is {mine}, the saved run had {state[name]}; "
+                    "use the same list and seed, or start a new run from the weights"
+                )
+        self.sampler.epoch, self.sampler.position = state["epoch"], state["position"]
+        self.failures = dict(state["failures"])
+        self._resumes = True
+
+    def _account(self, batch: Batch) -> None:
+        new = {path: reason for path, reason in batch.failures if path not in self.failures}
+        self.failures |= new
+        for path, reason in new.items():
+            _log.warning("epoch %d: %s cannot be read: %s", self.epoch, path, reason)
+        if new and self.log is not None:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            first = not self.log.exists()
+            with open(self.log, "a", encoding="utf-8", newline="") as file:
+                rows = ([self.epoch, path, reason] for path, reason in new.items())
+                csv.writer(file).writerows([("epoch", "path", "reason"), *rows] if first else rows)
+        gave_up = len(batch) < self.sampler.batch_size
+        if self.dataset.train and (gave_up or len(self.failures) > self.max_failures):
+            listed = "\n".join(f"  {path}: {reason}" for path, reason in list(self.failures.items())[:20])
+            raise TooManyFailures(
+                f"{len(self.failures)} of {self.sampler.size} videos cannot be read, {self.max_failures:.4g} may fail "
+                f"(data.max_failure_share); repair them or take them off the list"
+                f"{f', all are in {self.log}' if self.log else ''}:\n{listed}"
+            )
+
+
+def build_loader(
+    dataset: VideoDataset,
+    *,
+    batch_size: int,
+    num_workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    prefetch_factor: int = 2,
+    pin_memory: bool = False,
+    start_method: Literal["fork", "forkserver", "spawn"] | None = None,
+    max_failure_share: float = 0.01,
+    output_dir: str | os.PathLike[str] | None = None,
+) -> VideoLoader:
+    """A loader whose batches depend on the dataset and its seed, not on the number of workers.
+
+    Args:
+        dataset: shuffled if it is one for training.
+        batch_size: videos of a batch in this process.
+        num_workers: processes that read videos, of one thread each; 0 reads in this one.
+        rank, world_size: number of this process, and how many train together.
+        prefetch_factor: batches that each worker has ready.
+        pin_memory: hand over batches in page-locked memory, which a GPU copies from while it computes.
+        start_method: how workers start; None is Python's own choice for the platform.
+        max_failure_share: share of the list that may be unreadable in an epoch of training before the run stops.
+        output_dir: the run's folder, in which `failures.csv` lists what failed.
+    """
+    sampler = EpochSampler(
+        len(dataset), batch_size, train=dataset.train, seed=dataset.seed, rank=rank, world_size=world_size
+    )
+    batches: DataLoader[Any] = DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=num_workers,
+        prefetch_factor=prefetch_factor if num_workers else None,
+        persistent_workers=num_workers > 0,
+        multiprocessing_context=start_method if num_workers else None,
+        pin_memory=pin_memory,
+        worker_init_fn=start_worker,
+        generator=torch.Generator(),  # else it draws from the global one, and a resumed run drops out other units
+    )
+    return VideoLoader(dataset, sampler, batches, max_failure_share=max_failure_share, output_dir=output_dir)
+
+
+def collate(samples: Sequence[dict[str, Any]]) -> Batch:
+    """Make a batch of samples (`VideoDataset`), view by view; those without a video leave only their failures.
+
+    Raises:
+        ValueError: the samples differ in the number or in the shape of their views.
+    """
+    read = [sample for sample in samples if sample["video"] is not None]
+    clips = [sample["video"] if isinstance(sample["video"], list) else [sample["video"]] for sample in read]
+    for sample, views in zip(read, clips, strict=True):
+        shapes, first = ([tuple(view.shape) for view in of] for of in (views, clips[0]))
+        if shapes != first:
+            raise ValueError(
+                f"the views of one batch have the same shapes: {sample['video_name']} has {shapes}, "
+                f"{read[0]['video_name']} has {first}; use batch_size=1, or views of a fixed number and size"
+            )
+    return Batch(
+        # default_collate, because in a worker it writes into shared memory at once.
+        views=[default_collate(list(views)) for views in zip(*clips, strict=True)],
+        labels=torch.tensor([sample["label"] for sample in read], dtype=torch.int64),
+        video_index=torch.tensor([sample["video_index"] for sample in read], dtype=torch.int64),
+        names=[sample["video_name"] for sample in read],
+        params=[_stack(params) for params in zip(*(sample["params"] for sample in read), strict=True)],
+        failures=[Failure(*failure) for sample in samples for failure in sample["failures"]],
+    )
+
+
+def _stack(values: Sequence[Any]) -> Any:
+    """What was drawn for a view, of all samples: tensors and numbers along a new first dimension."""
+    first = values[0]
+    if isinstance(first, Tensor):
+        return torch.stack(list(values))  # (B, ...)
+    if isinstance(first, tuple):
+        return type(first)(*(_stack(parts) for parts in zip(*values, strict=True)))
+    if isinstance(first, dict):
+        return {key: _stack([value[key] for value in values]) for key in first}
+    return torch.tensor(values)  # (B,)

@@ -1,0 +1,210 @@
+"""Re-encode a collection of videos once, so that every epoch decodes it faster.
+
+Each video keeps its frames, one for one, and their times. It loses its sound, its size and a little quality, which is
+measured. The folders below the collection's root stay as they are, and its list is written again with the new paths.
+"""
+
+import csv
+import logging
+import os
+import posixpath
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from filelock import FileLock, Timeout
+
+from ..batch import Failure
+from .encode import Encoding, PreparedVideo, prepare_video
+from .jobs import Journal, atomic, fingerprint, progress, run
+from .lists import VideoList
+from .remote import is_url
+
+_log = logging.getLogger(__name__)
+_JOURNAL = ".prepare.jsonl"
+
+
+class _Task(NamedTuple):
+    source: str
+    output: str  # below the output folder
+    num_frames: int | None
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What came of a collection.
+
+    Attributes:
+        list: the list with the new paths.
+        videos: what was written, now or by an earlier run, in the order of the list.
+        failures: what could not be read or written, also in `failures.csv`.
+        new: how many were written by this run.
+    """
+
+    list: Path
+    videos: tuple[PreparedVideo, ...]
+    failures: tuple[Failure, ...]
+    new: int
+
+    def summary(self) -> str:
+        """Counts, size and quality in one line."""
+        line = (
+            f"{len(self.videos)} videos prepared ({self.new} now, {len(self.videos) - self.new} before), "
+            f"{len(self.failures)} failed"
+        )
+        if not self.videos:
+            return line
+        before, after = (sum(getattr(video, name) for video in self.videos) for name in ("source_bytes", "bytes"))
+        psnr = [video.psnr for video in self.videos]
+        return (
+            f"{line}; {before / 1e6:.1f} MB became {after / 1e6:.1f} MB ({after / before:.2f}x); "
+            f"PSNR {sum(psnr) / len(psnr):.1f} dB on average, {min(psnr):.1f} dB at worst"
+        )
+
+
+def prepare_videos(
+    videos: VideoList,
+    output: str | os.PathLike[str],
+    encoding: Encoding | None = None,
+    *,
+    name: str = "list",
+    workers: int = 1,
+    frame_rate: float = 30.0,
+) -> Preparation:
+    """Re-encodes every video of a list into the folder `output`.
+
+    Writes there the videos; `<name>.csv`, the list with paths relative to it; `<name>_report.csv`, a `PreparedVideo` a
+    row; and `failures.csv` if there are any. Videos that failed stay in the list, so that their absence is noticed.
+
+    A run that was stopped, by whatever means, goes on where it was: each video appears when it is complete, and is made
+    again only if its source or the encoding is another.
+
+    Args:
+        videos: the collection.
+        output: a folder, not inside the folder of the videos.
+        encoding: how to write; the defaults of `Encoding` if None.
+        name: of the list that is written.
+        workers: number of processes; 0 works in this one.
+        frame_rate: frames per second of folders of frames, which do not carry it.
+
+    Raises:
+        ValueError: `output` lies among the sources, another run is writing to it, or folders of frames, which keep no
+            times, are asked for a list that cuts its videos by seconds.
+    """
+    encoding = encoding or Encoding()
+    if encoding.mode == "frames" and any(row.start_sec is not None or row.end_sec is not None for row in videos.rows):
+        raise ValueError("the list cuts videos by start_sec and end_sec; folders of frames keep no times: write H.264")
+    target = Path(output)
+    names = output_names([row.path for row in videos.rows], videos.root, encoding.suffix)
+    _check_output(target, videos)
+    target.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(target / ".prepare.lock", timeout=0):
+            return _prepare(videos, target, encoding, names, name, workers, frame_rate)
+    except Timeout as error:
+        raise ValueError(f"{target}: another run is writing to this folder; wait for it or choose another") from error
+
+
+def _prepare(
+    videos: VideoList, folder: Path, encoding: Encoding, names: dict[str, str], name: str, workers: int, fps: float
+) -> Preparation:
+    tasks = {names[row.path]: _Task(row.path, names[row.path], row.num_frames) for row in videos.rows}
+    settings = [asdict(encoding), fps]
+    signs = {output: [*settings, _whole(task.source), *fingerprint(task.source)] for output, task in tasks.items()}
+    journal = Journal(folder / _JOURNAL)
+    entries = {entry["video"]["output"]: entry for entry in journal.read()}
+    journal.start(entries.values())
+    known = {output: entries[output] for output in tasks if output in entries}
+    made = {
+        output: PreparedVideo(**entry["video"])
+        for output, entry in known.items()
+        if entry["sign"] == signs[output] and fingerprint(str(folder / output))[0] == entry["video"]["bytes"]
+    }
+    todo = [task for output, task in tasks.items() if output not in made]
+    if made:
+        _log.info("%d of %d videos are there from an earlier run", len(made), len(tasks))
+    failures: dict[str, Failure] = {}
+    work = partial(_prepare_one, folder=folder, encoding=encoding, fps=fps)
+    for done in progress(run(work, todo, workers=workers), len(todo)):
+        output = done.task.output
+        if done.result is None:
+            failures[output] = Failure(done.task.source, done.reason)
+        else:
+            made[output] = done.result
+            journal.append({"sign": signs[output], "video": asdict(done.result)})
+    result = Preparation(
+        folder / f"{name}.csv",
+        tuple(made[output] for output in tasks if output in made),
+        tuple(failures[output] for output in tasks if output in failures),
+        len(todo) - len(failures),
+    )
+    _save(result, videos, names, {output: video.frames for output, video in made.items() if not encoding.suffix})
+    return result
+
+
+def _prepare_one(task: _Task, *, folder: Path, encoding: Encoding, fps: float) -> PreparedVideo:
+    made = prepare_video(task.source, folder / task.output, encoding, num_frames=task.num_frames, fps=fps)
+    return replace(made, output=task.output)
+
+
+def _save(result: Preparation, videos: VideoList, names: dict[str, str], num_frames: dict[str, int]) -> None:
+    """Writes the list, the report and, if there are any, the failures."""
+    rows = (replace(row, path=names[row.path], num_frames=num_frames.get(names[row.path])) for row in videos.rows)
+    with atomic(result.list) as part:
+        replace(videos, rows=tuple(rows)).save(part)
+    columns = [field.name for field in fields(PreparedVideo)]
+    report = [list(asdict(video).values()) for video in result.videos]
+    for name, table in (
+        (f"{result.list.stem}_report.csv", [columns, *report]),
+        ("failures.csv", [Failure._fields, *result.failures]),
+    ):
+        target = result.list.with_name(name)
+        with atomic(target) as part, open(part, "w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows(table)
+    if not result.failures:
+        target.unlink()
+
+
+def output_names(paths: Sequence[str], root: str, suffix: str) -> dict[str, str]:
+    """The path of each output, relative to the output folder: that below the root, with the suffix for its own.
+
+    Without a common root the deepest folder that holds all of them stands for it. Where two sources differ in their
+    suffix alone, it stays in the name.
+
+    Raises:
+        ValueError: two outputs would still have one name.
+    """
+    whole = {path: _whole(path) for path in paths}
+    base = _whole(root).rstrip("/") + "/"
+    if not all(name.startswith(base) for name in whole.values()):
+        base = posixpath.commonpath([posixpath.dirname(name) for name in whole.values()]).rstrip("/") + "/"
+    stems = {name: name if os.path.isdir(path) else posixpath.splitext(name)[0] for path, name in whole.items()}
+    count = Counter(stems.values())
+    outputs = {name: (name if count[stem] > 1 else stem).removeprefix(base) + suffix for name, stem in stems.items()}
+    for output, n in Counter(outputs.values()).items():
+        if n > 1:
+            raise ValueError(f"{n} videos of the list would become {output}: rename them, or prepare them apart")
+    return {path: outputs[name] for path, name in whole.items()}
+
+
+def _whole(path: str) -> str:
+    """A path from the top, of a file or below a URL's scheme."""
+    return f"/{path.partition('://')[2]}" if is_url(path) else os.path.abspath(path)
+
+
+def _check_output(folder: Path, videos: VideoList) -> None:
+    """Refuses a folder in which sources, or anything else that is not ours, could be lost."""
+    target = os.path.realpath(folder)
+    sources = {os.path.dirname(os.path.realpath(row.path)) for row in videos.rows if not is_url(row.path)}
+    if videos.format in ("class_folders", "folder") and not is_url(videos.root):
+        sources.add(os.path.realpath(videos.root))
+    if inside := next((source for source in sources if os.path.commonpath([source, target]) == source), None):
+        raise ValueError(f"{folder} lies in {inside}, which holds the sources; name a folder elsewhere")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; name a folder")
+    foreign = [entry.name for entry in os.scandir(folder) if entry.name[0] != "."] if folder.exists() else []
+    if foreign and not (folder / _JOURNAL).exists():
+        raise ValueError(f"{folder} holds {foreign[0]}, which no run like this has written; name a new or empty folder")

@@ -1,0 +1,58 @@
+"""A picture of what a recipe trains on: one row a view, with all of its frames."""
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from .augment import Augment
+from .datasets import VideoDataset
+from .loader import collate
+from .video import VideoReadError
+
+_LABEL = 18  # pixels above each row
+
+
+def augmented_views(dataset: VideoDataset, index: int, augment: Augment, *, epoch: int = 0) -> list[Tensor]:
+    """What the network sees of video `index`: normalised views (3, T, H, W).
+
+    Raises:
+        VideoReadError: the video cannot be read.
+    """
+    sample = dataset[epoch, index]
+    if sample["failures"]:
+        raise VideoReadError(*sample["failures"][0])
+    batch = collate([sample])
+    return [augment(view, params)[0] for view, params in zip(batch.views, batch.params, strict=True)]
+
+
+def views_sheet(
+    views: Sequence[Tensor], *, names: Sequence[str], mean: Sequence[float], std: Sequence[float], side: int = 96
+) -> Image.Image:
+    """One row a view, its frames from left to right, sizes in proportion (the largest is `side` pixels high).
+
+    Args:
+        views: normalised views (3, T, H, W).
+        names: what to write above each row.
+        mean, std: of the normalisation, to be undone.
+        side: height of the largest view in the picture, in pixels.
+    """
+    largest = max(view.shape[-2] for view in views)
+    scale = torch.tensor(std).view(3, 1, 1, 1), torch.tensor(mean).view(3, 1, 1, 1)
+    rows = []
+    for view in views:
+        pixels = (view.cpu() * scale[0] + scale[1]).clamp(0, 1).mul(255).round().byte()  # (3, T, H, W)
+        height = max(24, round(side * view.shape[-2] / largest))
+        width = round(height * view.shape[-1] / view.shape[-2])
+        frames = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in pixels.unbind(1)]
+        rows.append([frame.resize((width, height), Image.Resampling.LANCZOS) for frame in frames])
+    width = max(sum(frame.width + 2 for frame in row) for row in rows)
+    sheet = Image.new("RGB", (width + 8, sum(row[0].height + _LABEL for row in rows) + 8), "white")
+    draw, top = ImageDraw.Draw(sheet), 4
+    for name, row in zip(names, rows, strict=True):
+        draw.text((4, top + 3), name, fill="black")
+        for place, frame in enumerate(row):
+            sheet.paste(frame, (4 + place * (frame.width + 2), top + _LABEL))
+        top += row[0].height + _LABEL
+    return sheet

@@ -1,0 +1,266 @@
+"""The random views of training: what may be drawn, what was drawn, and the part that the worker applies.
+
+A `ViewTransform` draws a view's parameters, crops and resizes it on uint8. The parameters travel with the
+pixels, and `augment.Augment` applies colours, blur, flip and normalisation to whole batches on the device
+that trains.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from .transforms import Box, Frames, crop_and_resize, random_area_box, random_short_side_box
+
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # the steps of the colour jitter, as ViewParams.order names them
+_POLICY_FILL = [128, 128, 128]  # grey, where a shift or a rotation uncovers the edge
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewSpec:
+    """What may happen to the pixels of one view. The defaults are a global view of SVT's, without blur.
+
+    Attributes:
+        size: side of the square view in pixels.
+        area: share of the frame that the crop covers, drawn uniformly; None crops by `short_side`.
+        ratio: width / height of the crop, drawn log-uniformly.
+        short_side: with `area=None`, length of the short side in pixels before a `size` crop, as TimeSformer
+            and SlowFast train; None too squeezes the whole frame into the view: no spatial variation (SVT,
+            table 5).
+        hflip: probability of a horizontal flip; 0 where left and right matter (Something-Something,
+            gestures).
+        jitter: probability of the colour jitter.
+        brightness, contrast, saturation: factors are drawn from 1 - x to 1 + x.
+        hue: shift is drawn from -x to x, as a share of the colour circle (0 to 0.5).
+        grayscale: probability of dropping the colours.
+        grayscale_by: "luma" weighs the channels; "channel" repeats one of them at random, as CPC does.
+        blur: probability of a Gaussian blur.
+        blur_sigma: its standard deviation is drawn from this range, in pixels of the view.
+        solarize: probability of inverting everything brighter than the middle.
+        policy: torchvision's RandAugment or AutoAugment (ImageNet), with the same operations for all frames; it
+            acts on the cropped view.
+        policy_ops, policy_magnitude: RandAugment's number of operations and magnitude (0 to 30).
+        consistent: draw once a view; False draws everything but the policy for each frame (SVT, table 7).
+        consistent_color: False draws the colours for each frame but crop and flip once a view, as CPC does.
+    """
+
+    size: int = 224
+    area: tuple[float, float] | None = (0.4, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    short_side: tuple[int, int] | None = None
+    hflip: float = 0.5
+    jitter: float = 0.8
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.2
+    hue: float = 0.0
+    grayscale: float = 0.2
+    grayscale_by: Literal["luma", "channel"] = "luma"
+    blur: float = 0.0
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    solarize: float = 0.0
+    policy: Literal["none", "randaugment", "autoaugment"] = "none"
+    policy_ops: int = 2
+    policy_magnitude: int = 9
+    consistent: bool = True
+    consistent_color: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("hflip", "jitter", "grayscale", "blur", "solarize"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a probability from 0 to 1, got {getattr(self, name)}")
+        if self.area is not None and not 0 < self.area[0] <= self.area[1] <= 1:
+            raise ValueError(f"area must be (low, high) with 0 < low <= high <= 1, got {self.area}")
+        if self.area is not None and self.short_side is not None:
+            raise ValueError(f"area={self.area} and short_side={self.short_side} exclude each other; set one to None")
+        if self.short_side is not None and not self.size <= self.short_side[0] <= self.short_side[1]:
+            raise ValueError(
+                f"short_side must be (low, high) with low at least size={self.size}, got {self.short_side}"
+            )
+        if self.policy not in ("none", "randaugment", "autoaugment"):
+            raise ValueError(f"policy must be 'none', 'randaugment' or 'autoaugment', got {self.policy!r}")
+
+
+def svt_view_specs(
+    *,
+    global_size: int = 224,
+    local_size: int = 96,
+    num_local: int = 8,
+    hflip: float = 0.5,
+    blur_and_solarize: bool = True,
+    spatial_variation: bool = True,
+    consistent: bool = True,
+) -> list[ViewSpec]:
+    """SVT's two global views and `num_local` local ones, as `transform.py` of the authors means them.
+
+    Blur and solarisation have no effect in the authors' released code; `blur_and_solarize=False` is what they
+    ran. `spatial_variation=False` gives every view the whole frame at `global_size` (table 5 of the paper).
+    """
+    first = ViewSpec(size=global_size, hflip=hflip, blur=1.0, consistent=consistent)
+    second = replace(first, blur=0.1, solarize=0.2)
+    local = replace(first, size=local_size, area=(0.05, 0.4), blur=0.5)
+    specs = [first, second, *[local] * num_local]
+    if not spatial_variation:
+        specs = [replace(spec, area=None, size=global_size) for spec in specs]
+    if not blur_and_solarize:
+        specs = [replace(spec, blur=0.0, solarize=0.0) for spec in specs]
+    return specs
+
+
+def finetune_view_spec(
+    *,
+    size: int = 224,
+    short_side: tuple[int, int] = (256, 320),
+    hflip: float = 0.5,
+    policy: Literal["none", "randaugment", "autoaugment"] = "none",
+) -> ViewSpec:
+    """The view that TimeSformer and SVT fine-tune on: a random crop of a random scale, a flip, no colours."""
+    return ViewSpec(size=size, area=None, short_side=short_side, hflip=hflip, jitter=0.0, grayscale=0.0, policy=policy)
+
+
+class ViewParams(NamedTuple):
+    """Everything that was drawn for one view, before it is applied.
+
+    Each field has one entry a view, or one a frame where frames draw for themselves: F = 1 or T. The default
+    collate of a DataLoader stacks the fields of B views to (B, F) and keeps the type, as `augment.Augment`
+    takes it.
+    """
+
+    box: Tensor  # (F, 4) int64: top, left, height, width in pixels of the source
+    flip: Tensor  # (F,) bool
+    brightness: Tensor  # (F,) float32 factor, 1 changes nothing
+    contrast: Tensor  # (F,) float32 factor, 1 changes nothing
+    saturation: Tensor  # (F,) float32 factor, 1 changes nothing
+    hue: Tensor  # (F,) float32 share of the colour circle, 0 changes nothing
+    order: Tensor  # (F, 4) int64: the jitter's steps in the order they are applied
+    gray: Tensor  # (F,) int64: 0 keeps the colours, 1 is luma, 2 / 3 / 4 repeat red / green / blue
+    sigma: Tensor  # (F,) float32 standard deviation of the blur in pixels, 0 is none
+    solarize: Tensor  # (F,) bool
+
+    def to(self, device: torch.device | str) -> "ViewParams":
+        """The same parameters on `device`."""
+        return ViewParams(*(value.to(device, non_blocking=True) for value in self))
+
+
+def identity_params(num: int = 1) -> ViewParams:
+    """Parameters that change nothing, for `num` views or frames: (num, ...) in every field."""
+    one, off = torch.ones(num), torch.zeros(num, dtype=torch.bool)
+    return ViewParams(
+        box=torch.zeros(num, 4, dtype=torch.int64),
+        flip=off,
+        brightness=one,
+        contrast=one,
+        saturation=one,
+        hue=torch.zeros(num),
+        order=torch.arange(4).repeat(num, 1),
+        gray=torch.zeros(num, dtype=torch.int64),
+        sigma=torch.zeros(num),
+        solarize=off,
+    )
+
+
+def draw_view(spec: ViewSpec, height: int, width: int, num_frames: int, rng: np.random.Generator) -> ViewParams:
+    """Draw the parameters of one view of `num_frames` frames of `height` x `width` pixels."""
+    frames_of_space = 1 if spec.consistent else num_frames
+    frames_of_color = 1 if spec.consistent and spec.consistent_color else num_frames
+    boxes = [_draw_box(spec, height, width, rng) for _ in range(frames_of_space)]
+    flips = (rng.random(frames_of_space) < spec.hflip).tolist()
+    repeat = frames_of_color // frames_of_space  # so that all fields have the same F
+    colors = [_draw_color(spec, rng) for _ in range(frames_of_color)]
+    strengths, orders, grays, solarized = zip(*colors, strict=True)
+    # One tensor for what is of one type: making tensors is what a draw costs.
+    brightness, contrast, saturation, hue, sigma = torch.from_numpy(np.array(strengths, np.float32)).unbind(1)  # (F,)
+    return ViewParams(
+        box=torch.tensor(boxes * repeat),
+        flip=torch.tensor(flips * repeat),
+        brightness=brightness,
+        contrast=contrast,
+        saturation=saturation,
+        hue=hue,
+        order=torch.from_numpy(np.array(orders)),
+        gray=torch.tensor(grays),
+        sigma=sigma,
+        solarize=torch.tensor(solarized),
+    )
+
+
+def _draw_box(spec: ViewSpec, height: int, width: int, rng: np.random.Generator) -> Box:
+    if spec.area is not None:
+        return random_area_box(height, width, spec.area, spec.ratio, rng)
+    if spec.short_side is not None:
+        return random_short_side_box(height, width, spec.size, spec.short_side, rng)
+    return Box(0, 0, height, width)
+
+
+class _Color(NamedTuple):
+    """One set of colour parameters."""
+
+    strengths: tuple[float, ...]  # brightness, contrast, saturation, hue, sigma
+    order: NDArray[np.int64]  # (4,)
+    gray: int
+    solarize: bool
+
+
+def _draw_color(spec: ViewSpec, rng: np.random.Generator) -> _Color:
+    """One set of colour parameters. All numbers are drawn, used or not: no choice shifts the others."""
+    jitter, gray, blur, solarize = (rng.random(4) < (spec.jitter, spec.grayscale, spec.blur, spec.solarize)).tolist()
+    limits = (spec.brightness, spec.contrast, spec.saturation, spec.hue)
+    change = (rng.uniform(-1, 1, size=4) * limits * jitter).astype(np.float32)
+    order = rng.permutation(4)
+    channel = int(rng.integers(2, 5))
+    strengths = (*(1 + change[:HUE]), change[HUE], rng.uniform(*spec.blur_sigma) * blur)
+    return _Color(strengths, order, gray * (1 if spec.grayscale_by == "luma" else channel), solarize)
+
+
+class ViewTransform:
+    """Draws a view, then crops and resizes it: frames (T, H, W, 3) become uint8 (T, size, size, 3) +
+    `ViewParams`.
+
+    The rest of what was drawn is left to `augment.Augment`. All randomness comes from the generator that is
+    passed, also that of the policy, so a sample depends on its seed alone.
+    """
+
+    def __init__(self, spec: ViewSpec) -> None:
+        self.spec = spec
+        self.policy = _policy(spec)
+
+    def __call__(
+        self, frames: Frames, rng: np.random.Generator, *, index: Sequence[int] | None = None
+    ) -> tuple[Tensor, ViewParams]:
+        """Make one view of `frames`, or of those in `index`, so that all views can share one decoding."""
+        _, height, width, _ = frames.shape
+        index = range(len(frames)) if index is None else index
+        params = draw_view(self.spec, height, width, len(index), rng)
+        view = self.crop(frames, params.box, index)
+        if self.policy is not None:
+            # torchvision's policies draw from torch's global generator: lend it one state of ours.
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(int(rng.integers(2**63)))
+                images = self.policy(view.permute(0, 3, 1, 2))  # (T, 3, size, size)
+            view = images.permute(0, 2, 3, 1).contiguous()  # (T, size, size, 3)
+        return view, params
+
+    def crop(self, frames: Frames, boxes: Tensor, index: Sequence[int]) -> Tensor:
+        """Cut and resize the frames in `index` by `boxes` (F, 4): one box for all, or one each."""
+        size = self.spec.size
+        if (boxes == boxes[0]).all():
+            return crop_and_resize(frames, boxes[0].tolist(), size, index=index)
+        parts = (crop_and_resize(frames, box, size, index=[i]) for box, i in zip(boxes.tolist(), index, strict=True))
+        return torch.cat(list(parts))  # (T, size, size, 3)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.spec})"
+
+
+def _policy(spec: ViewSpec) -> nn.Module | None:
+    policy: nn.Module | None = None
+    if spec.policy == "randaugment":
+        policy = v2.RandAugment(spec.policy_ops, spec.policy_magnitude, fill=_POLICY_FILL)
+    elif spec.policy == "autoaugment":
+        policy = v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET, fill=_POLICY_FILL)
+    return policy

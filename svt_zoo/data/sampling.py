@@ -1,0 +1,285 @@
+"""Which frames of a video make a clip: pure functions from a number of frames to frame indices.
+
+Frames are numbered 0 to `total - 1` in presentation order. A clip is a list of `num_frames` ascending
+indices spread over a window of the video, from the window's first frame to its last, so a video shorter than
+the clip repeats all of its frames and not only the last. Windows are counted in frames; `clip_window` makes
+one of "frames x rate". What is random takes its generator as an argument; `sample_rng` makes the one that
+belongs to a sample. A number out of its range raises a ValueError.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import torch
+
+
+def uniform_clip(
+    total: int, num_frames: int, *, window: float | None = None, clip: int = 0, num_clips: int = 1
+) -> list[int]:
+    """Frame indices of evaluation clip `clip` of `num_clips`; a single clip lies in the centre of the video.
+
+    The first of several windows starts with the video, the last ends with it, the others lie evenly between.
+
+    Args:
+        total: frames in the video.
+        num_frames: indices to return, spread evenly over the window.
+        window: length of the window in frames (`clip_window`); None, or `total` and more, is the whole video.
+        clip: which of the clips, from 0.
+        num_clips: how many clips the video gets.
+    """
+    window = _fit(total, num_frames, window)
+    if not 0 <= clip < num_clips:
+        raise ValueError(f"clip is a number from 0 to num_clips - 1 = {num_clips - 1}, got {clip}")
+    position = clip / (num_clips - 1) if num_clips > 1 else 0.5
+    return _spread((total - window) * position, window, num_frames)
+
+
+def dense_clips(
+    total: int, num_frames: int, *, window: float | None = None, step: float | None = None
+) -> list[list[int]]:
+    """Clips that cover the video: a window every `step` frames, and a last one that ends with the video.
+
+    `window` is as in `uniform_clip`; without a `step`, each window starts where the one before it ended.
+    """
+    window = _fit(total, num_frames, window)
+    step = window if step is None else step
+    if not step > 0:
+        raise ValueError(f"step is a number of frames above 0, got {step}")
+    slack = total - window
+    starts = [step * i for i in range(math.floor(slack / step) + 1)]
+    if slack - starts[-1] > 0.5:  # half a frame less still rounds to the last frame
+        starts.append(slack)
+    return [_spread(start, window, num_frames) for start in starts]
+
+
+def random_clips(
+    total: int, num_frames: int, rng: np.random.Generator, *, window: float | None = None, num_clips: int = 1
+) -> list[list[int]]:
+    """Training clips: `num_clips` independent windows of `window` frames, each start equally likely."""
+    window = _fit(total, num_frames, window)
+    return [_spread(_random_start(total, window, rng), window, num_frames) for _ in range(num_clips)]
+
+
+def slow_fast_pair(
+    total: int,
+    *,
+    num_frames: tuple[int, int] = (8, 64),
+    window: float | None = 256,
+    clip: int = 0,
+    num_clips: int = 1,
+    rng: np.random.Generator | None = None,
+) -> tuple[list[int], list[int]]:
+    """Slow and fast indices of one window: few frames for large crops, many frames for small crops.
+
+    The defaults are 8 frames and, about every fourth, 64 frames of the same 256 (SVT, section 3.4, which
+    names the 64 but not their stride). With `rng` the window is random, for training; without, it is
+    `uniform_clip`'s.
+    """
+    slow, fast = num_frames
+    if rng is None:
+        return (
+            uniform_clip(total, slow, window=window, clip=clip, num_clips=num_clips),
+            uniform_clip(total, fast, window=window, clip=clip, num_clips=num_clips),
+        )
+    window = _fit(total, min(slow, fast), window)
+    start = _random_start(total, window, rng)
+    return _spread(start, window, slow), _spread(start, window, fast)
+
+
+def clip_window(num_frames: int, sampling_rate: float, fps: float, *, target_fps: float = 30.0) -> float:
+    """Length, in frames of a video of `fps`, of a clip given as frames x rate at `target_fps`.
+
+    8 x 32 at 30 frames per second lasts 8.53 s: 256 frames of a 30 fps video, 213.3 of a 25 fps one.
+    """
+    return num_frames * sampling_rate * fps / target_fps
+
+
+def svt_views(
+    total: int,
+    rng: np.random.Generator,
+    *,
+    global_frames: Sequence[int] = (8, 16),
+    local_frames: Sequence[int] = (2, 2, 4, 4, 8, 8, 16, 16),
+    global_span: float = 0.9,
+    local_span: float = 1 / 8,
+    temporal_variation: bool = True,
+) -> list[list[int]]:
+    """Frame indices of SVT's views, the global ones first (SVT, section 3.2).
+
+    Args:
+        total: frames in the video.
+        rng: draws the start of each view's window.
+        global_frames: frames of each global view.
+        local_frames: frames of each local view.
+        global_span: share of the video that a global window covers.
+        local_span: share of the video that a local window covers.
+        temporal_variation: False lets all views share one window of `global_span` (SVT, table 5).
+    """
+    for name, span in (("global_span", global_span), ("local_span", local_span)):
+        if not 0 < span <= 1:
+            raise ValueError(f"{name} is a share of the video in (0, 1], got {span}")
+    num_frames = [*global_frames, *local_frames]
+    _check_counts(total, *num_frames)
+
+    def random_window(span: float) -> tuple[int, int]:
+        width = max(1, math.floor(span * total + 1e-9))  # 1e-9: 0.29 * 100 is 28.999999999999996
+        return _random_start(total, width, rng), width
+
+    spans = [global_span] * len(global_frames) + [local_span] * len(local_frames)
+    if temporal_variation:
+        windows = [random_window(span) for span in spans]
+    else:
+        windows = [random_window(global_span)] * len(spans)
+    return [_spread(start, width, n) for (start, width), n in zip(windows, num_frames, strict=True)]
+
+
+def svt_views_code(
+    total: int, rng: random.Random, *, rand_fr: bool = False, window: float | None = None
+) -> list[list[int]]:
+    """Frame indices of the 2 global and 8 local views as SVT's released code draws them, unlike the paper.
+
+    The globals are fixed: one from the first frame to the fifth last, one from the sixth frame to the last.
+    The locals are random eighths. `random.Random(seed)` draws what the original does after
+    `random.seed(seed)`.
+
+    Args:
+        total: frames in the video.
+        rng: Python's generator, because the original draws from it.
+        rand_fr: its option DATA.RAND_FR: globals of 4 and 8, locals of 2, 2, 4, 4, 8, 8, 16, 16; else all 8.
+        window: length in frames of the random part of the video that all views come from, in the original
+            `clip_window(8, 32, fps)`; None is the whole video, without a draw.
+    """
+    _check_counts(total)
+    first, size = 0, total
+    if window is not None:
+        window = _fit(total, 1, window)
+        start = rng.uniform(0, total - window)
+        first = math.ceil(start)
+        last = min(math.floor(start + window - 1) + 1, total - 1)  # it keeps one frame beyond the window
+        size = last - first + 1
+    num_frames = (4, 8, 2, 2, 4, 4, 8, 8, 16, 16) if rand_fr else (8,) * 10
+    width = size // 8
+    starts = [rng.randint(0, size - width - 1) for _ in range(8)]
+    ranges = [(0, size - 5), (5, size), *((start, start + width) for start in starts)]
+    views = [svt_indices_code(size, *ends, n) for ends, n in zip(ranges, num_frames, strict=True)]
+    return [[first + i for i in view] for view in views]
+
+
+def svt_window_code(total: int, window: float, clip: int, num_clips: int) -> tuple[float, float]:
+    """First and last position of evaluation clip `clip` of `num_clips` as in SVT's code.
+
+    A single clip starts with the video, and the last of several ends before it does; `uniform_clip` does
+    better.
+    """
+    start = max(total - window, 0) * clip / num_clips
+    return start, start + window - 1
+
+
+def svt_indices_code(total: int, start: float, end: float, num_frames: int) -> list[int]:
+    """Indices from `start` to `end` as in SVT's code: truncated, and beyond the video its last frame."""
+    # The rounding of torch's float32 decides on which side of a whole number a position falls.
+    positions = torch.linspace(start, end, num_frames, dtype=torch.float32)  # (num_frames,)
+    return [int(i) for i in positions.clamp(0, total - 1)]
+
+
+def cvrl_interval_clips(
+    total: int, rng: np.random.Generator, *, num_frames: tuple[int, int] = (16, 16), window: float | None = 31
+) -> tuple[list[int], list[int]]:
+    """Two clips, the earlier first, at an interval that is the less likely the longer it is.
+
+    With M possible starts the interval between the clips' starts has the density 2 / M * (1 - interval / M),
+    and the earlier start is uniform among those that leave room: the temporal interval sampler of CVRL (Qian
+    et al., CVPR 2021), which SVT's table 6 compares. The defaults are CVRL's: 16 frames, every second one.
+    """
+    window = _fit(total, min(num_frames), window)
+    num_starts = math.floor(total - window) + 1
+    interval = math.floor(num_starts * (1 - math.sqrt(1 - rng.random())))  # the distribution's inverse
+    start = int(rng.integers(num_starts - interval))
+    return _spread(start, window, num_frames[0]), _spread(start + interval, window, num_frames[1])
+
+
+def tsn_bounds(total: int, num_frames: int) -> list[int]:
+    """The `num_frames + 1` bounds of the equal segments of a video in TSN (Wang et al., ECCV 2016)."""
+    _check_counts(total, num_frames)
+    segment = (total - 1) / num_frames
+    return [round(segment * i) for i in range(num_frames + 1)]  # halves go to the even number
+
+
+def tsn_train_clip(total: int, num_frames: int, rng: np.random.Generator) -> list[int]:
+    """One random frame of each of `num_frames` equal segments: the training clip of Something-Something v2.
+
+    Both bounds of a segment can be drawn, so neighbours can meet in one frame, as in the loaders of
+    TimeSformer, Motionformer, X-ViT and TIME.
+    """
+    bounds = tsn_bounds(total, num_frames)
+    return [int(i) for i in rng.integers(bounds[:-1], bounds[1:], endpoint=True)]
+
+
+def tsn_eval_clip(total: int, num_frames: int, *, at: Literal["middle", "start"] = "middle") -> list[int]:
+    """One fixed frame of each of `num_frames` equal segments: the evaluation clip of Something-Something v2.
+
+    The middles are the only clip of TimeSformer, Motionformer and TIME and the first of X-ViT's two; the
+    starts of the segments are X-ViT's second.
+    """
+    bounds = tsn_bounds(total, num_frames)
+    if at == "start":
+        return bounds[:-1]
+    if at == "middle":
+        return [(low + high) // 2 for low, high in pairwise(bounds)]
+    raise ValueError(f'at is "middle" or "start", got {at!r}')
+
+
+def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """The generator of sample `index` in `epoch`: the same in any worker, process or resumed run."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(epoch, index))))
+
+
+def replacement_index(seed: int, epoch: int, index: int, attempt: int, size: int) -> int:
+    """The index, below `size`, to read instead of `index`, by a hash of (seed, epoch, index).
+
+    Attempts 0 to `size - 2` visit each other index once, so no broken video is tried twice.
+    """
+    others = size - 1
+    if not 0 <= attempt < others:
+        raise ValueError(f"sample {index} has {others} others to replace it, got attempt={attempt}")
+    hashed = np.random.SeedSequence(seed, spawn_key=(epoch, index, 1))  # the 1 keeps it apart from sample_rng
+    first, stride = (int(word) % others for word in hashed.generate_state(2, np.uint64))
+    while math.gcd(stride, others) != 1:  # only a stride without a common divisor reaches all of them
+        stride += 1
+    other = (first + attempt * stride) % others
+    return other + (other >= index)
+
+
+def _spread(start: float, window: float, num_frames: int) -> list[int]:
+    """The frames nearest to `num_frames` positions spread evenly from `start` to `start + window - 1`."""
+    if num_frames == 1:
+        return [math.floor(start + (window - 1) / 2 + 0.5)]
+    return [math.floor(start + (window - 1) * i / (num_frames - 1) + 0.5) for i in range(num_frames)]
+
+
+def _random_start(total: int, window: float, rng: np.random.Generator) -> int:
+    """A frame from which `window` frames fit into the video, each equally likely."""
+    return int(rng.integers(math.floor(total - window) + 1))
+
+
+def _fit(total: int, num_frames: int, window: float | None) -> float:
+    """The window cut to the video, once all three numbers are known to be possible."""
+    _check_counts(total, num_frames)
+    if window is None:
+        return total
+    if not window >= 1:
+        raise ValueError(f"window is a number of frames, 1 or more, got {window}")
+    return min(window, total)
+
+
+def _check_counts(total: int, *num_frames: int) -> None:
+    if total < 1:
+        raise ValueError(f"a video has at least 1 frame to sample from, got total={total}")
+    if any(n < 1 for n in num_frames):
+        raise ValueError(f"a clip has at least 1 frame, got num_frames={', '.join(map(str, num_frames))}")

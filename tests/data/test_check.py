@@ -1,0 +1,189 @@
+import csv
+import hashlib
+import os
+import runpy
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+from PIL import Image
+from video_files import encode, moving_square
+
+from svt_zoo.data import check
+from svt_zoo.data.check import check_video, check_videos
+from svt_zoo.data.lists import Row, VideoList, read_list
+
+TOOL = str(Path(__file__).resolve().parents[2] / "tools" / "check_data.py")
+Grey = Callable[..., Path]
+
+
+@pytest.fixture
+def collection(grey_video: Grey, tmp_path: Path) -> Path:
+    """A folder with two sound videos, a copy of one of them, one cut short, and a list that names one more."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    shutil.copy(grey_video(20), folder / "a.mp4")
+    shutil.copy(grey_video(30, suffix=".mkv"), folder / "b.mkv")
+    shutil.copy(folder / "a.mp4", folder / "copy of a.mp4")
+    (folder / "cut.mp4").write_bytes(grey_video(40).read_bytes()[:-900])
+    names = ["a.mp4", "b.mkv", "copy of a.mp4", "cut.mp4", "gone.mp4"]
+    (folder / "list.csv").write_text("file,label\n" + "".join(f"{name},0\n" for name in names))
+    return folder
+
+
+def statuses(report: check.CheckReport) -> dict[str, str]:
+    return {os.path.basename(video.path): video.status for video in report.videos}
+
+
+def test_a_sound_file_is_described(grey_video: Grey) -> None:
+    path = grey_video(20, fps=10)
+    assert check_video((str(path), None)) == check.CheckedVideo(
+        path=str(path),
+        status="ok",
+        codec="h264",
+        container="mov",
+        width=64,
+        height=48,
+        frames=20,
+        fps=10.0,
+        duration=2.0,
+        bytes=path.stat().st_size,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
+
+
+def test_damage_near_the_end_is_found(tmp_path: Path) -> None:
+    path = encode(tmp_path / "damaged.mp4", moving_square(40))
+    data = bytearray(path.read_bytes())
+    end = data.index(b"moov") - 4  # the table behind the pictures stays whole
+    data[end - 600 : end] = bytes(600)
+    path.write_bytes(data)
+    found = check_video((str(path), None))
+    assert (found.status, found.codec, found.sha256) == ("broken", "h264", hashlib.sha256(data).hexdigest())
+    assert found.reason.startswith("packet ")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "empty", "text", "folder"])
+def test_what_is_no_video_is_broken(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "it.mp4"
+    {"pipe": os.mkfifo, "empty": Path.touch, "text": lambda p: p.write_text("hello"), "folder": Path.mkdir}[kind](path)
+    found = check_video((str(path), None))
+    assert found.status == "broken"
+    assert found.reason
+
+
+def test_a_url_that_cannot_be_fetched_is_missing(tmp_path: Path) -> None:
+    found = check_video((f"file://{tmp_path}/gone.mp4", None))
+    assert found.status == "missing"
+    assert "cannot be fetched" in found.reason
+
+
+def test_a_folder_of_frames_is_checked_image_by_image(tmp_path: Path) -> None:
+    for i in range(40):
+        Image.new("RGB", (64, 48), (i, i, i)).save(tmp_path / f"img_{i}.jpg")
+    found = check_video((str(tmp_path), None))
+    assert (found.status, found.codec, found.container, found.frames) == ("ok", "jpg", "folder", 40)
+    assert (found.width, found.height) == (64, 48)
+    assert check_video((str(tmp_path), 41)).reason == "holds 40 of the 41 frames that the list gives it"
+    Image.new("RGB", (32, 48)).save(tmp_path / "img_39.jpg")
+    assert "img_39.jpg is 32x48 after 64x48" in check_video((str(tmp_path), None)).reason
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_the_report_tells_what_is_broken_missing_and_there_twice(collection: Path, tmp_path: Path, suffix: str) -> None:
+    target = tmp_path / "out" / f"report{suffix}"
+    report = check_videos(read_list(collection / "list.csv"), target, workers=0)
+    if suffix == ".csv":
+        with open(target, newline="") as file:
+            rows = list(csv.DictReader(file))
+    else:
+        rows = pyarrow.parquet.read_table(target).to_pylist()
+    assert [row["status"] for row in rows] == ["ok", "ok", "ok", "broken", "missing"]
+    assert [row["duplicate_of"] or None for row in rows] == [None, None, str(collection / "a.mp4"), None, None]
+    assert [int(row["frames"]) for row in rows[:3]] == [20, 30, 20]
+    assert rows[3]["reason"]
+    assert report.summary().startswith("5 videos: 3 ok, 1 broken, 1 missing; 1 duplicates; 0.00 hours")
+    assert [video.status for video in report.bad] == ["broken", "missing"]
+
+
+def test_a_second_run_decodes_only_what_is_new_changed_or_was_not_sound(
+    collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grey_video: Grey
+) -> None:
+    target = tmp_path / "report.csv"
+    first = check_videos(read_list(collection / "list.csv"), target, workers=0)
+    seen: list[str] = []
+
+    def counting(task: tuple[str, int | None]) -> check.CheckedVideo:
+        seen.append(os.path.basename(task[0]))
+        return check_video(task)
+
+    monkeypatch.setattr(check, "check_video", counting)
+    second = check_videos(read_list(collection / "list.csv"), target, workers=0)
+    assert second == first
+    assert seen == ["cut.mp4", "gone.mp4"]
+    seen.clear()
+    shutil.copy(grey_video(10), collection / "gone.mp4")
+    shutil.copy(grey_video(15), collection / "a.mp4")
+    third = check_videos(read_list(collection / "list.csv"), target, workers=0)
+    assert seen == ["a.mp4", "cut.mp4", "gone.mp4"]
+    assert [video.duplicate_of for video in third.videos] == [None] * 5
+    seen.clear()
+    check_videos(read_list(collection / "list.csv"), target, workers=0, again=True)
+    assert len(seen) == 5
+
+
+def test_a_run_that_was_stopped_goes_on_where_it_was(
+    collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def stopping(task: tuple[str, int | None]) -> check.CheckedVideo:
+        seen.append(os.path.basename(task[0]))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return check_video(task)
+
+    monkeypatch.setattr(check, "check_video", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        check_videos(read_list(collection), tmp_path / "report.parquet", workers=0)
+    assert not (tmp_path / "report.parquet").exists()
+    with open(tmp_path / "report.parquet.jsonl", "a") as file:
+        file.write('{"key": ["half a li')  # as a kill may leave it
+    report = check_videos(read_list(collection), tmp_path / "report.parquet", workers=0)
+    assert seen == ["a.mp4", "b.mkv", "copy of a.mp4", "copy of a.mp4", "cut.mp4"]
+    assert statuses(report) == {"a.mp4": "ok", "b.mkv": "ok", "copy of a.mp4": "ok", "cut.mp4": "broken"}
+
+
+def test_a_file_that_a_list_names_twice_is_one_row(grey_video: Grey, tmp_path: Path) -> None:
+    path = str(grey_video(10))
+    videos = VideoList((Row(path, start_sec=0.0, end_sec=0.1), Row(path, start_sec=0.2, end_sec=0.3)))
+    assert len(check_videos(videos, tmp_path / "report.csv", workers=0).videos) == 1
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos = VideoList((Row("a.mp4"),))
+    with pytest.raises(ValueError, match=r"a \.parquet or \.csv file, got 'report\.txt'"):
+        check_videos(videos, "report.txt")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ValueError, match=r"needs pyarrow: pip install 'svt-zoo\[parquet\]', or name a \.csv file"):
+        check_videos(videos, tmp_path / "report.parquet")
+
+
+def test_the_tool_says_what_is_wrong_and_exits_so(
+    collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = runpy.run_path(TOOL)["main"]
+    argv = ["--report", str(tmp_path / "report.csv"), "--workers", "0"]
+    assert main([str(collection / "list.csv"), *argv]) == 1
+    out = capsys.readouterr().out
+    assert "5 videos: 3 ok, 1 broken, 1 missing" in out
+    assert f"broken: {collection / 'cut.mp4'}: " in out
+    (collection / "cut.mp4").unlink()
+    assert main([str(collection), *argv]) == 0
+    assert main([str(collection / "nothing"), *argv]) == 2
+    assert capsys.readouterr().err.startswith("error: ")

@@ -1,0 +1,138 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from svt_zoo.data.jobs import Journal, atomic, fingerprint, progress, run
+from svt_zoo.data.limits import VideoReadError
+
+
+def half(number: int) -> float:
+    if number < 0:
+        raise VideoReadError("a.mp4", "negative")
+    if number == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number / 2
+
+
+def test_tasks_run_here_without_workers() -> None:
+    assert [(done.task, done.result) for done in run(half, [2, 4], workers=0)] == [(2, 1.0), (4, 2.0)]
+
+
+def test_a_task_that_fails_or_kills_its_process_is_reported_and_the_others_go_on() -> None:
+    done = {one.task: one for one in run(half, [2, 0, -1, 4, 6], workers=2)}
+    assert {task: one.result for task, one in done.items()} == {2: 1.0, 0: None, -1: None, 4: 2.0, 6: 3.0}
+    assert done[-1].reason == "negative"
+    assert "died of SIGKILL" in done[0].reason
+
+
+def test_an_unforeseen_error_is_named_by_its_type() -> None:
+    (done,) = run(partial(int, base=10), ["x"], workers=0)
+    assert done.reason.startswith("ValueError: invalid literal")
+
+
+def test_a_negative_number_of_workers_is_refused() -> None:
+    with pytest.raises(ValueError, match="workers is a number of processes, or 0"):
+        next(run(half, [2], workers=-1))
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    program = f"""
+import os, sys, time
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from svt_zoo.data.jobs import run
+from test_jobs import sleep_long
+if __name__ == "__main__":
+    list(run(sleep_long, [{str(tmp_path / "pid")!r}], workers=1))
+"""
+    (tmp_path / "main.py").write_text(program)
+    parent = subprocess.Popen([sys.executable, str(tmp_path / "main.py")])
+    pid = 0
+    for _ in range(600):
+        if (tmp_path / "pid").exists() and (text := (tmp_path / "pid").read_text()):
+            pid = int(text)
+            break
+        time.sleep(0.1)
+    parent.kill()
+    parent.wait()
+    for _ in range(100):
+        if not _runs(pid):
+            return
+        time.sleep(0.1)
+    os.kill(pid, signal.SIGKILL)
+    pytest.fail("the worker outlived its parent by 10 s")
+
+
+def sleep_long(path: str) -> None:
+    Path(path).write_text(str(os.getpid()))
+    time.sleep(300)
+
+
+def _runs(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rsplit(") ", 1)[1][0] != "Z"
+
+
+def test_progress_passes_everything_on_and_logs_where_there_is_no_terminal(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "svt_zoo"):
+        done = list(progress(run(half, [2, -1, 4], workers=0), 3, is_good=lambda result: result > 1))
+    assert [one.result for one in done] == [1.0, None, 2.0]
+    assert caplog.messages == ["3 of 3 videos (100%), 2 failed, 0 s left"]
+
+
+def test_a_journal_passes_over_a_line_cut_short_by_a_kill(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    assert journal.read() == []
+    journal.append({"a": 1})
+    with open(journal.path, "a") as file:
+        file.write('{"a": 2')
+    assert journal.read() == [{"a": 1}]
+    journal.start(journal.read())
+    journal.append({"a": 3})
+    assert journal.read() == [{"a": 1}, {"a": 3}]
+
+
+def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "file"
+    with atomic(target) as part:
+        part.write_text("whole")
+        assert not target.exists()
+    assert target.read_text() == "whole"
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(KeyError, match="half-way"):
+        _fail_half_way(tmp_path / "file")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "old")]
+
+
+def _fail_half_way(target: Path) -> None:
+    with atomic(target) as part:
+        part.write_text("half")
+        raise KeyError("half-way")
+
+
+def test_a_folder_takes_the_place_of_another_and_of_what_a_kill_left(tmp_path: Path) -> None:
+    for name in ("frames", ".frames.part"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "old").touch()
+    with atomic(tmp_path / "frames") as part:
+        part.mkdir()
+        (part / "new").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["frames", "new"]
+
+
+def test_a_fingerprint_tells_of_a_change_in_a_file_or_below_a_folder(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    assert fingerprint(str(file)) == (0, 0)
+    file.write_text("12345")
+    before = fingerprint(str(file)), fingerprint(str(tmp_path))
+    assert before[0][0] == before[1][0] == 5
+    os.utime(file, ns=(0, 7))
+    assert fingerprint(str(file)) == fingerprint(str(tmp_path)) == (5, 7)
