@@ -1,0 +1,112 @@
+"""The recipe of a fine-tuning run: a network and a linear layer, trained on labels. Defaults are the SVT paper's."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .evaluation import ClipConfig, MultiviewConfig, RepeatConfig, ReportConfig
+from .options import DataConfig, ModelConfig, OptimConfig, RunConfig
+
+
+@dataclass(frozen=True)
+class FinetuneViewsConfig:
+    """The random clip of a training video: a random window, a random crop of a random scale, a flip.
+
+    Attributes:
+        short_side: pixels from and to which the short side is scaled before the crop; null is 1 to 1.25 times the
+            clip's `resize_size` (256 to 320).
+        hflip: probability of a horizontal flip; 0 where left and right matter.
+        policy: torchvision's RandAugment or AutoAugment, the same for all frames of a clip.
+        slow_fast: show the network a slow and a fast clip of the same window and crop (SVT section 3.4).
+    """
+
+    short_side: tuple[int, int] | None = None
+    hflip: float = 0.5
+    policy: Literal["none", "randaugment", "autoaugment"] = "none"
+    slow_fast: bool = True
+
+    def __post_init__(self) -> None:
+        if self.slow_fast and self.policy != "none":
+            raise ValueError(f"policy={self.policy} acts on one clip; set slow_fast to false")
+
+
+@dataclass(frozen=True)
+class ClassifyConfig:
+    """The objective, cross entropy; its regularisation is not in the paper and off.
+
+    Attributes:
+        label_smoothing: share of the target that is spread over all classes.
+        mixup: alpha of mixup; 0 is none. With `cutmix`, each batch draws one of the two.
+        cutmix: alpha of cutmix, the same box in all frames; 0 is none.
+    """
+
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+
+@dataclass(frozen=True)
+class FinetuneOptimConfig(OptimConfig):
+    """How the weights move, and for how long (SVT section 4.1: TimeSformer's training with these numbers).
+
+    Attributes:
+        name: the optimiser.
+        lr: peak learning rate.
+        lr_end: learning rate that the cosine runs to.
+        scale_lr: True takes `lr` for a batch of 256 and scales it with the batch.
+        epochs: length of the training.
+        warmup_epochs: epochs in which the learning rate rises from 0, linearly.
+        weight_decay: decay at the start; biases and norms have none.
+        weight_decay_end: decay that a cosine leads to.
+        betas: of AdamW.
+        momentum: of SGD.
+        clip_grad: largest norm of a gradient; null clips nothing.
+        clip_mode: "per_parameter" shortens each tensor's gradient by itself, "global" all by one factor.
+        accumulation: batches whose gradients make one step.
+        schedule: "steps" multiplies the learning rate by `factor` at each of the `milestones`; "cosine" runs to
+            `lr_end`.
+        milestones: epochs.
+        factor: of the learning rate, at a milestone.
+        layer_decay: the learning rate of a block is this times that of the next one; 1 is the same for all.
+    """
+
+    name: Literal["adamw", "sgd"] = "sgd"
+    lr: float = 5e-3
+    scale_lr: bool = False
+    epochs: int = 15
+    warmup_epochs: int = 0
+    weight_decay: float = 1e-4
+    weight_decay_end: float = 1e-4
+    clip_grad: float | None = None
+    clip_mode: Literal["per_parameter", "global"] = "global"
+    schedule: Literal["steps", "cosine"] = "steps"
+    milestones: tuple[float, ...] = (11.0, 14.0)
+    factor: float = 0.1
+    layer_decay: float = 1.0
+
+
+@dataclass(frozen=True)
+class FinetuneRecipe:
+    """One fine-tuning run and the test of what it gives.
+
+    Attributes:
+        init: where the backbone's weights come from: a row of `svt_zoo.list_weights()`, a file, an address, the
+            folder of a finished run, or "svt", "dino", "image_supervised", "random" for `model`.
+    """
+
+    init: str = "svt"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    views: FinetuneViewsConfig = field(default_factory=FinetuneViewsConfig)
+    classify: ClassifyConfig = field(default_factory=ClassifyConfig)
+    optim: FinetuneOptimConfig = field(default_factory=FinetuneOptimConfig)
+    multiview: MultiviewConfig = field(default_factory=MultiviewConfig)
+    repeat: RepeatConfig = field(default_factory=RepeatConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        if self.views.slow_fast and self.classify.cutmix:
+            raise ValueError(
+                f"classify.cutmix={self.classify.cutmix} cuts clips of one size; set views.slow_fast=false, or cutmix=0"
+            )

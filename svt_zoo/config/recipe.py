@@ -1,0 +1,128 @@
+"""A recipe: what one run is. Read from YAML, with `key=value` overrides, through the strict loader."""
+
+import dataclasses
+import inspect
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast, get_type_hints
+
+from .options import DataConfig, ModelConfig, OptimConfig, RunConfig, SVTConfig, ViewsConfig
+from .strict import ConfigError, build, said
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One run: what a file below `configs/` holds, which names only what differs from the paper's defaults.
+
+    Attributes:
+        init: where the backbone's weights come from: "dino" (DINO's ImageNet weights, as in the paper),
+            "image_supervised", "svt", "random", or a file, an address or a row of `svt_zoo.list_weights()`.
+    """
+
+    init: str = "dino"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    svt: SVTConfig = field(default_factory=SVTConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe of a pre-training: `read_recipe(Recipe, path, overrides)`."""
+    return read_recipe(Recipe, path, overrides)
+
+
+def read_recipe(cls: type[T], path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> T:
+    """Read a recipe of the kind `cls` and apply `key=value` overrides, such as `data.train=/videos`.
+
+    `_BASE_: other.yaml` at the top of a recipe takes that file's values first.
+
+    Raises:
+        ConfigError: a file that is no recipe, an unknown key, a wrong type, a value that is not allowed.
+    """
+    values = _read_yaml(path)
+    for override in overrides:
+        key, found, text = override.partition("=")
+        if not found or not key:
+            raise ConfigError(f"{override!r} is not of the form key=value, such as data.train=/videos")
+        _set(values, key.split("."), _parse(text), override)
+    return build(cls, values, source=str(path))
+
+
+def describe(cls: type[Any] = Recipe) -> str:
+    """All keys that a recipe can set, one a line, with what they take, their defaults and what they mean."""
+    return "\n".join(
+        f"  {key}={_shown(default)}  ({said(kind)})\n      {text}" for key, kind, default, text in _keys(cls, "")
+    )
+
+
+def _keys(cls: type[Any], prefix: str) -> Iterator[tuple[str, Any, Any, str]]:
+    hints, texts, defaults = get_type_hints(cls), attribute_texts(cls), cls()
+    for option in dataclasses.fields(cls):
+        kind = hints[option.name]
+        if dataclasses.is_dataclass(kind):
+            yield from _keys(cast(type[Any], kind), f"{prefix}{option.name}.")
+        else:
+            yield prefix + option.name, kind, getattr(defaults, option.name), texts[option.name]
+
+
+def attribute_texts(cls: type[Any]) -> dict[str, str]:
+    """What the docstring of `cls` says of each attribute, below `Attributes:`."""
+    section = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")[2]
+    texts: dict[str, str] = {}
+    for entry in re.split(r"\n(?=    \w)", section.rstrip()):
+        names, found, text = entry.partition(": ")
+        if found:
+            texts |= {name.strip(): " ".join(text.split()) for name in names.split(",")}
+    return texts
+
+
+def _shown(default: Any) -> str:
+    """A default as one writes it in YAML."""
+    if isinstance(default, tuple):
+        return f"[{','.join(map(_shown, default))}]"
+    return json.dumps(default) if default in (None, "") or isinstance(default, bool) else str(default)
+
+
+def _read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    import yaml
+    from fvcore.common.config import CfgNode  # asked for: torch.hub must not need it
+
+    if not os.path.isfile(path):
+        raise ConfigError(f"{path}: no such recipe")
+    try:
+        with open(path, encoding="utf-8") as file:
+            alone = yaml.safe_load(file)
+        if alone is None:
+            return {}  # nothing but comments: all defaults
+        if not isinstance(alone, dict):
+            raise ConfigError(f"{path}: not a recipe (sections of keys and values), but {alone!r}")
+        return dict(CfgNode.load_yaml_with_base(os.fspath(path), allow_unsafe=False))
+    except (yaml.YAMLError, OSError, UnicodeDecodeError, AssertionError, AttributeError, TypeError) as error:
+        raise ConfigError(f"{path}: not a recipe ({' '.join(str(error).split())})") from error
+
+
+def _parse(text: str) -> Any:
+    """The value of an override: numbers, lists, true and null are what they look like; a date stays a text."""
+    import yaml
+
+    try:
+        value = yaml.safe_load(text) if text else ""
+    except yaml.YAMLError:
+        return text
+    return value if value is None or isinstance(value, bool | int | float | list | dict) else text
+
+
+def _set(values: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
+    section = values
+    for key in keys[:-1]:
+        section = section.setdefault(key, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"{override!r}: {key} is a value, not a section")
+    section[keys[-1]] = value

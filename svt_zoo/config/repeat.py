@@ -1,0 +1,55 @@
+"""A recipe that is to be repeated over seeds and official splits becomes one recipe for each."""
+
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+from .evaluation import KNNRecipe, LinearRecipe, MultiviewRecipe
+from .finetune import FinetuneRecipe
+from .options import DataConfig
+from .strict import ConfigError
+
+R = TypeVar("R", KNNRecipe, LinearRecipe, MultiviewRecipe, FinetuneRecipe)
+_MARK = "{split}"
+
+
+def cases(recipe: R) -> list[R]:
+    """One recipe a split and seed, splits first; of several, each has a folder of its own in `run.output`.
+
+    Raises:
+        ConfigError: splits without {split} in the data's options, or the reverse.
+    """
+    marked = any(isinstance(value, str) and _MARK in value for value in vars(recipe.data).values())
+    if marked != bool(recipe.repeat.splits):
+        raise ConfigError(
+            "repeat.splits lists the numbers that take the place of {split} in data.train, data.val, data.where_train "
+            f"and data.where_val: both or neither; got repeat.splits={list(recipe.repeat.splits)}, "
+            f"data.train={recipe.data.train!r}, data.val={recipe.data.val!r}"
+        )
+    single = recipe.repeat.num_seeds == 1 and not recipe.repeat.splits
+    found = []
+    for split in recipe.repeat.splits or (None,):
+        for seed in range(recipe.run.seed, recipe.run.seed + recipe.repeat.num_seeds):
+            part = f"seed{seed}" if split is None else f"split{split}_seed{seed}"
+            output = recipe.run.output if single else f"{recipe.run.output}/{part}"
+            found.append(
+                replace(
+                    recipe,
+                    data=_of_split(recipe.data, split),
+                    report=replace(recipe.report, split=_split_name(recipe.report.split, split)),
+                    run=replace(recipe.run, seed=seed, output=output),
+                )
+            )
+    return found
+
+
+def _of_split(data: DataConfig, split: int | None) -> DataConfig:
+    texts: dict[str, Any] = {
+        option.name: value.replace(_MARK, str(split))
+        for option in fields(data)
+        if isinstance(value := getattr(data, option.name), str)
+    }
+    return data if split is None else replace(data, **texts)
+
+
+def _split_name(name: str, split: int | None) -> str:
+    return name if split is None else f"{name} {split}"

@@ -1,0 +1,134 @@
+"""Plain data become frozen dataclasses, strictly: what is unknown or of another type is an error of one line."""
+
+import dataclasses
+import difflib
+import math
+import re
+import types
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+class ConfigError(ValueError):
+    """A recipe or an override that cannot be used: one line with the place, the value and what is allowed."""
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as one level of keys: `{"data": {"train": "x"}}` becomes `{"data.train": "x"}`."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Keys in which two recipes, as plain data, differ: `data.train`, in the order of the first."""
+    a, b, absent = flatten(one), flatten(other), object()
+    return [key for key in {**a, **b} if a.get(key, absent) != b.get(key, absent)]
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain data, with lists for tuples: what `config.yaml` of a run holds, and `build` reads."""
+    plain: dict[str, Any] = {}
+    for option in dataclasses.fields(config):
+        value = getattr(config, option.name)
+        if dataclasses.is_dataclass(value):
+            value = to_dict(value)
+        plain[option.name] = list(value) if isinstance(value, tuple) else value
+    return plain
+
+
+def build(cls: type[T], values: Mapping[str, Any], *, source: str = "", path: str = "") -> T:
+    """Make the dataclass `cls` of plain data, strictly; `source` and `path` say in errors where the data stand.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type, a value that is not allowed, or one that the class refuses.
+    """
+    where = f"{source}: {path}" if source else path
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where or cls.__name__} must be a section of keys and values, got {values!r}")
+    hints = get_type_hints(cls)
+    names = [option.name for option in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    options = {}
+    for key, value in values.items():
+        full = f"{path}.{key}" if path else str(key)
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, n=1)
+            hint = f"; did you mean {full.removesuffix(str(key))}{near[0]}?" if near else ""
+            raise ConfigError(f"{source}: unknown key {full}{hint} (allowed: {', '.join(names)})")
+        options[key] = _convert(value, hints[key], source, full)
+    try:
+        return cls(**options)
+    except ValueError as error:
+        raise ConfigError(f"{source}: {path or cls.__name__}: {error}") from error
+
+
+def _convert(value: Any, kind: Any, source: str, path: str) -> Any:
+    """`value` as the type `kind`: no rounding, no guessing, but 1e-3, which YAML takes for a text."""
+    if dataclasses.is_dataclass(kind):
+        return build(kind, value, source=source, path=path)  # type: ignore[arg-type]
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        errors = []
+        for one in args:
+            if one is not type(None):
+                try:
+                    return _convert(value, one, source, path)
+                except ConfigError as error:
+                    errors.append(error)
+        raise errors[0]
+    if origin is Literal:
+        if value in args:
+            return value
+        raise ConfigError(f"{source}: {path} must be one of {', '.join(map(str, args))}, got {value!r}")
+    if origin is tuple:
+        if isinstance(value, list | tuple) and (args[-1] is Ellipsis or len(value) == len(args)):
+            kinds = args[:1] * len(value) if args[-1] is Ellipsis else args
+            return tuple(
+                _convert(v, k, source, f"{path}[{i}]") for i, (v, k) in enumerate(zip(value, kinds, strict=True))
+            )
+    elif origin is dict:
+        if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+            return {key: _convert(item, args[1], source, f"{path}.{key}") for key, item in value.items()}
+    elif kind is float:
+        number = _number(value)
+        if number is not None:
+            return number
+    elif kind is Any or type(value) is kind:
+        return value
+    raise ConfigError(f"{source}: {path} must be {said(kind)}, got {value!r}")
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, also where YAML saw a text: 1e-3 has no dot."""
+    if isinstance(value, str):
+        return float(value) if _NUMBER.fullmatch(value) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def said(kind: Any) -> str:
+    """A type in words, for an error or a help text."""
+    if get_origin(kind) is dict:
+        return "a section of keys and values"
+    if get_origin(kind) is tuple:
+        args = get_args(kind)
+        if get_origin(args[0]) is Literal:
+            return f"a list of {said(args[0])}"
+        count = "" if args[-1] is Ellipsis else f"{len(args)} "
+        return f"a list of {count}{said(args[0]).split(' ')[-1]}s"
+    if get_origin(kind) in (Union, types.UnionType):
+        return " or ".join(said(one) for one in get_args(kind))
+    if get_origin(kind) is Literal:
+        return ", ".join(map(str, get_args(kind)))
+    return _WORDS.get(kind, str(kind))

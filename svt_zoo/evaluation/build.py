@@ -1,0 +1,246 @@
+"""From a recipe to results: the only part of evaluation that sees a whole recipe."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+
+from .. import distributed
+from ..config import (
+    ClipConfig,
+    EvaluationRecipe,
+    FinetuneRecipe,
+    KNNRecipe,
+    LinearRecipe,
+    MultiviewRecipe,
+    ReportConfig,
+    cases,
+    to_dict,
+)
+from ..data.build import evaluation_list, training_list
+from ..data.lists import VideoList
+from ..hub.loading import WEIGHTS_NAME
+from ..hub.starts import FINAL_NAME, STARTS, load_start
+from ..hub.weights import ClipSpec
+from ..models import Classifier, ZooModel
+from .metrics import summarise
+from .prepare import choose_device, choose_dtype
+from .protocols import Extractor, Outcome, knn_protocol, linear_protocol, multiview_protocol, write_outcome
+from .results import Result, provenance, write_result
+
+R = TypeVar("R", KNNRecipe, LinearRecipe, MultiviewRecipe)
+
+# SVT's own evaluation, of weights that do not say theirs: 8 x 32 frames, 0.45 and 0.225 for all colours.
+_CLIP = ClipSpec(8, 32, 256, 224, (0.45,) * 3, (0.225,) * 3)
+
+
+class Evaluated(NamedTuple):
+    """One split with one seed: where its files lie, the evaluation list, what was found."""
+
+    split: str
+    seed: int
+    folder: Path
+    videos: VideoList
+    outcomes: list[Outcome]
+
+    def outcome(self, protocol: str) -> Outcome:
+        """The outcome of a protocol."""
+        return next(outcome for outcome in self.outcomes if outcome.protocol == protocol)
+
+
+def evaluate_knn(recipe: KNNRecipe) -> list[Result]:
+    """Nearest neighbours as the recipe says: one result a number of neighbours (and split), and their files.
+
+    Raises:
+        ConfigError: a recipe that cannot be run.
+        WeightsError: the weights cannot be had.
+        ListError: a list cannot be read.
+        ValueError: training and evaluation share videos, or there is nothing to count.
+    """
+
+    def run(case: KNNRecipe, extractor: Extractor) -> tuple[VideoList, list[Outcome]]:
+        train, val = _lists(case)
+        options = {name: getattr(case.knn, name) for name in case.knn.__dataclass_fields__}
+        return val, knn_protocol(extractor, train, val, seed=case.run.seed, **options)
+
+    return _run(recipe, run)
+
+
+def evaluate_linear(recipe: LinearRecipe) -> list[Result]:
+    """A linear probe as the recipe says: one result (a split), and its files. Raises as `evaluate_knn`."""
+
+    def run(case: LinearRecipe, extractor: Extractor) -> tuple[VideoList, list[Outcome]]:
+        train, val = _lists(case)
+        options = {name: getattr(case.linear, name) for name in case.linear.__dataclass_fields__}
+        return val, [linear_protocol(extractor, train, val, seed=case.run.seed, **options)]
+
+    return _run(recipe, run)
+
+
+def evaluate_classifier(recipe: MultiviewRecipe) -> list[Result]:
+    """The multi-view test of a classifier as the recipe says. Raises as `evaluate_knn`."""
+
+    def run(case: MultiviewRecipe, extractor: Extractor) -> tuple[VideoList, list[Outcome]]:
+        val = evaluation_list(case.data, classes=extractor.network.meta.get("categories"))
+        return val, [multiview_protocol(extractor, val, views=case.multiview.views, pool=case.multiview.pool)]
+
+    return _run(recipe, run, num_classes=None)
+
+
+def _run(
+    recipe: R, evaluate: Callable[[R, Extractor], tuple[VideoList, list[Outcome]]], *, num_classes: int | None = 0
+) -> list[Result]:
+    """Evaluate each split with each seed, write what was found, and the results."""
+    each = cases(recipe)
+    device = distributed.init(choose_device(recipe.run.device))
+    try:
+        done = []
+        for case in each:
+            network = load_network(case, num_classes=num_classes)
+            extractor = Extractor(
+                network=network,
+                folder=Path(case.run.output) / "features",
+                device=device,
+                dtype=choose_dtype(recipe.run.dtype, device),
+                batch_size=case.data.batch_size,
+                num_workers=case.data.num_workers,
+            )
+            videos, outcomes = evaluate(case, extractor)
+            done.append(Evaluated(case.report.split, case.run.seed, Path(case.run.output), videos, outcomes))
+        name = name_of(recipe.init, recipe.model.name)
+        return write_results(done, recipe.report, name=name, recipe=to_dict(recipe), device=device)
+    finally:
+        distributed.shutdown()
+
+
+def load_network(recipe: EvaluationRecipe | FinetuneRecipe, *, num_classes: int | None = 0) -> ZooModel:
+    """The network of a recipe, with the clip that it is shown in its `meta`; the seed draws random weights.
+
+    Raises:
+        ValueError: no such start.
+        WeightsError: the weights cannot be had.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.run.seed)
+        network = load_start(
+            recipe.init,
+            model=recipe.model.name,
+            options=recipe.model.options,
+            num_classes=num_classes,
+            progress=distributed.is_main(),
+        )
+    said = network.meta.get("clip")
+    clip = asdict(choose_clip(ClipSpec(**said) if said else None, recipe.clip, network))
+    network.meta = {**network.meta, "clip": clip}
+    if isinstance(network, Classifier):
+        network.backbone.meta = {**network.backbone.meta, "clip": clip}
+    return network
+
+
+def choose_clip(said: ClipSpec | None, asked: ClipConfig, network: ZooModel) -> ClipSpec:
+    """The clip to evaluate with: what the weights say, or SVT's at the network's own size, as a recipe changes it."""
+    if said is None:
+        backbone = network.backbone if isinstance(network, Classifier) else network
+        size = backbone.meta.get("model_kwargs", {}).get("img_size", _CLIP.crop_size)
+        said = _CLIP.resized(getattr(backbone, "num_frames", _CLIP.num_frames), size)
+    clip = said.resized(asked.num_frames or said.num_frames, asked.crop_size or said.crop_size)
+    if asked.sampling_rate is not None:
+        clip = replace(clip, sampling_rate=None if asked.sampling_rate == "segments" else asked.sampling_rate)
+    options = {name: getattr(asked, name) for name in ("resize_size", "mean", "std")}
+    return replace(clip, **{name: value for name, value in options.items() if value is not None})
+
+
+def write_results(
+    done: Sequence[Evaluated], report: ReportConfig, *, name: str, recipe: dict[str, Any], device: torch.device
+) -> list[Result]:
+    """Write the files of each evaluation and, for each protocol that all have, one result a split, its seeds' mean.
+
+    Of several splits there is one more, their mean. Only the main process writes.
+
+    Args:
+        done: the evaluations.
+        report: what the results say of themselves.
+        name: of what was evaluated, if `report` does not say it.
+        recipe: the resolved recipe as plain data.
+        device: on which it was computed.
+
+    Returns:
+        The results, as they were written; none in other processes.
+    """
+    splits = list(dict.fromkeys(one.split for one in done))
+    groups = {split: [one for one in done if one.split == split] for split in splits}
+    if len(splits) > 1:
+        groups[f"mean of {', '.join(splits)}"] = list(done)
+    results = []
+    by_protocol = [{outcome.protocol: outcome for outcome in one.outcomes} for one in done]
+    for protocol in [name for name in by_protocol[0] if all(name in found for found in by_protocol)]:
+        for split, group in groups.items():
+            results.append(
+                Result(
+                    name=report.name or name,
+                    protocol=protocol,
+                    dataset=report.dataset or Path(recipe["data"]["val"]).stem,
+                    split=split,
+                    **_counted(group, protocol),
+                    recipe={**recipe, "cases": [_noted(one, protocol) for one in group]},
+                    **provenance(device),
+                )
+            )
+    if not distributed.is_main():
+        return []
+    for one in done:
+        for outcome in one.outcomes:
+            write_outcome(outcome, one.folder, classes=one.videos.classes)
+    for result in results:
+        write_result(result, report.folder)
+    return results
+
+
+def _counted(group: Sequence[Evaluated], protocol: str) -> dict[str, Any]:
+    """Mean metrics, and on how many videos: each split counts once, however many seeds."""
+    splits = {one.split: one for one in group}.values()
+    hashes = [one.videos.sha256 for one in splits]
+    return {
+        "metrics": summarise([one.outcome(protocol).metrics() for one in group]),
+        "n": sum(len(one.outcome(protocol).videos.names) for one in splits),
+        "n_missing": sum(len(one.outcome(protocol).videos.missing) for one in splits),
+        "list_sha256": hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest(),
+    }
+
+
+def _noted(one: Evaluated, protocol: str) -> dict[str, Any]:
+    """One seed of one split by itself, for the result's recipe."""
+    outcome = one.outcome(protocol)
+    return {"split": one.split, "seed": one.seed, "top1": outcome.metrics()["top1"], **outcome.notes}
+
+
+def name_of(init: str, model: str) -> str:
+    """What a result calls the network that `init` names: a row, a run's folder, a file without its suffix."""
+    if init in ("random", *STARTS):
+        return f"{model} {init}"
+    path = Path(init)
+    if path.name in (FINAL_NAME, WEIGHTS_NAME):
+        path = path.parent
+    return path.stem if path.suffix in (".pth", ".pt", ".bin", ".safetensors") else path.name
+
+
+def describe_result(result: Result) -> str:
+    """A result in a line: accuracies with their 95 % intervals or deviations over runs, and what is missing."""
+    parts = []
+    for metric in ("top1", "top5", "mean_class"):
+        if metric in result.metrics:
+            low, high = result.metrics[f"{metric}_low"], result.metrics[f"{metric}_high"]
+            spread = f", std {result.metrics[f'{metric}_std']:.1f}" if f"{metric}_std" in result.metrics else ""
+            parts.append(f"{metric} {result.metrics[metric]:.1f} ({low:.1f} to {high:.1f}{spread})")
+    counted = f"{result.n} videos" + (f", {result.n_missing} missing" if result.n_missing else "")
+    place = f"{result.name}, {result.protocol}, {result.dataset} {result.split}"
+    return f"{place}: {', '.join(parts)}; {counted}"
+
+
+def _lists(recipe: KNNRecipe | LinearRecipe) -> tuple[VideoList, VideoList]:
+    """Training and evaluation videos, which share none."""
+    train = training_list(recipe.data, seed=recipe.run.seed)
+    return train, evaluation_list(recipe.data, classes=train.classes)

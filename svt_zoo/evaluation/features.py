@@ -1,0 +1,253 @@
+"""Features of a list of videos: the same whoever computes them, in one process or many, at once or in several goes."""
+
+import copy
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from .. import distributed
+from ..batch import Batch, Failure
+from ..data.datasets import VideoDataset, Views
+from ..data.lists import VideoList
+from ..data.loader import collate
+from ..models import Features, ZooModel
+from .results import write_atomically
+from .views import describe_views, parse_views
+
+Pool = Literal["mean", "sum", "none"]
+
+
+class Extracted(NamedTuple):
+    """What a network says of the videos of a list, in the list's order, without those that cannot be read.
+
+    `features` is float32 (N, D), or (N, V, D) of V views that were not pooled; `labels` int64 (N,), -1 for none;
+    `names` the path of each, `video_index` its row in the list, int64 (N,); `missing` are the videos that could not be
+    read.
+    """
+
+    features: Tensor
+    labels: Tensor
+    names: list[str]
+    video_index: Tensor
+    missing: list[Failure]
+
+
+def extract(
+    model: ZooModel,
+    videos: VideoList,
+    *,
+    views: str | Views = "1x1",
+    pool: Pool = "mean",
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+    batch_size: int = 8,
+    num_workers: int = 0,
+    seed: int = 0,
+    output: str | os.PathLike[str] | None = None,
+    shard_size: int = 64,
+    rank: int | None = None,
+    world_size: int | None = None,
+    progress: bool = True,
+) -> Extracted:
+    """Features of all videos of a list by a backbone, or logits by a `Classifier`; the model itself stays as it is.
+
+    With an `output` folder, what is done is kept there in shards, and the same call goes on where a killed one was,
+    also with another number of processes. Several processes share the work and the folder, one shard after the other;
+    those of one torch.distributed group wait for each other and each returns all features.
+
+    Args:
+        model: a backbone, or a classifier (pass its `backbone` for features).
+        videos: the list.
+        views: "3x1" (crops x clips) or "slow-fast 3x1" of the model's own transform, or views of your own.
+        pool: "mean" of all views, or "sum": views of one shape averaged, shapes added up (of slow and fast ones), or
+            "none": each view by itself.
+        device: by default the GPU if there is one.
+        dtype: what the network computes in.
+        batch_size: videos that are read and computed at once, at most `shard_size`; view by view.
+        num_workers: processes that read videos; 0 reads in this one.
+        seed: of views that are drawn (`RandomClips`).
+        output: folder of the shards; without, nothing is kept.
+        shard_size: videos of a shard.
+        rank, world_size: number of this process, and how many share the work; by default those of torchrun's group.
+        progress: show a bar with the time left, on a terminal.
+
+    Raises:
+        ValueError: the folder holds features of other videos, weights or views; several processes without a folder.
+        FileNotFoundError: processes that share the work without torch.distributed have not finished theirs.
+    """
+    rank = distributed.rank() if rank is None else rank
+    world_size = distributed.world_size() if world_size is None else world_size
+    if not 0 <= rank < world_size or (world_size > 1 and output is None) or min(batch_size, shard_size) < 1:
+        raise ValueError(
+            "needs 0 <= rank < world_size, an output folder for several processes, batch_size and shard_size from 1; "
+            f"got rank={rank}, world_size={world_size}, {output=}, {batch_size=}, {shard_size=}"
+        )
+    made = parse_views(views, model.transforms()) if isinstance(views, str) else views
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    settings = {"list_sha256": videos.sha256, "weights_sha256": _weights_sha256(model), "views": describe_views(made)}
+    settings |= {"pool": pool, "dtype": str(dtype), "seed": str(seed), "shard_size": str(shard_size)}
+    dataset = VideoDataset(videos, made, train=False, seed=seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(output or scratch)
+        _claim(folder, settings)
+        mine = sorted(_shards(len(videos), shard_size).items())[rank::world_size]
+        todo = {_path(folder, n): _split(rows, batch_size) for n, rows in mine if not _path(folder, n).exists()}
+        network = copy.deepcopy(model).to(device=device, dtype=dtype).eval()
+        batches = _batches(dataset, todo.values(), num_workers, device, progress and rank == 0)
+        for path, parts in todo.items():
+            _write(path, [_compute(network, next(batches), pool, device, dtype) for _ in parts])
+        distributed.barrier()
+        return read_features(folder, videos)
+
+
+def read_features(folder: str | os.PathLike[str], videos: VideoList) -> Extracted:
+    """Read what `extract` left in its `output` folder for this list.
+
+    Raises:
+        FileNotFoundError: shards are missing; names how many.
+        ValueError: the folder belongs to another list, or a shard is damaged.
+    """
+    folder = Path(folder)
+    settings = json.loads((folder / "settings.json").read_text())
+    if settings["list_sha256"] != videos.sha256:
+        raise ValueError(
+            f"{folder} holds features of another list (sha256 {settings['list_sha256']}, not {videos.sha256})"
+        )
+    paths = [_path(folder, shard) for shard in sorted(_shards(len(videos), int(settings["shard_size"])))]
+    if absent := [path for path in paths if not path.exists()]:
+        raise FileNotFoundError(
+            f"{len(absent)} of {len(paths)} shards are not in {folder} yet, the first is {absent[0].name}; "
+            "run extract again, or read_features once all processes have finished"
+        )
+    features, indices, missing = [], [], []
+    for path in paths:
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                features.append(file.get_tensor("features"))
+                indices.append(file.get_tensor("video_index"))
+                missing += [Failure(*failure) for failure in json.loads(file.metadata()["failures"])]
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{path} is damaged ({error}); delete it and run extract again") from error
+    shapes = [part for part in features if len(part)]
+    index = torch.cat(indices)
+    rows = [videos.rows[i] for i in index.tolist()]
+    return Extracted(
+        features=torch.cat(shapes) if shapes else torch.empty(0, 0),
+        labels=torch.tensor([-1 if row.label is None else row.label for row in rows], dtype=torch.int64),
+        names=[row.path for row in rows],
+        video_index=index,
+        missing=missing,
+    )
+
+
+def view_features(network: ZooModel, views: Sequence[Tensor], pool: Pool = "mean") -> Tensor:
+    """What a network says of the views of B videos, pooled: (B, D), or (B, V, D) for "none"; with gradients.
+
+    Args:
+        network: a backbone, of which class features are taken, or a classifier.
+        views: V tensors (B, C, T, H, W); T, H and W may differ from view to view, as of slow and fast clips.
+        pool: as of `extract`.
+    """
+    outputs = [network(view) for view in views]
+    rows = [output.cls if isinstance(output, Features) else output for output in outputs]
+    if pool == "none":
+        return torch.stack(rows, dim=1)  # (B, V, D)
+    if pool == "mean":
+        return torch.stack(rows).mean(dim=0)  # (B, D)
+    if pool != "sum":
+        raise ValueError(f'pool is "mean", "sum" or "none", got {pool!r}')
+    shapes = dict.fromkeys(tuple(view.shape) for view in views)
+    groups = [[row for row, view in zip(rows, views, strict=True) if tuple(view.shape) == shape] for shape in shapes]
+    return torch.stack([torch.stack(group).mean(dim=0) for group in groups]).sum(dim=0)  # (B, D)
+
+
+class _Part(NamedTuple):
+    """Features (B, D) of a batch and its rows in the list; (0, 0) of one whose videos are all missing."""
+
+    features: Tensor
+    video_index: Tensor
+    failures: list[Failure]
+
+
+def _batches(
+    dataset: VideoDataset, shards: Iterable[list[range]], num_workers: int, device: torch.device, progress: bool
+) -> Iterator[Batch]:
+    """The batches of the shards, one after the other, in order."""
+    rows = [list(part) for parts in shards for part in parts]
+    loader: DataLoader[Any] = DataLoader(
+        dataset, batch_sampler=rows, collate_fn=collate, num_workers=num_workers, pin_memory=device.type == "cuda"
+    )
+    yield from tqdm(loader, unit="batch", disable=None if progress else True)
+
+
+def _compute(network: ZooModel, batch: Batch, pool: Pool, device: torch.device, dtype: torch.dtype) -> _Part:
+    features = torch.empty(0, 0)
+    if len(batch):
+        with torch.inference_mode():
+            views = [view.to(device=device, dtype=dtype, non_blocking=True) for view in batch.views]
+            features = view_features(network, views, pool).float().cpu()
+    return _Part(features, batch.video_index, batch.failures)
+
+
+def _write(path: Path, parts: Sequence[_Part]) -> None:
+    """Write a shard: the features of its batches, and what could not be read."""
+    features = [part.features for part in parts if len(part.features)]
+    failures = [failure for part in parts for failure in part.failures]
+    tensors = {
+        "features": torch.cat(features) if features else torch.empty(0, 0),
+        "video_index": torch.cat([part.video_index for part in parts]),
+    }
+    write_atomically(path, safetensors.torch.save(tensors, metadata={"failures": json.dumps(failures)}))
+
+
+def _claim(folder: Path, settings: dict[str, str]) -> None:
+    """Say in the folder what its features are of, unless it says so already.
+
+    Raises:
+        ValueError: it says something else.
+    """
+    path = folder / "settings.json"
+    if not path.exists():
+        write_atomically(path, json.dumps(settings, indent=2).encode())
+        return
+    found = json.loads(path.read_text())
+    different = [
+        f"{name} was {found.get(name)}, is {value}" for name, value in settings.items() if found.get(name) != value
+    ]
+    if different:
+        raise ValueError(f"{folder} holds other features: {'; '.join(different)}; choose another output folder")
+
+
+def _weights_sha256(model: ZooModel) -> str:
+    """Hash of everything that decides what a model says: architecture, names and values of its tensors."""
+    architecture = [type(model).__name__, model.meta.get("model"), model.meta.get("model_kwargs")]
+    digest = hashlib.sha256(json.dumps(architecture, default=str).encode())
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _shards(size: int, shard_size: int) -> dict[int, range]:
+    """Rows of the list in each shard."""
+    return {n: range(n * shard_size, min((n + 1) * shard_size, size)) for n in range(math.ceil(size / shard_size))}
+
+
+def _split(rows: range, size: int) -> list[range]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _path(folder: Path, shard: int) -> Path:
+    return folder / f"features_{shard:06d}.safetensors"

@@ -1,0 +1,174 @@
+"""What an evaluation found, as files: one JSON of numbers and where they come from, one table of predictions."""
+
+import csv
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """The numbers of one evaluation and all that is needed to judge and to repeat them.
+
+    Attributes:
+        name: what was evaluated: a row of the zoo, a run.
+        protocol: how, as "knn 20", "linear, 3x1 views".
+        dataset, split: on which videos; `list_sha256` is the hash of their list.
+        metrics: by name, accuracies in percent.
+        n: videos that were counted.
+        n_missing: videos of the list that could not be read and are not counted.
+        command: the command line.
+        recipe: the resolved recipe, or what else was set.
+        commit: of this project, with "+changes" if files differed from it; blank outside a checkout.
+        device: name of the processor or GPU.
+        versions: of the packages that numbers depend on.
+    """
+
+    name: str
+    protocol: str
+    dataset: str
+    split: str
+    list_sha256: str
+    metrics: dict[str, float]
+    n: int
+    n_missing: int
+    command: str = ""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    commit: str = ""
+    device: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def provenance(device: torch.device | str) -> dict[str, Any]:
+    """The fields `command`, `commit`, `device` and `versions` of a `Result` made here and now."""
+    device = torch.device(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    versions = {"python": platform.python_version()}
+    for package in ("svt-zoo", "torch", "torchvision", "av", "numpy"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = ""  # a checkout on the path, not installed
+    command = " ".join(("python", *sys.argv))
+    return {"command": command, "commit": _commit(), "device": f"{device.type}: {name}", "versions": versions}
+
+
+def write_result(result: Result, folder: str | os.PathLike[str] = "results") -> Path:
+    """Write `<name>-<protocol>-<dataset>-<split>.json` into `folder`, replacing an older one at once.
+
+    Raises:
+        ValueError: a metric is not a finite number.
+    """
+    words = (result.name, result.protocol, result.dataset, result.split)
+    path = Path(folder) / ("-".join(re.sub(r"[^\w.]+", "_", word).strip("_") for word in words if word) + ".json")
+    text = json.dumps(asdict(result), indent=2, allow_nan=False, default=str)
+    write_atomically(path, f"{text}\n".encode())
+    return path
+
+
+def read_result(path: str | os.PathLike[str]) -> Result:
+    """Read what `write_result` wrote.
+
+    Raises:
+        ValueError: the file is no result; names the file and what is wrong.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        return Result(**content)
+    except (ValueError, TypeError) as error:
+        known = ", ".join(item.name for item in fields(Result))
+        raise ValueError(f"{os.fspath(path)} is no result ({error}); its fields are {known}") from error
+
+
+def write_predictions(
+    path: str | os.PathLike[str],
+    names: Sequence[str],
+    labels: Tensor,
+    scores: Tensor,
+    *,
+    classes: Sequence[str] = (),
+    top: int = 5,
+) -> Path:
+    """Write a table with one row a video: `file`, `label`, `class`, and `top1`, `top1_class`, `top1_score`, ...
+
+    As Parquet, if the path ends in `.parquet` and pyarrow is installed; otherwise as CSV, with that suffix.
+
+    Args:
+        path: file to write.
+        names: path of each video.
+        labels: (N,), -1 where there is none.
+        scores: (N, K), votes, logits or probabilities.
+        classes: names of the classes; without, the columns of names stay empty.
+        top: so many best classes a video.
+
+    Returns:
+        the path that was written.
+    """
+    best = scores.topk(min(top, scores.shape[1]))
+
+    def names_of(numbers: list[int]) -> list[str]:
+        return [classes[number] if classes and number >= 0 else "" for number in numbers]
+
+    columns: dict[str, list[Any]] = {
+        "file": list(names),
+        "label": labels.tolist(),
+        "class": names_of(labels.tolist()),
+    }
+    for place in range(best.indices.shape[1]):
+        numbers = best.indices[:, place].tolist()
+        columns[f"top{place + 1}"] = numbers
+        columns[f"top{place + 1}_class"] = names_of(numbers)
+        columns[f"top{place + 1}_score"] = best.values[:, place].tolist()
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ImportError:
+            path = path.with_suffix(".csv")
+            _log.warning("pyarrow is not installed (pip install svt-zoo[parquet]): writing %s instead", path)
+        else:
+            pyarrow.parquet.write_table(pyarrow.table(columns), path)
+            return path
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+    return path
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file that at any instant either is whole or is not there; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_bytes(content)
+    unfinished.replace(path)
+
+
+def _commit() -> str:
+    """Commit of the checkout that this file belongs to, or a blank."""
+    package = Path(__file__).resolve().parents[1]
+    git = ("git", "-C", str(package))
+    try:
+        # `ls-files` fails where the package lies, installed, inside somebody else's checkout.
+        subprocess.run([*git, "ls-files", "--error-unmatch", "__init__.py"], capture_output=True, check=True)
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head.stdout.strip() + ("+changes" if changed.stdout.strip() else "")

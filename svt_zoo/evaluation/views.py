@@ -1,0 +1,178 @@
+"""A video's evaluation views: clips spread over time, crops spread over space, slow and fast clips of one network."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.datasets import EvalViews, Indices, Views
+from ..data.transforms import EvalTransform, crop_and_resize, random_short_side_box
+from ..data.video import open_video
+
+
+def load_views(path: str | Path, transform: EvalTransform, *, num_crops: int = 1, num_clips: int = 1) -> Tensor:
+    """All evaluation views of one video, decoded once: (num_clips * num_crops, 3, T, H, W), a clip's crops together.
+
+    One clip is the video's centre, several are spread evenly over it; one crop is the centre, three are left, centre
+    and right (top, centre and bottom of an upright video). "crops x clips", as 3x1, is the order of the literature.
+
+    Raises:
+        VideoReadError: the file cannot be read.
+    """
+    with open_video(path) as video:
+        clips = [
+            transform.clip_indices(video.num_frames, fps=video.fps, clip=clip, num_clips=num_clips)
+            for clip in range(num_clips)
+        ]
+        frames = video.frames_at([index for clip in clips for index in clip])
+    return torch.stack(
+        [
+            transform(part, crop=crop, num_crops=num_crops)
+            for part in frames.split(transform.num_frames)
+            for crop in range(num_crops)
+        ]
+    )
+
+
+def fast_transform(slow: EvalTransform, *, num_frames: int = 64, crop_size: int = 96) -> EvalTransform:
+    """The transform of more and smaller frames that cover the same seconds and the same part of the picture.
+
+    Of 8 x 32 at 224 pixels it makes 64 x 4 at 96 pixels (SVT, section 3.4, names 64 frames but not their distance).
+    """
+    rate = slow.sampling_rate
+    return EvalTransform(
+        num_frames=num_frames,
+        sampling_rate=None if rate is None else rate * slow.num_frames / num_frames,
+        crop_size=crop_size,
+        resize_size=round(slow.resize_size * crop_size / min(slow.crop_size)),
+        mean=slow.mean,
+        std=slow.std,
+        channel_order=slow.channel_order,
+        fps=slow.fps,
+    )
+
+
+class SlowFastViews:
+    """Slow clips (few large frames) and fast clips (many small ones) of the same windows, for one and the same network.
+
+    First all views of the slow transform, then all of the fast one; `extract` averages or sums what the network says of
+    both (SVT, section 3.4).
+
+    Args:
+        slow: the network's own transform.
+        fast: by default `fast_transform(slow)`.
+        num_clips, num_crops: of either, as of `EvalViews`.
+    """
+
+    def __init__(
+        self, slow: EvalTransform, fast: EvalTransform | None = None, *, num_clips: int = 1, num_crops: int = 3
+    ) -> None:
+        fast = fast or fast_transform(slow)
+        self.paths = [_eval_views(transform, num_clips, num_crops) for transform in (slow, fast)]
+
+    def indices(self, total: int, fps: float, rng: np.random.Generator) -> Indices:
+        """Frame numbers of the slow views, then of the fast ones; nothing is drawn."""
+        return [view for path in self.paths for view in path.indices(total, fps, rng)]
+
+    def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> tuple[list[Tensor], list[Any]]:
+        """Float views (3, T, H, W) of two shapes, without parameters."""
+        half = len(places) // 2
+        slow, fast = self.paths
+        return slow.make(frames, places[:half], rng)[0] + fast.make(frames, places[half:], rng)[0], []
+
+
+class RandomClips:
+    """Random clips as a linear probe trains on: random window, random crop of a random scale, flip (SVT's evaluation).
+
+    The short side becomes 1 to 1.25 times the transform's `resize_size` (256 to 320 pixels). What is drawn follows
+    from the dataset's seed and the video's number, so the features of several clips can be kept and learned from.
+
+    Args:
+        transform: of the network; its crop must be square.
+        num_clips: clips of each video.
+        flip: probability of a horizontal flip; 0 where left and right differ in meaning.
+        fast: transform of fast clips, if the network shall see them too: of the same windows, crops and flips.
+
+    Raises:
+        ValueError: a crop is not square.
+    """
+
+    def __init__(
+        self, transform: EvalTransform, *, num_clips: int = 1, flip: float = 0.5, fast: EvalTransform | None = None
+    ) -> None:
+        self.transforms = [transform] if fast is None else [transform, fast]
+        self.num_clips = num_clips
+        self.flip = flip
+        for given in self.transforms:
+            if given.crop_size[0] != given.crop_size[1]:
+                raise ValueError(f"random clips need a square crop, got crop_size={given.crop_size}")
+
+    def indices(self, total: int, fps: float, rng: np.random.Generator) -> Indices:
+        """Frame numbers of all clips; of each first the slow view, then the fast one."""
+        views: list[list[int]] = []
+        for _ in range(self.num_clips):
+            seed = int(rng.integers(2**32))
+            for transform in self.transforms:
+                same = np.random.default_rng(seed)  # slow and fast draw the same window
+                views.append(transform.random_clip_indices(total, fps=fps, rng=same))
+        return views
+
+    def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> tuple[list[Tensor], list[Any]]:
+        """Float views (3, T, H, W), without parameters."""
+        slow = self.transforms[0]
+        height, width = frames.shape[1:3]
+        views = []
+        for first in range(0, len(places), len(self.transforms)):
+            sides = (slow.resize_size, round(1.25 * slow.resize_size))
+            box = random_short_side_box(height, width, slow.crop_size[0], sides, rng)
+            flip = rng.random() < self.flip
+            for transform, place in zip(self.transforms, places[first:], strict=False):
+                side = transform.crop_size[0]
+                clip = crop_and_resize(frames, box, side, index=place, interpolation="bilinear", antialias=False)
+                clip = clip.flip(2) if flip else clip  # (T, side, side, 3)
+                whole = EvalTransform(**{**vars(transform), "resize_size": side})  # no more to resize or to cut
+                views.append(whole(clip))
+        return views, []
+
+
+def parse_views(spec: str, transform: EvalTransform) -> EvalViews | SlowFastViews:
+    """Views by name: "3x1" is 3 crops x 1 clip, "slow-fast 3x1" the same of slow and of fast clips.
+
+    Raises:
+        ValueError: the text is of another form.
+    """
+    match = re.fullmatch(r"(slow-fast )?([13])x([1-9]\d*)", spec)
+    if match is None:
+        raise ValueError(
+            f'views are "CROPSxCLIPS" with 1 or 3 crops, as "1x1", "3x10" or "slow-fast 3x1", got {spec!r}'
+        )
+    num_crops, num_clips = int(match[2]), int(match[3])
+    if match[1]:
+        return SlowFastViews(transform, num_clips=num_clips, num_crops=num_crops)
+    return _eval_views(transform, num_clips, num_crops)
+
+
+def describe_views(views: Views) -> str:
+    """All that views are made of, in one line: two descriptions are equal if the views are."""
+    return _describe(views)
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"[{', '.join(map(_describe, value))}]"
+    if hasattr(value, "__qualname__"):  # a function or a class
+        return f"{value.__module__}.{value.__qualname__}"
+    if hasattr(value, "__dict__"):
+        inside = ", ".join(f"{name}={_describe(item)}" for name, item in vars(value).items())
+        return f"{type(value).__name__}({inside})"
+    return repr(value)
+
+
+def _eval_views(transform: EvalTransform, num_clips: int, num_crops: int) -> EvalViews:
+    if num_crops not in (1, 3):
+        raise ValueError(f"num_crops must be 1 or 3, got {num_crops}")
+    return EvalViews(transform, num_clips=num_clips, num_crops=cast(Any, num_crops))

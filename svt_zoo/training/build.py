@@ -1,0 +1,165 @@
+"""From a recipe to a run: the only part of training that sees a whole recipe."""
+
+import logging
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+import torch
+import yaml
+
+from .. import distributed
+from ..config import ConfigError, FinetuneRecipe, Recipe, to_dict
+from ..data.augment import Augment
+from ..data.build import evaluation_list, training_dataset
+from ..data.lists import VideoList
+from ..data.loader import build_loader
+from ..hub.starts import FINAL_NAME, load_start
+from ..hub.weights import ClipSpec
+from ..methods import SVT, Method
+from ..models import Backbone, list_models
+from .engine import Trainer
+from .environment import record_start
+from .export import export_model
+from .online_knn import OnlineKNN
+from .parallel import whole
+from .random_state import seed_all
+
+_log = logging.getLogger(__name__)
+
+
+def pretrain(recipe: Recipe) -> bool:
+    """Run a recipe, or go on with it, in this process of those that torchrun started; the results lie in `run.output`.
+
+    Returns:
+        Whether the run has ended; False if a signal asked it to stop, and the same call goes on.
+
+    Raises:
+        ConfigError: a recipe that cannot be run.
+        WeightsError: the weights that the run starts from cannot be had.
+        CheckpointError: there are checkpoints, but none to go on from.
+        NonFiniteLoss, TooManyFailures: see `Trainer.fit`.
+    """
+    device = distributed.init(pick_device(recipe.run.device))
+    try:
+        output = Path(recipe.run.output)
+        dataset = training_dataset(recipe.data, recipe.views, seed=recipe.run.seed)
+        loader = build_loader(
+            dataset,
+            batch_size=recipe.data.batch_size,
+            num_workers=recipe.data.num_workers,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            pin_memory=device.type == "cuda",
+            max_failure_share=recipe.data.max_failure_share,
+            output_dir=output,
+        )
+        seed_all(recipe.run.seed)  # the same weights in every process
+        method = build_method(recipe, build_backbone(recipe)).to(device)
+        trainer = Trainer(
+            method,
+            loader,
+            Augment(mean=recipe.views.mean, std=recipe.views.std, parity=recipe.views.sampling == "code").to(device),
+            optim=recipe.optim,
+            run=recipe.run,
+            device=device,
+            recipe=to_dict(recipe),
+            evaluate=build_knn(recipe, dataset.videos, device),
+            max_entropy=math.log(recipe.svt.out_dim),
+        )
+        if distributed.is_main():
+            write_description(output, recipe, device)
+        if not trainer.fit():
+            return False
+        weights = whole(method.backbone.state_dict())  # all processes, if each has a part
+        if distributed.is_main():
+            export_model(method.backbone, weights, output / FINAL_NAME)
+            _log.info("done: %s", output / FINAL_NAME)
+        return True
+    finally:
+        distributed.shutdown()
+
+
+def pick_device(asked: Literal["auto", "cpu", "cuda"]) -> str:
+    """The kind of device to train on.
+
+    Raises:
+        ConfigError: a GPU is asked for, and torch sees none.
+    """
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("run.device=cuda, but torch sees no GPU; use run.device=cpu, or install torch with CUDA")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
+
+
+def build_method(recipe: Recipe, backbone: Backbone) -> Method:
+    """The objective of a recipe around `backbone`."""
+    options = {name: getattr(recipe.svt, name) for name in recipe.svt.__dataclass_fields__}
+    return SVT(backbone, epochs=recipe.optim.epochs, **options)
+
+
+def build_backbone(recipe: Recipe) -> Backbone:
+    """The network of a recipe with the weights that `init` names.
+
+    Raises:
+        ConfigError: a model that is not registered, options that it does not have, or no such start for it.
+        WeightsError: the weights cannot be had or do not fit.
+    """
+    name, options = recipe.model.name, recipe.model.options
+    if name not in list_models():
+        raise ConfigError(f"model.name={name!r} is not registered; one of {', '.join(list_models())}")
+    try:
+        network = load_start(recipe.init, model=name, options=options, progress=distributed.is_main())
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if network.meta["model"] != name:
+        raise ConfigError(f"init={recipe.init} is a {network.meta['model']}; set model.name={network.meta['model']}")
+    assert isinstance(network, Backbone)
+    told = {name: section for name, section in to_dict(recipe).items() if name not in ("data", "run")}
+    network.meta = {
+        "model": name,
+        "model_kwargs": network.meta["model_kwargs"],
+        "num_classes": 0,
+        "clip": asdict(clip_spec(recipe, network)),
+        "title": f"{name}, trained by svt_zoo from init={recipe.init}",
+        "recipe": told,  # without the paths of this machine: the file may be published
+    }
+    return network
+
+
+def clip_spec(recipe: Recipe, backbone: Backbone) -> ClipSpec:
+    """The clip on which the trained network is evaluated: its frames at every 32nd of 30 a second, centre crop."""
+    views = recipe.views
+    short_side = round(views.global_size * 256 / 224)
+    return ClipSpec(backbone.num_frames, 32, short_side, views.global_size, views.mean, views.std)
+
+
+def build_knn(recipe: Recipe, train: VideoList, device: torch.device) -> OnlineKNN | None:
+    """The kNN evaluation of a recipe, if it asks for one."""
+    if not recipe.run.knn_every_epochs:
+        return None
+    return OnlineKNN(
+        train,
+        evaluation_list(recipe.data, classes=train.classes),
+        Path(recipe.run.output) / "knn",
+        device=device,
+        batch_size=recipe.data.batch_size,
+        num_workers=recipe.data.num_workers,
+    )
+
+
+def write_description(output: Path, recipe: Recipe | FinetuneRecipe, device: torch.device) -> None:
+    """Write `config.yaml`, the resolved recipe, and `environment.json` into the run's folder.
+
+    Raises:
+        ConfigError: the folder cannot be made.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"run.output={output}: no such folder can be made ({error.strerror}); name another"
+        ) from error
+    text = yaml.safe_dump(to_dict(recipe), sort_keys=False, default_flow_style=None)
+    (output / "config.yaml").write_text(text)
+    record_start(output / "environment.json", device)

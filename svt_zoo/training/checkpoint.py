@@ -1,0 +1,156 @@
+"""Checkpoints that survive a kill at any instant: whole or absent, checked by a hash, never the only one."""
+
+import hashlib
+import logging
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from ..config import differences
+
+_log = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+KEEP = 2  # the newest, and the one before it
+_NAME = re.compile(r"step_(\d{9})-([0-9a-f]{16})\.pt")
+
+# What a run may change on the way without becoming another run. The loader compares the lists by their hash, and the
+# trainer the number of videos in a step.
+HARMLESS = (
+    "data.train",
+    "data.root",
+    "data.val",
+    "data.num_workers",
+    "data.batch_size",
+    "data.max_failure_share",
+    "data.allow_overlap",
+    "optim.accumulation",
+    "run.output",
+    "run.checkpoint_every_epochs",
+    "run.checkpoint_every_minutes",
+    "run.checkpoint_every_steps",
+    "run.log_every_steps",
+    "run.parallel",
+    "run.tensorboard",
+)
+
+
+class CheckpointError(RuntimeError):
+    """A run cannot go on from its checkpoints; the message says why, and what to do."""
+
+
+class Checkpoint(NamedTuple):
+    """One file and what it holds."""
+
+    path: Path
+    payload: dict[str, Any]
+
+
+def save_checkpoint(folder: Path, step: int, payload: Mapping[str, Any]) -> Path:
+    """Write `payload` (tensors and plain data) as the newest checkpoint, then delete all but `KEEP`.
+
+    The file takes its name, which holds its hash, only when its bytes are on the disk: a kill leaves the old ones.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f"unfinished_{os.getpid()}.tmp"
+    with open(unfinished, "wb") as file:
+        torch.save({"format": FORMAT_VERSION, "step": step, **payload}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    path = folder / f"step_{step:09d}-{_digest(unfinished)}.pt"
+    os.replace(unfinished, path)
+    sync_folder(folder)
+    for old in checkpoints(folder)[KEEP:]:
+        old.unlink()
+    return path
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Checkpoint files of a run, newest first, whole or not."""
+    found = [(name, path) for path in folder.glob("step_*.pt") if (name := _NAME.fullmatch(path.name))]
+    newest_first = sorted(found, key=lambda pair: (int(pair[0][1]), pair[1].stat().st_mtime_ns), reverse=True)
+    return [path for _, path in newest_first]
+
+
+def load_newest(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole; None if there is none at all. Says in the log what it skips.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none of them is whole.
+    """
+    for rest in folder.glob("unfinished_*.tmp"):
+        _log.warning("%s: left behind by a run that was killed while it wrote; deleted", rest)
+        rest.unlink()
+    found = checkpoints(folder)
+    for path in found:
+        try:
+            return Checkpoint(path, read_checkpoint(path))
+        except CheckpointError as error:
+            _log.warning("%s; skipped", error)
+    if found:
+        raise CheckpointError(f"none of the {len(found)} checkpoints in {folder} is whole; delete it to start anew")
+    return None
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What one checkpoint holds, if its bytes are those that were written. Nothing in it can run code.
+
+    Raises:
+        CheckpointError: a damaged file, or one of another version.
+    """
+    name = _NAME.fullmatch(path.name)
+    if name is None:
+        raise CheckpointError(f"{path} is not named step_NUMBER-HASH.pt, so nobody can tell whether it is whole")
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not there; run.output must be a folder that all processes share")
+    digest = _digest(path)
+    if digest != name[2]:
+        raise CheckpointError(f"{path} is damaged: its hash is {digest}")
+    try:
+        payload: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise CheckpointError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
+    if payload["format"] != FORMAT_VERSION:
+        raise CheckpointError(f"{path} has format {payload['format']}, this version reads {FORMAT_VERSION}")
+    return payload
+
+
+def check_same_run(path: Path, saved: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
+    """Refuse to go on from a checkpoint of another recipe.
+
+    Raises:
+        CheckpointError: names the keys that differ, with both values.
+    """
+    changed = [key for key in differences(saved, recipe) if key not in HARMLESS]
+    if changed:
+        told = ", ".join(f"{key} (was {_at(saved, key)!r}, is {_at(recipe, key)!r})" for key in changed)
+        raise CheckpointError(
+            f"{path} is of another recipe: {told}; take these back, or give run.output another folder "
+            "(init=FILE starts from a finished run's final.safetensors)"
+        )
+
+
+def _at(values: Mapping[str, Any], key: str) -> Any:
+    value: Any = values
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

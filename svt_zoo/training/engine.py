@@ -1,0 +1,293 @@
+"""The one loop: any method, any loader, one process or many, exact when it goes on after a kill."""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..batch import Batch
+from ..config import OptimConfig, RunConfig
+from ..data.loader import VideoLoader
+from ..distributed import all_mean, is_main, rank
+from ..methods import Method
+from ..models import Backbone, ZooModel
+from ..schedules import cosine, warmup_cosine
+from .export import plain_copy
+from .monitor import Monitor
+from .optim import build_optimizer, clip_gradients, param_groups, scaled_lr, set_hyperparameters
+from .parallel import gather_objects, gradient_exchange, parallelise, whole
+from .random_state import seed_all
+from .signals import StopRequest
+from .state import RunState
+
+_log = logging.getLogger(__name__)
+
+Precision = Literal["bf16", "fp16", "fp32"]
+Evaluate = Callable[[ZooModel], Mapping[str, float]]
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+class NonFiniteLoss(FloatingPointError):
+    """The loss or its gradient is NaN or infinite; `nonfinite.json` in the run's folder names the videos."""
+
+
+class Trainer:
+    """Trains a method; `Trainer(...).fit()` starts, or goes on from the newest checkpoint in `run.output`.
+
+    A step is: learning rate and decay; for each of `optim.accumulation` batches augmentation, `method(batch, epoch)`
+    and backward; `method.before_step`, clipping, the optimiser, `method.after_step`; numbers, and at times a
+    checkpoint. All processes act in the same step: they share one small message in each.
+
+    Args:
+        method: on its device.
+        loader: its batches of uint8 views.
+        augment: `(views, params) -> float views`, on the device.
+        optim, run: the sections of a recipe.
+        device: of this process.
+        recipe: the whole recipe as plain data, to compare with that of a checkpoint.
+        evaluate: numbers of the backbone, such as kNN accuracy, every `run.knn_every_epochs`; called in all processes.
+        max_entropy: of the method's targets, in nats, for the word on collapse.
+        layer_decay: as of `param_groups`.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        loader: VideoLoader,
+        augment: Callable[[Tensor, Any], Tensor],
+        *,
+        optim: OptimConfig,
+        run: RunConfig,
+        device: torch.device,
+        recipe: Mapping[str, Any] | None = None,
+        evaluate: Evaluate | None = None,
+        max_entropy: float | None = None,
+        layer_decay: float = 1.0,
+    ) -> None:
+        self.method, self.loader, self.augment = method, loader, augment
+        self.optim, self.run, self.device = optim, run, device
+        self.evaluate, self.max_entropy = evaluate, max_entropy
+        self.output = Path(run.output)
+        self.steps_per_epoch = len(loader) // optim.accumulation
+        if self.steps_per_epoch < 1:
+            raise ValueError(
+                f"an epoch has {len(loader)} batches, too few for one step of optim.accumulation={optim.accumulation}"
+            )
+        self.total_steps = self.steps_per_epoch * optim.epochs
+        self.warmup_steps = self.steps_per_epoch * optim.warmup_epochs
+        videos_per_step = loader.sampler.samples_per_step * optim.accumulation
+        self.peak_lr = scaled_lr(optim.lr, videos_per_step) if optim.scale_lr else optim.lr
+        self.precision = choose_precision(run.precision, device)
+        if run.compile:
+            for module in method.modules():
+                if isinstance(module, Backbone):
+                    module.compile()
+        self.network = parallelise(method, run.parallel, device)
+        self.optimizer = build_optimizer(
+            param_groups(method, layer_decay=layer_decay),
+            name=optim.name,
+            lr=self.peak_lr,
+            betas=optim.betas,
+            momentum=optim.momentum,
+        )
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+        self.state = RunState(
+            method,
+            self.optimizer,
+            self.scaler,
+            loader,
+            device=device,
+            folder=self.output / "checkpoints",
+            recipe=recipe or {},
+            videos_per_step=videos_per_step,
+        )
+        self._saved_at = time.monotonic()
+        self._data_seconds = 0.0
+
+    @property
+    def step(self) -> int:
+        """Steps that are done."""
+        return self.state.step
+
+    def fit(self) -> bool:
+        """Train to the end; False if the run was asked to stop before, and has saved itself.
+
+        Raises:
+            CheckpointError: there are checkpoints, but none to go on from.
+            NonFiniteLoss: in all processes at once.
+            TooManyFailures: more videos cannot be read than `data.max_failure_share` allows.
+        """
+        self.method.train()
+        seed_all(self.run.seed, rank())
+        self.state.resume()
+        monitor = Monitor(
+            self.output,
+            step=self.step,
+            total_steps=self.total_steps,
+            log_every=self.run.log_every_steps,
+            active=is_main(),
+            max_entropy=self.max_entropy,
+            tensorboard=self.run.tensorboard,
+        )
+        with StopRequest() as stop, monitor:
+            while self.step < self.total_steps:
+                if not self._train_epoch(monitor, stop):
+                    _log.info("asked to stop: saved at step %d of %d", self.step, self.total_steps)
+                    return False
+                monitor.draw(now=self.step == self.total_steps)
+        return True
+
+    def _train_epoch(self, monitor: Monitor, stop: StopRequest) -> bool:
+        """The rest of an epoch; False when a stop was asked for, after a checkpoint."""
+        epoch, done = divmod(self.step, self.steps_per_epoch)
+        self.loader.set_epoch(epoch)
+        batches = iter(self.loader)
+        for number in range(done + 1, self.steps_per_epoch + 1):
+            started = time.monotonic()
+            line, signals = self._train_step(batches, stop)
+            epoch_ends = number == self.steps_per_epoch
+            if epoch_ends:
+                self.loader.set_epoch(epoch + 1)  # also past batches that do not fill a step
+                line |= self._evaluate(epoch + 1)
+            times = {"data_seconds": self._data_seconds}
+            times["compute_seconds"] = time.monotonic() - started - self._data_seconds
+            monitor.record({**line, **times})
+            stopping = signals["stop"] and self.step < self.total_steps
+            if stopping or self._checkpoint_due(epoch_ends, signals["overdue"]):
+                monitor.sync()
+                self.state.save()
+                self._saved_at = time.monotonic()
+            if stopping:
+                return False
+        return True
+
+    def _train_step(self, batches: Iterator[Batch], stop: StopRequest) -> tuple[dict[str, float], dict[str, bool]]:
+        """One step of the optimiser: its numbers, and what any process has to say."""
+        epoch = self.step / self.steps_per_epoch
+        lr, weight_decay = self.hyperparameters(self.step)
+        set_hyperparameters(self.optimizer, lr=lr, weight_decay=weight_decay)
+        losses, names = self._accumulate_gradients(batches, epoch)
+        self.scaler.unscale_(self.optimizer)
+        self.method.before_step(epoch)
+        trained = (parameter for parameter in self.method.parameters() if parameter.requires_grad)
+        norm = clip_gradients(trained, self.optim.clip_grad, mode=self.optim.clip_mode)
+        numbers, signals = self._share(losses, norm, stop)
+        # An infinite gradient is the scaler's daily bread: it skips the step and lowers its scale.
+        finite_norm = math.isfinite(numbers["grad_norm"]) or self.scaler.is_enabled()
+        if not (math.isfinite(numbers["loss"]) and finite_norm):
+            self._raise_nonfinite(names, losses, numbers)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self.method.after_step(epoch)
+        self.state.step += 1
+        place = {"step": self.step, "epoch": self.step / self.steps_per_epoch}
+        return {**place, **numbers, "lr": lr, "weight_decay": weight_decay, **self._method_metrics()}, signals
+
+    def hyperparameters(self, step: int) -> tuple[float, float]:
+        """Learning rate and weight decay of `step` (from 0)."""
+        optim, total = self.optim, self.total_steps
+        lr = warmup_cosine(self.peak_lr, optim.lr_end, step=step, total_steps=total, warmup_steps=self.warmup_steps)
+        return lr, cosine(optim.weight_decay, optim.weight_decay_end, step / total)
+
+    def _accumulate_gradients(self, batches: Iterator[Batch], epoch: float) -> tuple[dict[str, Tensor], list[str]]:
+        """Forward and backward of the step's batches: their mean losses by name, and the names of their videos."""
+        share = 1 / self.optim.accumulation
+        means: dict[str, Tensor] = {}
+        names: list[str] = []
+        self._data_seconds = 0.0
+        for number in range(1, self.optim.accumulation + 1):
+            started = time.monotonic()
+            batch = next(batches)
+            self._data_seconds += time.monotonic() - started
+            names += batch.names
+            batch = augmented(batch.to(self.device), self.augment)
+            with gradient_exchange(self.network, on=number == self.optim.accumulation):
+                with torch.autocast(self.device.type, _DTYPES[self.precision], enabled=self.precision != "fp32"):
+                    losses: dict[str, Tensor] = self.network(batch, epoch)
+                self.scaler.scale(torch.stack(list(losses.values())).sum() * share).backward()
+            for name, loss in losses.items():
+                means[name] = means.get(name, torch.zeros_like(loss)) + loss.detach() * share
+        return means, names
+
+    def _share(
+        self, losses: Mapping[str, Tensor], norm: Tensor, stop: StopRequest
+    ) -> tuple[dict[str, float], dict[str, bool]]:
+        """The step's one message between processes: mean losses, and whether any of them is to stop or save."""
+        minutes = self.run.checkpoint_every_minutes
+        overdue = is_main() and minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
+        flags = torch.tensor([stop.asked, overdue], dtype=torch.float32, device=self.device)
+        own = torch.stack([loss.float() for loss in losses.values()])
+        values = all_mean(torch.cat((own.sum()[None], own, whole_number(norm).to(own)[None], flags))).tolist()
+        named = dict(zip(losses, values[1 : 1 + len(losses)], strict=True)) if len(losses) > 1 else {}
+        numbers = {"loss": values[0], **named, "grad_norm": values[-3]}
+        return numbers, {"stop": values[-2] > 0, "overdue": values[-1] > 0}
+
+    def _method_metrics(self) -> dict[str, float]:
+        """What the method has to say: plain numbers in every step, tensors, which take a synchronisation, at times."""
+        look = self.step % self.run.monitor_every_steps == 0 or self.step == self.total_steps
+        metrics = self.method.metrics()
+        tensors = {name: whole_number(value) for name, value in metrics.items() if isinstance(value, Tensor) and look}
+        if tensors:
+            means = all_mean(torch.stack([value.float() for value in tensors.values()]).to(self.device)).tolist()
+            metrics |= dict(zip(tensors, means, strict=True))
+        return {name: value for name, value in metrics.items() if not isinstance(value, Tensor)}
+
+    def _evaluate(self, epoch: int) -> dict[str, float]:
+        every = self.run.knn_every_epochs
+        if self.evaluate is None or not every or (epoch % every and epoch != self.optim.epochs):
+            return {}
+        return dict(self.evaluate(plain_copy(self.method.backbone, self.device)))
+
+    def _raise_nonfinite(self, names: list[str], losses: Mapping[str, Tensor], numbers: Mapping[str, float]) -> None:
+        mine = {"rank": rank(), "losses": {name: str(loss.item()) for name, loss in losses.items()}, "videos": names}
+        path = self.output / "nonfinite.json"
+        processes = gather_objects(mine)
+        if is_main():
+            self.output.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"step": self.step + 1, "processes": processes}, indent=2) + "\n")
+        raise NonFiniteLoss(
+            f"step {self.step + 1}: loss {numbers['loss']}, norm of the gradient {numbers['grad_norm']}; {path} names "
+            "the videos of this step. Look at them, lower optim.lr, or set run.precision=fp32; the same command goes "
+            "on from the last checkpoint"
+        )
+
+    def _checkpoint_due(self, epoch_ends: bool, overdue: bool) -> bool:
+        steps = self.run.checkpoint_every_steps
+        if epoch_ends and (self.step // self.steps_per_epoch) % self.run.checkpoint_every_epochs == 0:
+            return True
+        return self.step == self.total_steps or overdue or (steps is not None and self.step % steps == 0)
+
+
+def choose_precision(asked: Literal["auto", "bf16", "fp16", "fp32"], device: torch.device) -> Precision:
+    """The precision to train in; "auto" is the fastest that `device` has and that needs no care.
+
+    Raises:
+        ValueError: fp16, whose gradients need scaling, without a GPU.
+    """
+    if asked == "fp16" and device.type != "cuda":
+        raise ValueError(f"run.precision=fp16 needs a GPU, the device is {device}; use bf16 or fp32")
+    if asked != "auto":
+        return asked
+    if device.type != "cuda":
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+def augmented(batch: Batch, augment: Callable[[Tensor, Any], Tensor]) -> Batch:
+    """The batch with views as a network takes them: float (B, 3, T, H, W)."""
+    views = [augment(view, params) for view, params in zip(batch.views, batch.params, strict=True)]
+    return replace(batch, views=views)
+
+
+def whole_number(value: Tensor) -> Tensor:
+    """One number, also if it is spread over processes."""
+    full: Tensor = whole(value) if hasattr(value, "full_tensor") else value.detach()
+    return full.reshape(())

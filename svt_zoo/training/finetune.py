@@ -1,0 +1,177 @@
+"""From a recipe to a fine-tuning run and the test of what it gives."""
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from .. import distributed
+from ..config import ConfigError, FinetuneOptimConfig, FinetuneRecipe, cases, to_dict
+from ..data.augment import Augment
+from ..data.build import evaluation_list, training_list
+from ..data.datasets import VideoDataset
+from ..data.finetune_views import FinetuneViews
+from ..data.lists import VideoList
+from ..data.loader import VideoLoader, build_loader
+from ..evaluation.build import Evaluated, load_network, name_of, write_results
+from ..evaluation.protocols import Extractor, Outcome, multiview_protocol
+from ..evaluation.results import Result
+from ..evaluation.views import fast_transform
+from ..hub.loading import load_model
+from ..hub.starts import FINAL_NAME
+from ..methods import Classify
+from ..models import Backbone
+from ..schedules import multi_step
+from .build import pick_device, write_description
+from .engine import Trainer
+from .export import export_model
+from .online_knn import OnlineKNN
+from .parallel import whole
+from .random_state import seed_all
+
+_log = logging.getLogger(__name__)
+
+
+class FinetuneTrainer(Trainer):
+    """The loop with fine-tuning's schedule of the learning rate."""
+
+    optim: FinetuneOptimConfig
+
+    def hyperparameters(self, step: int) -> tuple[float, float]:
+        """Learning rate and weight decay of `step` (from 0)."""
+        lr, weight_decay = super().hyperparameters(step)
+        if self.optim.schedule == "cosine" or step < self.warmup_steps:
+            return lr, weight_decay
+        epoch = step / self.steps_per_epoch
+        lr = multi_step(self.peak_lr, epoch=epoch, milestones=self.optim.milestones, factor=self.optim.factor)
+        return lr, weight_decay
+
+
+def finetune(recipe: FinetuneRecipe) -> list[Result] | None:
+    """Train a classifier as the recipe says, or go on with it, and test it: for each split and seed.
+
+    Each run's folder is that of a pre-training, with a whole classifier in `final.safetensors`, and the test's
+    predictions and pictures beside it; the results go into `report.folder`.
+
+    Returns:
+        The results, in the main process; None if a signal asked the run to stop, and the same call goes on.
+
+    Raises:
+        As `training.build.pretrain`, and ValueError for lists without labels or that share videos.
+    """
+    each = cases(recipe)
+    device = distributed.init(pick_device(recipe.run.device))
+    try:
+        done = []
+        for case in each:
+            train = training_list(case.data, seed=case.run.seed)
+            val = evaluation_list(case.data, classes=train.classes)
+            for name, videos in (("train", train), ("val", val)):
+                if unlabelled := sum(row.label is None for row in videos.rows):
+                    raise ConfigError(f"data.{name}: {unlabelled} of {len(videos)} videos have no label")
+            if not train_classifier(case, train, val, device):
+                return None
+            outcome = measure_classifier(case, val, device)
+            done.append(Evaluated(case.report.split, case.run.seed, Path(case.run.output), val, [outcome]))
+        name = name_of(recipe.init, recipe.model.name)
+        return write_results(done, recipe.report, name=name, recipe=to_dict(recipe), device=device)
+    finally:
+        distributed.shutdown()
+
+
+def train_classifier(recipe: FinetuneRecipe, train: VideoList, val: VideoList, device: torch.device) -> bool:
+    """Train one classifier on the list `train` and leave it in `run.output`; False if it was asked to stop."""
+    output = Path(recipe.run.output)
+    backbone = load_network(recipe)
+    assert isinstance(backbone, Backbone)
+    seed_all(recipe.run.seed)  # the same weights of the linear layer in every process
+    method = build_classify(recipe, backbone, train).to(device)
+    transform = backbone.transforms()
+    trainer = FinetuneTrainer(
+        method,
+        build_finetune_loader(recipe, backbone, train, device),
+        Augment(mean=transform.mean, std=transform.std, channel_order=transform.channel_order).to(device),
+        optim=recipe.optim,
+        run=recipe.run,
+        device=device,
+        recipe=to_dict(recipe),
+        evaluate=_online_knn(recipe, train, val, device),
+        layer_decay=recipe.optim.layer_decay,
+    )
+    if distributed.is_main():
+        write_description(output, recipe, device)
+    if not trainer.fit():
+        return False
+    weights = whole(method.classifier.state_dict())  # all processes, if each has a part
+    if distributed.is_main():
+        export_model(method.classifier, weights, output / FINAL_NAME)
+        _log.info("done: %s", output / FINAL_NAME)
+    distributed.barrier()
+    return True
+
+
+def build_classify(recipe: FinetuneRecipe, backbone: Backbone, train: VideoList) -> Classify:
+    """The objective of a recipe around `backbone`, for the classes of `train`, with its story in `classifier.meta`."""
+    options = asdict(recipe.classify)
+    method = Classify(backbone, train.num_classes, **options)
+    told = {name: section for name, section in to_dict(recipe).items() if name not in ("data", "run", "report")}
+    method.classifier.meta = {
+        **{key: backbone.meta[key] for key in ("model", "model_kwargs", "clip")},
+        "num_classes": train.num_classes,
+        "categories": list(train.classes) or None,
+        "title": f"{backbone.meta['model']}, fine-tuned by svt_zoo from init={recipe.init}",
+        "recipe": told,  # without the paths of this machine: the file may be published
+    }
+    return method
+
+
+def build_finetune_loader(
+    recipe: FinetuneRecipe, backbone: Backbone, train: VideoList, device: torch.device
+) -> VideoLoader:
+    """Batches of random clips of `train`, as the recipe's `views` say, at the clip of `backbone`."""
+    transform = backbone.transforms()
+    views = FinetuneViews(
+        transform,
+        fast=fast_transform(transform) if recipe.views.slow_fast else None,
+        short_side=recipe.views.short_side,
+        hflip=recipe.views.hflip,
+        policy=recipe.views.policy,
+    )
+    return build_loader(
+        VideoDataset(train, views, train=True, seed=recipe.run.seed, backend=recipe.data.backend),
+        batch_size=recipe.data.batch_size,
+        num_workers=recipe.data.num_workers,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        pin_memory=device.type == "cuda",
+        max_failure_share=recipe.data.max_failure_share,
+        output_dir=recipe.run.output,
+    )
+
+
+def measure_classifier(recipe: FinetuneRecipe, val: VideoList, device: torch.device) -> Outcome:
+    """The multi-view test of the classifier that a run has left in its folder, in float32."""
+    output = Path(recipe.run.output)
+    extractor = Extractor(
+        network=load_model(output / FINAL_NAME, num_classes=None),
+        folder=output / "features",
+        device=device,
+        batch_size=recipe.data.batch_size,
+        num_workers=recipe.data.num_workers,
+    )
+    options = asdict(recipe.multiview)
+    return multiview_protocol(extractor, val, protocol="fine-tuned", **options)
+
+
+def _online_knn(recipe: FinetuneRecipe, train: VideoList, val: VideoList, device: torch.device) -> OnlineKNN | None:
+    if not recipe.run.knn_every_epochs:
+        return None
+    return OnlineKNN(
+        train,
+        val,
+        Path(recipe.run.output) / "knn",
+        device=device,
+        batch_size=recipe.data.batch_size,
+        num_workers=recipe.data.num_workers,
+    )

@@ -1,0 +1,73 @@
+"""How good the features are while they are trained: weighted nearest neighbours, every few epochs."""
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from ..data.lists import VideoList
+from ..distributed import barrier, is_main
+from ..evaluation.features import extract
+from ..evaluation.knn import knn_scores
+from ..evaluation.metrics import accuracy
+from ..models import ZooModel
+
+
+class OnlineKNN:
+    """Called with a backbone: top-1 accuracy of the evaluation videos by their neighbours among the training ones.
+
+    All processes call it; they share the work through `scratch`, a folder that is made and removed.
+
+    Args:
+        train, val: lists with labels; one clip and the centre crop of each video are looked at.
+        scratch: a folder that all processes see.
+        k: neighbours, all if there are fewer training videos.
+
+    Raises:
+        ValueError: the lists have videos without a label.
+    """
+
+    def __init__(
+        self,
+        train: VideoList,
+        val: VideoList,
+        scratch: Path,
+        *,
+        device: torch.device,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        k: int = 20,
+    ) -> None:
+        for name, videos in (("data.train", train), ("data.val", val)):
+            if any(row.label is None for row in videos.rows):
+                raise ValueError(f"kNN needs a label of each video in {name}; run.knn_every_epochs=0 goes without it")
+        self.train, self.val, self.scratch, self.device = train, val, scratch, device
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.k = min(k, len(train))
+
+    def __call__(self, backbone: ZooModel) -> dict[str, float]:
+        """Give `knn_top1`, in percent."""
+        self._clear()
+        bank, queries = (
+            extract(
+                backbone,
+                videos,
+                device=self.device,
+                batch_size=self.batch_size,
+                num_workers=self.num_workers,
+                output=self.scratch / name,
+                progress=False,
+            )
+            for name, videos in (("train", self.train), ("val", self.val))
+        )
+        classes = max(self.train.num_classes, self.val.num_classes)
+        scores = knn_scores(bank.features, bank.labels, queries.features, num_classes=classes, ks=(self.k,))
+        self._clear()
+        return {"knn_top1": accuracy(scores[self.k], queries.labels)["top1"]}
+
+    def _clear(self) -> None:
+        """Remove what an evaluation, perhaps a killed one, has left; nobody goes on before."""
+        barrier()
+        if is_main():
+            shutil.rmtree(self.scratch, ignore_errors=True)
+        barrier()

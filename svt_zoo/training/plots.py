@@ -1,0 +1,46 @@
+"""Curves of a run as a picture."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+# Panels, and the numbers that each shows if the run has them.
+_PANELS = (
+    ("loss", ("loss",)),
+    ("learning rate", ("lr",)),
+    ("weight decay", ("weight_decay",)),
+    ("norm of the gradient", ("grad_norm",)),
+    ("teacher's entropy (nats)", ("teacher_entropy",)),
+    ("spread of the features", ("feature_std",)),
+    ("kNN top-1 (%)", ("knn_top1",)),
+    ("seconds a step", ("compute_seconds", "data_seconds")),
+)
+
+
+def draw_curves(metrics: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Draw the numbers of `metrics` over the epochs, one panel a number, as a PNG that replaces an older one."""
+    from matplotlib.figure import Figure  # slow to load, and only the main process draws
+
+    panels = [
+        (title, [name for name in names if any(name in line for line in metrics)])
+        for title, names in _PANELS
+        if any(name in line for name in names for line in metrics)
+    ]
+    if not panels:
+        return
+    rows = -(-len(panels) // 2)
+    figure = Figure(figsize=(11, 2.6 * rows), layout="constrained")
+    axes = figure.subplots(rows, 2, squeeze=False).flatten()
+    for axis, (title, names) in zip(axes, panels, strict=False):
+        for name in names:
+            points = [(line["epoch"], line[name]) for line in metrics if name in line]
+            axis.plot(*zip(*points, strict=True), linewidth=1, label=name, marker="." if len(points) < 50 else "")
+        axis.set(title=title, xlabel="epoch")
+        axis.grid(alpha=0.3)
+        if len(names) > 1:
+            axis.legend()
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    unfinished = path.with_suffix(".tmp")
+    figure.savefig(unfinished, format="png", dpi=100)
+    os.replace(unfinished, path)

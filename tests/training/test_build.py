@@ -1,0 +1,85 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.testing import assert_close
+from training_runs import TINY
+
+from svt_zoo.config import ConfigError, load_recipe
+from svt_zoo.hub.loading import load_model
+from svt_zoo.hub.sources import WeightsError
+from svt_zoo.models import create_model
+from svt_zoo.training.build import build_backbone, build_method, pick_device, write_description
+from svt_zoo.training.export import export_model
+
+
+def test_random_networks_of_one_recipe_have_one_story_and_no_paths() -> None:
+    network = build_backbone(load_recipe(TINY, ["data.train=/home/me/videos", "run.output=/home/me/run"]))
+    assert network.meta["model"] == "svt_vitt"
+    assert network.meta["clip"]["num_frames"] == 2
+    assert network.meta["recipe"]["optim"]["epochs"] == 3
+    assert "/home" not in json.dumps(network.meta)
+
+
+def test_a_run_starts_from_the_weights_of_a_file(tmp_path: Path) -> None:
+    recipe = load_recipe(TINY)
+    torch.manual_seed(5)
+    first = build_backbone(recipe)
+    path = tmp_path / "final.safetensors"
+    export_model(first, first.state_dict(), path)
+    second = build_backbone(load_recipe(TINY, [f"init={path}"]))
+    assert_close(second.state_dict(), first.state_dict(), rtol=0, atol=0)
+    method = build_method(recipe, second)
+    assert_close(dict(method.backbone.state_dict()), dict(first.state_dict()), rtol=0, atol=0)
+
+
+def test_an_exported_file_is_readable_by_others_and_loads_by_itself(tmp_path: Path) -> None:
+    network = build_backbone(load_recipe(TINY))
+    path = tmp_path / "final.safetensors"
+    export_model(network, network.state_dict(), path)
+    assert path.stat().st_mode & 0o044
+    loaded = load_model(path)
+    assert loaded.meta["model"] == "svt_vitt"
+    assert_close(loaded.state_dict(), network.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "told"),
+    [
+        ("init=dino", ConfigError, "dino"),
+        (
+            "init=/absent/file.pth",
+            WeightsError,
+            r"init=/absent/file.pth cannot be had.*init=FILE.*not the paper's recipe",
+        ),
+        ("model.name=svt_vitz", ConfigError, "svt_vitz"),
+        ("model.options.depht=3", ConfigError, r"model.options do not fit svt_vitt.*depht"),
+    ],
+)
+def test_what_cannot_be_started_is_told(override: str, error: type[Exception], told: str) -> None:
+    with pytest.raises(error, match=told):
+        build_backbone(load_recipe(TINY, [override]))
+
+
+def test_the_sections_of_a_recipe_are_the_keywords_of_the_method() -> None:
+    recipe = load_recipe(TINY, ["svt.student_temp=0.2", "svt.correspondences=[global_to_global]", "optim.epochs=9"])
+    network = create_model(recipe.model.name, **recipe.model.options)
+    method: Any = build_method(recipe, network)  # type: ignore[arg-type]
+    assert (method.student_temp, method.correspondences, method.epochs) == (0.2, ("global_to_global",), 9)
+
+
+def test_a_gpu_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device("auto") == "cpu"
+    with pytest.raises(ConfigError, match=r"run.device=cuda, but torch sees no GPU; use run.device=cpu"):
+        pick_device("cuda")
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        ConfigError, match=r"run.output=.*file: no such folder can be made \(File exists\); name another"
+    ):
+        write_description(tmp_path / "file", load_recipe(TINY), torch.device("cpu"))

@@ -1,0 +1,130 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from svt_zoo.training import checkpoint
+from svt_zoo.training.checkpoint import CheckpointError, check_same_run, checkpoints, load_newest, save_checkpoint
+
+
+def payload(number: float) -> dict[str, Any]:
+    return {"weights": torch.full((1000,), number), "lr": 1e-3, "names": ["a", None], "nested": {1: (2.0, True)}}
+
+
+def steps(folder: Path) -> list[int]:
+    return [int(path.name[5:14]) for path in checkpoints(folder)]
+
+
+def test_what_is_saved_comes_back(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, 7, payload(0.5))
+    found = load_newest(tmp_path)
+    assert found is not None
+    assert found.path == path
+    assert found.payload["step"] == 7
+    assert_close(found.payload["weights"], torch.full((1000,), 0.5))
+    assert found.payload["nested"] == {1: (2.0, True)}
+
+
+def test_an_empty_folder_has_no_checkpoint(tmp_path: Path) -> None:
+    assert load_newest(tmp_path) is None
+    assert load_newest(tmp_path / "absent") is None
+
+
+def test_the_newest_and_the_one_before_it_are_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 10, 100):
+        save_checkpoint(tmp_path, step, payload(step))
+    assert steps(tmp_path) == [100, 10]
+
+
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_any_flipped_bit_is_noticed_and_the_one_before_is_taken(
+    tmp_path_factory: pytest.TempPathFactory, place: float, bit: int
+) -> None:
+    folder = tmp_path_factory.mktemp("flipped")
+    save_checkpoint(folder, 1, payload(1))
+    newest = save_checkpoint(folder, 2, payload(2))
+    content = bytearray(newest.read_bytes())
+    content[int(place * len(content))] ^= 1 << bit
+    newest.write_bytes(content)
+    found = load_newest(folder)
+    assert found is not None
+    assert found.payload["step"] == 1
+
+
+@pytest.mark.parametrize("share", [0, 0.3, 0.999])
+def test_a_file_that_was_cut_off_is_skipped_with_a_line_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, share: float
+) -> None:
+    save_checkpoint(tmp_path, 1, payload(1))
+    newest = save_checkpoint(tmp_path, 2, payload(2))
+    newest.write_bytes(newest.read_bytes()[: int(share * newest.stat().st_size)])
+    found = load_newest(tmp_path)
+    assert found is not None
+    assert found.payload["step"] == 1
+    assert f"{newest} is damaged" in caplog.text
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew_by_itself(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, 1, payload(1)).write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"none of the 1 checkpoints in .* is whole; delete it to start anew"):
+        load_newest(tmp_path)
+
+
+@pytest.mark.parametrize("stage", ["save", "fsync", "replace"])
+def test_a_crash_at_any_stage_of_writing_leaves_the_old_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    save_checkpoint(tmp_path, 1, payload(1))
+
+    def crash(*args: object) -> None:
+        if stage == "save":
+            args[1].write(b"half of a fi")  # type: ignore[attr-defined]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((torch, "save") if stage == "save" else (os, stage)), crash)
+        with pytest.raises(KeyboardInterrupt):
+            save_checkpoint(tmp_path, 2, payload(2))
+    found = load_newest(tmp_path)
+    assert found is not None
+    assert found.payload["step"] == 1
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
+    class Code:
+        def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+            return os.system, ("touch " + str(tmp_path / "ran"),)
+
+    save_checkpoint(tmp_path, 1, {"code": Code()})
+    with pytest.raises(CheckpointError, match="none of the 1"):
+        load_newest(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_checkpoint_of_a_later_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "FORMAT_VERSION", 2)
+        path = save_checkpoint(tmp_path, 1, {})
+    with pytest.raises(CheckpointError, match="has format 2, this version reads 1"):
+        checkpoint.read_checkpoint(path)
+
+
+def test_another_recipe_is_refused_and_the_keys_are_named() -> None:
+    saved = {"init": "dino", "optim": {"lr": 1e-3, "epochs": 20}, "model": {"options": {}}}
+    recipe = {"init": "dino", "optim": {"lr": 2e-3, "epochs": 20}, "model": {"options": {"depth": 2}}}
+    with pytest.raises(
+        CheckpointError, match=r"optim.lr \(was 0.001, is 0.002\), model.options.depth \(was None, is 2\)"
+    ):
+        check_same_run(Path("x.pt"), saved, recipe)
+
+
+def test_another_folder_and_number_of_workers_are_no_other_recipe() -> None:
+    saved = {"run": {"output": "a", "seed": 0}, "data": {"num_workers": 2}}
+    check_same_run(Path("x.pt"), saved, {"run": {"output": "b", "seed": 0}, "data": {"num_workers": 8}})

@@ -1,0 +1,109 @@
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from svt_zoo.training.monitor import Monitor, collapse, read_metrics, truncate_metrics
+
+
+def line(step: int, **more: float) -> dict[str, float]:
+    return {
+        "step": step,
+        "epoch": step / 4,
+        "loss": 1 / step,
+        "lr": 0.1,
+        "data_seconds": 1,
+        "compute_seconds": 3,
+        **more,
+    }
+
+
+def monitor(output: Path, **options: Any) -> Monitor:
+    return Monitor(output, **{"step": 0, "total_steps": 10, "terminal": False, **options})
+
+
+def test_each_step_is_a_line_of_json(tmp_path: Path) -> None:
+    with monitor(tmp_path) as run:
+        for step in (1, 2):
+            run.record(line(step, grad_norm=2.5))
+    assert read_metrics(tmp_path / "metrics.jsonl") == [line(1, grad_norm=2.5), line(2, grad_norm=2.5)]
+
+
+@given(written=st.integers(0, 6), step=st.integers(0, 8), cut=st.integers(0, 30))
+def test_a_run_that_goes_on_takes_back_the_lines_behind_its_checkpoint(
+    tmp_path_factory: pytest.TempPathFactory, written: int, step: int, cut: int
+) -> None:
+    path = tmp_path_factory.mktemp("metrics") / "metrics.jsonl"
+    text = "".join(json.dumps(line(i)) + "\n" for i in range(1, written + 2))
+    path.write_text(text[: len(text) - cut])
+    whole = path.read_text().count("\n")
+    truncate_metrics(path, step)
+    assert [entry["step"] for entry in read_metrics(path)] == list(range(1, min(whole, step) + 1))
+    assert path.read_text() == "".join(json.dumps(line(i)) + "\n" for i in range(1, min(whole, step) + 1))
+
+
+def test_without_a_terminal_there_are_plain_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with monitor(tmp_path, log_every=2) as run:
+        for step in range(1, 5):
+            run.record(line(step))
+    assert [record.getMessage() for record in caplog.records] == [
+        "step 2/10, epoch 0.50: loss 0.5000, lr 0.1, 4.000 s a step (waiting for data 25%), 00:32 left",
+        "step 4/10, epoch 1.00: loss 0.2500, lr 0.1, 4.000 s a step (waiting for data 25%), 00:24 left",
+    ]
+
+
+def test_on_a_terminal_there_is_a_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with monitor(tmp_path, terminal=True, step=3) as run:
+        run.record(line(4))
+    shown = capsys.readouterr().err
+    assert "3/10" in shown
+    assert "4/10" in shown
+    assert "loss 0.2500, data 25%" in shown
+
+
+def test_only_the_main_process_writes(tmp_path: Path) -> None:
+    with monitor(tmp_path / "run", active=False) as run:
+        run.record(line(1))
+        run.draw(now=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_curves_are_drawn_as_a_picture(tmp_path: Path) -> None:
+    with monitor(tmp_path) as run:
+        for step in range(1, 5):
+            run.record(line(step, **({"teacher_entropy": 2.0} if step == 2 else {})))
+        run.draw()
+        assert not (tmp_path / "curves.png").exists()  # too soon
+        run.draw(now=True)
+    picture = Image.open(tmp_path / "curves.png")
+    assert picture.format == "PNG"
+    assert picture.width > 500
+
+
+@pytest.mark.parametrize(
+    ("metrics", "reason"),
+    [
+        ({"teacher_entropy": 0.0}, "every video gets one prototype"),
+        ({"teacher_entropy": math.log(64)}, "its targets are uniform"),
+        ({"teacher_entropy": 2.0, "feature_std": 0.0}, "unit features differ by 0"),
+    ],
+)
+def test_each_collapse_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, metrics: dict[str, float], reason: str
+) -> None:
+    with monitor(tmp_path, max_entropy=math.log(64)) as run:
+        run.record(line(1, **metrics))
+    assert "step 1: the features may have collapsed" in caplog.text
+    assert reason in caplog.text
+
+
+def test_a_healthy_run_is_left_in_peace() -> None:
+    assert collapse({"teacher_entropy": 2.0, "feature_std": 0.02}, max_entropy=math.log(64)) is None
+    assert collapse({"loss": 1.0}) is None
