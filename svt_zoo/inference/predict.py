@@ -1,0 +1,160 @@
+"""Videos in, features or labels out."""
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..data.transforms import EvalTransform
+from ..evaluation.prepare import DType, prepare
+from ..evaluation.views import load_views
+from ..hub.download import fetch
+from ..hub.sources import WeightsError, parse_source
+from ..hub.weights import get_weights, list_weights
+from ..models import Classifier, Features, ZooModel
+
+_log = logging.getLogger(__name__)
+
+Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+
+class Prediction(NamedTuple):
+    """The likeliest classes of one video: names (numbers where no names are known) and probabilities, best first."""
+
+    path: Path
+    labels: list[str]
+    scores: list[float]
+
+
+def embed(
+    paths: Paths,
+    *,
+    model: str | ZooModel = "svt_vitb_k400",
+    dtype: DType = "auto",
+    device: str | torch.device | None = None,
+    num_crops: int = 1,
+    num_clips: int = 1,
+    batch_size: int = 4,
+    progress: bool = True,
+) -> Tensor:
+    """Turn videos into features, one row each: float32 (N, D) on the CPU, in the order of `paths`.
+
+    Args:
+        paths: one video file or several.
+        model: a name or address `load_model` takes, or a model (left as it is).
+        dtype: what the network computes in; "auto" is bfloat16 where that is faster on this machine, else float32.
+        device: by default the GPU if there is one.
+        num_crops, num_clips: views a video, whose features are averaged (1 and 1: the centre of the centre).
+        batch_size: clips that go through the network at once.
+        progress: show a bar with the time left, on a terminal.
+
+    Raises:
+        VideoReadError: a file cannot be read; nothing is silently left out.
+        WeightsError: the weights cannot be had.
+    """
+    network, device, dtype = prepare(model, device, dtype)
+    backbone = network.backbone if isinstance(network, Classifier) else network
+    rows = _outputs(
+        backbone, network.transforms(), _listed(paths), device, dtype, num_crops, num_clips, batch_size, progress
+    )
+    means = [row.mean(dim=0) for row in rows]
+    if not means:
+        raise ValueError("embed needs at least one video, got none")
+    return torch.stack(means)
+
+
+def predict(
+    paths: Paths,
+    *,
+    model: str | ZooModel,
+    labels: Sequence[str] | None = None,
+    top: int = 5,
+    dtype: DType = "auto",
+    device: str | torch.device | None = None,
+    num_crops: int = 3,
+    num_clips: int = 1,
+    batch_size: int = 4,
+    progress: bool = True,
+) -> list[Prediction]:
+    """Classify videos: the `top` classes of each, probabilities averaged over its views.
+
+    Args:
+        model: a row of the weights table or a file with a classifier in it, or a `Classifier`.
+        labels: names of the classes in order; by default what the weights say.
+        top: how many classes to return.
+        paths, dtype, device, num_crops, num_clips, batch_size, progress: as of `embed`.
+
+    Raises:
+        ValueError: the model has no classifier, or another number of classes than `labels`.
+        VideoReadError, WeightsError: as of `embed`.
+    """
+    if top < 1:
+        raise ValueError(f"top must be at least 1, got {top}")
+    if model in list_weights() and not get_weights(str(model)).num_classes:
+        raise ValueError(f"{model} has no classifier; embed() gives its features")  # said before it is downloaded
+    network, device, dtype = prepare(model, device, dtype, num_classes=None)
+    if not isinstance(network, Classifier):
+        raise ValueError(f"{network.meta.get('weights', 'this model')} has no classifier; embed() gives its features")
+    num_classes = network.head.out_features
+    names = list(labels) if labels is not None else label_names(network)
+    if len(names) != num_classes:
+        raise ValueError(f"the classifier has {num_classes} classes, the list of labels {len(names)}")
+    files = _listed(paths)
+    predictions = []
+    outputs = _outputs(network, network.transforms(), files, device, dtype, num_crops, num_clips, batch_size, progress)
+    for path, logits in zip(files, outputs, strict=True):
+        best = logits.softmax(dim=-1).mean(dim=0).topk(min(top, num_classes))
+        predictions.append(Prediction(path, [names[i] for i in best.indices.tolist()], best.values.tolist()))
+    return predictions
+
+
+def label_names(model: Classifier) -> list[str]:
+    """Names of a classifier's classes: from its config, else from the weights' repository, else their numbers."""
+    meta = model.meta
+    if meta.get("categories"):
+        return list(meta["categories"])
+    if meta.get("labels"):
+        try:
+            config = json.loads(fetch(parse_source(meta["labels"]), progress=False).read_text())
+            return [config["id2label"][str(i)] for i in range(model.head.out_features)]
+        except (WeightsError, KeyError, ValueError) as error:
+            _log.warning("no label names, numbers instead: %s: %s", meta["labels"], error)
+    return [str(i) for i in range(model.head.out_features)]
+
+
+def _listed(paths: Paths) -> list[Path]:
+    if isinstance(paths, str | os.PathLike):
+        return [Path(paths)]
+    return [Path(path) for path in paths]
+
+
+def _outputs(
+    network: ZooModel,
+    transform: EvalTransform,
+    paths: Sequence[Path],
+    device: torch.device,
+    dtype: torch.dtype,
+    num_crops: int,
+    num_clips: int,
+    batch_size: int,
+    progress: bool,
+) -> Iterator[Tensor]:
+    """What the network says of all views of each video: (V, D) or (V, K), float32 on the CPU."""
+    for name, number in (("num_crops", num_crops), ("num_clips", num_clips), ("batch_size", batch_size)):
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
+    many = len(paths) > 1
+    for path in tqdm(paths, unit="video", disable=None if progress and many else True):
+        views = load_views(path, transform, num_crops=num_crops, num_clips=num_clips)
+        parts = []
+        with torch.inference_mode():
+            for batch in views.split(batch_size):
+                out: Tensor | Features = network(batch.to(device=device, dtype=dtype))
+                parts.append((out.cls if isinstance(out, Features) else out).float().cpu())
+        yield torch.cat(parts)

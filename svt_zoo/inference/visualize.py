@@ -1,0 +1,280 @@
+"""What a model looks at: the attention of its class token over a clip, as a video and as one sheet of pictures.
+
+    models = load_models("svt_vitb_k400", compare=["dino"])
+    visualize_attention("video.mp4", models, "attention")        # attention.mp4 and attention.png
+
+The pieces work alone too: `attention_maps`, `unnormalise`, `overlay`, `contact_sheet`, `write_video`.
+"""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib import colormaps
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
+
+from ..data.transforms import EvalTransform
+from ..data.video import open_video
+from ..hub import entrypoints
+from ..hub.loading import load_model
+from ..hub.weights import list_weights
+from ..models import Classifier, ZooModel
+from ..models.attention import attention_rollout, class_attention
+from ..models.timesformer import TimeSformer
+
+_log = logging.getLogger(__name__)
+
+Method = Literal["last", "rollout"]
+_METHODS = {"last": class_attention, "rollout": attention_rollout}
+_GAP = 8  # pixels between and around pictures
+_FONT_SIZE, _LINE = 16, 24  # pixels: of letters, of a line with its space
+_INK, _PAPER = 40, 255
+
+
+def attention_maps(model: nn.Module, clip: Tensor, *, method: Method = "last") -> Tensor:
+    """What the class token of `model` attends to in clip (B, 3, T, H, W): (B, T, rows, columns), one number a patch.
+
+    "last" is the attention of the last block, averaged over heads (as in SVT's Figure I); "rollout" follows
+    attention through all blocks (Abnar and Zuidema, ACL 2020) and so sees what early blocks gathered.
+
+    Raises:
+        ValueError: not a TimeSformer (or its classifier), in training mode, or without the attention asked for.
+    """
+    network = _backbone(model)
+    if method not in _METHODS:
+        raise ValueError(f"method must be one of {', '.join(_METHODS)}, got {method!r}")
+    if not isinstance(network, TimeSformer):
+        raise ValueError(f"attention maps need a TimeSformer, got a {type(network).__name__}")
+    if network.training:
+        raise ValueError("attention maps of a network in training mode are random; call model.eval() first")
+    with torch.inference_mode():
+        return _METHODS[method](network, clip)
+
+
+def unnormalise(clip: Tensor, transform: EvalTransform) -> Tensor:
+    """Undo the normalisation of clip (3, T, H, W): what the network saw, as uint8 RGB frames (T, H, W, 3)."""
+    mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (transform.mean, transform.std))
+    pixels = clip.float() * std + mean
+    if transform.channel_order == "BGR":
+        pixels = pixels.flip(0)
+    return pixels.mul(255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0)  # (T, H, W, 3)
+
+
+def scale_maps(maps: Tensor) -> Tensor:
+    """Scale maps (T, rows, columns) to [0, 1], alike in all frames of the clip so that they can be compared.
+
+    0 is the 1st percentile of the clip and 1 the 99th: a few extreme patches do not hide the others. The range is at
+    least the median, so that an even map stays flat instead of showing its noise.
+    """
+    maps = maps.float()
+    low, median, high = np.percentile(maps.numpy(), (1, 50, 99)).tolist()
+    return ((maps - low) / max(high - low, median, 1e-12)).clamp(0, 1)
+
+
+def overlay(frames: Tensor, maps: Tensor) -> Tensor:
+    """Colour frames (T, H, W, 3) by maps (T, rows, columns), scaled over the clip: uint8 (T, H, W, 3).
+
+    Where there is little attention the frame is dark and grey, where there is much it glows.
+    """
+    size = frames.shape[1:3]
+    heat = F.interpolate(scale_maps(maps).unsqueeze(1), size=size, mode="bicubic").clamp(0, 1)[:, 0]  # (T, H, W)
+    palette = torch.from_numpy(colormaps["inferno"](np.arange(256), bytes=True)[:, :3])  # (256, 3)
+    colours = palette[(heat * 255).round().long()]  # (T, H, W, 3)
+    grey = frames.float().mean(dim=-1, keepdim=True)  # (T, H, W, 1): the frame's own colours would mix with the map's
+    return (0.5 * grey + 0.6 * colours).round().clamp(0, 255).to(torch.uint8)
+
+
+def contact_sheet(
+    frames: Tensor, rows: Mapping[str, Tensor], *, seconds: Sequence[float] | None = None, num_columns: int = 4
+) -> Image.Image:
+    """One picture of a clip: a row with `num_columns` uniform frames, below it a row for each model's attention.
+
+    Args:
+        frames: uint8 (T, H, W, 3).
+        rows: label -> attention maps (T, rows, columns); the label may have several lines.
+        seconds: when each of the T frames is shown, written above its column.
+    """
+    num_frames, height, width, _ = frames.shape
+    num_columns = min(num_columns, num_frames)
+    columns = [(2 * i + 1) * num_frames // (2 * num_columns) for i in range(num_columns)]  # centres of equal parts
+    pictures = _pictures(frames, rows)
+    label_width = max(_text_width(label) for label in pictures) + 2 * _GAP
+    lines = []
+    if seconds is not None:
+        times = [_caption(f"{seconds[column]:.1f} s", _LINE, width) for column in columns]
+        lines.append([_caption("", _LINE, label_width), *times])
+    for label, picture in pictures.items():
+        lines.append([_caption(label, height, label_width), *(picture[column] for column in columns)])
+    sheet = _join([_join(line, dim=1) for line in lines], dim=0)
+    return Image.fromarray(F.pad(sheet, (0, 0, _GAP, _GAP, _GAP, _GAP), value=_PAPER).numpy())
+
+
+def side_by_side(frames: Tensor, rows: Mapping[str, Tensor]) -> Tensor:
+    """Frames (T, H, W, 3) and, to their right, each model's overlay, under captions: uint8 (T, H', W', 3)."""
+    num_frames, _, width, _ = frames.shape
+    height = _LINE * max(label.count("\n") + 1 for label in rows)
+    panels = []
+    for label, picture in _pictures(frames, rows).items():
+        title = _caption(label, height, width).expand(num_frames, -1, -1, -1)
+        panels.append(torch.cat((title, picture), dim=1))
+    return F.pad(_join(panels, dim=2), (0, 0, _GAP, _GAP, 0, _GAP), value=_PAPER)
+
+
+def write_video(path: str | os.PathLike[str], frames: Tensor, fps: float) -> None:
+    """Write uint8 frames (T, H, W, 3) as H.264 in yuv420p, which every player shows; odd sizes grow by one pixel."""
+    pixels = np.pad(frames.numpy(), ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
+    with av.open(os.fspath(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(100_000), options={"crf": "16"})
+        stream.height, stream.width = pixels.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for image in pixels:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def load_models(
+    model: str,
+    *,
+    weights: str | None = None,
+    pretrained: bool = True,
+    compare: Sequence[str] = (),
+    num_frames: int | None = None,
+    img_size: int | None = None,
+) -> dict[str, ZooModel]:
+    """Load the models of a visualisation, in eval mode and on the GPU if there is one: label -> model, `model` first.
+
+    Args:
+        model: a name of `svt_zoo.hub.entrypoints`, or what `load_model` takes (a row of the table, a path, an address).
+        weights: other weights for `model`, which is then an entry point or one of `list_models()`.
+        pretrained: False gives random weights to those that are entry points.
+        compare: more models, as `model`; `dino` is short for the one row of that family and of the size of `model`.
+        num_frames, img_size: the clip, in frames and pixels, if not that of the weights.
+
+    Raises:
+        WeightsError: weights cannot be had or do not fit.
+        ValueError: no such model, or one that is asked for twice.
+    """
+    options: dict[str, Any] = {"num_frames": num_frames, "img_size": img_size}
+    options = {name: value for name, value in options.items() if value is not None}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    models: dict[str, ZooModel] = {}
+    for name in (model, *compare):
+        is_first = not models
+        name = name if is_first else _full_name(name, size=models[next(iter(models))].meta["model"].split("_")[-1])
+        given = weights if is_first else None
+        label = "/\n".join(Path(name).parts[-2:])  # of a path, the folder tells more than "model.safetensors"
+        if name in entrypoints.__all__:
+            network = getattr(entrypoints, name)(pretrained=pretrained, weights=given, **options)
+            if not (pretrained or given):
+                _log.warning("%s has random weights: its attention means nothing", name)
+                label += "\n(random weights)"
+        elif given:
+            network = load_model(given, model=name, **options)
+        else:
+            network = load_model(name, **options)
+        if label in models:
+            raise ValueError(f"{name} is asked for twice; compare different models")
+        models[label] = network.eval().to(device)
+    return models
+
+
+def _full_name(name: str, size: str) -> str:
+    """The row that `name` is short for ("dino" -> "dino_vitb16" beside a "vitb"), or `name` itself."""
+    rows = list_weights(f"{name}_{size}*")
+    return rows[0] if len(rows) == 1 else name
+
+
+def visualize_attention(
+    path: str | os.PathLike[str],
+    models: Mapping[str, ZooModel],
+    output: str | os.PathLike[str],
+    *,
+    method: Method = "last",
+) -> tuple[Path, Path]:
+    """Write what `models` look at in the central clip of a video: `<output>.mp4` and `<output>.png`.
+
+    The first model says which frames and which crop; the others get the same ones, normalised as they expect. The
+    video plays as long as the clip lasts. Returns the two files; folders are created, older files replaced.
+
+    Args:
+        path: the video.
+        models: label -> model with a clip specification, on any device.
+        output: the files' common stem; in a folder (one that exists, or ends in `/`) they are named after the video.
+
+    Raises:
+        VideoReadError: the video cannot be read.
+        ValueError: a model without attention maps or clip specification, or an output that is the video itself.
+    """
+    is_folder = os.fspath(output).endswith("/") or Path(output).is_dir()
+    stem = Path(output) / f"{Path(path).stem}_attention" if is_folder else Path(output)
+    mp4, png = (stem.with_name(stem.name.removesuffix(".mp4").removesuffix(".png") + end) for end in (".mp4", ".png"))
+    if mp4.resolve() == Path(path).resolve():
+        raise ValueError(f"{mp4} is the video itself; choose another output")
+    first = next(iter(models.values()))
+    transform = _transform(first, like=first)
+    with open_video(path) as video:
+        indices = transform.clip_indices(video.num_frames, fps=video.fps)
+        source = video.frames_at(indices)
+        seconds = [video.pts[index] for index in indices]
+        rate = transform.sampling_rate
+        duration = min(video.duration, len(indices) * rate / transform.fps) if rate else video.duration
+    clips = {label: _transform(model, like=first)(source) for label, model in models.items()}  # each (3, T, H, W)
+    maps = {}
+    for label, model in models.items():
+        clip = clips[label].unsqueeze(0).to(next(model.parameters()))  # (1, 3, T, H, W)
+        maps[label] = attention_maps(model, clip, method=method)[0].float().cpu()  # (T, rows, columns)
+    frames = unnormalise(next(iter(clips.values())), transform)
+    patch = _backbone(first).patch_size
+    covered = [side - side % patch for side in frames.shape[1:3]]  # what no patch covers was not seen
+    frames = frames[:, : covered[0], : covered[1]]
+    mp4.parent.mkdir(parents=True, exist_ok=True)
+    write_video(mp4, side_by_side(frames, maps), fps=len(frames) / duration)
+    contact_sheet(frames, maps, seconds=seconds).save(png)
+    return mp4, png
+
+
+def _backbone(model: nn.Module) -> Any:
+    return model.backbone if isinstance(model, Classifier) else model
+
+
+def _transform(model: ZooModel, like: ZooModel) -> EvalTransform:
+    """The frames and the crop of `like`, with the model's own mean, std and order of channels."""
+    geometry, own = like.meta.get("clip"), model.meta.get("clip")
+    if not geometry or not own:
+        raise ValueError("a model has no clip specification (frames, crop, mean, std); load it with weights")
+    return EvalTransform(**{**geometry, **{key: own[key] for key in ("mean", "std", "channel_order")}})
+
+
+def _pictures(frames: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {"frames": frames} | {label: overlay(frames, maps) for label, maps in rows.items()}
+
+
+def _caption(text: str, height: int, width: int) -> Tensor:
+    """Text in the middle of an empty picture, smaller if it has to fit: uint8 (height, width, 3)."""
+    image = Image.new("L", (width, height), _PAPER)
+    size = min(_FONT_SIZE, _FONT_SIZE * (width - _GAP) / max(1, _text_width(text)))
+    font, middle = ImageFont.load_default(size), (width // 2, height // 2)
+    ImageDraw.Draw(image).multiline_text(middle, text, fill=_INK, anchor="mm", align="center", font=font)
+    return torch.from_numpy(np.array(image)).unsqueeze(-1).repeat(1, 1, 3)
+
+
+def _text_width(text: str) -> int:
+    font = ImageFont.load_default(_FONT_SIZE)
+    return max(round(font.getlength(line)) for line in text.split("\n"))
+
+
+def _join(pictures: Sequence[Tensor], dim: int) -> Tensor:
+    """Pictures next to each other along `dim`, with a gap between them."""
+    shape = list(pictures[0].shape)
+    shape[dim] = _GAP
+    gap = torch.full(shape, _PAPER, dtype=torch.uint8)
+    parts = [part for picture in pictures for part in (gap, picture)]
+    return torch.cat(parts[1:], dim=dim)

@@ -1,0 +1,195 @@
+"""Videos in, features or labels out."""
+
+import json
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import svt_zoo
+from svt_zoo import embed, predict
+from svt_zoo.evaluation import prepare as preparing
+from svt_zoo.evaluation.views import load_views
+from svt_zoo.models import Classifier, ZooModel, create_model
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = {"embed_dim": 24, "depth": 2, "num_heads": 2, "img_size": 32, "num_frames": 4}
+CLIP_SPEC = {
+    "num_frames": 4,
+    "sampling_rate": 5,
+    "resize_size": 36,
+    "crop_size": 32,
+    "mean": (0.45,) * 3,
+    "std": (0.225,) * 3,
+}
+
+
+def network(num_classes: int = 0) -> ZooModel:
+    torch.manual_seed(0)
+    model = create_model("svt_vitt", num_classes=num_classes, **SMALL).eval()
+    model.meta["clip"] = CLIP_SPEC
+    return model
+
+
+def with_clip(model: ZooModel) -> ZooModel:
+    model.meta = {"clip": CLIP_SPEC}
+    return model
+
+
+@pytest.fixture(scope="module")
+def videos(grey_video: Callable[..., Path]) -> list[Path]:
+    return [grey_video(30), grey_video(45)]
+
+
+def test_videos_become_one_row_each_in_the_order_given(videos: list[Path]) -> None:
+    model = network()
+    features = embed(videos, model=model, dtype="float32")
+    assert features.shape == (2, 24)
+    assert features.dtype == torch.float32
+    assert_close(embed(videos[::-1], model=model, dtype="float32"), features.flip(0))
+    assert_close(embed(videos[1], model=model, dtype="float32"), features[1:])
+    by_hand = model(load_views(videos[1], model.transforms())).cls
+    assert_close(features[1:], by_hand)
+
+
+def test_the_features_of_several_views_are_averaged(videos: list[Path]) -> None:
+    model = network()
+    views = load_views(videos[1], model.transforms(), num_crops=3, num_clips=2)
+    mean = model(views).cls.mean(dim=0, keepdim=True)
+    assert_close(embed(videos[1], model=model, num_crops=3, num_clips=2, dtype="float32", batch_size=4), mean)
+
+
+def test_a_classifier_gives_its_backbones_features(videos: list[Path]) -> None:
+    model = network(num_classes=3)
+    assert isinstance(model, Classifier)
+    assert_close(
+        embed(videos, model=model, dtype="float32"), embed(videos, model=with_clip(model.backbone), dtype="float32")
+    )
+
+
+def test_the_callers_model_is_left_as_it_is(videos: list[Path]) -> None:
+    model = network().train()
+    embed(videos[:1], model=model, dtype="bfloat16")
+    assert model.training
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_bfloat16_features_point_the_same_way(videos: list[Path]) -> None:
+    model = network()
+    single, half = (embed(videos, model=model, dtype=dtype) for dtype in ("float32", "bfloat16"))
+    assert half.dtype == torch.float32
+    assert torch.cosine_similarity(single, half).min() > 0.999
+
+
+@pytest.mark.parametrize("faster", [torch.float32, torch.bfloat16])
+def test_the_faster_type_is_chosen(monkeypatch: pytest.MonkeyPatch, faster: torch.dtype) -> None:
+    monkeypatch.setattr(preparing, "_layer_seconds", lambda _, dtype: 1.0 if dtype is faster else 2.0)
+    preparing.fastest_dtype.cache_clear()
+    assert preparing.fastest_dtype(torch.device("cpu")) is faster
+    preparing.fastest_dtype.cache_clear()
+
+
+def test_a_broken_video_is_not_left_out_silently(videos: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"not a video")
+    with pytest.raises(svt_zoo.VideoReadError, match=r"broken\.mp4"):
+        embed([*videos, tmp_path / "broken.mp4"], model=network())
+    with pytest.raises(ValueError, match="at least one video"):
+        embed([], model=network())
+
+
+def test_probabilities_are_averaged_over_views(videos: list[Path]) -> None:
+    model = network(num_classes=3)
+    [prediction] = predict(videos[:1], model=model, labels=["run", "jump", "sit"], top=3, num_crops=3, dtype="float32")
+    views = load_views(videos[0], model.transforms(), num_crops=3)
+    expected = model(views).softmax(-1).mean(0)
+    assert prediction.path == videos[0]
+    assert sum(prediction.scores) == pytest.approx(1)
+    assert prediction.scores == sorted(prediction.scores, reverse=True)
+    assert dict(zip(prediction.labels, prediction.scores, strict=True))["jump"] == pytest.approx(expected[1].item())
+
+
+def test_labels_come_from_the_models_own_story(videos: list[Path], tmp_path: Path) -> None:
+    model = network(num_classes=2)
+    assert predict(videos[:1], model=model, top=1)[0].labels[0] in ("0", "1")
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": {"0": "zero", "1": "one"}}))
+    model.meta["labels"] = str(tmp_path / "config.json")
+    assert predict(videos[:1], model=model, top=1)[0].labels[0] in ("zero", "one")
+    model.meta["categories"] = ["a", "b"]
+    assert predict(videos[:1], model=model, top=1)[0].labels[0] in ("a", "b")
+
+
+def test_a_list_of_labels_of_another_length_is_refused(videos: list[Path]) -> None:
+    with pytest.raises(ValueError, match="the classifier has 2 classes, the list of labels 3"):
+        predict(videos[:1], model=network(num_classes=2), labels=["a", "b", "c"])
+
+
+def test_a_backbone_predicts_no_label(videos: list[Path]) -> None:
+    with pytest.raises(ValueError, match=r"has no classifier; embed\(\) gives its features"):
+        predict(videos[:1], model=network())
+
+
+def test_the_tool_prints_features_or_labels(
+    videos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tool = runpy.run_path(str(ROOT / "tools" / "predict.py"))["main"]
+    model = network(num_classes=2)
+    model.meta["categories"] = ["clean", "jerk"]
+    file = str(model.save_pretrained(tmp_path / "mine") / "model.safetensors")
+    assert tool([str(videos[0]), "--model", file, "--crops", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "clean" in out
+    assert "%" in out
+    assert tool([str(videos[0]), "--weights", file, "--model", "svt_vitt", "--features"]) == 0
+    assert "feature of 24 numbers" in capsys.readouterr().out
+    assert tool(["no/such.mp4", "--model", file]) == 2
+    assert "error: no/such.mp4" in capsys.readouterr().err
+    assert tool([str(videos[0]), "--model", "svt_vitb_k40"]) == 2
+    assert "did you mean svt_vitb_k400" in capsys.readouterr().err
+    assert tool([str(videos[0]), "--model", file, "--device", "gpu"]) == 2
+    assert "error: device='gpu' is none that torch knows" in capsys.readouterr().err
+
+
+def test_a_file_predicts_with_the_classifier_in_it(videos: list[Path], tmp_path: Path) -> None:
+    model = network(num_classes=3)
+    file = str(model.save_pretrained(tmp_path / "mine") / "model.safetensors")
+    assert predict(videos[:1], model=file, dtype="float32") == predict(videos[:1], model=model, dtype="float32")
+
+
+def test_a_row_without_a_classifier_is_refused_before_it_is_downloaded(videos: list[Path]) -> None:
+    with pytest.raises(ValueError, match="svt_vitb_k400 has no classifier"):
+        predict(videos[:1], model="svt_vitb_k400")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "half"}, "dtype must be (one of )?auto, bfloat16, float16, float32, got 'half'"),
+        ({"device": "gpu"}, "device='gpu' is none that torch knows"),
+        ({"num_crops": 0}, "num_crops must be at least 1, got 0"),
+        ({"num_clips": 0}, "num_clips must be at least 1, got 0"),
+        ({"batch_size": -1}, "batch_size must be at least 1, got -1"),
+        ({"top": 0}, "top must be at least 1, got 0"),
+    ],
+    ids=str,
+)
+def test_a_wrong_argument_is_named_with_its_value(videos: list[Path], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        predict(videos[:1], model=network(num_classes=2), **options)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_missing_gpu_is_said_to_be_missing(videos: list[Path]) -> None:
+    with pytest.raises(ValueError, match="device='cuda', but torch sees no GPU here"):
+        embed(videos[:1], model=network(), device="cuda")
+
+
+def test_a_model_of_torch_hub_embeds_a_real_clip(shared: Path) -> None:
+    model = torch.hub.load(str(ROOT), "svt_vitb_k400", source="local", pretrained=False)
+    feature = embed(shared / "clips" / "kinetics_clean_and_jerk_340x256.mp4", model=model)
+    assert feature.shape == (1, 768)
+    assert feature.isfinite().all()
+    assert feature.std() > 0.1  # behind the last norm

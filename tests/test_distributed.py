@@ -1,0 +1,72 @@
+"""What processes say to each other; alone, nothing changes."""
+
+from typing import Any
+
+import pytest
+import torch
+from processes import run_processes
+from torch.testing import assert_close
+
+from svt_zoo import distributed
+
+PROGRAM = """
+import json, torch
+from svt_zoo import distributed as d
+device = d.init("cpu")
+d.init("cpu")
+mine = torch.tensor([[1.0, 10.0]]) * (d.rank() + 1)
+d.barrier()
+said = {
+    "rank": d.rank(), "local_rank": d.local_rank(), "world_size": d.world_size(), "is_main": d.is_main(),
+    "mean": d.all_mean(mine).tolist(), "mine": mine.tolist(), "gathered": d.all_gather(mine).tolist(),
+    "one": d.any_rank(d.rank() == 1), "none": d.any_rank(False), "device": str(device),
+}
+d.shutdown()
+print(json.dumps(said))
+"""
+
+
+@pytest.fixture(scope="module")
+def said() -> list[dict[str, Any]]:
+    return run_processes(PROGRAM)
+
+
+def test_each_process_knows_its_place(said: list[dict[str, Any]]) -> None:
+    assert [(s["rank"], s["local_rank"], s["world_size"], s["is_main"]) for s in said] == [
+        (0, 0, 2, True),
+        (1, 1, 2, False),
+    ]
+
+
+def test_the_mean_is_over_all_processes_and_leaves_the_tensor_alone(said: list[dict[str, Any]]) -> None:
+    assert [s["mean"] for s in said] == [[[1.5, 15.0]]] * 2
+    assert said[1]["mine"] == [[2.0, 20.0]]
+
+
+def test_gathered_tensors_come_in_the_order_of_ranks(said: list[dict[str, Any]]) -> None:
+    assert [s["gathered"] for s in said] == [[[[1.0, 10.0]], [[2.0, 20.0]]]] * 2
+
+
+def test_a_flag_of_one_process_reaches_all(said: list[dict[str, Any]]) -> None:
+    assert [(s["one"], s["none"]) for s in said] == [(True, False)] * 2
+
+
+def test_alone_everything_is_itself() -> None:
+    tensor = torch.arange(3.0, requires_grad=True)
+    assert distributed.init("cpu") == torch.device("cpu")
+    assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
+    assert_close(distributed.all_mean(tensor), tensor.detach())
+    assert_close(distributed.all_gather(tensor), tensor.detach()[None])
+    assert not distributed.all_mean(tensor).requires_grad
+    assert distributed.any_rank(True)
+    assert not distributed.any_rank(False)
+    distributed.barrier()
+    distributed.shutdown()
+
+
+def test_a_process_without_a_gpu_of_its_own_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match=r"process 1 of this machine has no GPU .* torch sees 1; .* --nproc-per-node"):
+        distributed.init("cuda")

@@ -1,0 +1,119 @@
+"""Every recipe below configs/ can be run: it loads, it says what it is, and its networks can be built."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from training_runs import ROOT, lines_of, lines_so_far, make_training_videos, run, start, wait_for, weights_of
+
+from svt_zoo.config import (
+    FinetuneRecipe,
+    KNNRecipe,
+    LinearRecipe,
+    MultiviewRecipe,
+    Recipe,
+    load_recipe,
+    read_recipe,
+)
+from svt_zoo.data.build import svt_train_views
+from svt_zoo.models import Backbone, create_model
+from svt_zoo.training.build import build_method
+
+CONFIGS = ROOT / "configs"
+KINDS = {
+    "pretrain": Recipe,
+    "finetune": FinetuneRecipe,
+    "eval_knn": KNNRecipe,
+    "eval_linear": LinearRecipe,
+    "evaluate": MultiviewRecipe,
+}
+
+
+def tool_of(path: Path) -> str:
+    """The tool that the header of a recipe names."""
+    found = re.search(r"^# Command: .*tools/(\w+)\.py", path.read_text(), re.MULTILINE)
+    return found[1] if found else ""
+
+
+RECIPES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "_base_")
+PRETRAINING = [path for path in RECIPES if tool_of(path) == "pretrain"]
+DEBUG = [path for path in PRETRAINING if path.parent.name == "debug"]
+
+
+def named(paths: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("path", paths, ids=lambda path: str(path.relative_to(CONFIGS)))
+
+
+@named(RECIPES)
+def test_a_recipe_opens_with_paper_result_hardware_and_command(path: Path) -> None:
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    for word in ("Paper:", "Expected result:", "Hardware:", "Command:"):
+        assert any(line.startswith(f"# {word}") for line in header), word
+    assert any(str(path.relative_to(ROOT)) in line for line in header)
+
+
+@named(RECIPES)
+def test_a_recipe_loads_as_what_its_tool_takes(path: Path) -> None:
+    assert read_recipe(KINDS[tool_of(path)], path)
+
+
+@named(PRETRAINING)
+def test_the_networks_of_a_recipe_can_be_built(path: Path) -> None:
+    recipe = load_recipe(path)
+    with torch.device("meta"):
+        backbone = create_model(recipe.model.name, **recipe.model.options)
+        assert isinstance(backbone, Backbone)
+        method = build_method(recipe, backbone)
+    assert method.backbone.embed_dim == backbone.embed_dim
+    assert len(svt_train_views(recipe.views).transforms) >= 2
+
+
+def test_the_defaults_are_the_papers_recipe() -> None:
+    recipe, default = load_recipe(CONFIGS / "svt" / "vitb_k400.yaml"), Recipe()
+    for section in ("init", "views", "svt", "optim"):
+        assert getattr(recipe, section) == getattr(default, section), section
+
+
+def test_the_papers_recipe_has_the_papers_numbers() -> None:
+    recipe = load_recipe(CONFIGS / "svt" / "vitb_k400.yaml")
+    optim, views = recipe.optim, recipe.views
+    assert (recipe.init, recipe.model.name) == ("dino", "svt_vitb")
+    assert (optim.epochs, optim.warmup_epochs, optim.lr) == (20, 5, 5e-4)
+    assert optim.scale_lr
+    assert (optim.weight_decay, optim.weight_decay_end) == (0.04, 0.1)
+    assert views.global_frames == (8, 16)
+    assert views.local_frames == (2, 2, 4, 4, 8, 8, 16, 16)
+    assert (views.global_span, views.local_span) == (0.9, 1 / 8)
+    assert (views.sampling, views.blur_and_solarize) == ("paper", True)
+
+
+def test_the_codes_recipe_is_what_the_code_did() -> None:
+    recipe = load_recipe(CONFIGS / "svt" / "vitb_k400_code.yaml")
+    assert recipe.views.sampling == "code"
+    assert not recipe.views.blur_and_solarize
+    assert (recipe.optim.epochs, recipe.optim.warmup_epochs, recipe.optim.weight_decay_end) == (100, 10, 0.4)
+    assert (recipe.svt.teacher_mode, recipe.init) == ("replica", "random")
+
+
+def test_directions_are_kept_where_they_matter() -> None:
+    assert load_recipe(CONFIGS / "svt" / "vitb_ssv2.yaml").views.hflip == 0
+
+
+@named(DEBUG)
+def test_a_debug_recipe_trains_stops_goes_on_and_equals_the_straight_run(path: Path, tmp_path: Path) -> None:
+    videos = make_training_videos(tmp_path)
+
+    def command(name: str) -> list[str]:
+        return [str(path), f"data.train={videos}", f"run.output={tmp_path / name}"]
+
+    assert run(command("straight")) == [0]
+    process = start(command("stopped"))
+    wait_for(2, tmp_path / "stopped", process)
+    process.terminate()
+    process.join()
+    assert process.exitcode == 75
+    assert lines_so_far(tmp_path / "stopped") < lines_so_far(tmp_path / "straight")
+    assert run(command("stopped")) == [0]
+    assert lines_of(tmp_path / "stopped") == lines_of(tmp_path / "straight")
+    assert weights_of(tmp_path / "stopped") == weights_of(tmp_path / "straight")

@@ -1,0 +1,41 @@
+"""Pre-train a network on videos without labels: `python tools/pretrain.py RECIPE [key=value ...]`.
+
+The same command goes on with a run that was stopped or killed. Under `torchrun` several processes train together.
+Exit status: 0 when the run has ended, 75 when it saved itself because a signal (SIGTERM, SIGUSR1) asked it to stop.
+"""
+
+import argparse
+import logging
+import sys
+
+from svt_zoo.config import describe, load_recipe
+from svt_zoo.training.build import pretrain
+from svt_zoo.training.engine import NonFiniteLoss
+from svt_zoo.training.signals import ASKED_TO_STOP
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=f"what a recipe and key=value can set, with the defaults:\n{describe()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("recipe", help="a file below configs/")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="such as data.train=/videos run.output=runs/a"
+    )
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        finished = pretrain(load_recipe(args.recipe, args.overrides))
+    except (ValueError, OSError, RuntimeError, NonFiniteLoss) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0 if finished else ASKED_TO_STOP
+
+
+if __name__ == "__main__":
+    sys.exit(main())
