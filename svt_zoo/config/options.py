@@ -21,7 +21,7 @@ class DataConfig:
         subset: number of training videos to keep, drawn by the seed; null keeps all.
         allow_overlap: train on a list that shares files or groups with the evaluation list all the same.
         backend: decoder of video files.
-        num_workers: processes that read videos.
+        num_workers: processes that read videos; null is one for each core, at most 8.
         batch_size: videos of a batch in each process.
         max_failure_share: share of the training list that may be unreadable in an epoch before the run stops.
     """
@@ -36,7 +36,7 @@ class DataConfig:
     subset: int | None = None
     allow_overlap: bool = False
     backend: Literal["pyav", "torchcodec"] = "pyav"
-    num_workers: int = 2
+    num_workers: int | None = None
     batch_size: int = 8
     max_failure_share: float = 0.01
 

@@ -1,5 +1,6 @@
 """A recipe that is to be repeated over seeds and official splits becomes one recipe for each."""
 
+import logging
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
@@ -10,24 +11,29 @@ from .strict import ConfigError
 
 R = TypeVar("R", KNNRecipe, LinearRecipe, MultiviewRecipe, FinetuneRecipe)
 _MARK = "{split}"
+_log = logging.getLogger(__name__)
 
 
 def cases(recipe: R) -> list[R]:
     """One recipe a split and seed, splits first; of several, each has a folder of its own in `run.output`.
 
+    Lists of one's own, without {split} in their names, leave a recipe's official splits aside.
+
     Raises:
-        ConfigError: splits without {split} in the data's options, or the reverse.
+        ConfigError: {split} in the data's options, but no numbers for it.
     """
     marked = any(isinstance(value, str) and _MARK in value for value in vars(recipe.data).values())
-    if marked != bool(recipe.repeat.splits):
+    splits = recipe.repeat.splits if marked else ()
+    if marked and not splits:
         raise ConfigError(
             "repeat.splits lists the numbers that take the place of {split} in data.train, data.val, data.where_train "
-            f"and data.where_val: both or neither; got repeat.splits={list(recipe.repeat.splits)}, "
-            f"data.train={recipe.data.train!r}, data.val={recipe.data.val!r}"
+            f"and data.where_val; it is empty, and data.train={recipe.data.train!r}, data.val={recipe.data.val!r}"
         )
-    single = recipe.repeat.num_seeds == 1 and not recipe.repeat.splits
+    if recipe.repeat.splits and not marked:
+        _log.info("repeat.splits=%s has no say: the data's options hold no {split}", list(recipe.repeat.splits))
+    single = recipe.repeat.num_seeds == 1 and not splits
     found = []
-    for split in recipe.repeat.splits or (None,):
+    for split in splits or (None,):
         for seed in range(recipe.run.seed, recipe.run.seed + recipe.repeat.num_seeds):
             part = f"seed{seed}" if split is None else f"split{split}_seed{seed}"
             output = recipe.run.output if single else f"{recipe.run.output}/{part}"

@@ -33,6 +33,8 @@ PARSERS: dict[str, Callable[[str], Parsed]] = {
     "cpc": official.parse_cpc,
 }
 
+_PARTS = ("split", "fold")  # columns that part one data set: its classes are those of all parts
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -114,7 +116,8 @@ def read_list(
         labels: class names in the order of their labels, or a file of them (`read_labels`). Give the training list's
             `classes` to read an evaluation list, so that both mean the same.
         where: keeps the rows whose columns have these values: `"split=train,set=ucf101"` or a mapping. HMDB-51 has
-            the columns `fold` (1, 2, 3) and `split` (train, test).
+            the columns `fold` (1, 2, 3) and `split` (train, test). Class names are those of the rows that are left,
+            whatever their split and fold.
 
     Raises:
         ListError: the list, a label in it or the filter makes no sense; names the file, the line and the way out.
@@ -130,14 +133,16 @@ def read_list(
         parsed = PARSERS[kind](source)
     except (UnicodeDecodeError, csv.Error) as error:
         raise ListError(f"{source} is not a list of text in UTF-8: {error}") from error
-    entries = _filter(source, parsed, where)
+    wanted = _wanted(where)
+    entries = _filter(source, parsed, wanted)
     if not entries:
         raise ListError(f"{source}: no videos" + (f" with {where}" if where else "") + f" (read as {kind})")
     if root is not None:
         base = os.fspath(root)
     else:
         base = source if kind in ("class_folders", "folder", "hmdb51") else posixpath.dirname(source) or "."
-    classes = parsed.classes or named_classes(source, parsed.entries)
+    data_set = {key: value for key, value in wanted.items() if key not in _PARTS}
+    classes = parsed.classes or named_classes(source, [entry for entry in parsed.entries if _matches(entry, data_set)])
     if labels is not None:
         classes = read_labels(labels) if isinstance(labels, str | os.PathLike) else tuple(labels)
     paths = _resolve_paths(entries, base)
@@ -212,11 +217,19 @@ def check_overlap(train: VideoList, evaluation: VideoList, *, allow: bool = Fals
     return shared
 
 
-def _filter(source: str, parsed: Parsed, where: str | Mapping[str, str] | None) -> list[Entry]:
+def _wanted(where: str | Mapping[str, str] | None) -> dict[str, str]:
+    """Columns and the values they must have."""
     if isinstance(where, str):
         pairs = [part.partition("=") for part in where.split(",") if part.strip()]
         where = {key.strip(): value.strip() for key, _, value in pairs}
-    wanted = {key: str(value) for key, value in (where or {}).items()}
+    return {key: str(value) for key, value in (where or {}).items()}
+
+
+def _matches(entry: Entry, wanted: Mapping[str, str]) -> bool:
+    return all(entry.columns.get(key) == value for key, value in wanted.items())
+
+
+def _filter(source: str, parsed: Parsed, wanted: Mapping[str, str]) -> list[Entry]:
     columns = {key for entry in parsed.entries for key in entry.columns}
     for key in wanted:
         if key not in columns:
@@ -225,7 +238,7 @@ def _filter(source: str, parsed: Parsed, where: str | Mapping[str, str] | None) 
     if missing := [key for key in parsed.choose if key not in wanted]:
         values = {key: sorted({entry.columns[key] for entry in parsed.entries}) for key in missing}
         raise ListError(f"{source}: several lists in one: choose with where= one of {values}")
-    return [entry for entry in parsed.entries if all(entry.columns[key] == value for key, value in wanted.items())]
+    return [entry for entry in parsed.entries if _matches(entry, wanted)]
 
 
 def _resolve_paths(entries: Sequence[Entry], base: str) -> list[str]:

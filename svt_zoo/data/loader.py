@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 
 from ..batch import Batch, Failure
 from .datasets import VideoDataset
-from .workers import start_worker
+from .workers import number_of_workers, start_worker
 
 _log = logging.getLogger(__name__)
 
@@ -202,7 +202,7 @@ def build_loader(
     dataset: VideoDataset,
     *,
     batch_size: int,
-    num_workers: int = 0,
+    num_workers: int | None = 0,
     rank: int = 0,
     world_size: int = 1,
     prefetch_factor: int = 2,
@@ -216,7 +216,7 @@ def build_loader(
     Args:
         dataset: shuffled if it is one for training.
         batch_size: videos of a batch in this process.
-        num_workers: processes that read videos, of one thread each; 0 reads in this one.
+        num_workers: processes that read videos, of one thread each; 0 reads in this one, None has one for each core.
         rank, world_size: number of this process, and how many train together.
         prefetch_factor: batches that each worker has ready.
         pin_memory: hand over batches in page-locked memory, which a GPU copies from while it computes.
@@ -227,6 +227,7 @@ def build_loader(
     sampler = EpochSampler(
         len(dataset), batch_size, train=dataset.train, seed=dataset.seed, rank=rank, world_size=world_size
     )
+    num_workers = number_of_workers(num_workers)
     batches: DataLoader[Any] = DataLoader(
         dataset,
         batch_sampler=sampler,

@@ -8,7 +8,16 @@ from multiprocessing import parent_process
 
 import torch
 
+_MOST = 8  # by default; ten views of a video take a core a tenth of a second
 _STOP_SIGNALS = {signal.SIGTERM, signal.SIGUSR1}
+
+
+def number_of_workers(asked: int | None) -> int:
+    """The processes that read videos: those asked for, or one for each core that this process may take, at most 8."""
+    if asked is not None:
+        return asked
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(_MOST, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))  # torchrun's processes share them
 
 
 def start_worker(worker: int) -> None:

@@ -22,6 +22,7 @@ from ..batch import Batch, Failure
 from ..data.datasets import VideoDataset, Views
 from ..data.lists import VideoList
 from ..data.loader import collate
+from ..data.workers import number_of_workers
 from ..models import Features, ZooModel
 from .results import write_atomically
 from .views import describe_views, parse_views
@@ -53,7 +54,7 @@ def extract(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
     batch_size: int = 8,
-    num_workers: int = 0,
+    num_workers: int | None = 0,
     seed: int = 0,
     output: str | os.PathLike[str] | None = None,
     shard_size: int = 64,
@@ -76,7 +77,7 @@ def extract(
         device: by default the GPU if there is one.
         dtype: what the network computes in.
         batch_size: videos that are read and computed at once, at most `shard_size`; view by view.
-        num_workers: processes that read videos; 0 reads in this one.
+        num_workers: processes that read videos; 0 reads in this one, None has one for each core.
         seed: of views that are drawn (`RandomClips`).
         output: folder of the shards; without, nothing is kept.
         shard_size: videos of a shard.
@@ -105,7 +106,7 @@ def extract(
         mine = sorted(_shards(len(videos), shard_size).items())[rank::world_size]
         todo = {_path(folder, n): _split(rows, batch_size) for n, rows in mine if not _path(folder, n).exists()}
         network = copy.deepcopy(model).to(device=device, dtype=dtype).eval()
-        batches = _batches(dataset, todo.values(), num_workers, device, progress and rank == 0)
+        batches = _batches(dataset, todo.values(), number_of_workers(num_workers), device, progress and rank == 0)
         for path, parts in todo.items():
             _write(path, [_compute(network, next(batches), pool, device, dtype) for _ in parts])
         distributed.barrier()

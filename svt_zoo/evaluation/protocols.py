@@ -39,7 +39,7 @@ class Extractor:
     device: torch.device
     dtype: torch.dtype = torch.float32
     batch_size: int = 8
-    num_workers: int = 0
+    num_workers: int | None = 0
 
     def __call__(
         self, videos: VideoList, name: str, *, views: str | Views, pool: Pool = "mean", seed: int = 0

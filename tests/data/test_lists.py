@@ -231,6 +231,13 @@ def test_a_class_of_a_filtered_list_keeps_the_label_it_has_in_the_whole_list(tmp
     assert read_list(path, where={"split": "train"}).rows[0].label == 1
 
 
+def test_the_classes_of_a_filtered_list_are_those_of_its_data_set(tmp_path: Path) -> None:
+    rows = "file,label,split,set\na.mp4,run,train,x\nb.mp4,dive,test,x\nc.mp4,serve,train,y\n"
+    path = write(tmp_path / "list.csv", rows)
+    assert read_list(path, where="set=x,split=train").classes == ("dive", "run")  # both splits have the same labels
+    assert read_list(path, where="set=y").classes == ("serve",)
+
+
 def test_a_filter_by_an_unknown_column_names_the_columns(tmp_path: Path) -> None:
     path = write(tmp_path / "list.csv", "file,split\na.mp4,train\n")
     with pytest.raises(ListError, match=r"'fold'; the columns are file, split"):

@@ -193,11 +193,11 @@ def test_seeds_and_splits_are_averaged(common: dict[str, Any], lists: dict[str, 
     assert len(list((tmp_path / "results").iterdir())) == 3
 
 
-def test_splits_without_a_place_for_their_number_are_refused(common: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="both or neither"):
-        cases(KNNRecipe(**common, repeat=RepeatConfig(splits=(1,))))
+def test_splits_need_numbers_and_a_place_for_them(common: dict[str, Any]) -> None:
+    own = KNNRecipe(**common, repeat=RepeatConfig(splits=(1, 2)))
+    assert [case.data for case in cases(own)] == [own.data]  # lists without {split} are taken as they are
     data = dataclasses.replace(common["data"], train="list{split}.csv")
-    with pytest.raises(ConfigError, match="both or neither"):
+    with pytest.raises(ConfigError, match="repeat.splits lists the numbers"):
         cases(KNNRecipe(**{**common, "data": data}))
 
 
