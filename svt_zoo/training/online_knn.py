@@ -35,7 +35,7 @@ class OnlineKNN:
         *,
         device: torch.device,
         batch_size: int = 8,
-        num_workers: int = 0,
+        num_workers: int | None = 0,
         k: int = 20,
     ) -> None:
         for name, videos in (("data.train", train), ("data.val", val)):
