@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import torch
 
-from . import timesformer
+from . import cpc, motionformer, timesformer, xvit
 from .base import Backbone, Classifier, ZooModel
 from .layers import Features
 
@@ -33,6 +33,19 @@ _BUILDERS: dict[str, Callable[..., Backbone]] = {
     "svt_vits": timesformer.timesformer_vits,
     "svt_vitb": timesformer.timesformer_vitb,
     "svt_vitl": timesformer.timesformer_vitl,
+    "xvit_vitt": xvit.xvit_vitt,
+    "xvit_vits": xvit.xvit_vits,
+    "xvit_vitb": xvit.xvit_vitb,
+    "xvit_vitl": xvit.xvit_vitl,
+    "motionformer_vitt": motionformer.motionformer_vitt,
+    "motionformer_vits": motionformer.motionformer_vits,
+    "motionformer_vitb": motionformer.motionformer_vitb,
+    "motionformer_vitl": motionformer.motionformer_vitl,
+    # CPC's: a ResNet for each frame, a transformer over all of them, a ConvGRU over time.
+    "cpc_resnet18": cpc.cpc_resnet18,
+    "cpc_resnet34": cpc.cpc_resnet34,
+    "cpc_resnet50": cpc.cpc_resnet50,
+    "cpc_resnet101": cpc.cpc_resnet101,
 }
 _OURS = frozenset(_BUILDERS)  # these keep every number they compute with in their state dict; a test holds it
 

@@ -60,6 +60,11 @@ class Backbone(ZooModel):
     num_frames: int
     patch_size: int
 
+    @property
+    def cls_dim(self) -> int:
+        """Width of the class feature: embed_dim, unless a network says otherwise."""
+        return self.embed_dim
+
     def forward(self, clip: Tensor) -> Features:
         """Features of clip (B, C, T, H, W), H and W in pixels."""
         raise NotImplementedError(f"{type(self).__name__} has no forward(clip) -> Features")
@@ -76,7 +81,7 @@ class Classifier(ZooModel):
         if num_classes < 1:
             raise ValueError(f"a classifier needs num_classes >= 1, got {num_classes}")
         self.backbone = backbone
-        self.head = nn.Linear(backbone.embed_dim, num_classes)
+        self.head = nn.Linear(backbone.cls_dim, num_classes)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
         self.meta = {**backbone.meta, "num_classes": num_classes}

@@ -122,9 +122,21 @@ class PatchEmbed(nn.Module):
         return tokens.unflatten(0, (batch, -1))  # (B, T, N, D)
 
 
+def grid_of(img_size: int | tuple[int, int], patch_size: int) -> tuple[int, int]:
+    """Rows and columns of the patches of a frame of `img_size` pixels, (H, W) or one number for both.
+
+    Raises:
+        ValueError: it holds no patch.
+    """
+    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    if min(height, width) < patch_size:
+        raise ValueError(f"img_size must hold a patch of {patch_size} pixels, got {img_size}")
+    return height // patch_size, width // patch_size
+
+
 def resize_grid(table: Tensor, old: tuple[int, int], new: tuple[int, int], mode: Interpolation) -> Tensor:
     """Stretch a table of patch positions (1, old_h * old_w, D), row by row, to (1, new_h * new_w, D)."""
-    if tuple(old) == tuple(new):
+    if not torch.compiler.is_exporting() and tuple(old) == tuple(new):  # an exported program takes every size
         return table
     image = table.unflatten(1, old).permute(0, 3, 1, 2)  # (1, D, old_h, old_w)
     return F.interpolate(image, size=new, mode=_MODES_2D[mode]).flatten(2).transpose(1, 2)  # (1, new_h*new_w, D)
@@ -132,7 +144,7 @@ def resize_grid(table: Tensor, old: tuple[int, int], new: tuple[int, int], mode:
 
 def resize_time(table: Tensor, length: int, mode: Interpolation) -> Tensor:
     """Stretch a table of frame positions (1, T, D) to (1, length, D); "cubic" is not defined in one dimension."""
-    if table.shape[1] == length:
+    if not torch.compiler.is_exporting() and table.shape[1] == length:
         return table
     return F.interpolate(table.transpose(1, 2), size=length, mode=mode).transpose(1, 2)  # (1, length, D)
 

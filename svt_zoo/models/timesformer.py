@@ -18,6 +18,7 @@ from .layers import (
     Mlp,
     PatchEmbed,
     drop_path,
+    grid_of,
     init_weights,
     resize_grid,
     resize_time,
@@ -65,11 +66,11 @@ class DividedBlock(JointBlock):
 
     def _along_time(self, patches: Tensor) -> Tensor:
         """Every patch position attends to itself in all frames; one drop-path decision a position."""
-        batch = patches.shape[0]
+        batch, _, num_patches, _ = patches.shape
         tubes = patches.transpose(1, 2).flatten(0, 1)  # (B*N, T, D)
         out = drop_path(self.temporal_attn(self.temporal_norm1(tubes)), self.drop, self.training)
         # temporal_fc comes behind drop path: a dropped tube still receives its bias, as in the original.
-        return self.temporal_fc(out).unflatten(0, (batch, -1)).transpose(1, 2)
+        return self.temporal_fc(out).unflatten(0, (batch, num_patches)).transpose(1, 2)
 
     def _inside_frames(self, cls: Tensor, patches: Tensor) -> Tensor:
         """Every frame attends to itself and a copy of the class token; one drop-path decision a frame."""
@@ -124,9 +125,9 @@ class TimeSformer(Backbone):
         self.embed_dim, self.num_frames, self.patch_size = embed_dim, num_frames, patch_size
         self.pos_mode, self.time_mode, self.table = pos_mode, time_mode, table
         self.grad_checkpointing = grad_checkpointing
-        self.grid_size = _grid(img_size, patch_size)
+        self.grid_size = grid_of(img_size, patch_size)
         self.max_frames = max_frames
-        self.max_grid = _grid(img_size if max_img_size is None else max_img_size, patch_size)
+        self.max_grid = grid_of(img_size if max_img_size is None else max_img_size, patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid_size[0] * self.grid_size[1], embed_dim))
         self._add_time_table()
@@ -205,13 +206,6 @@ class SpaceOnlyTimeSformer(TimeSformer):
         cls = (self.cls_token + cls_position).expand(batch * num_frames, -1, -1)  # (B*T, 1, D)
         x = self._encode(torch.cat((cls, patches), dim=1), 1).unflatten(0, (batch, num_frames))  # (B, T, 1+N, D)
         return Features(self.norm(x[:, :, 0].mean(dim=1)), self.norm(x[:, :, 1:]))
-
-
-def _grid(img_size: int | tuple[int, int], patch_size: int) -> tuple[int, int]:
-    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-    if min(height, width) < patch_size:
-        raise ValueError(f"img_size must hold a patch of {patch_size} pixels, got {img_size}")
-    return height // patch_size, width // patch_size
 
 
 _ATTENTION: dict[str, type[TimeSformer]] = {

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
-from svt_zoo.hub.convert import from_hf_timesformer, from_timesformer, from_vit, resize_tables_flat
+from svt_zoo.hub.convert import from_hf_timesformer, from_timesformer, resize_tables_flat
+from svt_zoo.hub.image_start import start_from_image
 from svt_zoo.models import Classifier, Features, create_model
 from svt_zoo.models.timesformer import DividedBlock, TimeSformer, timesformer
 
@@ -144,7 +145,7 @@ def test_hugging_faces_timesformer_is_reproduced(oracle: Oracle) -> None:
 def test_an_image_network_starts_a_video_network(oracle: Oracle, case: str) -> None:
     tensors, _ = oracle("svt/dino_init")
     image = {k.removeprefix("image_sd/"): v for k, v in tensors.items() if k.startswith("image_sd/")}
-    model = tiny(from_vit(image, num_frames=4))
+    model = tiny(start_from_image(image, timesformer(**TINY).double().state_dict()))
     feature = model(tensors[f"{case}/input"].double()).cls
     assert_close(feature, tensors[f"{case}/cls_video_model"], atol=1e-9, rtol=0)
     if case == "T1":

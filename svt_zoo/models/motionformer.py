@@ -1,0 +1,233 @@
+"""Motionformer: a video transformer with trajectory attention.
+
+Patrick et al., "Keeping Your Eye on the Ball: Trajectory Attention in Video Transformers" (NeurIPS 2021).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .base import Backbone
+from .layers import Features, Interpolation, Mlp, PatchEmbed, drop_path, grid_of, init_weights, resize_grid, resize_time
+from .timesformer import LAYER_NORM_EPS, JointBlock
+from .trajectory import Approximation, DividedAttention, PatchAttention, TrajectoryAttention
+
+AttentionKind = Literal["trajectory", "joint", "divided"]
+Positions = Literal["separate", "joint"]
+
+
+class PatchBlock(nn.Module):
+    """A transformer block whose attention, made by `attn`, knows the frames: (B, 1 + T*N, D) -> the same shape."""
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        mlp_ratio: float,
+        qkv_bias: bool,
+        drop: float,
+        attn: Callable[[int, int, bool], PatchAttention],
+    ) -> None:
+        super().__init__()
+        self.drop = drop
+        self.norm1 = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
+        self.attn = attn(embed_dim, num_heads, qkv_bias)
+        self.norm2 = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
+        self.mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio))
+
+    def forward(self, x: Tensor, num_frames: int) -> Tensor:
+        """One drop-path decision a clip."""
+        x = x + drop_path(self.attn(self.norm1(x), num_frames), self.drop, self.training)
+        return x + drop_path(self.mlp(self.norm2(x)), self.drop, self.training)
+
+
+class DividedPatchBlock(PatchBlock):
+    """Attention along time, without drop path, then inside frames; unlike TimeSformer's, both see the class token."""
+
+    def __init__(self, embed_dim: int, num_heads: int, mlp_ratio: float, qkv_bias: bool, drop: float) -> None:
+        space = partial(DividedAttention, along="space")
+        super().__init__(embed_dim, num_heads, mlp_ratio, qkv_bias, drop, space)
+        self.norm3 = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
+        self.timeattn = DividedAttention(embed_dim, num_heads, qkv_bias, along="time")
+
+    def forward(self, x: Tensor, num_frames: int) -> Tensor:
+        """One drop-path decision a clip."""
+        return super().forward(x + self.timeattn(self.norm3(x), num_frames), num_frames)
+
+
+class TubeletEmbed(PatchEmbed):
+    """Cut a clip into blocks of `tubelet_frames` x `patch_size` x `patch_size`: (B, C, T, H, W) -> (B, T', N, D).
+
+    Frames that fill no block at the end are left out, as pixels at the edges are.
+    """
+
+    def __init__(self, patch_size: int, embed_dim: int, tubelet_frames: int) -> None:
+        super().__init__(patch_size, embed_dim)
+        size = (tubelet_frames, patch_size, patch_size)
+        self.proj = nn.Conv3d(3, embed_dim, kernel_size=size, stride=size)  # type: ignore[assignment]
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Embed all blocks of the clip."""
+        frames = self.proj.kernel_size[0]
+        if clip.shape[2] < frames:
+            raise ValueError(f"a clip needs at least tubelet_frames={frames} frames, got {clip.shape[2]}")
+        return self.proj(clip).flatten(3).permute(0, 2, 3, 1)  # (B, T', N, D)
+
+
+class Motionformer(Backbone):
+    """A vision transformer over all patches of a clip: (B, 3, T, H, W) -> `Features`, patches (B, T', N, D).
+
+    T' is T // tubelet_frames. The position tables keep the size they were trained with and are stretched to the clip
+    in `forward`, so any T that holds a tubelet and any H, W that hold a patch work.
+
+    Args:
+        img_size: pixels the stored grid stands for, an int or (H, W); released weights have 224, whatever their crop.
+        num_frames: frames of the clips the stored time table stands for.
+        drop_path_rate: stochastic depth of the last block, a clip at a time; the others grow linearly from 0.
+        attention: "trajectory"; "joint": every token attends to every token; "divided": time, then space (with the
+            class token in both, unlike TimeSformer's).
+        tubelet_frames: frames of a token; 1 makes 2-D patches.
+        positions: "separate" tables for space and time, or a "joint" one.
+        use_original_code, folded, approximation, num_landmarks: see `TrajectoryAttention`.
+        pre_logits: end with a linear layer and tanh on every token.
+        pos_mode, time_mode: how the tables are stretched over space and over time.
+        grad_checkpointing: recompute each block in the backward pass, to save memory.
+
+    Raises:
+        ValueError: an attention, positions or approximation that does not exist, or num_frames that hold no whole
+            number of tubelets.
+    """
+
+    def __init__(
+        self,
+        *,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        num_frames: int = 8,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_path_rate: float = 0.2,
+        attention: AttentionKind = "trajectory",
+        tubelet_frames: int = 1,
+        positions: Positions = "separate",
+        use_original_code: bool = True,
+        folded: bool = False,
+        approximation: Approximation | None = None,
+        num_landmarks: int = 128,
+        pre_logits: bool = True,
+        pos_mode: Interpolation = "cubic",
+        time_mode: Interpolation = "nearest",
+        grad_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        _check(attention, positions, num_frames, tubelet_frames)
+        self.embed_dim, self.num_frames, self.patch_size = embed_dim, num_frames, patch_size
+        self.pos_mode, self.time_mode = pos_mode, time_mode
+        self.tubelet_frames, self.joint_positions = tubelet_frames, positions == "joint"
+        self.grad_checkpointing = grad_checkpointing
+        self.num_times, self.grid_size = num_frames // tubelet_frames, grid_of(img_size, patch_size)
+        self._add_tables()
+        if tubelet_frames > 1:
+            self.patch_embed_3d = TubeletEmbed(patch_size, embed_dim, tubelet_frames)
+        else:
+            self.patch_embed = PatchEmbed(patch_size, embed_dim)
+        trajectory = partial(
+            TrajectoryAttention,
+            use_original_code=use_original_code,
+            folded=folded,
+            approximation=approximation,
+            num_landmarks=num_landmarks,
+        )
+        blocks: dict[str, Callable[..., nn.Module]] = {
+            "trajectory": partial(PatchBlock, attn=trajectory),
+            "joint": JointBlock,
+            "divided": DividedPatchBlock,
+        }
+        rates = [drop_path_rate * i / max(1, depth - 1) for i in range(depth)]
+        self.blocks = nn.ModuleList(
+            blocks[attention](embed_dim, num_heads, mlp_ratio, qkv_bias, rate) for rate in rates
+        )
+        self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
+        self.pre_logits = nn.Sequential()
+        if pre_logits:
+            self.pre_logits.add_module("fc", nn.Linear(embed_dim, embed_dim))
+            self.pre_logits.add_module("act", nn.Tanh())
+        self.reset_parameters()
+
+    def _add_tables(self) -> None:
+        num_patches = self.grid_size[0] * self.grid_size[1]
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dim))
+        if self.joint_positions:
+            self.st_embed = nn.Parameter(torch.zeros(1, 1 + self.num_times * num_patches, self.embed_dim))
+        else:
+            self.pos_embed = nn.Parameter(torch.zeros(1, 1 + num_patches, self.embed_dim))
+            self.temp_embed = nn.Parameter(torch.zeros(1, self.num_times, self.embed_dim))
+
+    def reset_parameters(self) -> None:
+        """Initialise anew, as the original does: with separate tables, frames have no position in time at first."""
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        nn.init.trunc_normal_(self.st_embed if self.joint_positions else self.pos_embed, std=0.02)
+        init_weights(self.modules())
+
+    def positions(self, num_times: int, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Positions of the class token (1, 1, D) and of all patches (1, T', N, D), for a grid (rows, columns)."""
+        if not self.joint_positions:
+            space = resize_grid(self.pos_embed[:, 1:], self.grid_size, grid, self.pos_mode)  # (1, N, D)
+            time = resize_time(self.temp_embed, num_times, self.time_mode)  # (1, T', D)
+            return self.pos_embed[:, :1], space.unsqueeze(1) + time.unsqueeze(2)
+        table = self.st_embed[:, 1:].unflatten(1, (self.num_times, -1)).squeeze(0)  # (T', N, D) as trained
+        table = resize_grid(table, self.grid_size, grid, self.pos_mode)
+        table = resize_time(table.flatten(1).unsqueeze(0), num_times, self.time_mode)  # (1, T', N*D)
+        return self.st_embed[:, :1], table.unflatten(2, (-1, self.embed_dim))
+
+    def forward(self, clip: Tensor) -> Features:
+        """Features of clip (B, 3, T, H, W), H and W in pixels; class feature and patches behind `pre_logits`."""
+        embed: PatchEmbed = self.patch_embed_3d if self.tubelet_frames > 1 else self.patch_embed
+        grid = embed.grid(clip)
+        patches = embed(clip)  # (B, T', N, D)
+        batch, num_times = patches.shape[:2]
+        cls_position, patch_positions = self.positions(num_times, grid)
+        cls = (self.cls_token + cls_position).expand(batch, -1, -1)  # (B, 1, D)
+        x = torch.cat((cls, (patches + patch_positions).flatten(1, 2)), dim=1)  # (B, 1+T'*N, D): time-major
+        for block in self.blocks:
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, num_times, use_reentrant=False)
+            else:
+                x = block(x, num_times)
+        x = self.pre_logits(self.norm(x))
+        return Features(x[:, 0], x[:, 1:].unflatten(1, (num_times, -1)))
+
+
+def _check(attention: str, positions: str, num_frames: int, tubelet_frames: int) -> None:
+    for name, value, kind in (("attention", attention, AttentionKind), ("positions", positions, Positions)):
+        if value not in get_args(kind):
+            raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
+    if tubelet_frames < 1 or num_frames % tubelet_frames:
+        raise ValueError(f"num_frames must be a multiple of tubelet_frames, got {num_frames} and {tubelet_frames}")
+
+
+def motionformer_vitt(**options: Any) -> Motionformer:
+    """ViT-Ti/16: embed_dim 192, 12 blocks, 3 heads."""
+    return Motionformer(**{"embed_dim": 192, "depth": 12, "num_heads": 3, **options})
+
+
+def motionformer_vits(**options: Any) -> Motionformer:
+    """ViT-S/16: embed_dim 384, 12 blocks, 6 heads."""
+    return Motionformer(**{"embed_dim": 384, "depth": 12, "num_heads": 6, **options})
+
+
+def motionformer_vitb(**options: Any) -> Motionformer:
+    """ViT-B/16: embed_dim 768, 12 blocks, 12 heads."""
+    return Motionformer(**{"embed_dim": 768, "depth": 12, "num_heads": 12, **options})
+
+
+def motionformer_vitl(**options: Any) -> Motionformer:
+    """ViT-L/16: embed_dim 1024, 24 blocks, 16 heads."""
+    return Motionformer(**{"embed_dim": 1024, "depth": 24, "num_heads": 16, **options})

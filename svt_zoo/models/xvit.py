@@ -1,0 +1,263 @@
+"""X-ViT: a vision transformer on frames that mix by shifting keys and values, and a small one over the frames.
+
+Bulat et al., "Space-time Mixing Attention for Video Transformer" (NeurIPS 2021), section 3.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .base import Backbone
+from .layers import Attention, Features, Interpolation, PatchEmbed, grid_of, init_weights, resize_grid, resize_time
+from .timesformer import LAYER_NORM_EPS, JointBlock
+
+TemporalTable = Literal["nearest", "tile"]
+
+
+def shift_frames(x: Tensor, shift_div: int, segments: int | None = None) -> Tensor:
+    """Take a share of every frame's channels from its neighbours: x (B, T, ..., D) -> the same shape.
+
+    The first D // shift_div channels come from the next frame, as many from the previous one, the rest stay; beyond
+    the ends lie zeros. `segments`: the clip counts as runs of that many frames, each with ends.
+    """
+    if segments is not None and segments < x.shape[1]:
+        return torch.cat([shift_frames(run, shift_div) for run in x.split(segments, dim=1)], dim=1)
+    share = x.shape[-1] // shift_div
+    other_dims = (0, 0) * (x.ndim - 2)  # F.pad counts from the last dimension; frames are the second
+    moving = F.pad(x[..., : 2 * share], (*other_dims, 1, 1))  # (B, 1+T+1, ..., 2*share)
+    return torch.cat((moving[:, 2:, ..., :share], moving[:, :-2, ..., share:], x[..., 2 * share :]), dim=-1)
+
+
+class FrameAttention(Attention):
+    """Attention inside every frame, (B, T, S, D) -> (B, T, S, D); with `shift_div` space-time mixing attention.
+
+    That is: queries of a frame meet keys and values of which a share is the neighbouring frames' (`shift_frames`).
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, shift_div: int | None, segments: int | None) -> None:
+        super().__init__(embed_dim, num_heads)
+        self.shift_div, self.segments = shift_div, segments
+
+    def split_heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of x (B, T, S, D), each (B*T, h, S, d)."""
+        q, k, v = self.qkv(x).chunk(3, dim=-1)  # each (B, T, S, D), head by head
+        if self.shift_div:
+            k, v = (shift_frames(y, self.shift_div, self.segments) for y in (k, v))
+        q, k, v = (y.flatten(0, 1).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for y in (q, k, v))
+        return q, k, v
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend: x (B, T, S, D) -> (B, T, S, D)."""
+        return super().forward(x).unflatten(0, x.shape[:2])
+
+
+class FrameBlock(JointBlock):
+    """A plain transformer block on all frames of a clip; only attention may look at the neighbours."""
+
+    def __init__(
+        self, embed_dim: int, num_heads: int, mlp_ratio: float, drop: float, shift_div: int | None, segments: int | None
+    ) -> None:
+        super().__init__(embed_dim, num_heads, mlp_ratio, True, drop)
+        self.attn = FrameAttention(embed_dim, num_heads, shift_div, segments)
+
+
+class FrameEncoder(nn.Module):
+    """A vision transformer on frames: clip (B, 3, T, H, W) -> tokens (B, T, 1+N, D), each frame's class token first."""
+
+    def __init__(
+        self,
+        embed_dim: int,
+        patch_size: int,
+        grid_size: tuple[int, int],
+        num_frames: int,
+        blocks: Iterable[FrameBlock],
+        temporal_table: TemporalTable,
+        pos_mode: Interpolation,
+        grad_checkpointing: bool,
+    ) -> None:
+        super().__init__()
+        self.grid_size, self.temporal_table, self.pos_mode = grid_size, temporal_table, pos_mode
+        self.grad_checkpointing = grad_checkpointing
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid_size[0] * grid_size[1], embed_dim))
+        self.temp_embed = nn.Parameter(torch.zeros(1, num_frames, 1, embed_dim))
+        self.patch_embed = PatchEmbed(patch_size, embed_dim)
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise anew, as the original does: frames have no position in time at first."""
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        nn.init.zeros_(self.temp_embed)
+        init_weights(self.modules())
+
+    def times(self, num_frames: int) -> Tensor:
+        """Positions in time of `num_frames` frames, (1, T, 1, D)."""
+        table: Tensor = self.temp_embed
+        if self.temporal_table == "tile":
+            return table[:, torch.arange(num_frames, device=table.device) % table.shape[1]]
+        return resize_time(table.squeeze(2), num_frames, "nearest").unsqueeze(2)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Tokens (B, T, 1+N, D) of all frames behind the final norm."""
+        grid = self.patch_embed.grid(clip)
+        patches = self.patch_embed(clip) + resize_grid(self.pos_embed[:, 1:], self.grid_size, grid, self.pos_mode)
+        cls = self.cls_token + self.pos_embed[:, :1]  # (1, 1, D)
+        cls = cls.expand(*patches.shape[:2], -1, -1)  # (B, T, 1, D)
+        x = torch.cat((cls, patches), dim=2) + self.times(clip.shape[2])  # (B, T, 1+N, D)
+        for block in self.blocks:
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, clip.shape[2], use_reentrant=False)
+            else:
+                x = block(x, clip.shape[2])
+        return self.norm(x)
+
+
+class Consensus(nn.Module):
+    """Temporal attention over the frames' class features (B, T, D), behind a class token of its own -> (B, D')."""
+
+    def __init__(
+        self, embed_dim: int, depth: int, num_heads: int, mlp_ratio: float, out_dim: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.out_dim = out_dim
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.temporal_encoder = nn.ModuleList(
+            JointBlock(embed_dim, num_heads, mlp_ratio, qkv_bias=False, drop=0.0) for _ in range(depth)
+        )
+        self.mlp_head = nn.Sequential(
+            nn.LayerNorm(embed_dim), nn.Linear(embed_dim, out_dim), nn.GELU(), nn.Dropout(dropout)
+        )
+        for module in self.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = 1e-5  # here, not in the frame encoder, the original keeps PyTorch's
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise anew: the token zero, the rest PyTorch's default, as the original leaves it."""
+        nn.init.zeros_(self.cls_token)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.LayerNorm):
+                module.reset_parameters()
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """The clip's feature from frames (B, T, D)."""
+        x = torch.cat((self.cls_token.expand(frames.shape[0], -1, -1), frames), dim=1)  # (B, 1+T, D)
+        for block in self.temporal_encoder:
+            x = block(x, frames.shape[1])
+        return self.mlp_head(x[:, 0])
+
+
+class XViT(Backbone):
+    """X-ViT on the frames of a clip: (B, 3, T, H, W) -> `Features`, any T and any H, W that hold a patch.
+
+    `cls` is the consensus over frames behind its LayerNorm, Linear and GELU; `patches` are the frames' tokens behind
+    the final norm.
+
+    Args:
+        img_size: pixels the stored grid stands for, an int or (H, W).
+        num_frames: frames the stored time table stands for.
+        drop_path_rate: stochastic depth of the last block, a clip at a time; the others grow linearly from 0.
+        shift_div: a block takes 1 / shift_div of its key and value channels from the next frame, as much from the last.
+        locations: the blocks that do so; None is all of them.
+        segments: frames of a run that shares nothing with the next run; None is the whole clip.
+        temporal_table: clips of other lengths stretch the time table ("nearest") or begin it anew ("tile": released
+            weights hold 8 frames, and were trained so on 16).
+        pos_mode: how the grid of positions is stretched to other sizes.
+        consensus_depth: blocks over the frames' class features.
+        consensus_dim: width of `cls`; None is embed_dim.
+        dropout: in training, of `cls`, as the input of the linear layer that follows (both originals: 0.5).
+        frame_dropout: in training, of every frame's class feature (the original: 0.5; TIME: 0).
+        grad_checkpointing: recompute each block in the backward pass, to save memory.
+
+    Raises:
+        ValueError: a temporal_table, shift_div, segments or location that is none.
+    """
+
+    def __init__(
+        self,
+        *,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        num_frames: int = 8,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        drop_path_rate: float = 0.0,
+        shift_div: int = 4,
+        locations: Iterable[int] | None = None,
+        segments: int | None = None,
+        temporal_table: TemporalTable = "nearest",
+        pos_mode: Interpolation = "cubic",
+        consensus_depth: int = 1,
+        consensus_dim: int | None = None,
+        dropout: float = 0.0,
+        frame_dropout: float = 0.0,
+        grad_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        shifting = range(depth) if locations is None else tuple(locations)
+        _check(temporal_table, shift_div, segments, shifting, depth)
+        self.embed_dim, self.num_frames, self.patch_size = embed_dim, num_frames, patch_size
+        rates = [drop_path_rate * i / max(1, depth - 1) for i in range(depth)]
+        blocks = (
+            FrameBlock(embed_dim, num_heads, mlp_ratio, rate, shift_div if i in shifting else None, segments)
+            for i, rate in enumerate(rates)
+        )
+        grid = grid_of(img_size, patch_size)
+        self.base_model = FrameEncoder(
+            embed_dim, patch_size, grid, num_frames, blocks, temporal_table, pos_mode, grad_checkpointing
+        )
+        self.frame_dropout = nn.Dropout(frame_dropout)
+        self.consensus = Consensus(
+            embed_dim, consensus_depth, num_heads, mlp_ratio, consensus_dim or embed_dim, dropout
+        )
+
+    @property
+    def cls_dim(self) -> int:
+        """Width of the class feature."""
+        return self.consensus.out_dim
+
+    def forward(self, clip: Tensor) -> Features:
+        """Features of clip (B, 3, T, H, W), H and W in pixels."""
+        x = self.base_model(clip)  # (B, T, 1+N, D)
+        return Features(self.consensus(self.frame_dropout(x[:, :, 0])), x[:, :, 1:])
+
+
+def _check(table: str, shift_div: int, segments: int | None, locations: Iterable[int], depth: int) -> None:
+    if table not in get_args(TemporalTable):
+        raise ValueError(f"temporal_table must be one of {', '.join(get_args(TemporalTable))}, got {table!r}")
+    if shift_div < 2:
+        raise ValueError(f"shift_div must be 2 or more, for two neighbours share the channels, got {shift_div}")
+    if segments is not None and segments < 1:
+        raise ValueError(f"segments is a number of frames, 1 or more, or None for the whole clip, got {segments}")
+    beyond = [i for i in locations if not 0 <= i < depth]
+    if beyond:
+        raise ValueError(f"locations must name blocks 0 to {depth - 1}, got {beyond}")
+
+
+def xvit_vitt(**options: Any) -> XViT:
+    """ViT-Ti/16: embed_dim 192, 12 blocks, 3 heads."""
+    return XViT(**{"embed_dim": 192, "depth": 12, "num_heads": 3, **options})
+
+
+def xvit_vits(**options: Any) -> XViT:
+    """ViT-S/16: embed_dim 384, 12 blocks, 6 heads."""
+    return XViT(**{"embed_dim": 384, "depth": 12, "num_heads": 6, **options})
+
+
+def xvit_vitb(**options: Any) -> XViT:
+    """ViT-B/16: embed_dim 768, 12 blocks, 12 heads."""
+    return XViT(**{"embed_dim": 768, "depth": 12, "num_heads": 12, **options})
+
+
+def xvit_vitl(**options: Any) -> XViT:
+    """ViT-L/16: embed_dim 1024, 24 blocks, 16 heads."""
+    return XViT(**{"embed_dim": 1024, "depth": 24, "num_heads": 16, **options})
