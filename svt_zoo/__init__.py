@@ -14,18 +14,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .data.video import VideoReadError, open_video
     from .hub.entrypoints import (
+        cpc_resnet18_ucf101,
+        cpc_resnet18_ucf101_finetuned,
         dino_vitb16,
         dino_vits16,
+        imagenet_vitb16,
+        motionformer_vitb_epic,
+        motionformer_vitb_k400,
+        motionformer_vitb_ssv2,
+        motionformer_vitb_ssv2_fb,
+        motionformer_vitb_ssv2_time,
         svt_vitb_k400,
         timesformer_vitb_k400,
         timesformer_vitb_k600,
         timesformer_vitb_ssv2,
         timesformer_vitb_ssv2_fb,
         timesformer_vitb_ssv2_time,
+        xvit_vitb_ssv2,
+        xvit_vitb_ssv2_original,
+        xvit_vitb_ssv2_time,
     )
     from .hub.loading import from_pretrained, load_model
     from .hub.sources import WeightsError
     from .hub.weights import get_weights, list_weights
+    from .inference.extract import extract_features
     from .inference.predict import embed, predict
     from .models import Backbone, Classifier, Features, create_model, list_models, register_model
 
@@ -37,15 +49,24 @@ __all__ = [
     "Features",
     "VideoReadError",
     "WeightsError",
+    "cpc_resnet18_ucf101",
+    "cpc_resnet18_ucf101_finetuned",
     "create_model",
     "dino_vitb16",
     "dino_vits16",
     "embed",
+    "extract_features",
     "from_pretrained",
     "get_weights",
+    "imagenet_vitb16",
     "list_models",
     "list_weights",
     "load_model",
+    "motionformer_vitb_epic",
+    "motionformer_vitb_k400",
+    "motionformer_vitb_ssv2",
+    "motionformer_vitb_ssv2_fb",
+    "motionformer_vitb_ssv2_time",
     "open_video",
     "predict",
     "register_model",
@@ -55,6 +76,9 @@ __all__ = [
     "timesformer_vitb_ssv2",
     "timesformer_vitb_ssv2_fb",
     "timesformer_vitb_ssv2_time",
+    "xvit_vitb_ssv2",
+    "xvit_vitb_ssv2_original",
+    "xvit_vitb_ssv2_time",
 ]
 
 _HOME = {
@@ -65,6 +89,7 @@ _HOME = {
     "WeightsError": "hub.sources",
     "create_model": "models",
     "embed": "inference.predict",
+    "extract_features": "inference.extract",
     "from_pretrained": "hub.loading",
     "get_weights": "hub.weights",
     "list_models": "models",
@@ -73,6 +98,8 @@ _HOME = {
     "open_video": "data.video",
     "predict": "inference.predict",
     "register_model": "models",
+    "cpc_resnet18_ucf101": "hub.entrypoints",
+    "cpc_resnet18_ucf101_finetuned": "hub.entrypoints",
     "dino_vitb16": "hub.entrypoints",
     "dino_vits16": "hub.entrypoints",
     "svt_vitb_k400": "hub.entrypoints",
@@ -81,6 +108,15 @@ _HOME = {
     "timesformer_vitb_ssv2": "hub.entrypoints",
     "timesformer_vitb_ssv2_fb": "hub.entrypoints",
     "timesformer_vitb_ssv2_time": "hub.entrypoints",
+    "imagenet_vitb16": "hub.entrypoints",
+    "motionformer_vitb_epic": "hub.entrypoints",
+    "motionformer_vitb_k400": "hub.entrypoints",
+    "motionformer_vitb_ssv2": "hub.entrypoints",
+    "motionformer_vitb_ssv2_fb": "hub.entrypoints",
+    "motionformer_vitb_ssv2_time": "hub.entrypoints",
+    "xvit_vitb_ssv2": "hub.entrypoints",
+    "xvit_vitb_ssv2_original": "hub.entrypoints",
+    "xvit_vitb_ssv2_time": "hub.entrypoints",
 }
 
 

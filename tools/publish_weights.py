@@ -25,10 +25,10 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     print(f"uploaded, loaded back and equal: {file}\nsha256 {sha256}")
     if row:
-        print("the row for svt_zoo/hub/weights.py:")
+        print("the row for svt_zoo/hub/table.py:")
         print(dataclasses.replace(row, hub_copy=file, sha256=sha256))
     else:
-        print(f"for a row in svt_zoo/hub/weights.py: hub_copy={file!r}, sha256={sha256!r}")
+        print(f"for a row in svt_zoo/hub/table.py: hub_copy={file!r}, sha256={sha256!r}")
     return 0
 
 

@@ -7,85 +7,61 @@ name, format by format, in `FORMATS`; any other key passes through, and the stri
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor
 
-StateDict = dict[str, Tensor]
+from .convert_cpc import UNUSED as _CPC_UNUSED
+from .convert_cpc import from_cpc
+from .convert_motionformer import SUPERSEDED, from_motionformer
+from .convert_xvit import UNUSED as _XVIT_UNUSED
+from .convert_xvit import from_xvit
+from .image_start import UNUSED as _VIT_UNUSED
+from .image_start import from_vit
+from .state_dicts import TIME_HEADS, StateDict, around, from_classifier, strip, unwrap, without
 
-# TIME's heads for frame order and flow direction.
-_TIME_HEADS = ("temp_head.*", "mlp_q.*", "mlp_k.*", "mlp_v.*", "mlp_proj.*", "mlp_norm.*", "flow_head.*")
 _SVT_HEADS = ("head.mlp.*", "head.last_layer.*")
-# A checkpoint is a dict of these around the state dict; the teacher is what DINO and SVT evaluate.
-_CONTAINERS = ("teacher", "state_dict", "model_state", "model", "module", "student")
 
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of checkpoint: its keys that a backbone does not use, and the two converters."""
+    """One kind of checkpoint: which of its keys (globs) a backbone does not use, and how it is read.
+
+    `superseded` are keys that are unused if another one is there.
+    """
 
     name: str
     unused: tuple[str, ...]
     from_: Callable[[Mapping[str, Any]], StateDict]
+    superseded: Mapping[str, str] = field(default_factory=dict)
 
 
-def unwrap(checkpoint: Mapping[str, Any]) -> StateDict:
-    """The state dict inside a checkpoint: `{"teacher": ...}`, `{"model_state": ...}`, DDP's `module.` taken off."""
-    for key in _CONTAINERS:
-        if isinstance(checkpoint.get(key), Mapping):
-            return unwrap(checkpoint[key])
-    tensors = {key: value for key, value in checkpoint.items() if isinstance(value, Tensor)}
-    return _strip(tensors, "module.")
-
-
-def dropped_keys(checkpoint: Mapping[str, Any], unused: Iterable[str]) -> list[str]:
-    """What a backbone does not use, sorted: tensors its format names as such, and what lies around the state dict."""
-    tensors = [key for key in unwrap(checkpoint) if any(fnmatchcase(key, pattern) for pattern in unused)]
-    return sorted([*tensors, *_around(checkpoint)])
-
-
-def _around(checkpoint: Mapping[str, Any]) -> list[str]:
-    """What a checkpoint holds beside its state dict: the optimiser's state, the epoch, the student, ..."""
-    for key in _CONTAINERS:
-        if isinstance(checkpoint.get(key), Mapping):
-            return [other for other in checkpoint if other != key] + _around(checkpoint[key])
-    return [key for key, value in checkpoint.items() if not isinstance(value, Tensor)]
-
-
-def _strip(state: StateDict, prefix: str) -> StateDict:
-    """Take `prefix` off if every key has it."""
-    if state and all(key.startswith(prefix) for key in state):
-        return {key.removeprefix(prefix): value for key, value in state.items()}
-    return state
-
-
-def _without(state: StateDict, patterns: Iterable[str]) -> StateDict:
-    return {key: value for key, value in state.items() if not any(fnmatchcase(key, p) for p in patterns)}
-
-
-def from_classifier(state: Mapping[str, Tensor]) -> StateDict:
-    """A `Classifier`'s state dict in its backbone's names, `head.*` beside them; that of a backbone as it is."""
-    return {key.removeprefix("backbone."): value for key, value in state.items()}
+def dropped_keys(checkpoint: Mapping[str, Any], kind: str) -> list[str]:
+    """What a backbone does not use, sorted: tensors the format `kind` names, and what lies around the state dict."""
+    state, format_ = unwrap(checkpoint), FORMATS[kind]
+    unused = [*format_.unused, *(glob for glob, instead in format_.superseded.items() if instead in state)]
+    tensors = [key for key in state if any(fnmatchcase(key, glob) for glob in unused)]
+    return sorted([*tensors, *around(checkpoint)])
 
 
 def from_svt(checkpoint: Mapping[str, Any]) -> StateDict:
     """SVT's released file or training checkpoint (teacher): `backbone.*` renamed, the projection head dropped."""
-    state = _without(unwrap(checkpoint), _SVT_HEADS)
+    state = without(unwrap(checkpoint), _SVT_HEADS)
     return {key.removeprefix("backbone."): value for key, value in state.items()}
 
 
 def to_svt(state: Mapping[str, Tensor]) -> StateDict:
     """A backbone (or a `Classifier` without its head) in the `backbone.*` names of SVT's released file."""
-    state = _without(from_classifier(state), ("head.*",))
+    state = without(from_classifier(state), ("head.*",))
     return {f"backbone.{key}": value for key, value in state.items()}
 
 
 def from_timesformer(checkpoint: Mapping[str, Any]) -> StateDict:
     """Facebook's TimeSformer (`model.*`) or TIME's; the classifier stays as `head.*`, TIME's other heads go."""
-    return _without(_strip(unwrap(checkpoint), "model."), _TIME_HEADS)
+    return without(strip(unwrap(checkpoint), "model."), TIME_HEADS)
 
 
 def to_timesformer(state: Mapping[str, Tensor]) -> dict[str, StateDict]:
@@ -138,37 +114,16 @@ def to_hf_timesformer(state: Mapping[str, Tensor]) -> StateDict:
     return {_rename(key, names): value for key, value in from_classifier(state).items()}
 
 
-def from_vit(checkpoint: Mapping[str, Any], *, num_frames: int = 8) -> StateDict:
-    """An image ViT (DINO's, timm's) as the start of a video model; its classifier or projection head is dropped.
-
-    Temporal attention and its norm start as copies of the spatial ones, `temporal_fc` and the time table of
-    `num_frames` frames at zero: at first the video model sees every frame as the image model does (TimeSformer
-    section 4; a clip of one frame gives exactly the image model's feature).
-    """
-    state = unwrap(checkpoint)
-    state = {key.removeprefix("backbone."): value for key, value in state.items()}
-    state = _without(state, FORMATS["vit"].unused)
-    video = dict(state)
-    for key, value in state.items():
-        match = re.fullmatch(r"(blocks\.\d+)\.(attn|norm1)\.(.+)", key)
-        if match:
-            video.setdefault(f"{match[1]}.temporal_{match[2]}.{match[3]}", value.clone())
-    for key in state:
-        if key.endswith(".attn.proj.weight"):
-            stem = key.removesuffix("attn.proj.weight") + "temporal_fc."
-            video[stem + "weight"] = torch.zeros_like(state[key])
-            video[stem + "bias"] = torch.zeros_like(state[key][0])
-    video["time_embed"] = torch.zeros(1, num_frames, state["cls_token"].shape[-1], dtype=state["cls_token"].dtype)
-    return video
-
-
 FORMATS: dict[str, Format] = {
     f.name: f
     for f in (
         Format("svt", _SVT_HEADS, from_svt),
-        Format("timesformer", _TIME_HEADS, from_timesformer),
+        Format("timesformer", TIME_HEADS, from_timesformer),
         Format("hf_timesformer", (), from_hf_timesformer),
-        Format("vit", ("head.*", "head_dist.*", "fc_norm.*", "pre_logits.*"), from_vit),
+        Format("cpc", _CPC_UNUSED, from_cpc),
+        Format("motionformer", TIME_HEADS, from_motionformer, SUPERSEDED),
+        Format("xvit", _XVIT_UNUSED, from_xvit),
+        Format("vit", _VIT_UNUSED, from_vit),
     )
 }
 
@@ -182,16 +137,23 @@ def recognise(checkpoint: Mapping[str, Any]) -> str:
     keys = set(unwrap(checkpoint))
     if keys & {"timesformer.embeddings.cls_token", "embeddings.cls_token"}:
         return "hf_timesformer"
+    if "base_model.cls_token" in keys:
+        return "xvit"
+    if "cls_token" in keys and keys & {"temp_embed", "st_embed"}:
+        return "motionformer"
     if "backbone.cls_token" in keys:
         return "svt" if "backbone.time_embed" in keys else "vit"
     if keys & {"model.cls_token", "temp_head.weight"} or {"cls_token", "time_embed"} <= keys:
         return "timesformer"
     if {"cls_token", "pos_embed", "patch_embed.proj.weight"} <= keys:
         return "vit"
+    if "agg.ConvGRUCell_00.reset_gate.weight" in keys:
+        return "cpc"
     shown = ", ".join(sorted(keys)[:4]) or ", ".join(map(str, list(checkpoint)[:4])) or "nothing"
     raise ValueError(
         f"not a checkpoint format of the zoo (it holds {shown}, ...); known are: "
-        "SVT, TimeSformer (Facebook, Hugging Face, TIME), image ViT (DINO, timm), and our own"
+        "SVT, TimeSformer, Motionformer, X-ViT (the authors', TIME's, Hugging Face's), image ViT (DINO, timm), CPC "
+        "and our own"
     )
 
 

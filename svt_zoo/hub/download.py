@@ -26,7 +26,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from .checksums import check, sha256_of
-from .sources import HubFile, IoPath, Source, UrlFile, WeightsError, one_line, parse_source
+from .sources import ByHand, HubFile, IoPath, Source, UrlFile, WeightsError, one_line, parse_source
 from .web import disk_error, fetch_url
 
 __all__ = ["HubFile", "IoPath", "Source", "UrlFile", "WeightsError", "at_revision", "fetch", "parse_source"]
@@ -68,6 +68,10 @@ def fetch(
         return _fetch_hub(source, sha256, progress, offline)
     if isinstance(source, IoPath):
         return _fetch_iopath(source, sha256)
+    if isinstance(source, ByHand):
+        raise WeightsError(
+            f"{source}: no program can fetch this file; get it there by hand and pass weights=/path/to/file"
+        )
     return _fetch_local(source, sha256)
 
 

@@ -1,40 +1,28 @@
 """A network from a row of the table, a file, an address or a Hub repository: fetched, checked, converted, strict."""
 
-import argparse
 import json
 import logging
-import math
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, cast
 
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..models import Backbone, Classifier, ZooModel, create_empty, find_builder, list_models
-from .convert import FORMATS, StateDict, dropped_keys, from_classifier, recognise
+from ..models import Backbone, Classifier, ZooModel, create_empty, create_model, find_builder, list_models
+from .architecture import options_of
 from .download import at_revision, fetch
-from .sources import HubFile, Source, WeightsError, one_line, parse_source
+from .image_start import start_from_image
+from .reading import Checkpoint, read_checkpoint
+from .sources import HubFile, Source, UnfitWeightsError, WeightsError, parse_source
+from .state_dicts import StateDict
 from .weights import ClipSpec, Weights, get_weights, list_weights
 
 _log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1  # of our own files: raised when an older reader could misread a newer file
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
-
-
-class Checkpoint(NamedTuple):
-    """What a weight file says, in the zoo's names."""
-
-    state: StateDict  # of the backbone
-    head: StateDict  # "weight" and "bias" of its classifier, or nothing
-    config: dict[str, Any]  # `meta` of the network, if the file is one of ours
-    unused: list[str]  # what else the file holds
 
 
 def load_model(
@@ -59,7 +47,8 @@ def load_model(
             the file's own classifier if it has K classes, else with a new one, which is said in the log. None gives
             what the file holds.
         num_frames, img_size: another clip than the weights were trained with, in frames and pixels. They change what
-            `.transforms()` makes; the position tables stay as trained and are stretched in `forward`.
+            `.transforms()` makes; the position tables stay as trained and are stretched in `forward`. (An image
+            network has no table of frames: a new one is made, for `num_frames`.)
         revision: another branch, tag or commit of a Hub file.
         progress: show a bar while downloading.
         options: keywords of the architecture's builder, such as `drop_path_rate`.
@@ -74,30 +63,27 @@ def load_model(
     row, source = _resolve(weights)
     like = get_weights(model) if model and model in list_weights() else row
     name = like.model if like and model in (None, like.name) else model
-    if like and name == like.model and name not in list_models():
-        raise ValueError(f"weights {like.name!r} are for the model {name!r}, which this version does not have yet")
     if name is not None:
         find_builder(name)  # refuses a misspelt name before anything is fetched
     sha256 = row.sha256 if row and revision is None else None
     source = at_revision(source, revision)
-    state, head, config, unused = read_checkpoint(fetch(source, sha256=sha256, progress=progress), source)
-    name = name or config.get("model")
+    file = read_checkpoint(fetch(source, sha256=sha256, progress=progress), source)
+    name = name or file.config.get("model")
     if name is None:
         raise ValueError(
             f"{source} does not say its architecture; load it by load_model(..., model=NAME), NAME being one of "
             f"{', '.join(list_models())}, or a row of list_weights(), which brings its clip along"
         )
-    kwargs = {**(config.get("model_kwargs", {}) if config else _table_sizes(state)), **options}
-    network = create_empty(name, **kwargs)
-    load_strictly(network, state, source)
+    kwargs = {**_keywords(file, like if like and like.model == name else None, num_frames), **options}
+    network = _network(name, kwargs, file, source)
     if num_classes is None:
-        num_classes = len(head.get("bias", ()))
-    _report(source, unused if num_classes else [*unused, *(f"head.{key}" for key in head)])
-    own_clip = row.clip if row else ClipSpec(**config["clip"]) if config.get("clip") else like and like.clip
+        num_classes = len(file.head.get("bias", ()))
+    _report(source, file.unused if num_classes else [*file.unused, *(f"head.{key}" for key in file.head)])
+    own_clip = row.clip if row else ClipSpec(**file.config["clip"]) if file.config.get("clip") else like and like.clip
     if own_clip:
         own_clip = own_clip.resized(num_frames or own_clip.num_frames, img_size or own_clip.crop_size)
     network.meta = {
-        **config,
+        **file.config,
         **(row.meta if row else {}),
         "model": name,
         "model_kwargs": kwargs,
@@ -106,7 +92,28 @@ def load_model(
         "weights": row.name if row else str(source),
         "file": str(source),
     }
-    return (_classifier(network, num_classes, head, source) if num_classes else network).eval()
+    return (_classifier(network, num_classes, file.head, source) if num_classes else network).eval()
+
+
+def _keywords(file: Checkpoint, row: Weights | None, num_frames: int | None) -> dict[str, Any]:
+    """The keywords of the builder that `file` asks for, or `row` where the file does not say."""
+    if file.config:
+        return dict(file.config.get("model_kwargs", {}))
+    keywords = {**(row.model_kwargs if row else {}), **options_of(file.state)}
+    if file.is_image and num_frames:
+        keywords["num_frames"] = num_frames  # its table of frames is yet to be trained
+    return keywords
+
+
+def _network(name: str, kwargs: Mapping[str, Any], file: Checkpoint, source: Source) -> Backbone:
+    """The network `name` with all that `file` holds for it."""
+    try:
+        network = cast(Backbone, create_model(name, **kwargs)) if file.is_image else create_empty(name, **kwargs)
+    except (TypeError, ValueError) as error:  # of a keyword, which the file may have brought along
+        raise UnfitWeightsError(f"{source} does not fit {name}: {error}") from error
+    state = start_from_image(file.state, network.state_dict()) if file.is_image else file.state
+    load_strictly(network, state, source)
+    return network
 
 
 def _resolve(weights: str | Path | Weights) -> tuple[Weights | None, Source]:
@@ -137,81 +144,6 @@ def _classifier(backbone: Backbone, num_classes: int, head: StateDict, source: S
     return classifier
 
 
-def read_checkpoint(path: Path, source: Source | str = "") -> Checkpoint:
-    """Read a weight file of any known format: its tensors in the zoo's names, and its config if it is one of ours.
-
-    Nothing in the file can run code: safetensors, or `torch.load(weights_only=True)` with the one class allowed that
-    the originals saved beside their tensors (`argparse.Namespace`, a bag of options).
-
-    Raises:
-        WeightsError: not a weight file, a file with code in it, an unknown format, or written by a newer version.
-    """
-    source = source or path
-    raw, metadata = _read_safetensors(path, source) if _is_safetensors(path) else (_read_pickle(path, source), {})
-    config: dict[str, Any] = {}
-    unused: list[str] = []
-    if "config" in metadata and "format_version" in metadata:
-        if int(metadata["format_version"]) > FORMAT_VERSION:
-            raise WeightsError(
-                f"{source}: its format_version is {metadata['format_version']}, this version of svt_zoo reads up to "
-                f"{FORMAT_VERSION}; update svt_zoo"
-            )
-        config = json.loads(metadata["config"])
-        head = _take_head(raw) if config.get("num_classes") else {}
-        state = from_classifier(raw) if head else raw
-    else:
-        try:
-            kind = FORMATS[recognise(raw)]
-        except ValueError as error:
-            raise WeightsError(f"{source}: {error}") from None
-        state, unused = kind.from_(raw), dropped_keys(raw, kind.unused)
-        head = _take_head(state)
-    return Checkpoint(_in_float32(state), _in_float32(head), config, unused)
-
-
-def _take_head(state: StateDict) -> StateDict:
-    return {key: state.pop(f"head.{key}") for key in ("weight", "bias") if f"head.{key}" in state}
-
-
-def _in_float32(state: StateDict) -> StateDict:
-    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-
-
-def _is_safetensors(path: Path) -> bool:
-    """Told by content, not by name: 8 bytes of length, then a JSON header."""
-    with path.open("rb") as file:
-        return file.read(9)[8:] == b"{"
-
-
-def _read_safetensors(path: Path, source: Source | str) -> tuple[dict[str, Any], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except SafetensorError as error:
-        raise WeightsError(f"{source}: not a whole safetensors file ({error}); fetch {path} again") from error
-
-
-def _read_pickle(path: Path, source: Source | str) -> dict[str, Any]:
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            raw = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        telling = [line for line in str(error).splitlines() if "GLOBAL" in line or "Unpickler" in line]
-        reason = one_line(telling[0] if telling else error)
-        raise WeightsError(
-            f"{source}: refused, it holds more than tensors or is no PyTorch file ({reason}); "
-            "save its state_dict as safetensors where you trust it"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
-        raise WeightsError(
-            f"{source}: not a whole PyTorch or safetensors file ({type(error).__name__}: {one_line(error)}); "
-            "check that it is the right file, or fetch it again"
-        ) from error
-    if not isinstance(raw, Mapping):
-        raise WeightsError(f"{source}: holds a {type(raw).__name__}, not a state dict")
-    return dict(raw)
-
-
 def _report(source: Source | str, unused: Iterable[str]) -> None:
     """Say once, in one line, which parts of a file the network has no use for."""
     groups = sorted({key.rpartition(".")[0] or key for key in unused})
@@ -219,21 +151,11 @@ def _report(source: Source | str, unused: Iterable[str]) -> None:
         _log.warning("%s: left out, as the network does not use it: %s", source, ", ".join(groups))
 
 
-def _table_sizes(state: StateDict) -> dict[str, int]:
-    """The frames and pixels for which a foreign file's tables were trained; its grid is taken for a square."""
-    sizes = {}
-    if "time_embed" in state:
-        sizes["num_frames"] = state["time_embed"].shape[1]
-    if "pos_embed" in state and "patch_embed.proj.weight" in state:
-        sizes["img_size"] = math.isqrt(state["pos_embed"].shape[1] - 1) * state["patch_embed.proj.weight"].shape[-1]
-    return sizes
-
-
 def load_strictly(network: nn.Module, state: Mapping[str, Tensor], source: Source | str) -> None:
     """Load `state` into `network`; every key and every shape must fit.
 
     Raises:
-        WeightsError: one line that names the first keys that are missing, left over or of another shape.
+        UnfitWeightsError: one line that names the first keys that are missing, left over or of another shape.
     """
     own = network.state_dict()
     shapes = [
@@ -251,7 +173,7 @@ def load_strictly(network: nn.Module, state: Mapping[str, Tensor], source: Sourc
         if keys
     ]
     if problems:
-        raise WeightsError(f"{source} does not fit {type(network).__name__}: {'; '.join(problems)}")
+        raise UnfitWeightsError(f"{source} does not fit {type(network).__name__}: {'; '.join(problems)}")
     network.load_state_dict(dict(state), strict=True)
 
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from ..models import ZooModel
 from .checksums import sha256_of
 from .download import fetch
-from .loading import CONFIG_NAME, FORMAT_VERSION, WEIGHTS_NAME, from_pretrained
+from .loading import CONFIG_NAME, WEIGHTS_NAME, from_pretrained
+from .reading import FORMAT_VERSION
 from .sources import HubFile, WeightsError, one_line
 
 CARD_NAME = "README.md"

@@ -14,6 +14,10 @@ class WeightsError(RuntimeError):
     """Weights that cannot be had: one line that names the source, the cause and the way out."""
 
 
+class UnfitWeightsError(WeightsError):
+    """Weights that are there, but not for this network."""
+
+
 @dataclass(frozen=True)
 class HubFile:
     """One file of a model repository on the Hugging Face Hub.
@@ -62,7 +66,17 @@ class IoPath:
         return self.uri
 
 
-Source = HubFile | UrlFile | IoPath | Path
+@dataclass(frozen=True)
+class ByHand:
+    """A file that no program can fetch; `where` says where people get it."""
+
+    where: str
+
+    def __str__(self) -> str:
+        return self.where
+
+
+Source = HubFile | UrlFile | IoPath | ByHand | Path
 
 
 def parse_source(text: str) -> Source:

@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..models import Backbone, ZooModel, create_model, list_models
 from .loading import WEIGHTS_NAME, load_model
-from .sources import WeightsError
+from .sources import UnfitWeightsError, WeightsError
 from .weights import list_weights
 
 FINAL_NAME = "final.safetensors"  # what a training run leaves
@@ -16,10 +16,7 @@ FINAL_NAME = "final.safetensors"  # what a training run leaves
 # By the width of the network.
 STARTS: dict[str, dict[int, str]] = {
     "dino": {768: "dino_vitb16", 384: "dino_vits16"},
-    "image_supervised": {
-        # The supervised ViT-B/16 that the authors' first release starts from.
-        768: "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-vitjx/jx_vit_base_p16_224-80ecf9dd.pth"
-    },
+    "image_supervised": {768: "imagenet_vitb16"},
     "svt": {768: "svt_vitb_k400"},
 }
 
@@ -38,8 +35,8 @@ def load_start(
         progress: show a bar while downloading.
 
     Raises:
-        ValueError: no such model, options that it does not have, or no such start for it.
-        WeightsError: the weights cannot be had or do not fit.
+        ValueError: no such model, or no such start for it.
+        WeightsError: the weights cannot be had, or (`UnfitWeightsError`) they or the options do not fit.
     """
     try:
         if init == "random":
@@ -50,6 +47,8 @@ def load_start(
         return load_model(start, model=name, num_classes=num_classes, progress=progress, **options)
     except TypeError as error:
         raise ValueError(f"model.options do not fit {model}: {error}") from error
+    except UnfitWeightsError as error:
+        raise UnfitWeightsError(f"init={init}: {error}") from error
     except WeightsError as error:
         raise WeightsError(
             f"init={init} cannot be had: {error}. Where there is no network, fetch the file elsewhere and give its "

@@ -16,7 +16,6 @@ from svt_zoo.hub.convert import (
     from_hf_timesformer,
     from_svt,
     from_timesformer,
-    from_vit,
     recognise,
     to_hf_timesformer,
     to_svt,
@@ -54,7 +53,7 @@ def test_svts_released_file_is_recognised_and_converted(state: dict[str, Tensor]
     file = svt_file(state)
     assert recognise(file) == "svt"
     assert_close(from_svt(file), state)
-    assert dropped_keys(file, FORMATS["svt"].unused) == sorted(key for key in file if key.startswith("head."))
+    assert dropped_keys(file, "svt") == sorted(key for key in file if key.startswith("head."))
 
 
 def test_of_svts_training_checkpoint_the_teacher_is_taken(state: dict[str, Tensor]) -> None:
@@ -71,7 +70,7 @@ def test_of_svts_training_checkpoint_the_teacher_is_taken(state: dict[str, Tenso
     assert recognise(checkpoint) == "svt"
     assert_close(from_svt(checkpoint), state)
     around = {"args", "dino_loss", "epoch", "motion_teacher", "optimizer", "student"}
-    assert around < set(dropped_keys(checkpoint, FORMATS["svt"].unused))
+    assert around < set(dropped_keys(checkpoint, "svt"))
     del checkpoint["teacher"]
     assert_close(from_svt(checkpoint)["cls_token"], state["cls_token"] + 1)
 
@@ -108,7 +107,7 @@ def test_times_own_heads_are_dropped_by_name(oracle: Oracle) -> None:
     assert {key.partition(".")[0] for key in left_out} == {
         "temp_head", "mlp_q", "mlp_k", "mlp_v", "mlp_proj", "mlp_norm", "flow_head"
     }  # fmt: skip
-    assert sorted(left_out) == dropped_keys(file, FORMATS["timesformer"].unused)
+    assert sorted(left_out) == dropped_keys(file, "timesformer")
 
 
 def test_hugging_faces_names_are_mapped_both_ways(
@@ -129,35 +128,9 @@ def test_hugging_faces_model_without_a_classifier_is_recognised_too(state: dict[
     assert_close(from_hf_timesformer(bare), state)
 
 
-@pytest.mark.parametrize("prefix", ["", "backbone.", "module.backbone."])
-def test_an_image_network_lends_time_a_copy_of_its_spatial_attention(state: dict[str, Tensor], prefix: str) -> None:
-    image = image_vit(state)
-    file = {f"{prefix}{key}": value for key, value in image.items()}
-    assert recognise(file) == "vit"
-    video = from_vit(file, num_frames=4)
-    assert set(video) == set(state)
-    for key, value in video.items():
-        if "temporal_fc" in key or key == "time_embed":
-            assert value.abs().max() == 0, key
-        else:
-            assert_close(value, image[key.replace("temporal_attn", "attn").replace("temporal_norm1", "norm1")])
-
-
-def test_the_copy_is_the_originals(oracle: Oracle) -> None:
-    tensors, record = oracle("svt/dino_init")
-    image = {key.removeprefix("image_sd/"): value for key, value in tensors.items() if key.startswith("image_sd/")}
-    video = from_vit(image, num_frames=4)
-    assert set(video) == set(record["mapping"])
-    for key, rule in record["mapping"].items():
-        if rule.startswith("copied from "):
-            assert_close(video[key], image[rule.removeprefix("copied from ")])
-        else:
-            assert video[key].abs().max() == 0
-
-
 def test_an_image_networks_head_is_dropped(state: dict[str, Tensor], head: dict[str, Tensor]) -> None:
-    assert "head.weight" not in from_vit({**image_vit(state), **head})
-    assert dropped_keys({**image_vit(state), **head}, FORMATS["vit"].unused) == ["head.bias", "head.weight"]
+    assert "head.weight" not in FORMATS["vit"].from_({**image_vit(state), **head})
+    assert dropped_keys({**image_vit(state), **head}, "vit") == ["head.bias", "head.weight"]
 
 
 def test_a_classifier_of_ours_gives_its_head(state: dict[str, Tensor], head: dict[str, Tensor]) -> None:

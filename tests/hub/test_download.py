@@ -20,6 +20,7 @@ from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 
 from svt_zoo.hub.checksums import lock_path
 from svt_zoo.hub.download import HubFile, Source, UrlFile, WeightsError, fetch
+from svt_zoo.hub.sources import ByHand
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTENT = bytes(range(256)) * 8192  # 2 MiB
@@ -341,3 +342,8 @@ def test_a_log_is_not_filled_with_bars(published: Published, capfd: pytest.Captu
 
 def test_the_error_is_a_runtime_error() -> None:
     assert issubclass(WeightsError, RuntimeError)
+
+
+def test_a_file_without_a_public_address_is_had_by_hand() -> None:
+    with pytest.raises(WeightsError, match=r"^ask the authors: no program can fetch .* pass weights=/path/to/file$"):
+        fetch(ByHand("ask the authors"))

@@ -21,7 +21,7 @@ from torch.testing import assert_close
 
 import svt_zoo
 from svt_zoo import models
-from svt_zoo.hub import loading, weights
+from svt_zoo.hub import loading, table
 from svt_zoo.hub.convert import to_hf_timesformer, to_svt, to_timesformer
 from svt_zoo.hub.loading import load_model
 from svt_zoo.hub.sources import HubFile, WeightsError
@@ -185,11 +185,6 @@ def test_half_precision_files_give_float32_networks(tmp_path: Path, network: Tim
     assert {p.dtype for p in small(tmp_path / "w.pth").parameters()} == {torch.float32}
 
 
-def test_rows_of_models_yet_to_come_say_so() -> None:
-    with pytest.raises(ValueError, match="'xvit_vitb_ssv2' are for the model 'xvit_vitb', which this version does not"):
-        load_model("xvit_vitb_ssv2")
-
-
 def test_a_misspelt_row_is_not_taken_for_a_path() -> None:
     with pytest.raises(ValueError, match="did you mean svt_vitb_k400"):
         load_model("svt_vitb_k4000")
@@ -307,7 +302,7 @@ def test_svts_own_file_gives_svts_own_features_by_every_way(
     manager.register_handler(Shelf(tmp_path))
     monkeypatch.setattr(file_io, "g_pathmgr", manager)
     row = replace(get_weights("svt_vitb_k400"), name="tiny", source=HubFile("org/svt", "sub/svt.pth", sha))
-    monkeypatch.setitem(weights._TABLE, "tiny", row)
+    monkeypatch.setitem(table.TABLE, "tiny", row)
     ways = {
         "path": path,
         "text": str(path),
@@ -325,7 +320,7 @@ def test_svts_own_file_gives_svts_own_features_by_every_way(
 def test_what_a_foreign_file_taught_about_the_architecture_is_remembered(tmp_path: Path, network: TimeSformer) -> None:
     torch.save(released(network), tmp_path / "w.pth")
     model = small(tmp_path / "w.pth")
-    assert model.meta["model_kwargs"] == SMALL
+    assert model.meta["model_kwargs"] == {**SMALL, "patch_size": 16}
     again = create_model(model.meta["model"], **model.meta["model_kwargs"])
     assert again.state_dict()["time_embed"].shape == (1, 4, 24)
 

@@ -1,0 +1,115 @@
+"""A weight file of any known format becomes tensors in the zoo's names; nothing in it can run code."""
+
+import argparse
+import importlib.util
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from .convert import FORMATS, dropped_keys, recognise
+from .sources import Source, UnfitWeightsError, WeightsError, one_line
+from .state_dicts import StateDict, from_classifier
+
+FORMAT_VERSION = 1  # of our own files: raised when an older reader could misread a newer file
+
+
+class Checkpoint(NamedTuple):
+    """What a weight file says, in the zoo's names."""
+
+    state: StateDict  # of the backbone
+    head: StateDict  # "weight" and "bias" of its classifier, or nothing
+    config: dict[str, Any]  # `meta` of the network, if the file is one of ours
+    unused: list[str]  # what else the file holds
+    is_image: bool  # an image network, from which a video network can start
+
+
+def read_checkpoint(path: Path, source: Source | str = "") -> Checkpoint:
+    """Read a weight file of any known format: its tensors in the zoo's names, and its config if it is one of ours.
+
+    Nothing in the file can run code: safetensors, or `torch.load(weights_only=True)` with the one class allowed that
+    the originals saved beside their tensors (`argparse.Namespace`, a bag of options).
+
+    Raises:
+        WeightsError: not a weight file, a file with code in it, an unknown format, or written by a newer version.
+    """
+    source = source or path
+    raw, metadata = _read_safetensors(path, source) if _is_safetensors(path) else (_read_pickle(path, source), {})
+    config: dict[str, Any] = {}
+    unused: list[str] = []
+    kind = ""
+    if "config" in metadata and "format_version" in metadata:
+        if int(metadata["format_version"]) > FORMAT_VERSION:
+            raise WeightsError(
+                f"{source}: its format_version is {metadata['format_version']}, this version of svt_zoo reads up to "
+                f"{FORMAT_VERSION}; update svt_zoo"
+            )
+        config = json.loads(metadata["config"])
+        head = _take_head(raw) if config.get("num_classes") else {}
+        state = from_classifier(raw) if head else raw
+    else:
+        try:
+            kind = recognise(raw)
+        except ValueError as error:
+            raise UnfitWeightsError(f"{source}: {error}") from None
+        state, unused = FORMATS[kind].from_(raw), dropped_keys(raw, kind)
+        head = _take_head(state)
+    return Checkpoint(_in_float32(state), _in_float32(head), config, unused, is_image=kind == "vit")
+
+
+def _take_head(state: StateDict) -> StateDict:
+    return {key: state.pop(f"head.{key}") for key in ("weight", "bias") if f"head.{key}" in state}
+
+
+def _in_float32(state: StateDict) -> StateDict:
+    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Told by content, not by name: 8 bytes of length, then a JSON header."""
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+def _read_safetensors(path: Path, source: Source | str) -> tuple[dict[str, Any], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except SafetensorError as error:
+        raise WeightsError(f"{source}: not a whole safetensors file ({error}); fetch {path} again") from error
+
+
+def _numpy_number() -> list[Any]:
+    """What a pickled NumPy float is made of, under the names that NumPy 1 and 2 give it (CPC's best accuracy)."""
+    if importlib.util.find_spec("numpy") is None:
+        return []
+    import numpy as np
+
+    scalar = np.float64(0).__reduce__()[0]
+    names = [f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")]
+    return [np.dtype, type(np.dtype(np.float64)), *((scalar, name) for name in names)]
+
+
+def _read_pickle(path: Path, source: Source | str) -> dict[str, Any]:
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace, *_numpy_number()]):
+            raw = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        telling = [line for line in str(error).splitlines() if "GLOBAL" in line or "Unpickler" in line]
+        reason = one_line(telling[0] if telling else error)
+        raise WeightsError(
+            f"{source}: refused, it holds more than tensors or is no PyTorch file ({reason}); "
+            "save its state_dict as safetensors where you trust it"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
+        raise WeightsError(
+            f"{source}: not a whole PyTorch or safetensors file ({type(error).__name__}: {one_line(error)}); "
+            "check that it is the right file, or fetch it again"
+        ) from error
+    if not isinstance(raw, Mapping):
+        raise WeightsError(f"{source}: holds a {type(raw).__name__}, not a state dict")
+    return dict(raw)

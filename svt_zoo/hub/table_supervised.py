@@ -1,0 +1,194 @@
+"""The rows of networks trained with labels: TimeSformer, Motionformer, X-ViT; their authors' and TIME's.
+
+Plain data; `table.py` gathers all rows.
+"""
+
+from .sources import HubFile, UrlFile
+from .weights import ClipSpec, Number, Weights
+
+KINETICS = ((0.45, 0.45, 0.45), (0.225, 0.225, 0.225))
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_FB_README = "README of facebookresearch/TimeSformer"
+_MF_README = "README of facebookresearch/Motionformer"
+_TIME_README = "README of alinlab/temporal-selfsupervision; its test command shuffles frames, so read with care"
+
+
+def _accuracy(data: str, top1: float, top5: float, source: str, views: str = "3x1") -> tuple[Number, ...]:
+    """`views` are crops x clips."""
+    protocol = f"{views} views"
+    return Number(data, protocol, "top-1", top1, source), Number(data, protocol, "top-5", top5, source)
+
+
+def _fb_timesformer(
+    name: str,
+    data: str,
+    revision: str,
+    clip: ClipSpec,
+    num_classes: int,
+    top1: float,
+    top5: float,
+    notes: str = "",
+) -> Weights:
+    repo = f"facebook/timesformer-base-finetuned-{data.lower()}"
+    return Weights(
+        name=name,
+        model="timesformer_vitb",
+        source=HubFile(repo, "pytorch_model.bin", revision),
+        clip=clip,
+        title=f"TimeSformer ViT-B/16, supervised on {data}",
+        paper="https://arxiv.org/abs/2102.05095",
+        license="CC BY-NC 4.0",
+        pretrained_on=f"ImageNet-21k and 1k images, then {data}, with labels",
+        num_classes=num_classes,
+        labels=HubFile(repo, "config.json", revision),
+        published=_accuracy(data, top1, top5, _FB_README),
+        notes=notes,
+    )
+
+
+def _time(backbone: str, model: str, top1: float, top5: float, tuned: bool, sha256: str | None = None) -> Weights:
+    suffix = "_TIME" if tuned else ""
+    return Weights(
+        name=f"{model}_ssv2{suffix.lower()}",
+        model=model,
+        source=HubFile(
+            "ICML2022/TimeIsMattEr",
+            f"{backbone.replace('-', '')}{suffix}.pyth",
+            "e71f54946e0c209f34473875ff9298fa50131913",
+        ),
+        sha256=sha256,
+        clip=ClipSpec(8, None, 224, 224, *HALF),
+        title=f"{backbone} ViT-B/16{' + TIME' if tuned else ''}, supervised on SSv2",
+        paper="https://arxiv.org/abs/2207.09067",
+        license="CC BY-NC 4.0",
+        pretrained_on="ImageNet images, then SSv2, with labels" + (" and temporal self-supervision" if tuned else ""),
+        num_classes=174,
+        published=_accuracy("SSv2", top1, top5, _TIME_README),
+    )
+
+
+class TimeSformer_ViTB_Weights:
+    """Supervised `timesformer_vitb`: Facebook's (in Hugging Face's format) and TIME's."""
+
+    K400 = _fb_timesformer(
+        "timesformer_vitb_k400",
+        "K400",
+        "72d580cae9d3a854630da97a8cfd8e42ab97dbca",
+        ClipSpec(8, 32, 224, 224, *KINETICS),
+        400,
+        77.9,
+        93.2,
+    )
+    K600 = _fb_timesformer(
+        "timesformer_vitb_k600",
+        "K600",
+        "main",
+        ClipSpec(8, 32, 224, 224, *KINETICS),
+        600,
+        79.1,
+        94.4,
+        notes="Not pinned: its full commit is not known to us.",
+    )
+    SSV2_FB = _fb_timesformer(
+        "timesformer_vitb_ssv2_fb",
+        "SSv2",
+        "468c77dca9f6f3f100c49e13b1dd22e3a1c96b9e",
+        ClipSpec(8, None, 224, 224, *KINETICS, channel_order="BGR"),
+        174,
+        59.1,
+        85.6,
+        notes="Trained on blue-green-red frames, as the original's reader returned them.",
+    )
+    SSV2 = _time("TimeSformer", "timesformer_vitb", 62.1, 86.4, tuned=False)
+    SSV2_TIME = _time("TimeSformer", "timesformer_vitb", 63.7, 87.8, tuned=True)
+    DEFAULT = K400
+
+
+def _fb_motionformer(
+    data: str, name: str, file: str, num_classes: int, clip: ClipSpec, published: tuple[Number, ...], notes: str = ""
+) -> Weights:
+    return Weights(
+        name=name,
+        model="motionformer_vitb",
+        source=UrlFile(f"https://dl.fbaipublicfiles.com/motionformer/{file}_motionformer_224_16x4.pyth"),
+        clip=clip,
+        title=f"Motionformer ViT-B/16, supervised on {data}",
+        paper="https://arxiv.org/abs/2106.05392",
+        license="unclear: the repository's licence is Apache-2.0, its README says CC BY-NC 4.0",
+        pretrained_on=f"ImageNet images, {'' if data == 'K400' else 'K400, '}then {data}, with labels",
+        model_kwargs={"num_frames": 16, "tubelet_frames": 2},
+        num_classes=num_classes,
+        published=published,
+        notes=notes,
+    )
+
+
+class Motionformer_ViTB_Weights:
+    """Supervised `motionformer_vitb`: Facebook's, with tubelets of two frames, and TIME's."""
+
+    K400 = _fb_motionformer(
+        "K400",
+        "motionformer_vitb_k400",
+        "k400",
+        400,
+        ClipSpec(16, 4, 224, 224, *HALF),
+        _accuracy("K400", 79.7, 94.2, _MF_README, "3x10"),
+    )
+    SSV2_FB = _fb_motionformer(
+        "SSv2",
+        "motionformer_vitb_ssv2_fb",
+        "ssv2",
+        174,
+        ClipSpec(16, None, 224, 224, *HALF),
+        _accuracy("SSv2", 66.5, 90.1, _MF_README),
+    )
+    EPIC = _fb_motionformer(
+        "Epic-Kitchens-100",
+        "motionformer_vitb_epic",
+        "ek",
+        397,
+        ClipSpec(16, 4, 224, 224, *HALF),
+        (
+            Number("Epic-Kitchens-100", "3x10 views", "action top-1", 43.1, _MF_README),
+            Number("Epic-Kitchens-100", "3x10 views", "noun top-1", 56.5, _MF_README),
+        ),
+        notes="Its two heads are one here: logits of 97 verbs, then of 300 nouns.",
+    )
+    SSV2 = _time(
+        "Motionformer",
+        "motionformer_vitb",
+        63.8,
+        88.5,
+        tuned=False,
+        sha256="a3127f0e0e12daada2f77de88db1d077f2ea21fd159ec7ed465d37c21c293e20",
+    )
+    SSV2_TIME = _time(
+        "Motionformer",
+        "motionformer_vitb",
+        64.7,
+        89.3,
+        tuned=True,
+        sha256="2750004c13477913d096dcba9c36b619b73f50e9affe204757bbbbf92a774954",
+    )
+    DEFAULT = K400
+
+
+class XViT_ViTB_Weights:
+    """Supervised `xvit_vitb`: the authors' and TIME's."""
+
+    SSV2_ORIGINAL = Weights(
+        name="xvit_vitb_ssv2_original",
+        model="xvit_vitb",
+        source=UrlFile("https://www.adrianbulat.com/downloads/NeurIPS2021/models/xvit_b16_16_ss2.pth"),
+        clip=ClipSpec(16, None, 224, 224, *HALF),
+        title="X-ViT ViT-B/16, supervised on SSv2",
+        paper="https://arxiv.org/abs/2106.05968",
+        license="Apache-2.0",
+        pretrained_on="ImageNet-21k images, then SSv2, with labels",
+        num_classes=174,
+        published=_accuracy("SSv2", 67.19, 91.0, "README of 1adrianb/video-transformers", "3x2"),
+        notes="Trained on 16 frames with a time table of 8, which the second half of the clip begins anew.",
+    )
+    SSV2 = _time("X-ViT", "xvit_vitb", 60.1, 85.2, tuned=False)
+    SSV2_TIME = _time("X-ViT", "xvit_vitb", 63.5, 88.1, tuned=True)
+    DEFAULT = SSV2_TIME

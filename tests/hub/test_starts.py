@@ -1,0 +1,72 @@
+"""Where a run's network comes from, and what it says where that does not fit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from svt_zoo.hub import starts
+from svt_zoo.hub.sources import UnfitWeightsError, WeightsError
+from svt_zoo.hub.starts import STARTS, load_start
+from svt_zoo.hub.weights import get_weights
+from svt_zoo.models import create_model
+
+TINY = {"embed_dim": 24, "depth": 2, "num_heads": 2}
+OPTIONS = {**TINY, "num_frames": 6}
+
+
+@pytest.fixture
+def image_file(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    state = create_model("timesformer_vitt", **TINY, img_size=32).state_dict()
+    state = {key: value for key, value in state.items() if "temporal" not in key and key != "time_embed"}
+    torch.save(state, tmp_path / "image.pth")
+    return tmp_path / "image.pth"
+
+
+def test_every_word_names_rows_of_networks_of_that_width() -> None:
+    for rows in STARTS.values():
+        for width, name in rows.items():
+            with torch.device("meta"):
+                assert create_model(get_weights(name).model).embed_dim == width
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("timesformer_vitt", {}),
+        ("motionformer_vitt", {"tubelet_frames": 2}),
+        ("motionformer_vitt", {"attention": "divided", "positions": "joint"}),
+        ("xvit_vitt", {}),
+    ],
+)
+def test_an_image_network_starts_every_transformer(
+    model: str, options: dict[str, object], image_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(starts.STARTS, "dino", {24: str(image_file)})
+    network = load_start("dino", model=model, options={**OPTIONS, **options})
+    image: dict[str, Tensor] = torch.load(image_file, weights_only=True)
+    state = {key.removeprefix("base_model."): value for key, value in network.state_dict().items()}
+    for key in ("blocks.1.attn.qkv.weight", "blocks.0.mlp.fc2.bias", "norm.weight", "cls_token"):
+        assert_close(state[key], image[key], atol=0, rtol=0)
+    assert network.num_frames == 6  # the table of frames is new, and for the clip of the recipe
+    assert network.meta["model"] == model
+    assert network(torch.zeros(1, 3, 6, 32, 32)).cls.shape == (1, 24)
+
+
+def test_a_file_of_another_shape_is_not_blamed_on_the_network(image_file: Path) -> None:
+    for options in ({**OPTIONS, "depth": 3}, {**OPTIONS, "mlp_ratio": 2}, {**OPTIONS, "no_such_option": 1}):
+        with pytest.raises(UnfitWeightsError) as error:
+            load_start(str(image_file), model="svt_vitt", options=options)
+        assert str(error.value).startswith(f"init={image_file}: {image_file} does not fit ")
+        assert "no network" not in str(error.value)
+    with pytest.raises(WeightsError, match=r"init=nowhere\.pth cannot be had: .* Where there is no network"):
+        load_start("nowhere.pth", model="svt_vitt", options=OPTIONS)
+
+
+def test_weights_of_another_architecture_are_refused_in_one_line(tmp_path: Path) -> None:
+    torch.save(create_model("motionformer_vitt", **TINY).state_dict(), tmp_path / "motionformer.pth")
+    with pytest.raises(UnfitWeightsError, match=r"does not fit svt_vitt: attention must be .*, got 'trajectory'"):
+        load_start(str(tmp_path / "motionformer.pth"), model="svt_vitt", options=TINY)
