@@ -1,139 +1,388 @@
-"""How long one clip takes through ViT-B/16: ours, a plain restatement, and transformers' TimesformerModel.
+"""How long, and how much memory, one clip takes through the backbones: ours, plain restatements, transformers'.
 
-    python benchmarks/backbone.py --output benchmarks/results
+    python benchmarks/backbone.py --size vitb --depth 1 --output benchmarks/results/backbones_cpu.json
 
-All run in one process, in turns (A B C, then C B A, ...), on the same clip and the same weights; the result is the
-ratio of medians. transformers is left out where it is not installed (`pip install transformers`).
+Of each network the same weights and clip go through all contenders in turns (A B C, then C B A, ...), and what counts
+is the ratio of medians; on a CPU, of CPU seconds. The plain form writes attention out, for Motionformer
+with the map of all tokens to all tokens. Memory is what one step takes at most beyond weights and clip, measured in a
+process that does nothing else. A training step is forward, backward and SGD. transformers' TimesformerModel is left out
+where it is not installed (`pip install transformers`).
 """
 
 import argparse
+import gc
 import json
+import multiprocessing
+import os
 import platform
+import re
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from svt_zoo.evaluation.prepare import fastest_dtype
 from svt_zoo.hub.convert import to_hf_timesformer
 from svt_zoo.models import create_model
 
-
-def restated(state: dict[str, Tensor], clip: Tensor) -> Tensor:
-    """The class feature as the paper's formulas say it, in float32, with nothing fused and attention written out."""
-    dim, heads, depth = 768, 12, 12
-    batch, _, frames, _, _ = clip.shape
-
-    def linear(x: Tensor, name: str) -> Tensor:
-        return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
-
-    def norm(x: Tensor, name: str) -> Tensor:
-        return F.layer_norm(x, (dim,), state[f"{name}.weight"], state[f"{name}.bias"], 1e-6)
-
-    def attend(x: Tensor, name: str) -> Tensor:
-        q, k, v = linear(x, f"{name}.qkv").reshape(*x.shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)
-        weights = (q @ k.transpose(-2, -1) * (dim // heads) ** -0.5).softmax(dim=-1)
-        return linear((weights @ v).transpose(1, 2).reshape(x.shape), f"{name}.proj")
-
-    images = clip.transpose(1, 2).flatten(0, 1)
-    tokens = F.conv2d(images, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=16)
-    patches = tokens.flatten(2).transpose(1, 2).unflatten(0, (batch, frames)) + state["pos_embed"][:, None, 1:]
-    patches = patches + state["time_embed"][:, :, None]
-    cls = (state["cls_token"] + state["pos_embed"][:, :1]).expand(batch, -1, -1)
-    for i in range(depth):
-        block = f"blocks.{i}"
-        tubes = patches.transpose(1, 2).flatten(0, 1)
-        tubes = linear(attend(norm(tubes, f"{block}.temporal_norm1"), f"{block}.temporal_attn"), f"{block}.temporal_fc")
-        patches = patches + tubes.unflatten(0, (batch, -1)).transpose(1, 2)
-        rows = torch.cat((cls.unsqueeze(1).expand(-1, frames, -1, -1), patches), dim=2).flatten(0, 1)
-        rows = attend(norm(rows, f"{block}.norm1"), f"{block}.attn").unflatten(0, (batch, frames))
-        x = torch.cat((cls + rows[:, :, 0].mean(1, keepdim=True), (patches + rows[:, :, 1:]).flatten(1, 2)), dim=1)
-        x = x + linear(F.gelu(linear(norm(x, f"{block}.norm2"), f"{block}.mlp.fc1")), f"{block}.mlp.fc2")
-        cls, patches = x[:, :1], x[:, 1:].unflatten(1, (frames, -1))
-    return norm(cls[:, 0], "norm")
+FRAMES, CROP = 8, 224
+Outputs = Sequence[Tensor]  # what the loss of a training step looks at; the class feature (B, D) first
+PLAIN, OURS, OURS_BF16 = "plain float32", "svt_zoo float32", "svt_zoo bfloat16"
+COMPILED, HF = "svt_zoo bfloat16 compiled", "transformers float32"
+# Of Motionformer: the same function with its projections folded, and three approximations of it.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "folded": {"folded": True},
+    "orthoformer": {"approximation": "orthoformer"},
+    "nystrom": {"approximation": "nystrom"},
+    "performer": {"approximation": "performer"},
+}
 
 
-def contenders(device: torch.device, frames: int) -> dict[str, Callable[[Tensor], Tensor]]:
-    """What is timed: name -> clip -> class feature (B, 768), all with the same weights."""
-    torch.manual_seed(0)
-    model = create_model("svt_vitb", num_frames=frames).eval().to(device)
-    for block in model.blocks:
-        torch.nn.init.trunc_normal_(block.temporal_fc.weight, std=0.02)  # zero at first, which would hide mistakes
-    state = model.state_dict()
-    half = create_model("svt_vitb", num_frames=frames).eval().to(device)
-    half.load_state_dict(state)
-    half.to(torch.bfloat16)
-    entries: dict[str, Callable[[Tensor], Tensor]] = {
-        "svt_zoo bfloat16": lambda clip: half(clip.bfloat16()).cls.float(),
-        "svt_zoo float32": lambda clip: model(clip).cls,
-        "restatement float32": lambda clip: restated(state, clip),
+class Plain:
+    """The networks as the papers' formulas say them, nothing fused, from the state dict of ours."""
+
+    def __init__(self, state: dict[str, Tensor], heads: int) -> None:
+        self.state, self.heads = state, heads
+
+    def linear(self, x: Tensor, name: str) -> Tensor:
+        """With its bias, where it has one."""
+        out = x @ self.state[f"{name}.weight"].T
+        return out + self.state[f"{name}.bias"] if f"{name}.bias" in self.state else out
+
+    def norm(self, x: Tensor, name: str, eps: float = 1e-6) -> Tensor:
+        """LayerNorm."""
+        return F.layer_norm(x, x.shape[-1:], self.state[f"{name}.weight"], self.state[f"{name}.bias"], eps)
+
+    def mlp(self, x: Tensor, name: str) -> Tensor:
+        """Two layers."""
+        return self.linear(F.gelu(self.linear(x, f"{name}.fc1")), f"{name}.fc2")
+
+    def depth(self, prefix: str) -> int:
+        """How many numbered modules stand below `prefix`."""
+        return len({key.split(".")[prefix.count(".")] for key in self.state if key.startswith(prefix)})
+
+    def split(self, x: Tensor) -> Tensor:
+        """(R, S, D) -> (R, h, S, d)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def weights(self, q: Tensor, k: Tensor) -> Tensor:
+        """Attention's probabilities (R, h, S, S)."""
+        return (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
+
+    def attend(self, x: Tensor, name: str, change: Callable[[Tensor], Tensor] = lambda kv: kv) -> Tensor:
+        """Attention inside x (R, S, D); `change` alters keys and values (R, S, D) first."""
+        q, k, v = self.linear(x, f"{name}.qkv").chunk(3, dim=-1)
+        q, k, v = self.split(q), self.split(change(k)), self.split(change(v))
+        return self.linear((self.weights(q, k) @ v).transpose(1, 2).flatten(2), f"{name}.proj")
+
+    def patches(self, clip: Tensor, prefix: str = "") -> Tensor:
+        """Patch tokens with their positions in the frame, (B, T, N, D)."""
+        kernel, bias = (self.state[f"{prefix}patch_embed.proj.{part}"] for part in ("weight", "bias"))
+        tokens = F.conv2d(clip.transpose(1, 2).flatten(0, 1), kernel, bias, stride=kernel.shape[-1])
+        tokens = tokens.flatten(2).transpose(1, 2) + self.state[f"{prefix}pos_embed"][:, 1:]
+        return tokens.unflatten(0, (clip.shape[0], -1))
+
+    def cls(self, batch: int, prefix: str = "") -> Tensor:
+        """Class tokens with their position, (B, 1, D)."""
+        token = self.state[f"{prefix}cls_token"] + self.state[f"{prefix}pos_embed"][:, :1]
+        return token.expand(batch, -1, -1)
+
+    def timesformer(self, clip: Tensor) -> Outputs:
+        """TimeSformer with divided attention."""
+        batch, _, frames, _, _ = clip.shape
+        cls, patches = self.cls(batch), self.patches(clip) + self.state["time_embed"][:, :, None]
+        for i in range(self.depth("blocks.")):
+            block = f"blocks.{i}"
+            tubes = patches.transpose(1, 2).flatten(0, 1)
+            tubes = self.attend(self.norm(tubes, f"{block}.temporal_norm1"), f"{block}.temporal_attn")
+            tubes = self.linear(tubes, f"{block}.temporal_fc")
+            patches = patches + tubes.unflatten(0, (batch, -1)).transpose(1, 2)
+            rows = torch.cat((cls.unsqueeze(1).expand(-1, frames, -1, -1), patches), dim=2).flatten(0, 1)
+            rows = self.attend(self.norm(rows, f"{block}.norm1"), f"{block}.attn").unflatten(0, (batch, frames))
+            x = torch.cat((cls + rows[:, :, 0].mean(1, keepdim=True), (patches + rows[:, :, 1:]).flatten(1, 2)), dim=1)
+            x = x + self.mlp(self.norm(x, f"{block}.norm2"), f"{block}.mlp")
+            cls, patches = x[:, :1], x[:, 1:].unflatten(1, (frames, -1))
+        return self.norm(cls[:, 0], "norm"), self.norm(patches, "norm")
+
+    def motionformer(self, clip: Tensor) -> Outputs:
+        """Motionformer with trajectory attention, as its code has it."""
+        patches = self.patches(clip) + self.state["temp_embed"].unsqueeze(2)
+        x = torch.cat((self.cls(clip.shape[0]), patches.flatten(1, 2)), dim=1)
+        for i in range(self.depth("blocks.")):
+            x = x + self.trajectories(self.norm(x, f"blocks.{i}.norm1"), f"blocks.{i}.attn", clip.shape[2])
+            x = x + self.mlp(self.norm(x, f"blocks.{i}.norm2"), f"blocks.{i}.mlp")
+        x = torch.tanh(self.linear(self.norm(x, "norm"), "pre_logits.fc"))
+        return x[:, 0], x[:, 1:]
+
+    def trajectories(self, x: Tensor, name: str, frames: int) -> Tensor:
+        """Trajectory attention with its maps: S x S weights in space, then each token over its own trajectory."""
+        q, k, v = (self.split(y) for y in self.linear(x, f"{name}.qkv").chunk(3, dim=-1))
+        cls = (self.weights(q[:, :, :1], k) @ v).transpose(1, 2).flatten(2)  # (B, 1, D)
+        q, k, v = q[:, :, 1:], k[:, :, 1:].unflatten(2, (frames, -1)), v[:, :, 1:].unflatten(2, (frames, -1))
+        space = (torch.einsum("bhsd,bhfpd->bhsfp", q, k) * q.shape[-1] ** -0.5).softmax(dim=-1)
+        path = torch.einsum("bhsfp,bhfpd->bsfhd", space, v).flatten(3)  # (B, S, T, D)
+        frame = torch.arange(frames, device=x.device).repeat_interleave(k.shape[3])
+        own = path[:, torch.arange(path.shape[1], device=x.device), frame]  # (B, S, D)
+        q2 = self.linear(own, f"{name}.proj_q").unflatten(2, (self.heads, -1))  # (B, S, h, d)
+        k2 = self.linear(path, f"{name}.proj_kv").chunk(2, dim=-1)[0].unflatten(3, (self.heads, -1))
+        time = (torch.einsum("bshd,bsfhd->bshf", q2, k2) * q2.shape[-1] ** -0.5).softmax(dim=-1)
+        out = torch.einsum("bshf,bsfhd->bshd", time, path.unflatten(3, (self.heads, -1))).flatten(2)
+        return self.linear(torch.cat((cls, out), dim=1), f"{name}.proj")
+
+    def xvit(self, clip: Tensor) -> Outputs:
+        """X-ViT, one quarter of keys and values from either neighbour."""
+        batch, _, frames, _, _ = clip.shape
+        base = "base_model."
+        cls = self.cls(batch * frames, base).unflatten(0, (batch, frames))
+        x = torch.cat((cls, self.patches(clip, base)), dim=2) + self.state[f"{base}temp_embed"]  # (B, T, 1+N, D)
+
+        def shift(kv: Tensor) -> Tensor:
+            kv, share = kv.unflatten(0, (batch, frames)), kv.shape[-1] // 4
+            out = torch.zeros_like(kv)
+            out[:, :-1, :, :share] = kv[:, 1:, :, :share]
+            out[:, 1:, :, share : 2 * share] = kv[:, :-1, :, share : 2 * share]
+            out[..., 2 * share :] = kv[..., 2 * share :]
+            return out.flatten(0, 1)
+
+        x = x.flatten(0, 1)
+        for i in range(self.depth(f"{base}blocks.")):
+            block = f"{base}blocks.{i}"
+            x = x + self.attend(self.norm(x, f"{block}.norm1"), f"{block}.attn", shift)
+            x = x + self.mlp(self.norm(x, f"{block}.norm2"), f"{block}.mlp")
+        x = self.norm(x, f"{base}norm").unflatten(0, (batch, frames))
+        clip_tokens = torch.cat((self.state["consensus.cls_token"].expand(batch, -1, -1), x[:, :, 0]), dim=1)
+        for i in range(self.depth("consensus.temporal_encoder.")):
+            block = f"consensus.temporal_encoder.{i}"
+            clip_tokens = clip_tokens + self.attend(self.norm(clip_tokens, f"{block}.norm1", 1e-5), f"{block}.attn")
+            clip_tokens = clip_tokens + self.mlp(self.norm(clip_tokens, f"{block}.norm2", 1e-5), f"{block}.mlp")
+        head = self.norm(clip_tokens[:, 0], "consensus.mlp_head.0", 1e-5)
+        return F.gelu(self.linear(head, "consensus.mlp_head.1")), x[:, :, 1:]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network at one size; its contenders share their weights."""
+
+    network: str
+    size: str
+    depth: int
+    batch: int
+    device: str
+    threads: int
+
+    def model(self, **options: Any) -> nn.Module:
+        """Ours, fresh, the same numbers each time."""
+        torch.manual_seed(0)
+        name, blocks = f"{self.network}_{self.size}", {"depth": self.depth} if self.depth else {}
+        model = create_model(name, num_frames=FRAMES, drop_path_rate=0.0, **blocks, **options)
+        for parameter in model.parameters():
+            if not parameter.any():  # zero at first, which would hide mistakes
+                nn.init.trunc_normal_(parameter, std=0.02)
+        return model.to(self.device)
+
+    def clip(self) -> Tensor:
+        """Noise (B, 3, T, H, W), the same each time."""
+        clip = torch.randn(self.batch, 3, FRAMES, CROP, CROP, generator=torch.Generator().manual_seed(0))
+        return clip.to(self.device)
+
+    def contenders(self) -> list[str]:
+        """What is compared."""
+        names = [OURS, OURS_BF16] + ([COMPILED] if self.device.startswith("cuda") else []) + [PLAIN]
+        if self.network == "timesformer" and installed("transformers"):
+            names.append(HF)
+        if self.network == "motionformer":
+            names += [f"{OURS}, {variant}" for variant in VARIANTS]
+        return names
+
+    def forward(self, name: str, train: bool) -> tuple[Callable[[Tensor], Outputs], list[Tensor]]:
+        """What contender `name` does with a clip, and its parameters."""
+        _, _, variant = name.partition(", ")
+        model = self.model(**VARIANTS.get(variant, {}))
+        if name == PLAIN:
+            state = {key: value.detach().requires_grad_(train) for key, value in model.state_dict().items()}
+            heads = next(m.num_heads for m in model.modules() if hasattr(m, "num_heads"))
+            return getattr(Plain(state, heads), self.network), list(state.values())
+        if name == HF:
+            theirs = transformers_model(model).to(self.device)
+            return partial(hf_forward, theirs), list(theirs.parameters())
+        if "bfloat16" in name and not train:
+            model = model.bfloat16()
+        run = torch.compile(model) if "compiled" in name else model
+
+        def ours(clip: Tensor) -> Outputs:
+            with torch.autocast(clip.device.type, torch.bfloat16, enabled=train and "bfloat16" in name):
+                return tuple(run(clip.to(next(model.parameters()).dtype)))
+
+        return ours, list(model.parameters())
+
+    def step(self, name: str, train: bool) -> Callable[[], Tensor]:
+        """One forward or one training step of contender `name`; returns the class feature (B, D)."""
+        forward, parameters = self.forward(name, train)
+        clip = self.clip()
+        if not train:
+            return torch.inference_mode()(lambda: forward(clip)[0].float())
+        optimiser = torch.optim.SGD(parameters, lr=1e-4)
+
+        def training() -> Tensor:
+            outputs = forward(clip)
+            sum(output.float().square().mean() for output in outputs).backward()
+            optimiser.step()
+            optimiser.zero_grad()
+            return outputs[0].detach().float()
+
+        return training
+
+
+def transformers_model(model: nn.Module) -> nn.Module:
+    from transformers import TimesformerConfig, TimesformerModel
+
+    dim, heads = model.embed_dim, model.blocks[0].attn.num_heads
+    config = TimesformerConfig(
+        num_frames=FRAMES,
+        hidden_size=dim,
+        num_attention_heads=heads,
+        num_hidden_layers=len(model.blocks),
+        intermediate_size=4 * dim,
+        hidden_dropout_prob=0.0,
+    )
+    theirs = TimesformerModel(config)
+    names = to_hf_timesformer({key: value.cpu() for key, value in model.state_dict().items()})
+    theirs.load_state_dict({key.removeprefix("timesformer."): value for key, value in names.items()}, strict=True)
+    return theirs
+
+
+def hf_forward(model: nn.Module, clip: Tensor) -> Outputs:
+    tokens = model(clip.transpose(1, 2)).last_hidden_state
+    return tokens[:, 0], tokens[:, 1:]
+
+
+def seconds_now(device: str) -> float:
+    """CPU seconds of this process, so that others on the machine do not count; on a GPU the clock, all work done."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+def timed(case: Case, train: bool, rounds: int) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Seconds of each step, the order turned round after every round, and cosine to the plain form."""
+    steps = {name: case.step(name, train) for name in case.contenders()}
+    features = {name: step() for name, step in steps.items()}  # warms up
+    cosine = {name: F.cosine_similarity(f, features[PLAIN]).min().item() for name, f in features.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(rounds):
+        for name in list(steps) if number % 2 else reversed(list(steps)):
+            start = seconds_now(case.device)
+            steps[name]()
+            seconds[name].append(seconds_now(case.device) - start)
+    return seconds, cosine
+
+
+def memory_of(case: Case, name: str, train: bool) -> float:
+    """MB that one step takes at most, beyond what is there before it."""
+    torch.set_num_threads(case.threads)
+    gc.collect()
+    step = case.step(name, train)
+    step()  # compiles, and loads what is loaded when first used
+    if case.device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    before = resident("VmRSS")
+    step()
+    return (resident("VmHWM") - before) / 2**10
+
+
+def resident(field: str) -> int:
+    """A line of Linux's account of this process, in KB."""
+    return int(re.findall(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[0])
+
+
+def compared(case: Case, train: bool, rounds: int) -> dict[str, dict[str, float]]:
+    """Each contender's median, ratio to the plain form, memory and cosine."""
+    seconds, cosine = timed(case, train, rounds)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # in the process below: what is freed is given back at once
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        names = medians if sys.platform == "linux" or case.device.startswith("cuda") else ()
+        memory = {name: process.submit(memory_of, case, name, train).result() for name in names}
+    return {
+        name: {
+            "median_seconds": round(value, 4),
+            "times_faster_than_plain": round(medians[PLAIN] / value, 2),
+            "peak_memory_mb": round(memory.get(name, 0)),  # 0: not measured on this system
+            "cosine_to_plain": round(cosine[name], 6),
+        }
+        for name, value in medians.items()
     }
+
+
+def device_name(device: str) -> str:
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name()
+    file = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.+)", file.read_text()) if file.exists() else []
+    return names[0] if names else platform.machine()
+
+
+def installed(package: str) -> str:
+    """Its version, or nothing."""
     try:
-        from transformers import TimesformerConfig, TimesformerModel
-    except ImportError:
-        return entries
-    theirs = TimesformerModel(TimesformerConfig(num_frames=frames)).eval().to(device)
-    names = {key.removeprefix("timesformer."): value for key, value in to_hf_timesformer(state).items()}
-    theirs.load_state_dict(names, strict=True)
-    entries["transformers float32"] = lambda clip: theirs(clip.transpose(1, 2)).last_hidden_state[:, 0]
-    return entries
-
-
-def timed(entries: dict[str, Callable[[Tensor], Tensor]], clip: Tensor, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each call, the order turned round after every round; two calls to warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in entries}
-    for number in range(-2, rounds):
-        for name in list(entries) if number % 2 else reversed(list(entries)):
-            start = time.perf_counter()
-            entries[name](clip).sum().item()  # item() waits for a GPU
-            if number >= 0:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+        return version(package)
+    except PackageNotFoundError:
+        return ""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--size", default="vitb", help="vitt, vits, vitb or vitl")
+    parser.add_argument("--depth", type=int, default=0, help="blocks; 0 is as many as the size has")
+    parser.add_argument("--networks", nargs="+", default=["timesformer", "motionformer", "xvit"])
     parser.add_argument("--batch", type=int, default=1, help="clips of 8x224x224 at once")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--output", type=Path, help="folder for the result as JSON")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--kinds", nargs="+", default=["forward", "training_step"])
+    parser.add_argument("--output", type=Path, help="file for the result as JSON")
     args = parser.parse_args()
-    device = torch.device(args.device)
-    clip = torch.randn(args.batch, 3, 8, 224, 224, generator=torch.Generator().manual_seed(0)).to(device)
-    with torch.inference_mode():
-        entries = contenders(device, 8)
-        reference = entries["restatement float32"](clip)
-        cosine = {name: F.cosine_similarity(run(clip), reference).min().item() for name, run in entries.items()}
-        seconds = timed(entries, clip, args.rounds)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    best = medians["svt_zoo bfloat16"]
-    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    result = {
+    torch.set_num_threads(args.threads)
+    capabilities = torch.cpu.get_capabilities() if args.device == "cpu" else {}
+    result: dict[str, Any] = {
         "command": " ".join(["python", *sys.argv]),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine(),
+        "device": device_name(args.device),
         "bfloat16_instructions": sorted(k for k, on in capabilities.items() if on and ("bf16" in k or "amx" in k)),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "auto_dtype": str(fastest_dtype(device)),
+        "auto_dtype": str(fastest_dtype(torch.device(args.device))),
+        "threads": args.threads,
+        "versions": {"torch": torch.__version__, "transformers": installed("transformers")},
+        "size": args.size,
+        "depth": args.depth or "full",
         "batch": args.batch,
         "rounds": args.rounds,
-        "median_seconds": {name: round(value, 4) for name, value in medians.items()},
-        "times_slower_than_bfloat16": {name: round(value / best, 2) for name, value in medians.items()},
-        "cosine_to_restatement": {name: round(value, 6) for name, value in cosine.items()},
     }
-    print(f"{'':24} {'seconds':>8} {'ratio':>6} {'cosine':>9}")
-    for name, value in medians.items():
-        print(f"{name:24} {value:8.3f} {value / best:6.2f} {cosine[name]:9.6f}")
+    for network in args.networks:
+        case = Case(network, args.size, args.depth, args.batch, args.device, args.threads)
+        for kind in args.kinds:
+            rows = compared(case, kind == "training_step", args.rounds)
+            result.setdefault(network, {})[kind] = rows
+            print(f"\n{network}_{args.size}, {kind:22} {'seconds':>8} {'faster':>7} {'MB':>6} {'cosine':>9}")
+            for name, row in rows.items():
+                print(f"{name:34} {row['median_seconds']:8.3f} {row['times_faster_than_plain']:7.2f}", end=" ")
+                print(f"{row['peak_memory_mb']:6} {row['cosine_to_plain']:9.6f}", flush=True)
     if args.output:
-        args.output.mkdir(parents=True, exist_ok=True)
-        file = args.output / f"backbone_{device.type}.json"
-        file.write_text(json.dumps(result, indent=2) + "\n")
-        print(file)
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(json.dumps(result, indent=2) + "\n")
     return 0
 
 
