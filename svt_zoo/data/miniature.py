@@ -1,0 +1,66 @@
+"""Somebody's videos made small for a quick look: a few hundred at most, re-encoded, and parted into two lists."""
+
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from .encode import Encoding
+from .lists import VideoList, read_list
+from .prepare import prepare_videos
+
+_log = logging.getLogger(__name__)
+_HELD_OUT = 4  # one in so many groups of a class
+
+
+def make_miniature(
+    source: str | os.PathLike[str], output: Path, *, limit: int = 300, short_side: int = 64, workers: int = 0
+) -> tuple[VideoList, VideoList | None]:
+    """Small copies of up to `limit` videos, as a list to train on and, if they have classes, one to count on.
+
+    What is held out is as of `part`. A run that was stopped goes on.
+
+    Args:
+        source: a list or a folder, any format `read_list` knows.
+        output: a folder elsewhere.
+        limit: more videos than that are reduced to a random choice, always the same.
+        short_side: of the copies, in pixels.
+        workers: processes that re-encode; 0 works in this one.
+
+    Raises:
+        ListError: there are no videos, or the list makes no sense.
+        ValueError: fewer than two of the videos can be read.
+    """
+    videos = read_list(source)
+    if len(videos) > limit:
+        _log.info("%s has %d videos: taking %d of them", source, len(videos), limit)
+        videos = videos.subset(limit)
+    encoding = Encoding(short_side=short_side)
+    made = prepare_videos(videos, output, encoding, workers=workers)
+    for failure in made.failures:
+        _log.warning("left out: %s: %s", *failure)
+    if len(made.videos) < 2:
+        raise ValueError(f"{source}: {len(made.videos)} of {len(videos)} videos can be read, the demo needs 2 and more")
+    written = {os.path.realpath(output / video.output) for video in made.videos}
+    copies = read_list(made.list)
+    copies = replace(copies, rows=tuple(row for row in copies.rows if os.path.realpath(row.path) in written))
+    return part(copies)
+
+
+def part(videos: VideoList) -> tuple[VideoList, VideoList | None]:
+    """The videos to train on and, if they have classes, those held out: every fourth of each class, groups together.
+
+    None is held out if there are fewer than two classes, a video has no label, or a class has only one group.
+    """
+    groups: dict[int | None, list[str]] = {}  # of each class, in the order of the list
+    for row in videos.rows:
+        of_class = groups.setdefault(row.label, [])
+        if (row.group or row.path) not in of_class:
+            of_class.append(row.group or row.path)
+    if len(groups) < 2 or None in groups or min(map(len, groups.values())) < 2:
+        return videos, None
+    # The second, the sixth, ...: a class of two has one on either side.
+    held_out = {name for of_class in groups.values() for name in of_class[1::_HELD_OUT]}
+    train = tuple(row for row in videos.rows if (row.group or row.path) not in held_out)
+    val = tuple(row for row in videos.rows if (row.group or row.path) in held_out)
+    return replace(videos, rows=train), replace(videos, rows=val)
