@@ -3,13 +3,14 @@
 import os
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..batch import Failure
+from .flow import FlowLabels
 from .frames import FrameFolder
 from .lists import Row, VideoList
 from .remote import is_url, local_path
@@ -20,6 +21,14 @@ from .video import VideoReadError, open_video
 Indices = Sequence[Sequence[int]]  # the frames of each view
 
 
+class Made(NamedTuple):
+    """What was made of one video: its views, what was drawn for each, and targets of the first by name."""
+
+    views: list[Tensor]
+    params: list[Any]
+    targets: dict[str, Tensor] = {}  # noqa: RUF012 - never changed
+
+
 class Views(Protocol):
     """What is made of one video: which frames each view shows, and what becomes of them."""
 
@@ -27,7 +36,9 @@ class Views(Protocol):
         """Frame numbers of each view of a video of `total` frames."""
         ...
 
-    def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> tuple[list[Tensor], list[Any]]:
+    def make(
+        self, frames: Tensor, places: Indices, rng: np.random.Generator
+    ) -> tuple[list[Tensor], list[Any]] | Made:
         """Views, and what was drawn for each, from frames (n, H, W, 3); `places` are the rows that each view shows."""
         ...
 
@@ -66,15 +77,19 @@ class TrainViews:
         sampler: frame indices of all views of a video, such as `svt_views`; module-level, so that
             workers can be spawned.
         transforms: one a view, `ViewTransform` or the like: `(frames, rng, index=rows) -> (view, what was drawn)`.
+        flow: makes the target "flow" of the first view, in which all frames have one crop and flip.
     """
 
     def __init__(
         self,
         sampler: Callable[[int, float, np.random.Generator], Indices],
         transforms: Sequence[Callable[..., tuple[Tensor, Any]]],
+        *,
+        flow: FlowLabels | None = None,
     ) -> None:
         self.sampler = sampler
         self.transforms = list(transforms)
+        self.flow = flow
 
     def indices(self, total: int, fps: float, rng: np.random.Generator) -> Indices:
         """Frame numbers of each view, from the sampler.
@@ -87,10 +102,13 @@ class TrainViews:
             raise ValueError(f"the sampler makes {len(indices)} views, there are {len(self.transforms)} transforms")
         return indices
 
-    def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> tuple[list[Tensor], list[Any]]:
+    def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> Made:
         """One view a transform, and its parameters."""
         made = [transform(frames, rng, index=place) for transform, place in zip(self.transforms, places, strict=True)]
-        return [view for view, _ in made], [params for _, params in made]
+        views, params = [view for view, _ in made], [params for _, params in made]
+        if self.flow is None:
+            return Made(views, params)
+        return Made(views, params, {"flow": self.flow(views[0], flip=bool(params[0].flip[0]))})
 
 
 class EvalViews:
@@ -123,7 +141,7 @@ class VideoDataset(Dataset[dict[str, Any]]):
 
     `dataset[index]`, or `dataset[epoch, index]` as the loader's sampler asks, is a dictionary in PyTorchVideo's words:
     `video` (a view, or the list of several), `label` (-1 for none), `video_name`, `video_index`, `clip_index`, and
-    `params`, `failures`. Everything drawn depends on (seed, epoch, index) alone.
+    `params`, `targets`, `failures`. Everything drawn depends on (seed, epoch, index) alone.
 
     In training, a video that cannot be read is replaced by the next of a fixed sequence for (seed, epoch, index);
     `video_index` and `label` are then those of the stand-in. In evaluation nothing is replaced and nothing depends on
@@ -185,45 +203,61 @@ class VideoDataset(Dataset[dict[str, Any]]):
             if attempt:
                 shown = replacement_index(self.seed, epoch, index, attempt - 1, len(self))
             try:
-                video, params = self._read(shown, sample_rng(self.seed, epoch, index))
-                return self._sample(shown, video, params, failures)
+                made = self._read(shown, sample_rng(self.seed, epoch, index))
+                return self._sample(shown, made, failures)
             except VideoReadError as error:
                 failures.append(Failure(self.videos.rows[shown].path, error.reason))
-        return self._sample(index, None, [], failures)
+        return self._sample(index, None, failures)
 
-    def _sample(
-        self, index: int, video: list[Tensor] | None, params: list[Any], failures: list[Failure]
-    ) -> dict[str, Any]:
+    def _sample(self, index: int, made: Made | None, failures: list[Failure]) -> dict[str, Any]:
         row = self.videos.rows[index]
         return {
-            "video": video[0] if video is not None and len(video) == 1 else video,
+            "video": None if made is None else made.views[0] if len(made.views) == 1 else made.views,
             "label": -1 if row.label is None else row.label,
             "video_name": row.path,
             "video_index": index,
             "clip_index": 0,
-            "params": params,
+            "params": [] if made is None else made.params,
+            "targets": {} if made is None else made.targets,
             "failures": failures,
         }
 
-    def _read(self, index: int, rng: np.random.Generator) -> tuple[list[Tensor], list[Any]]:
+    def _read(self, index: int, rng: np.random.Generator) -> Made:
         """The views of one video, of which each frame is decoded once."""
         row = self.videos.rows[index]
-        with (self.open_row or self._open)(row) as reader:
+        with self._open(row) as reader:
             first, last = frame_range(row, reader)
             indices = self.views.indices(last - first, reader.fps, rng)
             union = sorted({i for view in indices for i in view})
             frames = reader.frames_at([first + i for i in union])  # (n, H, W, 3)
         place = {i: n for n, i in enumerate(union)}
-        return self.views.make(frames, [[place[i] for i in view] for view in indices], rng)
+        return Made(*self.views.make(frames, [[place[i] for i in view] for view in indices], rng))
 
     def _open(self, row: Row) -> FrameReader:
-        try:
-            path = local_path(row.path, cache_dir=self.cache_dir)
-        except OSError as error:
-            raise VideoReadError(row.path, str(error)) from error
-        if not is_url(row.path) and os.path.isdir(path):
-            return FrameFolder(path, fps=self.frame_rate, num_frames=row.num_frames)
-        return open_video(path, backend=self.backend)
+        if self.open_row is not None:
+            return self.open_row(row)
+        return open_row(row, backend=self.backend, frame_rate=self.frame_rate, cache_dir=self.cache_dir)
+
+
+def open_row(
+    row: Row,
+    *,
+    backend: Literal["pyav", "torchcodec"] = "pyav",
+    frame_rate: float = 30.0,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> FrameReader:
+    """Open the video of a row: a file, a file behind a URL, or a folder of frames; options as of `VideoDataset`.
+
+    Raises:
+        VideoReadError: it cannot be fetched or read.
+    """
+    try:
+        path = local_path(row.path, cache_dir=cache_dir)
+    except OSError as error:
+        raise VideoReadError(row.path, str(error)) from error
+    if not is_url(row.path) and os.path.isdir(path):
+        return FrameFolder(path, fps=frame_rate, num_frames=row.num_frames)
+    return open_video(path, backend=backend)
 
 
 def frame_range(row: Row, reader: FrameReader) -> tuple[int, int]:

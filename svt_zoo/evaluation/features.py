@@ -27,7 +27,7 @@ from ..models import Features, ZooModel
 from .results import write_atomically
 from .views import describe_views, parse_views
 
-Pool = Literal["mean", "sum", "none"]
+Pool = Literal["mean", "sum", "softmax", "max", "none"]
 
 
 class Extracted(NamedTuple):
@@ -73,7 +73,7 @@ def extract(
         videos: the list.
         views: "3x1" (crops x clips) or "slow-fast 3x1" of the model's own transform, or views of your own.
         pool: "mean" of all views, or "sum": views of one shape averaged, shapes added up (of slow and fast ones), or
-            "none": each view by itself.
+            "none": each view by itself; of logits also "softmax": the log of the mean probability, and "max".
         device: by default the GPU if there is one.
         dtype: what the network computes in.
         batch_size: videos that are read and computed at once, at most `shard_size`; view by view.
@@ -97,13 +97,13 @@ def extract(
         )
     made = parse_views(views, model.transforms()) if isinstance(views, str) else views
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    settings = {"list_sha256": videos.sha256, "weights_sha256": _weights_sha256(model), "views": describe_views(made)}
+    settings = {"list_sha256": videos.sha256, "weights_sha256": weights_sha256(model), "views": describe_views(made)}
     settings |= {"pool": pool, "dtype": str(dtype), "seed": str(seed), "shard_size": str(shard_size)}
     dataset = VideoDataset(videos, made, train=False, seed=seed)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(output or scratch)
-        _claim(folder, settings)
-        mine = sorted(_shards(len(videos), shard_size).items())[rank::world_size]
+        claim(folder, settings)
+        mine = sorted(shards(len(videos), shard_size).items())[rank::world_size]
         todo = {_path(folder, n): _split(rows, batch_size) for n, rows in mine if not _path(folder, n).exists()}
         network = copy.deepcopy(model).to(device=device, dtype=dtype).eval()
         batches = _batches(dataset, todo.values(), number_of_workers(num_workers), device, progress and rank == 0)
@@ -126,7 +126,7 @@ def read_features(folder: str | os.PathLike[str], videos: VideoList) -> Extracte
         raise ValueError(
             f"{folder} holds features of another list (sha256 {settings['list_sha256']}, not {videos.sha256})"
         )
-    paths = [_path(folder, shard) for shard in sorted(_shards(len(videos), int(settings["shard_size"])))]
+    paths = [_path(folder, shard) for shard in sorted(shards(len(videos), int(settings["shard_size"])))]
     if absent := [path for path in paths if not path.exists()]:
         raise FileNotFoundError(
             f"{len(absent)} of {len(paths)} shards are not in {folder} yet, the first is {absent[0].name}; "
@@ -167,8 +167,12 @@ def view_features(network: ZooModel, views: Sequence[Tensor], pool: Pool = "mean
         return torch.stack(rows, dim=1)  # (B, V, D)
     if pool == "mean":
         return torch.stack(rows).mean(dim=0)  # (B, D)
+    if pool == "softmax":
+        return torch.stack(rows).softmax(dim=-1).mean(dim=0).log()  # (B, K)
+    if pool == "max":
+        return torch.stack(rows).amax(dim=0)  # (B, K)
     if pool != "sum":
-        raise ValueError(f'pool is "mean", "sum" or "none", got {pool!r}')
+        raise ValueError(f'pool is "mean", "sum", "softmax", "max" or "none", got {pool!r}')
     shapes = dict.fromkeys(tuple(view.shape) for view in views)
     groups = [[row for row, view in zip(rows, views, strict=True) if tuple(view.shape) == shape] for shape in shapes]
     return torch.stack([torch.stack(group).mean(dim=0) for group in groups]).sum(dim=0)  # (B, D)
@@ -213,7 +217,7 @@ def _write(path: Path, parts: Sequence[_Part]) -> None:
     write_atomically(path, safetensors.torch.save(tensors, metadata={"failures": json.dumps(failures)}))
 
 
-def _claim(folder: Path, settings: dict[str, str]) -> None:
+def claim(folder: Path, settings: dict[str, str]) -> None:
     """Say in the folder what its features are of, unless it says so already.
 
     Raises:
@@ -231,17 +235,17 @@ def _claim(folder: Path, settings: dict[str, str]) -> None:
         raise ValueError(f"{folder} holds other features: {'; '.join(different)}; choose another output folder")
 
 
-def _weights_sha256(model: ZooModel) -> str:
+def weights_sha256(model: ZooModel) -> str:
     """Hash of everything that decides what a model says: architecture, names and values of its tensors."""
     architecture = [type(model).__name__, model.meta.get("model"), model.meta.get("model_kwargs")]
-    digest = hashlib.sha256(json.dumps(architecture, default=str).encode())
+    digest = hashlib.sha256(json.dumps(architecture, default=str, sort_keys=True).encode())
     for name, value in model.state_dict().items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
-def _shards(size: int, shard_size: int) -> dict[int, range]:
+def shards(size: int, shard_size: int) -> dict[int, range]:
     """Rows of the list in each shard."""
     return {n: range(n * shard_size, min((n + 1) * shard_size, size)) for n in range(math.ceil(size / shard_size))}
 

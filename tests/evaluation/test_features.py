@@ -137,6 +137,15 @@ def test_pooled_features_have_gradients_for_training_on_slow_and_fast_clips() ->
     assert next(model.parameters()).grad is not None
 
 
+def test_logits_of_views_are_pooled_by_mean_by_probability_or_by_the_largest() -> None:
+    model = network(num_classes=7)
+    views = [torch.randn(2, 3, 4, 32, 32) for _ in range(3)]
+    logits = torch.stack([model(view) for view in views])  # (3, 2, 7)
+    assert_close(view_features(model, views), logits.mean(dim=0))
+    assert_close(view_features(model, views, "softmax").exp(), logits.softmax(dim=-1).mean(dim=0))
+    assert_close(view_features(model, views, "max"), logits.amax(dim=0))
+
+
 def test_a_classifier_gives_logits_and_its_backbone_features(videos: VideoList) -> None:
     model = network(num_classes=7)
     assert isinstance(model, Classifier)

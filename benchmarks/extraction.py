@@ -1,0 +1,242 @@
+"""Features of a whole list by every engine, each killed and resumed, beside the rate of decoding alone; and search.
+
+    python benchmarks/extraction.py LIST --output benchmarks/results
+
+LIST is a CSV with the columns file, class, split (train, test) and set. The network is a small one with random weights,
+for the question is what reading and writing cost and whether rows get lost. Each engine makes the table twice: once in
+one go, and once killed (-9, all its processes) when a third of the shards is there and started again. All tables are
+compared row by row. Then each video of the split `test` looks for its nearest neighbour among those of `train`: how
+often is it of the same class, and how often would a random one be? Last, ViT-B is timed on a few videos.
+"""
+
+import argparse
+import csv
+import json
+import os
+import platform
+import re
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+import torch
+
+from svt_zoo.data.lists import VideoList, read_list
+from svt_zoo.evaluation.views import parse_views
+from svt_zoo.inference.clips import ClipReader
+from svt_zoo.inference.compute import Compute
+from svt_zoo.inference.extract import run_local
+from svt_zoo.inference.feature_table import FeatureTable
+from svt_zoo.inference.search import search
+from svt_zoo.models import ZooModel, create_model
+
+ROOT = Path(__file__).resolve().parents[1]
+ENGINES = {
+    "one process": [],
+    "torchrun, 2 processes": ["--nproc-per-node=2", "--standalone"],
+    "ray": ["--engine", "ray"],
+}
+CLIP = {"sampling_rate": 8, "mean": (0.45,) * 3, "std": (0.225,) * 3, "num_frames": 8}
+
+
+def network(name: str) -> ZooModel:
+    torch.manual_seed(0)
+    if name == "base":
+        model = create_model("svt_vitb").eval()
+        model.meta["clip"] = {**CLIP, "crop_size": 224, "resize_size": 256}
+        return model
+    model = create_model("svt_vitt", img_size=64, num_frames=8, embed_dim=64, depth=4, num_heads=4).eval()
+    model.meta["clip"] = {**CLIP, "crop_size": 64, "resize_size": 73}
+    return model
+
+
+def command(engine: str, videos: str, weights: Path, output: Path) -> list[str]:
+    more = ENGINES[engine]
+    launcher = ["-m", "torch.distributed.run", *more] if engine.startswith("torchrun") else []
+    arguments = [videos, "-o", str(output), "--model", str(weights), "--device", "cpu", "--shard-size", "32"]
+    arguments += more if engine == "ray" else ["--workers", "1"]
+    return [sys.executable, *launcher, str(ROOT / "tools" / "extract_features.py"), *arguments]
+
+
+def start(arguments: list[str], log: Path) -> "subprocess.Popen[bytes]":
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with log.open("ab") as file:
+        return subprocess.Popen(arguments, env=env, stdout=file, stderr=file, start_new_session=True)
+
+
+def finish(process: "subprocess.Popen[bytes]", log: Path) -> float:
+    """Videos a second, of all processes together, as the summary lines say."""
+    if process.wait():
+        raise RuntimeError(log.read_text()[-2000:])
+    lines = re.findall(r"^(\d+) videos in ([\d.]+) s", log.read_text(), re.MULTILINE)
+    return sum(int(videos) for videos, _ in lines) / max(float(seconds) for _, seconds in lines)
+
+
+def kill_in_the_middle(process: "subprocess.Popen[bytes]", output: Path, shards: int) -> int:
+    """The shards that were there when all processes of the run were killed."""
+    folder = output.with_name(f"{output.name}.parts")
+    while process.poll() is None:
+        there = len(list(folder.glob("shard_*.parquet")))
+        if there >= shards:
+            break
+        time.sleep(0.05)
+    else:
+        raise RuntimeError(f"the run ended before {shards} shards were there")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(2)  # Ray's own processes notice
+    return len(list(folder.glob("shard_*.parquet")))
+
+
+def same_rows(table: pyarrow.Table, other: pyarrow.Table) -> dict[str, Any]:
+    columns = [name for name in table.schema.names if name != "embedding"]
+    ours, theirs = (np.stack(part["embedding"].drop_null().to_numpy()) for part in (table, other))
+    return {
+        "rows": other.num_rows,
+        "videos, times and errors equal": table.select(columns).equals(other.select(columns)),
+        "largest difference of a feature": float(np.abs(ours - theirs).max()),
+    }
+
+
+class Nothing(Compute):
+    """Reads and does not compute."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __call__(self, chunk: Any) -> Any:
+        """The chunk as it came."""
+        return chunk
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of its children that have ended."""
+    parts = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(part.ru_utime + part.ru_stime for part in parts)
+
+
+def rate_per_core(reader: ClipReader, compute: Compute, count: int) -> float:
+    """Videos a second of CPU time, read by one worker."""
+    started = cpu_seconds()
+    parts = {first: range(first, min(first + 8, count)) for first in range(0, count, 8)}
+    for _ in run_local(reader, compute, parts, 1):
+        pass
+    return count / (cpu_seconds() - started)
+
+
+def search_accuracy(table: FeatureTable, told: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """Top-1 in percent of the nearest neighbour, against a random video of the training split, over all and per set."""
+    names, label = table.videos(), {name: row["class"] for name, row in told.items()}
+    train = {name for name, row in told.items() if row["split"] == "train"}
+    features = torch.cat([block.features for block in table.blocks()])
+    found: dict[str, list[tuple[float, float]]] = {}
+    for group in ("all", *sorted({row["set"] for row in told.values()})):
+        inside = [name for name in names if group in ("all", told[name]["set"])]
+        candidates = [name for name in inside if name in train]
+        without = [i for i, name in enumerate(names) if name not in set(candidates)]
+        share = Counter(label[name] for name in candidates)
+        for name in inside:
+            if name not in train:
+                [best] = search(table, features[names.index(name)], top=1, without=without)
+                chance = share[label[name]] / len(candidates)
+                found.setdefault(group, []).append((label[best.row.video] == label[name], chance))
+    return {
+        group: {
+            "queries": len(pairs),
+            "same class": round(100 * sum(hit for hit, _ in pairs) / len(pairs), 1),
+            "by chance": round(100 * sum(chance for _, chance in pairs) / len(pairs), 1),
+        }
+        for group, pairs in found.items()
+    }
+
+
+def base_seconds(videos: VideoList, count: int) -> float:
+    model = network("base")
+    transform = model.transforms()
+    reader = ClipReader(videos, parse_views("1x1", transform), transform, batch_size=1)
+    compute = Compute(model, "cls", "float32", torch.device("cpu"), torch.float32)
+    started = cpu_seconds()
+    for index in range(count):
+        for chunk in reader.chunks(index, [index]):
+            compute(chunk)
+    return (cpu_seconds() - started) / count
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("list", metavar="LIST")
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
+    parser.add_argument("--base-videos", type=int, default=10, help="videos that ViT-B is timed on")
+    parser.add_argument("--output", type=Path, help="folder for the result as JSON")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    load = os.getloadavg()[0]
+    videos = read_list(args.list)
+    model = network("small")
+    transform = model.transforms()
+    reader = ClipReader(videos, parse_views("1x1", transform), transform, batch_size=8)
+    engines: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        weights = model.save_pretrained(Path(scratch, "model")) / "model.safetensors"
+        cpu = torch.device("cpu")
+        small = Compute(network("small"), "cls", "float32", cpu, torch.float32)
+        rates = {
+            name: round(rate_per_core(reader, what, len(videos)), 1)
+            for name, what in (("reading", Nothing()), ("reading and computing", small))
+        }
+        print(rates, flush=True)
+        reference = None
+        for i, engine in enumerate(args.engines):
+            whole, broken, log = (Path(scratch, f"{i}_{name}") for name in ("whole.parquet", "killed.parquet", "log"))
+            rate = finish(start(command(engine, args.list, weights, whole), log), log)
+            table = pyarrow.parquet.read_table(whole)
+            reference = table if reference is None else reference
+            resumed = command(engine, args.list, weights, broken)
+            kept = kill_in_the_middle(start(resumed, log), broken, -(-len(videos) // 32) // 3)
+            finish(start(resumed, log), log)
+            engines[engine] = {
+                "videos a second, start included": round(rate, 1),
+                "load": round(os.getloadavg()[0], 1),
+                "in one go": same_rows(reference, table),
+                "killed and resumed": {
+                    "shards kept": kept,
+                    **same_rows(reference, pyarrow.parquet.read_table(broken)),
+                },
+            }
+            print(engine, json.dumps(engines[engine], indent=2), flush=True)
+        found = FeatureTable(Path(scratch, "0_whole.parquet"))
+        with open(args.list, encoding="utf-8", newline="") as file:
+            told = {row["file"]: row for row in csv.DictReader(file)}
+        accuracy = search_accuracy(found, told)
+    seconds = base_seconds(videos, args.base_videos)
+    result = {
+        "command": " ".join(["python", *sys.argv]),
+        "device": platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_before": round(load, 2),
+        "versions": {name: version(name) for name in ("torch", "av", "pyarrow", "ray")},
+        "videos": len(videos),
+        "videos a second of CPU time": rates,
+        "engines": engines,
+        "search, nearest neighbour of random features, percent": accuracy,
+        "ViT-B, 8 x 224 x 224, CPU seconds a video": round(seconds, 2),
+        "ViT-B, CPU hours for the list": round(seconds * len(videos) / 3600, 2),
+    }
+    print(json.dumps(result, indent=2))
+    if args.output:
+        args.output.mkdir(parents=True, exist_ok=True)
+        (args.output / "extraction_cpu.json").write_text(json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""The clips of a list of videos, read part by part: what every engine of the extraction computes features of."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data import sampling
+from ..data.datasets import FrameReader, Views, frame_range, open_row
+from ..data.limits import VideoReadError
+from ..data.lists import Row, VideoList
+from ..data.transforms import EvalTransform
+
+_NO_DRAWS = np.random.default_rng(0)  # views by name draw nothing
+_T = TypeVar("_T")
+
+Places = Sequence[Sequence[int]]  # the frames of each view of one row
+
+
+class Piece(NamedTuple):
+    """One row of the table to be: the video's number in its list, the time its frames cover, or why there are none."""
+
+    video_index: int
+    start_sec: float | None
+    end_sec: float | None
+    error: str | None = None
+
+
+class Chunk(NamedTuple):
+    """Rows that go through the network together.
+
+    `views` holds one tensor (n, 3, T, H, W) a view, of the n pieces without an error, in their order. `part` is the
+    number of the part of the list that they belong to; `last` marks its last chunk.
+    """
+
+    part: int
+    pieces: list[Piece]
+    views: list[Tensor]
+    last: bool
+
+
+class ClipReader:
+    """Reads the clips of a list: one row a video, or one every so many seconds.
+
+    A part of the list gives the same chunks whoever reads it. In memory is one chunk at a time, however long a video.
+
+    Args:
+        videos: the list.
+        views: of each video, when there is one row a video.
+        every: seconds between two rows of one video (each is one clip of `transform`); None for one row a video.
+        transform: of the network.
+        batch_size: rows of a chunk, at most.
+        open_row: opens a row of the list.
+
+    Raises:
+        ValueError: `every` is not above 0.
+    """
+
+    def __init__(
+        self,
+        videos: VideoList,
+        views: Views,
+        transform: EvalTransform,
+        *,
+        every: float | None = None,
+        batch_size: int = 1,
+        open_row: Callable[[Row], FrameReader] = open_row,
+    ) -> None:
+        if every is not None and not every > 0:
+            raise ValueError(f"every is a number of seconds above 0, got {every}")
+        self.videos = videos
+        self.views = views
+        self.transform = transform
+        self.every = every
+        self.batch_size = batch_size
+        self.open_row = open_row
+
+    def chunks(self, part: int, indices: Sequence[int]) -> Iterator[Chunk]:
+        """The rows of the videos `indices`, in order; what cannot be read becomes a piece with the reason."""
+        rows = (row for index in indices for row in self._rows(index))
+        groups = _groups(rows, self.batch_size)
+        group = next(groups)  # every video has a row
+        while group:
+            following = next(groups, [])
+            views = [torch.stack(list(of)) for of in zip(*(views for _, views in group if views), strict=True)]
+            yield Chunk(part, [piece for piece, _ in group], views, last=not following)
+            group = following
+
+    def _rows(self, index: int) -> Iterator[tuple[Piece, list[Tensor]]]:
+        row = self.videos.rows[index]
+        try:
+            with self.open_row(row) as reader:
+                first, last = frame_range(row, reader)
+                for places in _groups(self._places(last - first, reader.fps), self.batch_size):
+                    yield from self._decode(index, reader, first, places)
+        except Exception as error:  # one bad file must not stop the work on a hundred thousand
+            yield Piece(index, None, None, _reason(error)), []
+
+    def _places(self, total: int, fps: float) -> list[Places]:
+        """The frames of each row of a video, view by view."""
+        if self.every is None:
+            return [self.views.indices(total, fps, _NO_DRAWS)]
+        clip, step = self.transform, self.every * fps
+        if clip.sampling_rate is None:  # made for whole videos, whatever their length: so for any stretch of one
+            window = max(step, clip.num_frames)
+        else:
+            window = sampling.clip_window(clip.num_frames, clip.sampling_rate, fps, target_fps=clip.fps)
+        return [[clip] for clip in sampling.dense_clips(total, clip.num_frames, window=window, step=step)]
+
+    def _decode(
+        self, index: int, reader: FrameReader, first: int, rows: Sequence[Places]
+    ) -> Iterator[tuple[Piece, list[Tensor]]]:
+        """Rows of one video, decoded in one go; if that fails, one by one, so that sound rows are not lost."""
+        try:
+            union = sorted({i for views in rows for view in views for i in view})
+            frames = reader.frames_at([first + i for i in union])  # (n, H, W, 3)
+            place = {i: n for n, i in enumerate(union)}
+            places = [[[place[i] for i in view] for view in views] for views in rows]
+            made = [self.views.make(frames, views, _NO_DRAWS)[0] for views in places]
+        except Exception as error:
+            if len(rows) == 1:
+                yield Piece(index, *_span(reader, first, rows[0]), _reason(error)), []
+                return
+            for one in rows:
+                yield from self._decode(index, reader, first, [one])
+            return
+        yield from (
+            (Piece(index, *_span(reader, first, views)), clips) for views, clips in zip(rows, made, strict=True)
+        )
+
+
+def _span(reader: FrameReader, first: int, views: Places) -> tuple[float, float]:
+    """From the first of the frames to the end of the last, in seconds."""
+    frames = [first + i for view in views for i in view]
+    return reader.pts[min(frames)], reader.pts[max(frames)] + 1 / reader.fps
+
+
+def _groups(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    """The items in lists of `size`, the last with what is left."""
+    rest = iter(items)
+    while group := list(islice(rest, size)):
+        yield group
+
+
+def _reason(error: Exception) -> str:
+    return error.reason if isinstance(error, VideoReadError) else f"{type(error).__name__}: {error}"

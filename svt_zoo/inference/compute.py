@@ -1,0 +1,84 @@
+"""From clips to the numbers of a table: one network, on one device, the same in every engine."""
+
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.transforms import EvalTransform
+from ..evaluation.features import view_features
+from ..models import ZooModel
+from .clips import Chunk, Piece
+from .feature_table import Store
+
+Pooling = Literal["cls", "frames", "patches"]
+
+
+class Computed(NamedTuple):
+    """A chunk with its features, flat, one for each piece; None for those with an error."""
+
+    part: int
+    pieces: list[Piece]
+    embeddings: list[np.ndarray[Any, Any] | None]
+    last: bool
+
+
+class Compute:
+    """Calls a network on chunks and pools what it says.
+
+    Args:
+        network: a backbone in eval mode.
+        pooling: what is kept: the class feature, averaged over views ("cls": D numbers), the mean of the patches of
+            each frame ("frames": T x D), or all patches ("patches": T x N x D).
+        store: the type of the numbers.
+        device, dtype: where and in what the network computes.
+
+    Raises:
+        ValueError: no such pooling or type to store.
+    """
+
+    def __init__(
+        self, network: ZooModel, pooling: Pooling, store: Store, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        for name, value, allowed in (("pooling", pooling, get_args(Pooling)), ("store", store, get_args(Store))):
+            if value not in allowed:
+                raise ValueError(f"{name} is one of {', '.join(allowed)}, got {value!r}")
+        self.network = network.to(device=device, dtype=dtype)
+        self.pooling = pooling
+        self.store = store
+        self.device = device
+        self.dtype = dtype
+
+    def to(self, device: torch.device | str) -> "Compute":
+        """The same on another device."""
+        return Compute(self.network, self.pooling, self.store, torch.device(device), self.dtype)
+
+    def shape(self, transform: EvalTransform) -> torch.Size:
+        """Shape of one feature: (D,), (T, D) or (T, N, D)."""
+        return self._features([torch.zeros(1, 3, transform.num_frames, *transform.crop_size)]).shape[1:]
+
+    def __call__(self, chunk: Chunk) -> Computed:
+        """The features of a chunk; one that is not finite in the type to store becomes an error."""
+        rows: Iterable[np.ndarray[Any, Any]] = ()
+        if chunk.views:
+            rows = self._features(chunk.views).flatten(1).to(getattr(torch, self.store)).numpy()  # (n, width)
+        left = iter(rows)
+        pieces, embeddings = [], []
+        for piece in chunk.pieces:
+            row = None if piece.error else next(left)
+            if row is not None and not np.isfinite(row).all():
+                piece, row = piece._replace(error=f"the feature has numbers that are not finite in {self.store}"), None
+            pieces.append(piece)
+            embeddings.append(row)
+        return Computed(chunk.part, pieces, embeddings, chunk.last)
+
+    @torch.inference_mode()
+    def _features(self, views: list[Tensor]) -> Tensor:
+        given = [view.to(device=self.device, dtype=self.dtype) for view in views]
+        if self.pooling == "cls":
+            return view_features(self.network, given).float().cpu()  # (n, D)
+        (clip,) = given
+        patches: Tensor = self.network(clip).patches.float().cpu()  # (n, T, N, D)
+        return patches.mean(dim=2) if self.pooling == "frames" else patches  # (n, T, D) or (n, T, N, D)

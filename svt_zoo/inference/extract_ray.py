@@ -1,0 +1,106 @@
+"""The extraction on a Ray cluster: actors that read, actors that compute, and Ray Data between them.
+
+Ray Data bounds what lies between the two (back-pressure): reading waits when computing is the slower half. Every node
+needs svt_zoo and sees the videos under the same paths or URLs.
+"""
+
+import logging
+import os
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from .clips import ClipReader
+from .compute import Compute, Computed
+from .extract_shards import Parts
+
+_Batch = dict[str, Any]
+_MOST_BLOCKS = 2000  # Ray Data keeps account of each
+
+
+def run_ray(
+    reader: ClipReader, compute: Compute, parts: Parts, num_workers: int | None, device: str | torch.device | None
+) -> Iterator[Computed]:
+    """Computes the parts on the cluster that `RAY_ADDRESS` names, else on this machine; in any order.
+
+    Args:
+        num_workers: actors that read; None for all CPUs that the actors which compute leave.
+        device: "cpu" leaves GPUs alone.
+
+    Raises:
+        ImportError: ray is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports to its makers unless told otherwise
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise ImportError("engine=ray needs Ray Data: pip install 'svt-zoo[ray]'") from error
+    if not parts:
+        return
+    started = not ray.is_initialized()
+    if started:
+        ray.init(include_dashboard=None if os.environ.get("RAY_ADDRESS") else False, logging_level=logging.WARNING)
+    resources = ray.cluster_resources()
+    cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+    on_gpu = gpus > 0 and torch.device(device or "cuda").type == "cuda"
+    models = gpus if on_gpu else 1
+    readers = max(1, min(num_workers or cpus, cpus - (0 if on_gpu else models), len(parts)))
+    ray.data.DataContext.get_current().enable_progress_bars = False  # there is one for the whole
+    items = [{"part": pickle.dumps(part)} for part in parts.items()]
+    rows = ray.data.from_items(items, override_num_blocks=min(len(items), _MOST_BLOCKS))
+    rows = rows.map_batches(
+        _Read,
+        batch_size=1,
+        num_cpus=1,
+        compute=ray.data.ActorPoolStrategy(size=readers),
+        fn_constructor_args=(reader,),
+    )
+    rows = rows.map_batches(
+        _Compute,
+        batch_size=1,
+        num_cpus=0 if on_gpu or cpus < 2 else 1,
+        num_gpus=1 if on_gpu else 0,
+        compute=ray.data.ActorPoolStrategy(size=models),
+        fn_constructor_args=(compute, "cuda" if on_gpu else "cpu"),
+    )
+    try:
+        for row in rows.iter_rows():
+            yield pickle.loads(row["computed"])
+    finally:
+        if started:
+            ray.shutdown()
+
+
+class _Read:
+    """Reads the parts that come in, a chunk at a time."""
+
+    def __init__(self, reader: ClipReader) -> None:
+        torch.set_num_threads(1)
+        self.reader = reader
+
+    def __call__(self, batch: _Batch) -> Iterator[_Batch]:
+        number, indices = pickle.loads(batch["part"][0])
+        for chunk in self.reader.chunks(number, indices):
+            yield {"chunk": _column((chunk._replace(views=[]), [view.numpy() for view in chunk.views]))}
+
+
+class _Compute:
+    """Computes the chunks that come in."""
+
+    def __init__(self, compute: Compute, device: str) -> None:
+        self.compute = compute.to(device)
+
+    def __call__(self, batch: _Batch) -> _Batch:
+        chunk, views = pickle.loads(batch["chunk"][0])
+        return {"computed": _column(self.compute(chunk._replace(views=list(map(torch.from_numpy, views)))))}
+
+
+def _column(value: Any) -> np.ndarray[Any, Any]:
+    """One cell that holds `value`, byte for byte: a chunk has to go through the network as it was read."""
+    column = np.empty(1, object)
+    column[0] = pickle.dumps(value, protocol=5)
+    return column

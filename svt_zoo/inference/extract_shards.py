@@ -1,0 +1,109 @@
+"""A table of features while it is made: shards beside the output, each written once, and merged at the end."""
+
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from ..data.jobs import Done
+from ..data.lists import VideoList
+from ..evaluation.features import claim, shards
+from .compute import Computed
+from .feature_table import FeatureRow, FeatureTable, merge_shards, write_shard
+
+if TYPE_CHECKING:
+    import pyarrow
+
+Parts = dict[int, range]  # the videos of each part of the list, by the number of the first
+
+
+class ShardedTable:
+    """The shards of a table, in the folder `<output>.parts`, and the file that they become.
+
+    Args:
+        path: the file.
+        videos: the list.
+        schema: of the table, with metadata.
+        identity: the metadata that tells whether two tables are the same.
+        shard_size: videos of a shard.
+    """
+
+    def __init__(
+        self, path: Path, videos: VideoList, schema: "pyarrow.Schema", identity: Mapping[str, str], shard_size: int
+    ) -> None:
+        self.path = path
+        self.folder = path.with_name(f"{path.name}.parts")
+        self.schema = schema
+        self.identity = dict(identity)
+        self.shard_size = shard_size
+        self.shards = shards(len(videos), shard_size)
+        root = videos.root.rstrip("/") + "/"
+        self.names = [row.path.removeprefix(root) for row in videos.rows]
+
+    def claim(self) -> None:
+        """Say what the output is going to hold.
+
+        Raises:
+            ValueError: it holds something else.
+        """
+        with suppress(FileNotFoundError):  # another process has merged the shards meanwhile
+            if not self.path.exists():
+                claim(self.folder, self.identity | {"shard_size": str(self.shard_size)})
+        if not self.path.exists():
+            return
+        found = FeatureTable(self.path).metadata
+        different = [
+            f"{key} was {found.get(key)}, is {mine}" for key, mine in self.identity.items() if found.get(key) != mine
+        ]
+        if different:
+            raise ValueError(f"{self.path} holds other features: {'; '.join(different)}; choose another output")
+
+    def todo(self, rank: int, world_size: int, part_size: int) -> Parts:
+        """The parts, of at most `part_size` videos, of this process's shards that are not there yet."""
+        if self.path.exists():
+            return {}
+        mine = [
+            rows
+            for shard, rows in self.shards.items()
+            if shard % world_size == rank and not self._shard(shard).exists()
+        ]
+        return {start: rows[start - rows.start :][:part_size] for rows in mine for start in rows[::part_size]}
+
+    def collect(self, computed: Iterable[Computed], parts: Parts) -> Iterator[Done[str, bool]]:
+        """Write each shard when all its parts are there; passes on what became of each video."""
+        waiting: dict[int, set[int]] = defaultdict(set)
+        for part in parts:
+            waiting[part // self.shard_size].add(part)
+        ready: dict[int, list[FeatureRow]] = defaultdict(list)
+        for one in computed:
+            for piece, embedding in zip(one.pieces, one.embeddings, strict=True):
+                name = self.names[piece.video_index]
+                ready[one.part].append(FeatureRow(name, piece.start_sec, piece.end_sec, embedding, piece.error))
+            if not one.last:
+                continue
+            errors = {row.video: row.error for row in ready[one.part] if row.error}
+            shard = one.part // self.shard_size
+            waiting[shard].remove(one.part)
+            if not waiting[shard]:
+                members = sorted(part for part in ready if part // self.shard_size == shard)
+                write_shard(self._shard(shard), [row for part in members for row in ready.pop(part)], self.schema)
+            for name in (self.names[i] for i in parts[one.part]):
+                yield Done(name, None if name in errors else True, errors.get(name) or "")
+
+    def merge(self) -> bool:
+        """Make the file of the shards if all are there, as the last process finds them; says whether it is there."""
+        paths = [self._shard(shard) for shard in self.shards]
+        if not self.path.exists() and all(path.exists() for path in paths):
+            with suppress(FileNotFoundError), FileLock(self.folder / "merge.lock"):
+                if not self.path.exists():  # another process may have been faster, and even have removed the folder
+                    merge_shards(paths, self.path, self.schema)
+        if self.path.exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
+        return self.path.exists()
+
+    def _shard(self, shard: int) -> Path:
+        return self.folder / f"shard_{shard:06d}.parquet"

@@ -1,0 +1,71 @@
+"""A query and what is like it, as one picture."""
+
+import os
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+from ..data.datasets import frame_range
+from ..data.limits import VideoReadError
+from ..data.lists import Row
+from ..data.sampling import uniform_clip
+from .feature_table import FeatureTable
+from .search import Neighbour, open_query
+
+_HEIGHT, _GAP, _FONT_SIZE = 128, 6, 14  # pixels
+_INK, _PAPER = (40, 40, 40), (255, 255, 255)
+
+
+def neighbour_sheet(
+    table: FeatureTable,
+    query: str | os.PathLike[str],
+    neighbours: Sequence[Neighbour],
+    *,
+    start_sec: float | None = None,
+    end_sec: float | None = None,
+    num_frames: int = 4,
+) -> Image.Image:
+    """A strip of frames of the query, and below it one of each neighbour, with its similarity and name.
+
+    A neighbour whose file is gone is shown by its caption alone.
+    """
+    part = f", {start_sec or 0:.1f} to {end_sec:.1f} s" if end_sec is not None else ""
+    strips = [(f"query: {os.path.basename(query)}{part}", Row(os.fspath(query), start_sec=start_sec, end_sec=end_sec))]
+    for rank, (similarity, row) in enumerate(neighbours, start=1):
+        caption = f"{rank}.  {similarity:.3f}  {row.video}, {row.start_sec:.1f} to {row.end_sec:.1f} s"
+        strips.append((caption, Row(table.locate(row.video), start_sec=row.start_sec, end_sec=row.end_sec)))
+    pictures = [_strip(caption, row, num_frames) for caption, row in strips]
+    width, height = max(picture.width for picture in pictures), sum(picture.height + _GAP for picture in pictures)
+    sheet = Image.new("RGB", (width + 2 * _GAP, height + _GAP), _PAPER)
+    top = _GAP
+    for picture in pictures:
+        sheet.paste(picture, (_GAP, top))
+        top += picture.height + _GAP
+    return sheet
+
+
+def _strip(caption: str, row: Row, num_frames: int) -> Image.Image:
+    """Frames of a row side by side under a caption."""
+    try:
+        frames = _frames(row, num_frames)
+    except VideoReadError as error:
+        frames, caption = [], f"{caption}: {error.reason}"
+    font = ImageFont.load_default(_FONT_SIZE)
+    line = _FONT_SIZE + _GAP
+    width = max(sum(frame.width + _GAP for frame in frames), round(font.getlength(caption)) + 1)
+    strip = Image.new("RGB", (width, line + (_HEIGHT if frames else 0)), _PAPER)
+    ImageDraw.Draw(strip).text((0, 0), caption, fill=_INK, font=font)
+    left = 0
+    for frame in frames:
+        strip.paste(frame, (left, line))
+        left += frame.width + _GAP
+    return strip
+
+
+def _frames(row: Row, num_frames: int) -> list[Image.Image]:
+    with open_query(row) as reader:
+        first, last = frame_range(row, reader)
+        numbers = sorted(set(uniform_clip(last - first, num_frames)))
+        frames = reader.frames_at([first + number for number in numbers]).numpy()  # (n, H, W, 3)
+    width = round(_HEIGHT * frames.shape[2] / frames.shape[1])
+    return [Image.fromarray(frame).resize((width, _HEIGHT)) for frame in frames]

@@ -1,0 +1,262 @@
+"""What is like this video? Nearest neighbours and near-duplicates in a table of features, by cosine similarity.
+
+    table = FeatureTable("features.parquet")
+    feature = query_feature(table, "clip.mp4", start_sec=2, end_sec=6)
+    for similarity, row in search(table, feature): ...
+
+Exact search reads the table block by block and keeps one block in memory. With faiss, an extra, an index is kept beside
+the table: made once, made anew when the table changes.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ..data.datasets import FrameReader, open_row
+from ..data.frames import is_image
+from ..data.jobs import atomic, fingerprint
+from ..data.limits import Limits, VideoReadError
+from ..data.lists import Row, VideoList
+from ..data.transforms import EvalTransform
+from ..evaluation.features import weights_sha256
+from ..evaluation.prepare import choose_dtype, prepare
+from ..evaluation.views import parse_views
+from ..models import Classifier, ZooModel
+from .clips import ClipReader
+from .compute import Compute
+from .feature_table import FeatureRow, FeatureTable
+
+_FLAT = 10_000  # up to so many rows faiss compares with all of them
+_MOST_PAIRS = 1_000_000
+
+
+class Neighbour(NamedTuple):
+    """A row of a table and its cosine similarity to the query."""
+
+    similarity: float
+    row: FeatureRow
+
+
+class Duplicates(NamedTuple):
+    """Two rows of different videos that are alike."""
+
+    similarity: float
+    first: FeatureRow
+    second: FeatureRow
+
+
+def query_feature(
+    table: FeatureTable,
+    path: str | os.PathLike[str],
+    *,
+    start_sec: float | None = None,
+    end_sec: float | None = None,
+    model: str | ZooModel | None = None,
+    device: str | torch.device | None = None,
+) -> Tensor:
+    """The feature (D,) of a video, of a part of it or of an image, made as the table's were.
+
+    Args:
+        path: a video, a URL of one, or an image (.jpg, .png), which is taken for a video that stands still.
+        start_sec, end_sec: the part of the video.
+        model: by default what the table names.
+
+    Raises:
+        ValueError: the model has other weights than the table, or the table holds tokens.
+        VideoReadError: the query cannot be read.
+    """
+    told = table.metadata
+    if told["pooling"] != "cls":
+        raise ValueError(
+            f"{table.path} holds {told['pooling']}, several vectors a row; search one made without --tokens"
+        )
+    if not told["weights"] and model is None:
+        raise ValueError(f"{table.path} does not say where its weights are; name them by --model")
+    network, device, _ = prepare(model or told["weights"], device, "float32")
+    network = check_weights(table, network)
+    transform = EvalTransform(**json.loads(told["clip"]))
+    query = VideoList((Row(os.fspath(path), start_sec=start_sec, end_sec=end_sec),))
+    reader = ClipReader(query, parse_views(told["views"], transform), transform, open_row=open_query)
+    compute = Compute(network, "cls", "float32", device, choose_dtype(told["dtype"], device))
+    [piece], [feature], *_ = compute(next(reader.chunks(0, [0])))[1:]
+    if feature is None:
+        raise VideoReadError(path, str(piece.error))
+    return torch.from_numpy(feature)
+
+
+def check_weights(table: FeatureTable, model: ZooModel) -> ZooModel:
+    """The backbone of `model`, if it made the table.
+
+    Raises:
+        ValueError: it has other weights.
+    """
+    backbone: ZooModel = model.backbone if isinstance(model, Classifier) else model
+    told, found = table.metadata, weights_sha256(backbone)
+    if found != told["weights_sha256"]:
+        raise ValueError(
+            f"{table.path} was made with other weights (sha256 {told['weights_sha256'][:12]}, {told['weights']}) than "
+            f"the query's model (sha256 {found[:12]}); name those by --model, or extract the features again"
+        )
+    return backbone
+
+
+def search(
+    table: FeatureTable, feature: Tensor, *, top: int = 10, without: Sequence[int] = (), use_faiss: bool = False
+) -> list[Neighbour]:
+    """The `top` rows most like a feature (D,), best first.
+
+    Args:
+        without: numbers of rows to leave out, such as `overlapping(...)`.
+        use_faiss: ask the index beside the table, in which the neighbours of a large table are approximate.
+
+    Raises:
+        ValueError: the table's features have another length.
+        ImportError: faiss is not installed.
+    """
+    if feature.shape != (table.width,):
+        raise ValueError(f"{table.path} has features of {table.width} numbers, the query {tuple(feature.shape)}")
+    query = normalize(feature.float(), dim=0)
+    if use_faiss:
+        scores, numbers = _ask_index(table, query, top + len(without))
+        keep = ~torch.isin(numbers, torch.tensor(list(without), dtype=torch.int64))
+        scores, numbers = scores[keep][:top], numbers[keep][:top]
+    else:
+        scores, numbers = _compare_all(table, query, top, without)
+    rows = table.rows(numbers.tolist())
+    return [Neighbour(score, row) for score, row in zip(scores.tolist(), rows, strict=True)]
+
+
+def overlapping(
+    table: FeatureTable, path: str | os.PathLike[str], start_sec: float | None = None, end_sec: float | None = None
+) -> list[int]:
+    """Numbers of the rows that show the same part of the same file: not worth finding."""
+    wanted = os.path.realpath(path)
+    same = [i for i, video in enumerate(table.videos()) if os.path.basename(video) == os.path.basename(path)]
+    low, high = start_sec or 0.0, float("inf") if end_sec is None else end_sec
+    return [
+        number
+        for number, row in zip(same, table.rows(same), strict=True)
+        if os.path.realpath(table.locate(row.video)) == wanted
+        and (row.start_sec is None or row.end_sec is None or (row.start_sec < high and row.end_sec > low))
+    ]
+
+
+def find_duplicates(table: FeatureTable, threshold: float, *, block_size: int = 4096) -> list[Duplicates]:
+    """Pairs of rows of different videos whose cosine similarity is `threshold` or more, most alike first.
+
+    All rows are compared with all; two blocks of them are in memory at a time.
+
+    Raises:
+        ValueError: the threshold is no similarity, or more than a million pairs reach it.
+    """
+    if not 0 < threshold <= 1:
+        raise ValueError(f"the threshold is a cosine similarity above 0 and up to 1, got {threshold}")
+    codes = torch.from_numpy(np.unique(table.videos(), return_inverse=True)[1])  # the same number for the same video
+    found: list[tuple[float, int, int]] = []
+    for left in table.blocks(block_size):
+        rows = normalize(left.features)
+        for right in table.blocks(block_size):
+            if right.numbers[-1] <= left.numbers[0]:
+                continue  # each pair once
+            alike = rows @ normalize(right.features).T  # (n, m)
+            later = left.numbers[:, None] < right.numbers
+            other = codes[left.numbers][:, None] != codes[right.numbers]
+            for i, j in ((alike >= threshold - 1e-6) & later & other).nonzero().tolist():
+                found.append((float(alike[i, j]), int(left.numbers[i]), int(right.numbers[j])))
+            if len(found) > _MOST_PAIRS:
+                raise ValueError(f"more than {_MOST_PAIRS} pairs reach a similarity of {threshold}; raise it")
+    found.sort(reverse=True)
+    scores, firsts, seconds = zip(*found, strict=True) if found else ((), (), ())
+    return list(map(Duplicates, scores, table.rows(firsts), table.rows(seconds)))
+
+
+def _compare_all(table: FeatureTable, query: Tensor, top: int, without: Sequence[int]) -> tuple[Tensor, Tensor]:
+    left_out = torch.tensor(list(without), dtype=torch.int64)
+    scores, numbers = torch.empty(0), torch.empty(0, dtype=torch.int64)
+    for block in table.blocks():
+        keep = ~torch.isin(block.numbers, left_out)
+        scores = torch.cat((scores, normalize(block.features[keep]) @ query))
+        numbers = torch.cat((numbers, block.numbers[keep]))
+        scores, best = scores.topk(min(top, len(scores)))
+        numbers = numbers[best]
+    return scores, numbers
+
+
+def _ask_index(table: FeatureTable, query: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    index = _index(table)
+    scores, numbers = (
+        torch.from_numpy(found[0]) for found in index.search(query[None].numpy(), min(top, index.ntotal))
+    )
+    return scores[numbers >= 0], numbers[numbers >= 0]
+
+
+def _index(table: FeatureTable) -> Any:
+    """The index beside the table, made if there is none of the table as it is now."""
+    try:
+        import faiss
+    except ImportError as error:
+        raise ImportError("an index needs faiss: pip install 'svt-zoo[faiss]'; exact search does without") from error
+    path = table.path.with_name(f"{table.path.name}.faiss")
+    note = path.with_name(f"{path.name}.json")
+    state = {"table": [table.path.name, *fingerprint(str(table.path))], "faiss": faiss.__version__}
+    if path.exists() and note.exists() and json.loads(note.read_text()) == state:
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+    total = len(table)
+    cells = round(total**0.5)
+    kind = "IDMap,Flat" if total <= _FLAT else f"IVF{cells},Flat"
+    index = faiss.index_factory(table.width, kind, faiss.METRIC_INNER_PRODUCT)
+    if not index.is_trained:
+        step = max(1, total // (64 * cells))  # 64 rows a cell are enough to place it
+        sample = torch.cat([normalize(block.features[block.numbers % step == 0]) for block in table.blocks()])
+        index.train(sample.numpy())
+        index.nprobe = max(1, cells // 8)
+    for block in table.blocks():
+        index.add_with_ids(normalize(block.features).numpy(), block.numbers.numpy())
+    with atomic(path) as part:
+        faiss.write_index(index, str(part))
+    with atomic(note) as part:
+        part.write_text(json.dumps(state))
+    return index
+
+
+class _Image:
+    """An image read as a video of one frame, which is shorter than any clip."""
+
+    num_frames, fps, pts = 1, 1000.0, (0.0,)
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def frames_at(self, indices: Sequence[int]) -> Tensor:
+        try:
+            with Image.open(self.path) as image:
+                if image.width * image.height > Limits.max_pixels:
+                    raise VideoReadError(
+                        self.path, f"{image.width}x{image.height} pixels are more than Limits.max_pixels"
+                    )
+                pixels = torch.from_numpy(np.array(image.convert("RGB")))  # (H, W, 3)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise VideoReadError(self.path, f"not a readable image: {error}") from error
+        return pixels.expand(len(indices), -1, -1, -1)
+
+    def __enter__(self) -> "_Image":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Nothing is held open."""
+
+
+def open_query(row: Row) -> FrameReader:
+    """Open a video, a URL of one, a folder of frames or an image.
+
+    Raises:
+        VideoReadError: it cannot be read.
+    """
+    return _Image(row.path) if is_image(os.path.basename(row.path)) else open_row(row)

@@ -1,0 +1,192 @@
+"""A page in the browser: drop a video, see what the model says of it, what is like it, and what the model looks at.
+
+What comes in is not trusted: a file is as large, as long and as wide as the limits allow, and it is a video that the
+reader can open, or it is refused with the reason. Needs Gradio, the extra `serve`.
+"""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..data.limits import Limits, VideoReadError
+from ..data.video import open_video
+from ..hub.loading import load_model
+from ..models import Classifier, ZooModel
+from ..models.timesformer import TimeSformer
+from .feature_table import FeatureTable
+from .neighbours import neighbour_sheet
+from .predict import predict
+from .search import check_weights, query_feature, search
+from .visualize import visualize_attention
+
+UPLOAD_LIMITS = Limits(max_pixels=4096 * 2304, max_duration=300, max_bytes=1 << 30)
+_KEPT = 3600.0  # seconds until pictures of an upload are deleted
+
+
+class Answer(NamedTuple):
+    """What there is to say of a video: a line, the classes, and the files of pictures; None where there is none."""
+
+    line: str
+    classes: dict[str, float] | None = None
+    neighbours: Path | None = None
+    attention_video: Path | None = None
+    attention_sheet: Path | None = None
+
+
+class Answerer:
+    """Answers for one model and, if there is one, a table of its features.
+
+    Args:
+        model: a classifier says classes, any TimeSformer shows its attention.
+        table: features of videos to find neighbours in, made by this model.
+        limits: the largest video to accept.
+        folder: where pictures go.
+        top: how many classes and neighbours to show.
+
+    Raises:
+        ValueError: there would be nothing to show.
+    """
+
+    def __init__(
+        self,
+        model: ZooModel,
+        table: FeatureTable | None,
+        folder: Path,
+        *,
+        limits: Limits = UPLOAD_LIMITS,
+        top: int = 5,
+    ) -> None:
+        self.model = model
+        self.table = table
+        self.folder = folder
+        self.limits = limits
+        self.top = top
+        self.classifies = isinstance(model, Classifier)
+        self.has_attention = isinstance(model.backbone if isinstance(model, Classifier) else model, TimeSformer)
+        if not (self.classifies or self.has_attention or table):
+            raise ValueError("this model has neither a classifier nor attention maps; give a table of its features")
+        if table is not None:
+            check_weights(table, model)
+
+    def __call__(self, path: str | os.PathLike[str]) -> Answer:
+        """The answer for a video.
+
+        Raises:
+            VideoReadError: it is no video, or beyond the limits.
+        """
+        with open_video(path, limits=self.limits) as video:
+            size = f"{video.width}x{video.height} pixels, {video.duration:.1f} s, {video.num_frames} frames"
+        self._clean()
+        out = Path(tempfile.mkdtemp(dir=self.folder))
+        classes = neighbours = movie = sheet = None
+        if self.classifies:
+            [said] = predict(path, model=self.model, top=self.top, num_crops=1, dtype="float32")
+            classes = dict(zip(said.labels, said.scores, strict=True))
+        if self.table is not None:
+            feature = query_feature(self.table, path, model=self.model)
+            neighbours = out / "neighbours.png"
+            neighbour_sheet(self.table, path, search(self.table, feature, top=self.top)).save(neighbours)
+        if self.has_attention:
+            movie, sheet = visualize_attention(path, {"attention": self.model}, out / "attention")
+        return Answer(f"{Path(path).name}: {size}", classes, neighbours, movie, sheet)
+
+    def _clean(self) -> None:
+        for old in self.folder.iterdir():
+            if time.time() - old.stat().st_mtime > _KEPT:
+                shutil.rmtree(old, ignore_errors=True)
+
+
+def build_page(answer: Answerer, max_bytes: int) -> Any:
+    """The page, as Gradio's Blocks.
+
+    Raises:
+        ImportError: Gradio is not installed.
+    """
+    try:
+        import gradio
+    except ImportError as error:
+        raise ImportError("the page needs Gradio: pip install 'svt-zoo[serve]'") from error
+
+    def show(path: str | None) -> tuple[Any, ...]:
+        found = Answer("")
+        if path is not None:
+            try:
+                found = answer(path)
+            except VideoReadError as error:
+                found = Answer(f"refused: {Path(path).name}: {error.reason}")
+        return found.line, found.classes, *(str(file) if file else None for file in found[2:])
+
+    limits = answer.limits
+    with gradio.Blocks(title="svt_zoo", analytics_enabled=False, delete_cache=(600, int(_KEPT))) as page:
+        gradio.Markdown(
+            f"# svt_zoo\nA video of at most {max_bytes / 1e6:.0f} MB, {limits.max_duration:.0f} seconds and "
+            f"{limits.max_pixels / 1e6:.1f} megapixels a frame."
+        )
+        upload = gradio.File(label="video", file_types=["video"], height=120)
+        line = gradio.Textbox(label="what came in", interactive=False)
+        classes = gradio.Label(label="what happens", visible=answer.classifies)
+        plain = {"show_label": False, "buttons": ["download"]}
+        with gradio.Column(visible=answer.has_attention):
+            gradio.Markdown("### What the model looks at")
+            movie = gradio.Video(autoplay=True, loop=True, height=320, **plain)
+            sheet = gradio.Image(**plain)
+        with gradio.Column(visible=answer.table is not None):
+            gradio.Markdown("### What is like it")
+            neighbours = gradio.Image(**plain)
+        upload.change(show, upload, [line, classes, neighbours, movie, sheet], api_visibility="private")
+    return page.queue(max_size=20)
+
+
+@contextmanager
+def serve(
+    model: str | ZooModel,
+    *,
+    features: str | os.PathLike[str] | None = None,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    max_bytes: int = 100_000_000,
+    limits: Limits = UPLOAD_LIMITS,
+) -> Iterator[str]:
+    """The page is up within the `with` statement, which gives its address.
+
+    Args:
+        model: what `load_model` takes, or a model.
+        features: a table of features made by this model, to find neighbours in.
+        host, port: where to listen; another host than 127.0.0.1 lets other machines in.
+        max_bytes: of an upload.
+        limits: of a video.
+
+    Raises:
+        ImportError: Gradio is not installed.
+        OSError: the port is taken.
+        ValueError: nothing to show, or the table is of another model.
+    """
+    network = model if isinstance(model, ZooModel) else load_model(model, num_classes=None)
+    table = None if features is None else FeatureTable(features)
+    with tempfile.TemporaryDirectory() as folder:
+        page = build_page(Answerer(network.eval(), table, Path(folder), limits=limits), max_bytes)
+        page.launch(
+            server_name=host,
+            server_port=port,
+            max_file_size=max_bytes,
+            prevent_thread_lock=True,
+            quiet=True,
+            footer_links=[],
+            theme=_theme(),
+        )
+        try:
+            yield f"http://{host}:{port}"
+        finally:
+            page.close()
+
+
+def _theme() -> Any:
+    """Gradio's own without its fonts, which are fetched from elsewhere."""
+    import gradio
+
+    return gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])

@@ -1,0 +1,270 @@
+"""Search: nearest rows of a table, near-duplicates, and a picture of them."""
+
+import csv
+import runpy
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from processes import ROOT
+from torch import Tensor
+from torch.nn.functional import normalize
+from torch.testing import assert_close
+
+from svt_zoo import VideoReadError
+from svt_zoo.inference.extract import extract_features, list_videos
+from svt_zoo.inference.feature_table import FeatureRow, FeatureTable, make_schema, write_shard
+from svt_zoo.inference.neighbours import neighbour_sheet
+from svt_zoo.inference.search import find_duplicates, overlapping, query_feature, search
+from svt_zoo.models import ZooModel, create_model
+
+CLIP = {"num_frames": 4, "sampling_rate": 5, "resize_size": 36, "crop_size": 32, "mean": (0.45,) * 3, "std": (0.2,) * 3}
+
+
+def network(seed: int = 0) -> ZooModel:
+    torch.manual_seed(seed)
+    options = {"embed_dim": 24, "depth": 2, "num_heads": 2, "img_size": 32, "num_frames": 4}
+    model = create_model("svt_vitt", **options).eval()
+    model.meta["clip"] = CLIP
+    return model
+
+
+def table_of(path: Path, features: Tensor, videos: list[str] | None = None) -> FeatureTable:
+    """A table of these features; every tenth row is a failure, behind the row before it."""
+    rows = []
+    for i, feature in enumerate(features):
+        rows.append(FeatureRow(videos[i] if videos else f"{i}.mp4", 0.0, 1.0, feature.numpy()))
+        if i % 10 == 9:
+            rows.append(FeatureRow("bad.mp4", None, None, error="broken"))
+    write_shard(path, rows, make_schema(features.shape[1], "float32", {"weights_sha256": "0", "root": ""}))
+    return FeatureTable(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Path]) -> Path:
+    """Four textures that move, a copy of the first in other words (a higher compression), a still of the second."""
+    path = tmp_path_factory.mktemp("videos")
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        texture = np.kron(rng.integers(0, 256, (12, 40, 3), dtype=np.uint8), np.ones((4, 4, 1), np.uint8))
+        frames = np.stack([texture[:, t : t + 64] for t in range(60)])
+        make_video(path / f"{i}.mp4", frames)
+        if i == 0:
+            make_video(path / "copy.mp4", frames, options={"crf": "24"})
+        if i == 1:
+            make_video(path / "still.mp4", frames[30:31].repeat(20, axis=0))
+            Image.fromarray(frames[30]).save(path / "still.png")
+    return path
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(network().save_pretrained(tmp_path_factory.mktemp("model")) / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def table(folder: Path, weights: str, tmp_path_factory: pytest.TempPathFactory) -> FeatureTable:
+    output = tmp_path_factory.mktemp("table") / "features.parquet"
+    extract_features(weights, list_videos(folder), output, num_workers=0, device="cpu")
+    return FeatureTable(output)
+
+
+@pytest.fixture(scope="module")
+def dense(folder: Path, weights: str, tmp_path_factory: pytest.TempPathFactory) -> FeatureTable:
+    output = tmp_path_factory.mktemp("dense") / "features.parquet"
+    extract_features(weights, list_videos(folder), output, every=0.5, num_workers=0, device="cpu")
+    return FeatureTable(output)
+
+
+def test_exact_search_equals_one_multiplication_with_all_rows(tmp_path: Path) -> None:
+    features = torch.randn(57, 8, generator=torch.Generator().manual_seed(0))
+    found = search(table_of(tmp_path / "f.parquet", features), 3 * features[20], top=5)
+    scores, best = (normalize(features) @ normalize(features[20], dim=0)).topk(5)
+    assert [one.row.video for one in found] == [f"{i}.mp4" for i in best.tolist()]
+    assert found[0].row.video == "20.mp4"
+    assert_close(torch.tensor([one.similarity for one in found]), scores)
+
+
+def test_blocks_hold_the_rows_that_have_a_feature_with_their_numbers(tmp_path: Path) -> None:
+    features = torch.randn(25, 4)
+    table = table_of(tmp_path / "f.parquet", features)
+    blocks = list(table.blocks(7))
+    assert max(len(block.numbers) for block in blocks) <= 7
+    assert torch.equal(torch.cat([block.features for block in blocks]), features)
+    numbers = torch.cat([block.numbers for block in blocks]).tolist()
+    assert [row.video for row in table.rows(numbers)] == [f"{i}.mp4" for i in range(25)]
+    assert (len(table), 10 in numbers) == (27, False)
+
+
+def test_rows_can_be_left_out_and_fewer_than_asked_for_are_no_error(tmp_path: Path) -> None:
+    table = table_of(tmp_path / "f.parquet", torch.eye(4))
+    found = search(table, torch.tensor([1.0, 0.5, 0.2, 0.1]), top=9, without=[0])
+    assert [one.row.video for one in found] == ["1.mp4", "2.mp4", "3.mp4"]
+
+
+def test_a_query_of_another_length_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"features of 4 numbers, the query \(5,\)"):
+        search(table_of(tmp_path / "f.parquet", torch.eye(4)), torch.ones(5))
+
+
+def test_the_index_of_a_small_table_finds_what_exact_search_finds(tmp_path: Path) -> None:
+    pytest.importorskip("faiss", reason="faiss is not installed: pip install 'svt-zoo[faiss]'")
+    features = torch.randn(200, 16, generator=torch.Generator().manual_seed(0))
+    table = table_of(tmp_path / "f.parquet", features)
+    exact = search(table, features[3], top=5, without=[3])
+    found = search(table, features[3], top=5, without=[3], use_faiss=True)
+    assert [one.row for one in found] == [one.row for one in exact]
+    assert_close([one.similarity for one in found], [one.similarity for one in exact])
+
+
+def test_the_index_is_kept_and_made_anew_when_the_table_changes(tmp_path: Path) -> None:
+    pytest.importorskip("faiss", reason="faiss is not installed: pip install 'svt-zoo[faiss]'")
+    path, index = tmp_path / "f.parquet", tmp_path / "f.parquet.faiss"
+    search(table_of(path, torch.eye(4)), torch.eye(4)[1], use_faiss=True)
+    made = index.stat().st_mtime_ns
+    search(FeatureTable(path), torch.eye(4)[1], use_faiss=True)
+    assert index.stat().st_mtime_ns == made
+    [best] = search(table_of(path, torch.eye(4).flip(0)), torch.eye(4)[1], top=1, use_faiss=True)
+    assert best.row.video == "2.mp4"
+
+
+def test_the_index_of_a_large_table_misses_few_neighbours(tmp_path: Path) -> None:
+    pytest.importorskip("faiss", reason="faiss is not installed: pip install 'svt-zoo[faiss]'")
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(300, 16, generator=generator)
+    features = centres.repeat(40, 1) + 0.5 * torch.randn(12_000, 16, generator=generator)
+    table = table_of(tmp_path / "f.parquet", features)
+    shared = 0
+    for query in features[:50]:
+        exact, found = (search(table, query, top=10, use_faiss=use) for use in (False, True))
+        shared += len({one.row.video for one in exact} & {one.row.video for one in found})
+    assert shared >= 0.9 * 500
+
+
+def test_a_query_has_the_feature_of_its_row(table: FeatureTable, folder: Path) -> None:
+    feature = query_feature(table, folder / "2.mp4", device="cpu")
+    [best, *_] = search(table, feature)
+    assert best.row.video == "2.mp4"
+    assert best.similarity == pytest.approx(1)
+
+
+def test_a_copy_of_other_quality_comes_first_when_the_query_itself_is_left_out(
+    table: FeatureTable, folder: Path
+) -> None:
+    feature = query_feature(table, folder / "0.mp4", device="cpu")
+    [best, *others] = search(table, feature, without=overlapping(table, folder / "0.mp4"))
+    assert best.row.video == "copy.mp4"
+    assert "0.mp4" not in [one.row.video for one in others]
+
+
+def test_an_image_is_a_video_that_stands_still(table: FeatureTable, folder: Path) -> None:
+    [best, *_] = search(table, query_feature(table, folder / "still.png", device="cpu"))
+    assert best.row.video == "still.mp4"
+    assert best.similarity > 0.99
+
+
+def test_a_part_of_a_video_finds_itself_and_leaves_out_only_what_overlaps(dense: FeatureTable, folder: Path) -> None:
+    [first, *_] = [row for row in dense.rows(range(len(dense))) if row.video == "3.mp4"]
+    part = {"start_sec": first.start_sec, "end_sec": first.end_sec}
+    [best, *_] = search(dense, query_feature(dense, folder / "3.mp4", **part, device="cpu"))
+    assert best.row == first
+    left_out = dense.rows(overlapping(dense, folder / "3.mp4", **part))
+    assert first in left_out
+    assert all(row.video == "3.mp4" and row.start_sec < first.end_sec for row in left_out)
+    assert len(left_out) < len(overlapping(dense, folder / "3.mp4"))
+
+
+def test_a_table_computed_in_bfloat16_is_searched_by_the_same_weights(
+    folder: Path, weights: str, tmp_path: Path
+) -> None:
+    output, model = tmp_path / "f.parquet", network()
+    extract_features(weights, list_videos(folder), output, dtype="bfloat16", num_workers=0, device="cpu")
+    table = FeatureTable(output)
+    [best, *_] = search(table, query_feature(table, folder / "2.mp4", model=model, device="cpu"))
+    assert (best.row.video, round(best.similarity, 3)) == ("2.mp4", 1)
+    assert next(model.parameters()).dtype == torch.float32  # the caller's model stays as it is
+
+
+def test_other_weights_than_the_tables_are_refused_in_one_line(table: FeatureTable, folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"features\.parquet was made with other weights .* extract the .* again"):
+        query_feature(table, folder / "0.mp4", model=network(seed=1))
+
+
+def test_a_table_of_tokens_is_refused(folder: Path, weights: str, tmp_path: Path) -> None:
+    output = tmp_path / "f.parquet"
+    extract_features(weights, list_videos(folder / "0.mp4"), output, pooling="frames", num_workers=0, device="cpu")
+    with pytest.raises(ValueError, match="holds frames, several vectors a row"):
+        query_feature(FeatureTable(output), folder / "0.mp4")
+
+
+def test_a_query_that_cannot_be_read_is_an_error(table: FeatureTable, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    for name in ("bad.mp4", "bad.png", "missing.mp4"):
+        with pytest.raises(VideoReadError, match=name):
+            query_feature(table, tmp_path / name, device="cpu")
+
+
+def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.parquet").write_text("no table")
+    with pytest.raises(ValueError, match=r"text\.parquet is no Parquet file"):
+        FeatureTable(tmp_path / "text.parquet")
+    with pytest.raises(ValueError, match="is no Parquet file or folder of them"):
+        FeatureTable(tmp_path / "missing.parquet")
+
+
+def test_near_duplicates_are_pairs_of_different_videos(tmp_path: Path) -> None:
+    features = torch.randn(40, 16, generator=torch.Generator().manual_seed(0))
+    features[31] = 2 * features[4] + 0.01  # in another block, in another order
+    features[8] = features[7]  # another time of the same video
+    videos = [f"{i}.mp4" for i in range(40)]
+    videos[8] = "7.mp4"
+    [pair] = find_duplicates(table_of(tmp_path / "f.parquet", features, videos), 0.99, block_size=16)
+    assert (pair.first.video, pair.second.video) == ("4.mp4", "31.mp4")
+    assert 0.99 < pair.similarity <= 1.0001
+
+
+def test_a_threshold_that_is_no_similarity_is_refused(table: FeatureTable) -> None:
+    with pytest.raises(ValueError, match="above 0 and up to 1, got 90"):
+        find_duplicates(table, 90)
+
+
+def test_the_sheet_shows_the_query_and_every_neighbour(table: FeatureTable, folder: Path) -> None:
+    neighbours = search(table, query_feature(table, folder / "0.mp4", device="cpu"), top=3)
+    three = neighbour_sheet(table, folder / "0.mp4", neighbours)
+    two = neighbour_sheet(table, folder / "0.mp4", neighbours[:2])
+    assert three.height - two.height == (two.height - neighbour_sheet(table, folder / "0.mp4", []).height) / 2
+    with_image = neighbour_sheet(table, folder / "still.png", neighbours)
+    assert with_image.size == three.size
+
+
+def test_a_neighbour_whose_file_is_gone_has_a_caption_only(table: FeatureTable, folder: Path, tmp_path: Path) -> None:
+    moved = FeatureTable(table.path)
+    moved.metadata["root"] = str(tmp_path)
+    neighbours = search(table, query_feature(table, folder / "0.mp4", device="cpu"), top=1)
+    sheet = neighbour_sheet(moved, folder / "0.mp4", neighbours)
+    assert sheet.height < neighbour_sheet(table, folder / "0.mp4", neighbours).height
+
+
+def test_the_tool_searches_and_reports(
+    table: FeatureTable, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = runpy.run_path(str(ROOT / "tools" / "search.py"))["main"]
+    arguments = [str(table.path), str(folder / "0.mp4"), "--device", "cpu"]
+    assert main([*arguments, "--top", "2", "--sheet", str(tmp_path / "sheet.png")]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert "copy.mp4" in said[0]
+    assert len(said) == 3
+    assert Image.open(tmp_path / "sheet.png").height > 3 * 128
+    assert main([str(table.path), "--duplicates", "0.999", "--report", str(tmp_path / "pairs.csv")]) == 0
+    assert "pairs with a similarity of 0.999 or more" in capsys.readouterr().out
+    with (tmp_path / "pairs.csv").open(newline="") as file:
+        pairs = [{row["video_1"], row["video_2"]} for row in csv.DictReader(file)]
+    assert {"0.mp4", "copy.mp4"} in pairs
+    shutil.copy(folder / "0.mp4", tmp_path / "0.mp4")
+    assert main([str(tmp_path / "nothing.parquet"), str(folder / "0.mp4")]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
