@@ -12,13 +12,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", help="a row of the table, a path or an address (timesformer_vitb_k400)")
     parser.add_argument("--weights", help="a file or address of other weights for --model")
     parser.add_argument("--features", action="store_true", help="the feature, even of a model with a classifier")
-    parser.add_argument("--crops", type=int, default=1, help="crops a clip: 1 (centre) or 3")
-    parser.add_argument("--clips", type=int, default=1, help="clips a video, spread evenly")
+    parser.add_argument("--views", default="1x1", help='crops x clips of each video: 3x10, or "slow-fast 3x1" (1x1)')
     parser.add_argument("--top", type=int, default=5, help="how many classes to show")
     parser.add_argument("--device", help="such as cpu or cuda:0; by default the GPU if there is one")
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
     args = parser.parse_args(argv)
-    options = {"device": args.device, "dtype": args.dtype, "num_crops": args.crops, "num_clips": args.clips}
+    options = {"device": args.device, "dtype": args.dtype, "views": args.views}
     try:
         weights = args.weights or args.model or "timesformer_vitb_k400"
         number = 0 if args.features else None  # None: what the file has

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..data.datasets import EvalViews, Indices, Views
@@ -14,28 +13,19 @@ from ..data.transforms import EvalTransform, crop_and_resize, random_short_side_
 from ..data.video import open_video
 
 
-def load_views(path: str | Path, transform: EvalTransform, *, num_crops: int = 1, num_clips: int = 1) -> Tensor:
-    """All evaluation views of one video, decoded once: (num_clips * num_crops, 3, T, H, W), a clip's crops together.
-
-    One clip is the video's centre, several are spread evenly over it; one crop is the centre, three are left, centre
-    and right (top, centre and bottom of an upright video). "crops x clips", as 3x1, is the order of the literature.
+def load_views(path: str | Path, views: Views) -> list[Tensor]:
+    """The evaluation views of one video, each (3, T, H, W), of which every frame is decoded once.
 
     Raises:
         VideoReadError: the file cannot be read.
     """
+    nothing_drawn = np.random.default_rng(0)
     with open_video(path) as video:
-        clips = [
-            transform.clip_indices(video.num_frames, fps=video.fps, clip=clip, num_clips=num_clips)
-            for clip in range(num_clips)
-        ]
-        frames = video.frames_at([index for clip in clips for index in clip])
-    return torch.stack(
-        [
-            transform(part, crop=crop, num_crops=num_crops)
-            for part in frames.split(transform.num_frames)
-            for crop in range(num_crops)
-        ]
-    )
+        indices = views.indices(video.num_frames, video.fps, nothing_drawn)
+        union = sorted({i for view in indices for i in view})
+        frames = video.frames_at(union)  # (n, H, W, 3)
+    place = {i: n for n, i in enumerate(union)}
+    return views.make(frames, [[place[i] for i in view] for view in indices], nothing_drawn)[0]
 
 
 def fast_transform(slow: EvalTransform, *, num_frames: int = 64, crop_size: int = 96) -> EvalTransform:

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,9 +12,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.transforms import EvalTransform
+from ..data.datasets import Views
 from ..evaluation.prepare import DType, prepare
-from ..evaluation.views import load_views
+from ..evaluation.views import load_views, parse_views
 from ..hub.download import fetch
 from ..hub.sources import WeightsError, parse_source
 from ..hub.weights import get_weights, list_weights
@@ -38,8 +39,7 @@ def embed(
     model: str | ZooModel = "svt_vitb_k400",
     dtype: DType = "auto",
     device: str | torch.device | None = None,
-    num_crops: int = 1,
-    num_clips: int = 1,
+    views: str = "1x1",
     batch_size: int = 4,
     progress: bool = True,
 ) -> Tensor:
@@ -50,7 +50,8 @@ def embed(
         model: a name or address `load_model` takes, or a model (left as it is).
         dtype: what the network computes in; "auto" is bfloat16 where that is faster on this machine, else float32.
         device: by default the GPU if there is one.
-        num_crops, num_clips: views a video, whose features are averaged (1 and 1: the centre of the centre).
+        views: of each video, whose features are averaged: crops x clips ("1x1" is the centre of the centre, "3x10" is
+            usual), or "slow-fast 3x1", which adds clips of more and smaller frames (SVT section 3.4).
         batch_size: clips that go through the network at once.
         progress: show a bar with the time left, on a terminal.
 
@@ -60,9 +61,8 @@ def embed(
     """
     network, device, dtype = prepare(model, device, dtype)
     backbone = network.backbone if isinstance(network, Classifier) else network
-    rows = _outputs(
-        backbone, network.transforms(), _listed(paths), device, dtype, num_crops, num_clips, batch_size, progress
-    )
+    chosen = parse_views(views, network.transforms())
+    rows = _outputs(backbone, chosen, _listed(paths), device, dtype, batch_size, progress)
     means = [row.mean(dim=0) for row in rows]
     if not means:
         raise ValueError("embed needs at least one video, got none")
@@ -77,8 +77,7 @@ def predict(
     top: int = 5,
     dtype: DType = "auto",
     device: str | torch.device | None = None,
-    num_crops: int = 3,
-    num_clips: int = 1,
+    views: str = "3x1",
     batch_size: int = 4,
     progress: bool = True,
 ) -> list[Prediction]:
@@ -88,7 +87,7 @@ def predict(
         model: a row of the weights table or a file with a classifier in it, or a `Classifier`.
         labels: names of the classes in order; by default what the weights say.
         top: how many classes to return.
-        paths, dtype, device, num_crops, num_clips, batch_size, progress: as of `embed`.
+        paths, dtype, device, views, batch_size, progress: as of `embed`.
 
     Raises:
         ValueError: the model has no classifier, or another number of classes than `labels`.
@@ -107,7 +106,8 @@ def predict(
         raise ValueError(f"the classifier has {num_classes} classes, the list of labels {len(names)}")
     files = _listed(paths)
     predictions = []
-    outputs = _outputs(network, network.transforms(), files, device, dtype, num_crops, num_clips, batch_size, progress)
+    chosen = parse_views(views, network.transforms())
+    outputs = _outputs(network, chosen, files, device, dtype, batch_size, progress)
     for path, logits in zip(files, outputs, strict=True):
         best = logits.softmax(dim=-1).mean(dim=0).topk(min(top, num_classes))
         predictions.append(Prediction(path, [names[i] for i in best.indices.tolist()], best.values.tolist()))
@@ -136,25 +136,22 @@ def _listed(paths: Paths) -> list[Path]:
 
 def _outputs(
     network: ZooModel,
-    transform: EvalTransform,
+    views: Views,
     paths: Sequence[Path],
     device: torch.device,
     dtype: torch.dtype,
-    num_crops: int,
-    num_clips: int,
     batch_size: int,
     progress: bool,
 ) -> Iterator[Tensor]:
     """What the network says of all views of each video: (V, D) or (V, K), float32 on the CPU."""
-    for name, number in (("num_crops", num_crops), ("num_clips", num_clips), ("batch_size", batch_size)):
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     many = len(paths) > 1
     for path in tqdm(paths, unit="video", disable=None if progress and many else True):
-        views = load_views(path, transform, num_crops=num_crops, num_clips=num_clips)
         parts = []
         with torch.inference_mode():
-            for batch in views.split(batch_size):
-                out: Tensor | Features = network(batch.to(device=device, dtype=dtype))
-                parts.append((out.cls if isinstance(out, Features) else out).float().cpu())
+            for _, same in groupby(load_views(path, views), key=lambda view: view.shape):
+                for batch in torch.stack(list(same)).split(batch_size):
+                    out: Tensor | Features = network(batch.to(device=device, dtype=dtype))
+                    parts.append((out.cls if isinstance(out, Features) else out).float().cpu())
         yield torch.cat(parts)

@@ -85,7 +85,7 @@ class Answerer:
         out = Path(tempfile.mkdtemp(dir=self.folder))
         classes = neighbours = movie = sheet = None
         if self.classifies:
-            [said] = predict(path, model=self.model, top=self.top, num_crops=1, dtype="float32")
+            [said] = predict(path, model=self.model, top=self.top, views="1x1", dtype="float32")
             classes = dict(zip(said.labels, said.scores, strict=True))
         if self.table is not None:
             feature = query_feature(self.table, path, model=self.model)

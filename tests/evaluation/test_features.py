@@ -14,7 +14,7 @@ from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.data.transforms import EvalTransform
 from svt_zoo.data.video import open_video
 from svt_zoo.evaluation.features import extract, read_features, view_features
-from svt_zoo.evaluation.views import RandomClips, SlowFastViews, fast_transform, load_views
+from svt_zoo.evaluation.views import RandomClips, SlowFastViews, fast_transform, load_views, parse_views
 from svt_zoo.models import Classifier, ZooModel, create_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,7 +79,7 @@ def counting() -> Counting:
 
 @torch.inference_mode()
 def by_hand(model: ZooModel, path: Path, num_crops: int = 1, num_clips: int = 1) -> Tensor:
-    views = load_views(path, model.transforms(), num_crops=num_crops, num_clips=num_clips)
+    views = load_views(path, parse_views(f"{num_crops}x{num_clips}", model.transforms()))
     return torch.cat([model(view[None]).cls for view in views])
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,8 +33,13 @@ def frames_seen(views: torch.Tensor) -> list[list[int]]:
     return (views[:, 0, :, 16, 16] * 255).sub(24).div(4).round().int().tolist()
 
 
+def one(path: Path, views: str, **clip: Any) -> torch.Tensor:
+    """All views of a video, (V, 3, T, H, W)."""
+    return torch.stack(load_views(path, parse_views(views, transform(**clip))))
+
+
 def test_one_view_is_the_centre_of_the_video(grey_video: Callable[..., Path]) -> None:
-    views = load_views(grey_video(50), transform())
+    views = one(grey_video(50), "1x1")
     assert views.shape == (1, 3, 4, 32, 32)
     [seen] = frames_seen(views)
     assert abs((seen[0] + seen[-1]) / 2 - 24.5) <= 1
@@ -41,7 +47,7 @@ def test_one_view_is_the_centre_of_the_video(grey_video: Callable[..., Path]) ->
 
 
 def test_clips_are_spread_over_the_video_and_their_crops_lie_together(grey_video: Callable[..., Path]) -> None:
-    views = load_views(grey_video(50), transform(), num_crops=3, num_clips=2)
+    views = one(grey_video(50), "3x2")
     seen = frames_seen(views)
     assert views.shape[0] == 6
     assert seen[0] == seen[1] == seen[2]
@@ -53,14 +59,14 @@ def test_clips_are_spread_over_the_video_and_their_crops_lie_together(grey_video
 def test_three_crops_are_left_centre_and_right(tmp_path: Path, make_video: Callable[..., Path]) -> None:
     ramp = np.linspace(40, 200, 144, dtype=np.uint8)  # dark on the left
     frames = np.broadcast_to(ramp[None, None, :, None], (10, 72, 144, 3))
-    views = load_views(make_video(tmp_path / "ramp.mp4", frames), transform(), num_crops=3)
+    views = one(make_video(tmp_path / "ramp.mp4", frames), "3x1")
     left, centre, right = views.mean(dim=(1, 2, 3, 4)).tolist()
     assert left < centre - 0.05
     assert centre < right - 0.05
 
 
 def test_segments_spread_over_the_whole_video(grey_video: Callable[..., Path]) -> None:
-    [seen] = frames_seen(load_views(grey_video(48), transform(sampling_rate=None)))
+    [seen] = frames_seen(one(grey_video(48), "1x1", sampling_rate=None))
     assert seen == [6, 18, 29, 41]
 
 
@@ -68,13 +74,13 @@ def test_views_equal_the_frames_read_by_hand(grey_video: Callable[..., Path]) ->
     path, evaluate = grey_video(40), transform()
     with open_video(path) as video:
         frames = video.frames_at(evaluate.clip_indices(video.num_frames, fps=video.fps))
-    assert_close(load_views(path, evaluate)[0], evaluate(frames), atol=0, rtol=0)
+    assert_close(load_views(path, parse_views("1x1", evaluate))[0], evaluate(frames), atol=0, rtol=0)
 
 
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"not a video")
     with pytest.raises(VideoReadError, match=r"broken\.mp4"):
-        load_views(tmp_path / "broken.mp4", transform())
+        one(tmp_path / "broken.mp4", "1x1")
 
 
 def views_of(path: Path, views: EvalViews | SlowFastViews | RandomClips, seed: int = 0) -> list[torch.Tensor]:

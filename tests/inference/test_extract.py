@@ -127,7 +127,7 @@ def test_workers_batches_and_shards_do_not_matter(whole: Path, videos: VideoList
 def test_views_are_averaged(folder: Path, tmp_path: Path) -> None:
     one = list_videos(folder / "6.mp4")
     extract(one, tmp_path / "f.parquet", views="3x2")
-    expected = embed(folder / "6.mp4", model=network(), num_crops=3, num_clips=2, dtype="float32", device="cpu")
+    expected = embed(folder / "6.mp4", model=network(), views="3x2", dtype="float32", device="cpu")
     assert_close(embeddings(tmp_path / "f.parquet"), expected)
 
 

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 import svt_zoo
 from svt_zoo import embed, predict
 from svt_zoo.evaluation import prepare as preparing
-from svt_zoo.evaluation.views import load_views
+from svt_zoo.evaluation.views import load_views, parse_views
 from svt_zoo.models import Classifier, ZooModel, create_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,15 +52,23 @@ def test_videos_become_one_row_each_in_the_order_given(videos: list[Path]) -> No
     assert features.dtype == torch.float32
     assert_close(embed(videos[::-1], model=model, dtype="float32"), features.flip(0))
     assert_close(embed(videos[1], model=model, dtype="float32"), features[1:])
-    by_hand = model(load_views(videos[1], model.transforms())).cls
+    by_hand = model(torch.stack(load_views(videos[1], parse_views("1x1", model.transforms())))).cls
     assert_close(features[1:], by_hand)
 
 
 def test_the_features_of_several_views_are_averaged(videos: list[Path]) -> None:
     model = network()
-    views = load_views(videos[1], model.transforms(), num_crops=3, num_clips=2)
+    views = torch.stack(load_views(videos[1], parse_views("3x2", model.transforms())))
     mean = model(views).cls.mean(dim=0, keepdim=True)
-    assert_close(embed(videos[1], model=model, num_crops=3, num_clips=2, dtype="float32", batch_size=4), mean)
+    assert_close(embed(videos[1], model=model, views="3x2", dtype="float32", batch_size=4), mean)
+
+
+def test_slow_and_fast_clips_are_averaged(videos: list[Path]) -> None:
+    model = network()
+    slow, fast = load_views(videos[1], parse_views("slow-fast 1x1", model.transforms()))
+    assert fast.shape[1] > slow.shape[1]
+    mean = torch.stack([model(view[None]).cls for view in (slow, fast)]).mean(dim=0)
+    assert_close(embed(videos[1], model=model, views="slow-fast 1x1", dtype="float32"), mean)
 
 
 def test_a_classifier_gives_its_backbones_features(videos: list[Path]) -> None:
@@ -103,8 +111,8 @@ def test_a_broken_video_is_not_left_out_silently(videos: list[Path], tmp_path: P
 
 def test_probabilities_are_averaged_over_views(videos: list[Path]) -> None:
     model = network(num_classes=3)
-    [prediction] = predict(videos[:1], model=model, labels=["run", "jump", "sit"], top=3, num_crops=3, dtype="float32")
-    views = load_views(videos[0], model.transforms(), num_crops=3)
+    [prediction] = predict(videos[:1], model=model, labels=["run", "jump", "sit"], top=3, views="3x1", dtype="float32")
+    views = torch.stack(load_views(videos[0], parse_views("3x1", model.transforms())))
     expected = model(views).softmax(-1).mean(0)
     assert prediction.path == videos[0]
     assert sum(prediction.scores) == pytest.approx(1)
@@ -139,7 +147,7 @@ def test_the_tool_prints_features_or_labels(
     model = network(num_classes=2)
     model.meta["categories"] = ["clean", "jerk"]
     file = str(model.save_pretrained(tmp_path / "mine") / "model.safetensors")
-    assert tool([str(videos[0]), "--model", file, "--crops", "3"]) == 0
+    assert tool([str(videos[0]), "--model", file, "--views", "3x1"]) == 0
     out = capsys.readouterr().out
     assert "clean" in out
     assert "%" in out
@@ -169,8 +177,7 @@ def test_a_row_without_a_classifier_is_refused_before_it_is_downloaded(videos: l
     [
         ({"dtype": "half"}, "dtype must be (one of )?auto, bfloat16, float16, float32, got 'half'"),
         ({"device": "gpu"}, "device='gpu' is none that torch knows"),
-        ({"num_crops": 0}, "num_crops must be at least 1, got 0"),
-        ({"num_clips": 0}, "num_clips must be at least 1, got 0"),
+        ({"views": "0x1"}, 'views are "CROPSxCLIPS" with 1 or 3 crops'),
         ({"batch_size": -1}, "batch_size must be at least 1, got -1"),
         ({"top": 0}, "top must be at least 1, got 0"),
     ],
