@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: test test-slow lint demo clean
+.PHONY: test test-slow lint demo docs clean
 
 test: lint
 	$(BIN)/pytest
@@ -18,6 +18,15 @@ lint: $(VENV)/ready
 
 demo: $(VENV)/ready
 	$(BIN)/python tools/demo.py $(if $(VIDEOS),--videos "$(VIDEOS)")
+
+# The reference of every module, from its docstrings: build/docs/index.html.
+# A package that lists names in __all__ does not show its modules by itself.
+MODULES = svt_zoo svt_zoo.data svt_zoo.evaluation svt_zoo.inference svt_zoo.training $(subst /,.,$(patsubst %.py,%,\
+  $(patsubst %/__init__.py,%,$(wildcard svt_zoo/[a-z]*.py $(foreach part,config hub methods models,svt_zoo/$(part)/*.py)))))
+QUIET = -W error::UserWarning -W "ignore:Error parsing type annotation" # of generics that exist only in type stubs
+docs: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	$(BIN)/python $(QUIET) -m pdoc --docformat google --output-directory build/docs $(MODULES)
 
 # Made anew when the list of dependencies changes; otherwise what is there is used.
 $(VENV)/ready: pyproject.toml setup.py

@@ -134,10 +134,21 @@ def grid_of(img_size: int | tuple[int, int], patch_size: int) -> tuple[int, int]
     return height // patch_size, width // patch_size
 
 
+def _nearest(old: int, new: int, device: torch.device) -> Tensor:
+    """Which of `old` places each of `new` takes in `F.interpolate`'s "nearest", in the same arithmetic.
+
+    For exported programs: ONNX's resize divides by the inverse ratio, whose rounding ends in another place at times.
+    """
+    return (torch.arange(new, dtype=torch.float32, device=device) * (old / new)).long()
+
+
 def resize_grid(table: Tensor, old: tuple[int, int], new: tuple[int, int], mode: Interpolation) -> Tensor:
     """Stretch a table of patch positions (1, old_h * old_w, D), row by row, to (1, new_h * new_w, D)."""
     if not torch.compiler.is_exporting() and tuple(old) == tuple(new):  # an exported program takes every size
         return table
+    if torch.compiler.is_exporting() and mode == "nearest":
+        rows, columns = (_nearest(*sizes, table.device) for sizes in zip(old, new, strict=True))
+        return table.unflatten(1, old)[:, rows][:, :, columns].flatten(1, 2)  # (1, new_h*new_w, D)
     image = table.unflatten(1, old).permute(0, 3, 1, 2)  # (1, D, old_h, old_w)
     return F.interpolate(image, size=new, mode=_MODES_2D[mode]).flatten(2).transpose(1, 2)  # (1, new_h*new_w, D)
 
@@ -146,6 +157,8 @@ def resize_time(table: Tensor, length: int, mode: Interpolation) -> Tensor:
     """Stretch a table of frame positions (1, T, D) to (1, length, D); "cubic" is not defined in one dimension."""
     if not torch.compiler.is_exporting() and table.shape[1] == length:
         return table
+    if torch.compiler.is_exporting() and mode == "nearest":
+        return table[:, _nearest(table.shape[1], length, table.device)]
     return F.interpolate(table.transpose(1, 2), size=length, mode=mode).transpose(1, 2)  # (1, length, D)
 
 

@@ -1,0 +1,206 @@
+"""The zoo's page, MODEL_ZOO.md: written from the table of weights and from result files, never by hand."""
+
+import functools
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..models import create_model, find_builder, list_models
+from .sources import HubFile
+from .table import TABLE
+from .weights import ClipSpec, Number, Weights
+
+_HEAD = """# Model zoo
+
+Written by `python tools/zoo_page.py` from `svt_zoo/hub/table.py` and `results/*.json`; a test keeps this page current.
+
+- Published numbers are their authors', with the source; measured numbers are ours, with command and commit. "not run"
+  means that nobody measured it here, and an empty field that nobody stated it.
+- GFLOPs are counted as papers do, a multiply-add as one, for one clip; attention is counted, too. Parameters are
+  those of the backbone, without a classifier.
+- frames x rate: 8x32 is every 32nd frame of a video of 30 frames per second; "segments" spreads the frames evenly over
+  the whole video. Views are as the source gives them.
+- A sha256 that is not known yet is recorded at the first download; every later one must equal it.
+"""
+_LIST_NAMES = {"UCF-101": "ucf101", "HMDB-51": "hmdb51", "K400": "kinetics400", "SSv2": "ssv2"}
+_RECIPE_FOLDERS = {"linear": "linear", "fine-tune": "finetune", "knn": "knn"}
+
+
+def zoo_page(results: Iterable[Mapping[str, Any]], recipes: Iterable[str]) -> str:
+    """The text of MODEL_ZOO.md.
+
+    Args:
+        results: what evaluations wrote (`asdict` of `evaluation.results.Result`), in the order to show them.
+        recipes: paths of recipes that exist, relative to the checkout; a number is linked to the one that repeats it.
+    """
+    results, rows = list(results), list(TABLE.values())
+    known = set(recipes)
+    numbers = [line for row in rows for line in _numbers(row, known, results)]
+    parts = [
+        _HEAD,
+        "## Weights",
+        _table(
+            ["name", "what it is", "architecture", "trained on", "frames x rate", "pixels", "GFLOPs", "parameters"],
+            [_weights(row) for row in rows],
+        ),
+        "## Files and licences",
+        _table(
+            ["name", "file", "Hub copy at commit", "sha256", "licence of the weights", "licence of the data", "paper"],
+            [_file(row) for row in rows],
+        ),
+        "## Numbers",
+        _table(
+            [
+                "network",
+                "data",
+                "protocol",
+                "metric",
+                "published",
+                "source",
+                "measured here",
+                "GFLOPs x views",
+                "recipe",
+            ],
+            numbers,
+        ),
+        "## Measured here",
+        _table(
+            ["network", "data", "protocol", "result", "videos", "commit", "device", "command"], map(_result, results)
+        )
+        if results
+        else "Nothing yet: `results/` holds no result file.",
+        "## Architectures",
+        _table(
+            ["name", "clip", "features", "GFLOPs", "parameters"],
+            [_architecture(name) for name in list_models() if name],
+        ),
+        "## Notes",
+        "\n".join(f"- `{row.name}`: {row.notes}" for row in rows if row.notes),
+    ]
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def cost(model: str, kwargs: Mapping[str, Any], num_frames: int, img_size: int) -> tuple[float, float]:
+    """Multiply-adds (in 1e9) of one clip through a network of the registry, and its parameters (in 1e6).
+
+    Nothing is computed: shapes alone go through the network, on the `meta` device, where attention is counted, too.
+    """
+    return _cost(model, json.dumps(kwargs, sort_keys=True), num_frames, img_size)
+
+
+@functools.cache
+def _cost(model: str, kwargs: str, num_frames: int, img_size: int) -> tuple[float, float]:
+    with torch.device("meta"):
+        network = create_model(model, **json.loads(kwargs)).eval()
+        clip = torch.empty(1, 3, num_frames, img_size, img_size)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(clip)
+    return counter.get_total_flops() / 2e9, sum(p.numel() for p in network.parameters()) / 1e6
+
+
+def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    rule = "|".join("---" for _ in head)
+    return "\n".join(
+        [f"| {' | '.join(head)} |", f"|{rule}|", *(f"| {' | '.join(map(_cell, line))} |" for line in lines)]
+    )
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a registered network is the zoo's own, not one that somebody added in this process."""
+    return find_builder(name).__module__.split(".")[0] == __name__.split(".")[0]
+
+
+def _exists(row: Weights) -> bool:
+    return row.model in list_models()
+
+
+def _row_cost(row: Weights) -> tuple[float, float]:
+    return cost(row.model, row.model_kwargs, row.clip.num_frames, row.clip.crop_size)
+
+
+def _frames(clip: ClipSpec) -> str:
+    rate = clip.sampling_rate
+    return f"{clip.num_frames} segments" if rate is None else f"{clip.num_frames}x{rate:g}"
+
+
+def _weights(row: Weights) -> list[str]:
+    gflops, parameters = (f"{x:.1f}" for x in _row_cost(row)) if _exists(row) else ("", "")
+    kwargs = f" {json.dumps(dict(row.model_kwargs), sort_keys=True)}" if row.model_kwargs else ""
+    pixels = f"{row.clip.crop_size}{'' if row.clip.channel_order == 'RGB' else ' ' + row.clip.channel_order}"
+    architecture = f"`{row.model}`{kwargs}{'' if _exists(row) else ' (not in this version)'}"
+    millions = f"{parameters} M" if parameters else ""
+    return [f"`{row.name}`", row.title, architecture, row.pretrained_on, _frames(row.clip), pixels, gflops, millions]
+
+
+def _file(row: Weights) -> list[str]:
+    copy = _hub(row.hub_copy) if row.hub_copy else ""
+    file = _hub(row.source) if isinstance(row.source, HubFile) else str(row.source)
+    sha256 = f"`{row.sha256}`" if row.sha256 else "not known yet"
+    return [f"`{row.name}`", file, copy, sha256, row.license, row.data_license, row.paper]
+
+
+def _hub(file: HubFile) -> str:
+    return f"`{file.repo}/{file.filename}` at `{file.revision}`"
+
+
+def _numbers(row: Weights, recipes: set[str], results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """One line a published number, then one for each that only we have."""
+    lines = []
+    measured = {(number.dataset, number.protocol, number.metric): number for number in row.measured}
+    for number in row.published:
+        ours = measured.pop((number.dataset, number.protocol, number.metric), None)
+        lines.append(_number(row, number, f"{ours.value:g} ({ours.source})" if ours else "not run", recipes))
+    lines += [
+        _number(row, ours, f"{ours.value:g} ({ours.source})", recipes, published=False) for ours in measured.values()
+    ]
+    if not lines and not any(result["name"] == row.name for result in results):
+        lines.append([f"`{row.name}`", *[""] * 5, "not run", "", ""])
+    return lines
+
+
+def _number(row: Weights, number: Number, measured: str, recipes: set[str], *, published: bool = True) -> list[str]:
+    kind = number.protocol.split(",")[0]
+    network = f"`{row.name}`"
+    if kind in ("linear", "fine-tune") and not row.num_classes:  # a network trained from this row's
+        trained = [other.name for other in TABLE.values() if other.num_classes and number in other.published]
+        network += f", {kind}: `{trained[0]}`" if trained else f", {kind}: no weights published"
+    folder, data = _RECIPE_FOLDERS.get(kind, "evaluate"), _LIST_NAMES.get(number.dataset, "")
+    recipe = f"configs/{folder}/{data}.yaml"
+    views = re.search(r"(\d+)x(\d+)", number.protocol)
+    gflops = f"{_row_cost(row)[0]:.1f} x {int(views[1]) * int(views[2])}" if views and _exists(row) else ""
+    values = [f"{number.value:g}", number.source] if published else ["", ""]
+    link = f"[{recipe}]({recipe})" if recipe in recipes else ""
+    return [network, number.dataset, number.protocol, number.metric, *values, measured, gflops, link]
+
+
+def _result(result: Mapping[str, Any]) -> list[str]:
+    metrics = ", ".join(f"{name} {value:.2f}" for name, value in result["metrics"].items())
+    missing = f" ({result['n_missing']} unreadable)" if result["n_missing"] else ""
+    data = " ".join(filter(None, (result["dataset"], result["split"])))
+    command = f"`{result['command']}`" if result["command"] else ""
+    return [
+        f"`{result['name']}`",
+        data,
+        result["protocol"],
+        metrics,
+        f"{result['n']}{missing}",
+        result["commit"][:12] + ("+changes" if result["commit"].endswith("+changes") else ""),
+        result["device"],
+        command,
+    ]
+
+
+def _architecture(name: str) -> list[str]:
+    with torch.device("meta"):
+        network: Any = create_model(name)
+    gflops, parameters = cost(name, {}, network.num_frames, 224)
+    clip = f"{network.num_frames} x 224 x 224"
+    return [f"`{name}`", clip, str(network.embed_dim), f"{gflops:.1f}", f"{parameters:.1f} M"]

@@ -1,0 +1,232 @@
+"""A network as one file that runs without this package: torch.export, AOTInductor, ONNX, each checked by running it."""
+
+import copy
+import importlib.util
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from ..models import Classifier, ZooModel
+
+_log = logging.getLogger(__name__)
+
+ProgramFormat = Literal["torch_export", "aotinductor", "onnx"]
+Run = Callable[[Tensor], Sequence[Tensor]]
+Shape = tuple[int, int, int, int, int]
+
+TOLERANCE = 1e-4  # largest difference in float32 between a network and its export
+CONFIG_KEY = "svt_zoo"  # what a program's metadata calls the network's `meta`
+_DIMENSIONS = {0: "batch", 2: "frames", 3: "height", 4: "width"}
+# Tried in this order, from the freest on: a network that counts its frames cannot leave their number open.
+_FREE = ((0, 2, 3, 4), (0, 3, 4), (0, 2), (0,))
+
+
+class ExportError(RuntimeError):
+    """A network that cannot be exported: one line that names the format, the cause and the way out."""
+
+
+class Exported(NamedTuple):
+    """What was written: which input dimensions are free, and how far it is from the network at the shapes tried."""
+
+    path: Path
+    free: tuple[str, ...]
+    max_difference: float
+    shapes: tuple[Shape, ...]
+
+
+def export_program(model: ZooModel, path: str | os.PathLike[str], format: ProgramFormat = "onnx") -> Exported:
+    """Write `model` as a program clip (B, 3, T, H, W) -> (cls, patches), or logits for a classifier; float32.
+
+    Batch, frames, height and width stay free where network and exporter allow; the result says which. (In the two
+    formats of torch, a clip of one or two frames or one patch may be refused where a longer one is taken.) The file is
+    run at three shapes and compared with the network; it is left behind only if they agree to `TOLERANCE`. The
+    network's `meta` (its clip, its classes) travels along under the key "svt_zoo".
+
+    Args:
+        model: a backbone or a classifier; left as it is.
+        path: the file to write: `.onnx` for "onnx", `.pt2` for the others.
+        format: "torch_export" (`torch.export.load(path).module()`), "aotinductor" (compiled for this kind of machine;
+            needs a C++ compiler; `torch._inductor.aoti_load_package(path)`), or "onnx" (input `clip`; outputs `cls` and
+            `patches`, or `logits`).
+
+    Raises:
+        ExportError: the network cannot be exported, its export gives other numbers, or a package is missing.
+        ValueError: an unknown format, or another suffix.
+    """
+    path = Path(path)
+    if format not in _WRITERS:
+        raise ValueError(f"format must be one of {', '.join(_WRITERS)}, got {format!r}")
+    write, load, suffix = _WRITERS[format]
+    if path.suffix != suffix:
+        raise ValueError(f"{path}: a file of format {format} ends in {suffix}")
+    _check_tools(format)
+    network = _Program(copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval())
+    native = clip_shape(model)
+    config = json.dumps(model.meta, default=str)
+    reasons = []
+    for free in _FREE:
+        if 2 in free and native[0] == 1:
+            continue  # a program traced with one frame knows one frame only
+        try:
+            with unfinished(path) as temporary, torch.no_grad():
+                write(_trace(network, native, free), temporary, config, network.names)
+                shapes = _shapes(native, free, network.patch_size)
+                difference = max_difference(network, load(temporary), shapes)
+        except Exception as error:  # broad: each exporter has its own errors for what it cannot keep free
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            reasons.append(reason)
+            _log.info("%s with free %s: %s", format, ", ".join(_DIMENSIONS[i] for i in free), reason)
+        else:
+            return Exported(path, tuple(_DIMENSIONS[i] for i in free), difference, shapes)
+    name = model.meta.get("model") or type(model).__name__
+    raise ExportError(f"{name} cannot be exported as {format}: {reasons[-1]}")
+
+
+def _check_tools(format: str) -> None:
+    """Raise an `ExportError` if something is missing that `format` needs."""
+    for package in ("onnx", "onnxscript", "onnxruntime") if format == "onnx" else ():
+        if importlib.util.find_spec(package) is None:
+            raise ExportError(f"{format} needs {package}: pip install 'svt-zoo[export]'")
+    compilers = (os.environ.get("CXX", "c++"), "g++", "clang++")
+    if format == "aotinductor" and not any(shutil.which(name) for name in compilers):
+        raise ExportError("no C++ compiler is found; install g++ or clang++, or export as torch_export or onnx")
+
+
+class _Program(nn.Module):
+    """A network whose outputs are a plain tuple, which a program can return where this package is not installed."""
+
+    def __init__(self, network: ZooModel) -> None:
+        super().__init__()
+        self.network = network
+        self.names = ("logits",) if isinstance(network, Classifier) else ("cls", "patches")
+        self.patch_size = _backbone(network).patch_size
+
+    def forward(self, clip: Tensor) -> tuple[Tensor, ...]:
+        out = self.network(clip)
+        return (out,) if isinstance(out, Tensor) else tuple(out)
+
+
+def _backbone(model: ZooModel) -> Any:
+    return model.backbone if isinstance(model, Classifier) else model
+
+
+def clip_shape(model: ZooModel) -> tuple[int, int, int]:
+    """The clip (T, H, W) that a network was made for."""
+    backbone, clip = _backbone(model), model.meta.get("clip")
+    if clip:
+        return clip["num_frames"], clip["crop_size"], clip["crop_size"]
+    size = (model.meta.get("model_kwargs") or {}).get("img_size", 224)
+    height, width = (size, size) if isinstance(size, int) else size
+    return backbone.num_frames, height, width
+
+
+def _trace(network: _Program, native: tuple[int, int, int], free: tuple[int, ...]) -> ExportedProgram:
+    """The network as a graph; sizes at which it is traced differ from each other, so that none is taken for another."""
+    frames, height, width = native
+    batch = 2 if frames != 2 else 3
+    clip = torch.zeros(batch, 3, frames, height, width + 2 * network.patch_size * (4 in free))
+    return torch.export.export(network, (clip,), dynamic_shapes=(dict.fromkeys(free, Dim.DYNAMIC),))
+
+
+def _shapes(native: tuple[int, int, int], free: tuple[int, ...], patch: int) -> tuple[Shape, Shape, Shape]:
+    """The shape a network was made for, and two others that use every freedom: more and less, edges of part patches."""
+    frames, height, width = native
+    more, less = (frames, height, width), (frames, height, width)
+    if 2 in free:
+        more, less = (2 * frames, *more[1:]), (max(3, frames // 2), *less[1:])
+    if 4 in free:
+        more = (more[0], height + 2 * patch + 3, max(2 * patch, width - 2 * patch))
+        less = (less[0], max(2 * patch, height // 2), width)
+    return (1, 3, *native), (2, 3, *more), (3, 3, *less)
+
+
+def max_difference(network: Run, program: Run, shapes: Sequence[Shape]) -> float:
+    """The largest difference of all outputs at `shapes`, on seeded noise.
+
+    Raises:
+        ExportError: it is beyond `TOLERANCE`, or not a number.
+    """
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for shape in shapes:
+        clip = torch.randn(shape, generator=generator)
+        with torch.no_grad():
+            for expected, got in zip(network(clip), program(clip), strict=True):
+                if expected.shape != got.shape:
+                    raise ExportError(f"gives {tuple(got.shape)} instead of {tuple(expected.shape)} for clip {shape}")
+                difference = (expected - got).abs().max().item()
+                if not difference <= TOLERANCE:
+                    raise ExportError(f"differs by {difference:.2g} from the network (allowed {TOLERANCE}) at {shape}")
+                worst = max(worst, difference)
+    return worst
+
+
+@contextmanager
+def unfinished(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; it becomes `path` when the block ends well, and is removed otherwise."""
+    temporary = path.with_name(f".unfinished.{path.name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove(temporary)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write_torch(program: ExportedProgram, path: Path, config: str, names: Sequence[str]) -> None:
+    torch.export.save(program, path, extra_files={CONFIG_KEY: config})
+
+
+def _run_torch(path: Path) -> Run:
+    return torch.export.load(path).module()
+
+
+def _write_inductor(program: ExportedProgram, path: Path, config: str, names: Sequence[str]) -> None:
+    options = {"aot_inductor.metadata": {CONFIG_KEY: config}}
+    torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
+
+
+def _run_inductor(path: Path) -> Run:
+    return torch._inductor.aoti_load_package(str(path))
+
+
+def _write_onnx(program: ExportedProgram, path: Path, config: str, names: Sequence[str]) -> None:
+    # Not optimised: onnxruntime does that when it loads, and onnxscript's optimiser fails on Motionformer.
+    written = torch.onnx.export(program, input_names=["clip"], output_names=list(names), optimize=False, verbose=False)
+    if written is None:
+        raise ExportError("torch.onnx wrote nothing")
+    written.model.metadata_props[CONFIG_KEY] = config
+    written.save(str(path), external_data=False)
+
+
+def _run_onnx(path: Path) -> Run:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda clip: [torch.from_numpy(out) for out in session.run(None, {"clip": clip.numpy()})]
+
+
+# How a format is written, how its file is run, and the suffix of its file.
+_Write = Callable[[ExportedProgram, Path, str, Sequence[str]], None]
+_WRITERS: dict[str, tuple[_Write, Callable[[Path], Run], str]] = {
+    "torch_export": (_write_torch, _run_torch, ".pt2"),
+    "aotinductor": (_write_inductor, _run_inductor, ".pt2"),
+    "onnx": (_write_onnx, _run_onnx, ".onnx"),
+}

@@ -1,0 +1,198 @@
+"""TimeSformer weights for other libraries: transformers' video model, timm's image model. Checked before they stay."""
+
+import copy
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..hub.convert import to_hf_timesformer
+from ..hub.loading import WEIGHTS_NAME
+from ..hub.state_dicts import from_classifier
+from ..models import Backbone, Classifier, ZooModel
+from ..models.timesformer import LAYER_NORM_EPS, JointTimeSformer, SpaceOnlyTimeSformer, TimeSformer
+from .export import Exported, ExportError, Run, Shape, clip_shape, max_difference, unfinished
+
+_log = logging.getLogger(__name__)
+
+
+def export_transformers(model: ZooModel, folder: str | os.PathLike[str]) -> Exported:
+    """Write a TimeSformer as a folder for transformers: `TimesformerForVideoClassification.from_pretrained(folder)`.
+
+    A backbone becomes a `TimesformerModel`. transformers' layers count frames by their config, so another number of
+    frames than the stored table's is silently wrong there: only a network whose clip is that of its tables is
+    exported. The folder is loaded by transformers and run, and left behind only if the outputs agree.
+
+    Raises:
+        ExportError: not such a network, its export gives other numbers, or transformers is not installed.
+        ValueError: `folder` exists and is not empty.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists already; name a new folder")
+    network, backbone = _timesformer(model, "transformers")
+    frames, height, width = clip_shape(model)
+    rows, columns = (side // backbone.patch_size for side in (height, width))
+    if (frames, (rows, columns)) != (backbone.num_frames, backbone.grid_size) or rows != columns:
+        raise ExportError(
+            f"transformers would be silently wrong: its TimeSformer cannot stretch tables, which here stand for "
+            f"{backbone.num_frames} frames of {backbone.grid_size[0]} x {backbone.grid_size[1]} patches, and the clip "
+            f"has {frames} frames of {rows} x {columns}; export the network with the clip it was trained on"
+        )
+    if isinstance(backbone, SpaceOnlyTimeSformer):
+        raise ExportError("transformers' space-only TimeSformer does not average frames, so it is another network")
+    try:
+        import transformers
+    except ImportError as error:
+        raise ExportError(f"transformers needs {error.name}: pip install 'svt-zoo[transformers]'") from error
+    config = _config(network, backbone, height)
+    state = to_hf_timesformer(network.state_dict())
+    if isinstance(network, Backbone):
+        state = {key.removeprefix("timesformer."): value for key, value in state.items()}
+    with unfinished(folder) as temporary:
+        temporary.mkdir()
+        (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (temporary / "preprocessor_config.json").write_text(json.dumps(_preprocessor(model), indent=2) + "\n")
+        _save(state, temporary / WEIGHTS_NAME)
+        theirs = getattr(transformers, config["architectures"][0])
+        loaded, said = theirs.from_pretrained(temporary, output_loading_info=True)
+        if said["missing_keys"] or said["unexpected_keys"]:
+            raise ExportError(f"transformers misses {said['missing_keys']}, does not know {said['unexpected_keys']}")
+        shapes: tuple[Shape, ...] = tuple((batch, 3, frames, height, width) for batch in (1, 2, 3))
+        difference = max_difference(_first(network), _run_transformers(loaded.eval()), shapes)
+    return Exported(folder, ("batch",), difference, shapes)
+
+
+def export_timm(model: ZooModel, path: str | os.PathLike[str]) -> Exported:
+    """Write what a TimeSformer makes of one frame as an image ViT: `timm.create_model(..., checkpoint_path=path)`.
+
+    Positions in space and of the first frame become one table. Where temporal attention changes a single frame (in
+    any network whose `temporal_fc` has been trained), no image ViT is equal, and the export is refused.
+
+    Args:
+        model: a TimeSformer, backbone or classifier.
+        path: the `.safetensors` file to write.
+
+    Raises:
+        ExportError: not such a network, or it is not an image ViT at one frame.
+        ValueError: another suffix.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: a file of format timm ends in .safetensors")
+    network, backbone = _timesformer(model, "timm")
+    with torch.no_grad():
+        cls_position, patch_positions = backbone.positions(backbone.grid_size)
+        if not isinstance(backbone, SpaceOnlyTimeSformer):
+            patch_positions = patch_positions + backbone.times(1)  # (1, N, D)
+    state = from_classifier(network.state_dict())
+    state = {key: value for key, value in state.items() if "temporal_" not in key and key != "time_embed"}
+    state["pos_embed"] = torch.cat((cls_position, patch_positions), dim=1)  # (1, 1+N, D)
+    image = _image_network(network, backbone, state)
+    height, width = (side * backbone.patch_size for side in backbone.grid_size)
+    shapes: tuple[Shape, ...] = tuple((batch, 3, 1, height, width) for batch in (1, 2, 3))
+    with unfinished(path) as temporary:
+        _save(state, temporary)
+        try:
+            difference = max_difference(_first(network), _first(image), shapes)
+        except ExportError as error:
+            raise ExportError(
+                "timm has no equal image network: temporal attention changes single frames, too, once it is trained "
+                f"(without it one frame {error})"
+            ) from None
+    return Exported(path, ("batch",), difference, shapes)
+
+
+def _timesformer(model: ZooModel, format: str) -> tuple[ZooModel, TimeSformer]:
+    """A float32 copy of the network on the CPU, and its backbone."""
+    network = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval()
+    backbone: Any = network.backbone if isinstance(network, Classifier) else network
+    if not isinstance(backbone, TimeSformer):
+        raise ExportError(f"{format} takes the TimeSformer family, not a {type(backbone).__name__}; export it as onnx")
+    return network, backbone
+
+
+def _first(network: nn.Module) -> Run:
+    """What is compared: the class feature, or the logits."""
+    return lambda clip: [out if isinstance(out := network(clip), Tensor) else out.cls]
+
+
+def _run_transformers(loaded: Any) -> Run:
+    def run(clip: Tensor) -> list[Tensor]:
+        out = loaded(pixel_values=clip.transpose(1, 2))  # (B, T, 3, H, W)
+        return [out.logits if "logits" in out else out.last_hidden_state[:, 0]]
+
+    return run
+
+
+def _config(network: ZooModel, backbone: TimeSformer, size: int) -> dict[str, Any]:
+    """What transformers' `TimesformerConfig` calls the sizes of this network."""
+    block: Any = backbone.blocks[0]
+    joint = isinstance(backbone, JointTimeSformer)
+    config = {
+        "model_type": "timesformer",
+        "architectures": ["TimesformerModel"],
+        "attention_type": "joint_space_time" if joint else "divided_space_time",
+        "num_frames": backbone.num_frames,
+        "image_size": size,
+        "patch_size": backbone.patch_size,
+        "hidden_size": backbone.embed_dim,
+        "num_hidden_layers": len(backbone.blocks),
+        "num_attention_heads": block.attn.num_heads,
+        "intermediate_size": block.mlp.fc1.out_features,
+        "qkv_bias": block.attn.qkv.bias is not None,
+        "layer_norm_eps": LAYER_NORM_EPS,
+    }
+    if isinstance(network, Classifier):
+        config["architectures"] = ["TimesformerForVideoClassification"]
+        names = network.meta.get("categories") or [str(i) for i in range(network.head.out_features)]
+        config["id2label"] = {str(i): name for i, name in enumerate(names)}
+        config["label2id"] = {name: i for i, name in enumerate(names)}
+    return config
+
+
+def _preprocessor(model: ZooModel) -> dict[str, Any]:
+    """transformers' words for the network's clip: resize, centre crop, normalise."""
+    clip = model.meta.get("clip")
+    if not clip:
+        return {}
+    if clip["channel_order"] != "RGB":
+        _log.warning("this network wants %s frames; transformers' processor gives RGB", clip["channel_order"])
+    return {
+        "image_processor_type": "VideoMAEImageProcessor",
+        "size": {"shortest_edge": clip["resize_size"]},
+        "crop_size": {"height": clip["crop_size"], "width": clip["crop_size"]},
+        "image_mean": list(clip["mean"]),
+        "image_std": list(clip["std"]),
+    }
+
+
+def _image_network(network: ZooModel, backbone: TimeSformer, state: dict[str, Tensor]) -> nn.Module:
+    """The exported weights in a network that knows no time: at one frame, the ViT that timm builds."""
+    block: Any = backbone.blocks[0]
+    rows, columns = backbone.grid_size
+    image = SpaceOnlyTimeSformer(
+        img_size=(rows * backbone.patch_size, columns * backbone.patch_size),
+        patch_size=backbone.patch_size,
+        embed_dim=backbone.embed_dim,
+        depth=len(backbone.blocks),
+        num_heads=block.attn.num_heads,
+        mlp_ratio=block.mlp.fc1.out_features / backbone.embed_dim,
+        qkv_bias=block.attn.qkv.bias is not None,
+    )
+    image.load_state_dict({key: value for key, value in state.items() if not key.startswith("head.")}, strict=True)
+    if isinstance(network, Classifier):
+        classifier = Classifier(image, network.head.out_features)
+        classifier.head.load_state_dict(network.head.state_dict())
+        return classifier.eval()
+    return image.eval()
+
+
+def _save(state: dict[str, Tensor], path: Path) -> None:
+    from safetensors.torch import save
+
+    path.write_bytes(save({key: value.contiguous() for key, value in state.items()}, metadata={"format": "pt"}))

@@ -1,0 +1,277 @@
+"""What leaves the zoo gives the same numbers elsewhere."""
+
+import importlib.util
+import json
+import runpy
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from svt_zoo.inference import export
+from svt_zoo.inference.export import ExportError, export_program
+from svt_zoo.inference.export_weights import export_timm, export_transformers
+from svt_zoo.models import Backbone, Classifier, ZooModel, create_model, list_models
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = {"img_size": 16, "patch_size": 4, "num_frames": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
+CPC = {"num_frames": 3, "img_size": 64, "embed_dim": 16, "depth": 1, "num_heads": 2, "mlp_dim": 16}
+# One network a family, the part of a name before its "_".
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "timesformer": ("timesformer_vitt", TINY),
+    "svt": ("svt_vitt", {**TINY, "table": "shared_max"}),
+    "motionformer": ("motionformer_vitb", TINY),
+    "xvit": ("xvit_vitb", TINY),
+    "cpc": ("cpc_resnet18", CPC),
+}
+ALL = ("batch", "frames", "height", "width")
+
+needs_onnx = pytest.mark.skipif(
+    not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")),
+    reason="needs onnx, onnxscript and onnxruntime (pip install svt-zoo[export])",
+)
+needs_transformers = pytest.mark.skipif(
+    importlib.util.find_spec("transformers") is None, reason="needs transformers (pip install svt-zoo[transformers])"
+)
+
+
+def filled(model: ZooModel) -> ZooModel:
+    """No parameter is zero: also time has its say."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+def build(family: str, num_classes: int = 0, **options: Any) -> ZooModel:
+    name, tiny = FAMILIES[family]
+    return filled(create_model(name, num_classes=num_classes, **{**tiny, **options}))
+
+
+def test_every_family_of_networks_is_exported_here() -> None:
+    ours = {name.split("_")[0] for name in list_models() if not name.startswith("test")}
+    assert ours <= set(FAMILIES), "add the family to FAMILIES"
+
+
+def test_an_exported_program_is_the_network_at_every_batch_length_and_size(tmp_path: Path) -> None:
+    model = build("svt")
+    exported = export_program(model, tmp_path / "net.pt2", "torch_export")
+    assert exported.free == ALL
+    assert exported.max_difference <= 1e-4
+    assert len(set(exported.shapes)) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["net.pt2"]
+    told = {"svt_zoo": ""}
+    program = torch.export.load(tmp_path / "net.pt2", extra_files=told).module()
+    assert json.loads(told["svt_zoo"])["model"] == "svt_vitt"
+    assert type(program(torch.randn(2, 3, 5, 16, 20))) is tuple  # of no type that only this package knows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_program_of_every_family_is_the_network_at_every_shape(family: str, tmp_path: Path) -> None:
+    assert export_program(build(family), tmp_path / "net.pt2", "torch_export").free == ALL
+
+
+@needs_onnx
+@pytest.mark.parametrize("family", ["timesformer", "motionformer", "xvit", "cpc"])  # svt is timesformer's network
+def test_onnx_gives_the_networks_numbers_at_every_batch_length_and_size(family: str, tmp_path: Path) -> None:
+    import onnxruntime
+
+    model = build(family)
+    assert export_program(model, tmp_path / "net.onnx", "onnx").free == ALL
+    session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"))
+    assert [put.name for put in session.get_inputs()] == ["clip"]
+    assert json.loads(session.get_modelmeta().custom_metadata_map["svt_zoo"])["model"] == model.meta["model"]
+    clip = torch.randn(1, 3, 5, 70, 49)  # neither traced nor tried by the exporter
+    cls, patches = session.run(["cls", "patches"], {"clip": clip.numpy()})
+    with torch.no_grad():
+        expected = model(clip)
+    torch.testing.assert_close(torch.from_numpy(cls), expected.cls, atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.from_numpy(patches), expected.patches, atol=1e-4, rtol=0)
+
+
+@needs_onnx
+def test_onnx_takes_the_same_places_of_the_position_tables_at_every_size(tmp_path: Path) -> None:
+    import onnxruntime
+
+    model = build("timesformer", img_size=56, num_frames=8)  # a grid of 14 x 14, as the released weights have
+    export_program(model, tmp_path / "net.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"))
+    for frames, rows, columns in ((2, 4, 4), (3, 12, 13), (5, 6, 7), (6, 9, 11), (7, 5, 10), (1, 2, 3), (12, 16, 28)):
+        clip = torch.randn(1, 3, frames, 4 * rows, 4 * columns)
+        (cls,) = session.run(["cls"], {"clip": clip.numpy()})
+        torch.testing.assert_close(torch.from_numpy(cls), model(clip).cls.detach(), atol=1e-4, rtol=0)
+
+
+@needs_onnx
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", ["joint_space_time", "space_only"])
+def test_onnx_knows_all_of_timesformers_attentions(attention: str, tmp_path: Path) -> None:
+    assert export_program(build("timesformer", attention=attention), tmp_path / "net.onnx").free == ALL
+
+
+@needs_onnx
+def test_onnx_of_a_classifier_gives_logits_of_a_single_frame_too(tmp_path: Path) -> None:
+    import onnxruntime
+
+    model = build("timesformer", num_classes=5)
+    export_program(model, tmp_path / "net.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"))
+    clip = torch.randn(2, 3, 1, 16, 16)
+    (logits,) = session.run(["logits"], {"clip": clip.numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), model(clip).detach(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+def test_frames_that_a_loop_counts_stay_fixed_and_the_result_says_so(tmp_path: Path) -> None:
+    model = build("cpc", pool="context")
+    exported = export_program(model, tmp_path / "net.pt2", "torch_export")
+    assert exported.free == ("batch", "height", "width")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler (g++)")
+def test_a_compiled_program_is_the_network(tmp_path: Path) -> None:
+    assert export_program(build("timesformer"), tmp_path / "net.pt2", "aotinductor").free == ALL
+
+
+def test_without_a_compiler_the_message_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export.shutil, "which", lambda name: None)
+    with pytest.raises(ExportError, match=r"no C\+\+ compiler is found; install g\+\+"):
+        export_program(build("timesformer"), tmp_path / "net.pt2", "aotinductor")
+
+
+class Unsteady(Backbone):
+    """Adds another number each time: no program can equal it."""
+
+    embed_dim, num_frames, patch_size = 4, 2, 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, clip: torch.Tensor) -> Any:
+        self.calls += 1
+        return clip.mean(dim=(2, 3, 4)) + self.calls, clip.mean(dim=(3, 4)).transpose(1, 2).unsqueeze(2)
+
+
+def test_a_file_with_other_numbers_is_not_left_behind(tmp_path: Path) -> None:
+    (tmp_path / "net.pt2").write_text("what was there before")
+    with pytest.raises(ExportError, match=r"Unsteady cannot be exported as torch_export: differs by \S+"):
+        export_program(Unsteady(), tmp_path / "net.pt2", "torch_export")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["what was there before"]
+
+
+def test_a_wrong_suffix_or_format_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"net\.pt: a file of format onnx ends in \.onnx"):
+        export_program(build("timesformer"), tmp_path / "net.pt")
+    with pytest.raises(ValueError, match="format must be one of torch_export, aotinductor, onnx, got 'tflite'"):
+        export_program(build("timesformer"), tmp_path / "net.pt", "tflite")  # type: ignore[arg-type]
+
+
+@needs_transformers
+@pytest.mark.parametrize("attention", ["divided_space_time", "joint_space_time"])
+def test_transformers_gives_the_same_logits(attention: str, tmp_path: Path) -> None:
+    from transformers import TimesformerForVideoClassification
+
+    model = build("timesformer", num_classes=5, attention=attention)
+    model.meta["categories"] = list("abcde")
+    assert export_transformers(model, tmp_path / "hf").max_difference <= 1e-4
+    theirs = TimesformerForVideoClassification.from_pretrained(tmp_path / "hf").eval()
+    clip = torch.randn(2, 3, 4, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(clip.transpose(1, 2)).logits, model(clip), atol=1e-4, rtol=0)
+    assert theirs.config.id2label[4] == "e"
+
+
+@needs_transformers
+def test_transformers_takes_a_backbone(tmp_path: Path) -> None:
+    export_transformers(build("svt", table="per_view"), tmp_path / "hf")
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["architectures"] == ["TimesformerModel"]
+
+
+@pytest.mark.parametrize("clip", [{"num_frames": 8, "crop_size": 16}, {"num_frames": 4, "crop_size": 32}])
+def test_a_clip_that_transformers_would_get_silently_wrong_is_refused(clip: dict[str, int], tmp_path: Path) -> None:
+    model = build("timesformer")
+    model.meta["clip"] = clip
+    with pytest.raises(ExportError, match="transformers would be silently wrong"):
+        export_transformers(model, tmp_path / "hf")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_folder_with_something_in_it_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(ValueError, match="exists already; name a new folder"):
+        export_transformers(build("timesformer"), tmp_path)
+
+
+def test_transformers_and_timm_take_only_the_timesformer_family(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="transformers takes the TimeSformer family, not a XViT; export it as onnx"):
+        export_transformers(build("xvit"), tmp_path / "hf")
+    with pytest.raises(ExportError, match="timm takes the TimeSformer family, not a XViT"):
+        export_timm(build("xvit"), tmp_path / "net.safetensors")
+
+
+def image_network(num_classes: int = 0, **options: Any) -> ZooModel:
+    """A TimeSformer as training finds it: its `temporal_fc` is zero; the positions are not."""
+    torch.manual_seed(0)
+    model = create_model("timesformer_vitt", num_classes=num_classes, **{**TINY, **options}).eval()
+    backbone: Any = model.backbone if isinstance(model, Classifier) else model
+    if hasattr(backbone, "time_embed"):
+        nn.init.normal_(backbone.time_embed)
+    return model
+
+
+@pytest.mark.parametrize("attention", ["divided_space_time", "joint_space_time", "space_only"])
+def test_one_frame_of_an_image_networks_copy_goes_out_and_comes_back_equal(attention: str, tmp_path: Path) -> None:
+    from svt_zoo.hub.image_start import from_vit, start_from_image
+    from svt_zoo.hub.reading import read_checkpoint
+
+    model = image_network(attention=attention)
+    export_timm(model, tmp_path / "vit.safetensors")
+    back = create_model("timesformer_vitt", **TINY).eval()
+    image_state = from_vit(read_checkpoint(tmp_path / "vit.safetensors").state)
+    back.load_state_dict(start_from_image(image_state, back.state_dict()), strict=True)
+    image = torch.randn(2, 3, 1, 16, 16)
+    torch.testing.assert_close(back(image).cls, model(image).cls, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs timm")
+def test_timm_gives_the_same_logits_for_an_image(tmp_path: Path) -> None:
+    import timm
+
+    model = image_network(num_classes=5)
+    export_timm(model, tmp_path / "vit.safetensors")
+    options = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 5}
+    theirs = timm.create_model(
+        "vit_tiny_patch16_224", checkpoint_path=str(tmp_path / "vit.safetensors"), **options
+    ).eval()
+    image = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(theirs(image), model(image.unsqueeze(2)), atol=1e-5, rtol=1e-5)
+
+
+def test_a_network_whose_time_acts_on_single_frames_is_no_image_network(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="timm has no equal image network: temporal attention changes single frames"):
+        export_timm(build("timesformer"), tmp_path / "vit.safetensors")
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_tool_says_what_is_free_and_how_far_it_is_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build("timesformer", num_classes=3).save_pretrained(tmp_path / "mine")
+    arguments = ["--model", str(tmp_path / "mine" / "model.safetensors"), "--format", "torch_export"]
+    tool = runpy.run_path(str(ROOT / "tools" / "export.py"))["main"]
+    assert tool([*arguments, "--output", str(tmp_path / "net.pt2")]) == 0
+    said = capsys.readouterr().out
+    assert "free are batch, frames, height, width" in said
+    assert "largest difference" in said
+    assert tool([*arguments, "--output", str(tmp_path / "net.onnx")]) == 2
+    assert "ends in .pt2" in capsys.readouterr().err
+    assert "svt_zoo" in sys.modules
