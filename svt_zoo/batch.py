@@ -27,6 +27,7 @@ class Batch:
         video_index: (B,) int64, row of each video in its list.
         names: path of each video.
         params: for each view what was drawn for it, stacked over the batch, or None.
+        targets: what the data side knows of the first view besides the label, such as the flow labels (B, T-1, N).
         failures: videos that could not be read while this batch was made. In training others stand in for them, in
             evaluation they are absent from the batch.
     """
@@ -36,13 +37,14 @@ class Batch:
     video_index: Tensor
     names: list[str] = field(default_factory=list)
     params: list[Any] = field(default_factory=list)
+    targets: dict[str, Tensor] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = True) -> "Batch":
-        """The same batch with views and labels on `device`.
+        """The same batch with views, labels and targets on `device`.
 
         What was drawn for the views stays in host memory: `Augment` decides by it, which would stall a device.
         """
@@ -50,11 +52,17 @@ class Batch:
             self,
             views=[view.to(device, non_blocking=non_blocking) for view in self.views],
             labels=self.labels.to(device, non_blocking=non_blocking),
+            targets={name: value.to(device, non_blocking=non_blocking) for name, value in self.targets.items()},
         )
 
     def pin_memory(self) -> "Batch":
-        """The same batch with views and labels in page-locked memory, for asynchronous copies to a GPU."""
-        return replace(self, views=[view.pin_memory() for view in self.views], labels=self.labels.pin_memory())
+        """The same batch with views, labels and targets in page-locked memory, for asynchronous copies to a GPU."""
+        return replace(
+            self,
+            views=[view.pin_memory() for view in self.views],
+            labels=self.labels.pin_memory(),
+            targets={name: value.pin_memory() for name, value in self.targets.items()},
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         # A tensor crosses from a worker as a file descriptor. Ten views have a hundred small tensors of parameters, and

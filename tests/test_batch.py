@@ -68,3 +68,15 @@ def test_pinned_views_lie_in_page_locked_memory() -> None:
     pinned = make_batch().pin_memory()
     assert all(view.is_pinned() for view in pinned.views)
     assert pinned.labels.is_pinned()
+
+
+def test_targets_travel_with_the_views() -> None:
+    labels = torch.arange(6, dtype=torch.uint8).view(2, 3)
+    batch = Batch(
+        views=[torch.zeros(2, 1)],
+        labels=torch.zeros(2, dtype=torch.int64),
+        video_index=torch.arange(2),
+        targets={"flow": labels},
+    )
+    assert batch.to("meta").targets["flow"].device.type == "meta"
+    assert torch.equal(pickle.loads(pickle.dumps(batch)).targets["flow"], labels)

@@ -8,16 +8,17 @@ import argparse
 import logging
 import sys
 
-from svt_zoo.config import describe, load_recipe
+from svt_zoo.config import PRETRAINING, describe, load_recipe
 from svt_zoo.training.build import pretrain
 from svt_zoo.training.engine import NonFiniteLoss
 from svt_zoo.training.signals import ASKED_TO_STOP
 
 
 def main(argv: list[str] | None = None) -> int:
+    options = "\n".join(f"\nmethod={name}:\n{describe(kind)}" for name, kind in PRETRAINING.items())
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog=f"what a recipe and key=value can set, with the defaults:\n{describe()}",
+        epilog=f"what a recipe and key=value can set, with the defaults:\n{options}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("recipe", help="a file below configs/")

@@ -1,5 +1,6 @@
 """Every option of a run as frozen dataclasses, and the strict loader of recipes (YAML) into them."""
 
+from .cpc import CPCConfig, CPCOptimConfig, CPCRecipe, CPCViewsConfig
 from .evaluation import (
     ClipConfig,
     EvaluationRecipe,
@@ -15,11 +16,17 @@ from .evaluation import (
 )
 from .finetune import ClassifyConfig, FinetuneOptimConfig, FinetuneRecipe, FinetuneViewsConfig
 from .options import DataConfig, ModelConfig, OptimConfig, RunConfig, SVTConfig, ViewsConfig
-from .recipe import Recipe, describe, load_recipe, read_recipe
+from .recipe import PRETRAINING, PretrainRecipe, Recipe, describe, load_recipe, read_recipe
 from .repeat import cases
 from .strict import ConfigError, build, differences, flatten, to_dict
+from .temporal import TemporalConfig
 
 __all__ = [
+    "PRETRAINING",
+    "CPCConfig",
+    "CPCOptimConfig",
+    "CPCRecipe",
+    "CPCViewsConfig",
     "ClassifyConfig",
     "ClipConfig",
     "ConfigError",
@@ -37,11 +44,13 @@ __all__ = [
     "MultiviewConfig",
     "MultiviewRecipe",
     "OptimConfig",
+    "PretrainRecipe",
     "Recipe",
     "RepeatConfig",
     "ReportConfig",
     "RunConfig",
     "SVTConfig",
+    "TemporalConfig",
     "ViewsConfig",
     "build",
     "cases",

@@ -83,12 +83,13 @@ class MultiviewConfig:
     """The test of a classifier: the logits of all views of a video are pooled.
 
     Attributes:
-        views: crops x clips, as "3x1"; "slow-fast 3x1" for both kinds of clips (SVT section 3.4).
-        pool: "mean" of all views; "sum" adds up those of slow and of fast clips.
+        views: crops x clips, as "3x1" or "3x2"; "slow-fast 3x1" for both kinds of clips (SVT section 3.4).
+        pool: "mean" of the logits of all views, which is their sum; "sum" averages slow clips and fast clips, and adds
+            up the two; "softmax" averages probabilities; "max" takes each class's largest logit.
     """
 
     views: str = "slow-fast 3x1"
-    pool: Literal["mean", "sum"] = "mean"
+    pool: Literal["mean", "sum", "softmax", "max"] = "mean"
 
 
 @dataclass(frozen=True)

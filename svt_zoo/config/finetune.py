@@ -5,6 +5,7 @@ from typing import Literal
 
 from .evaluation import ClipConfig, MultiviewConfig, RepeatConfig, ReportConfig
 from .options import DataConfig, ModelConfig, OptimConfig, RunConfig
+from .temporal import TemporalConfig
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class FinetuneOptimConfig(OptimConfig):
         warmup_epochs: epochs in which the learning rate rises from 0, linearly.
         weight_decay: decay at the start; biases and norms have none.
         weight_decay_end: decay that a cosine leads to.
-        betas: of AdamW.
+        betas: of AdamW and Adam.
+        amsgrad: of AdamW and Adam: divide by the largest second moment so far.
         momentum: of SGD.
         clip_grad: largest norm of a gradient; null clips nothing.
         clip_mode: "per_parameter" shortens each tensor's gradient by itself, "global" all by one factor.
@@ -99,6 +101,7 @@ class FinetuneRecipe:
     clip: ClipConfig = field(default_factory=ClipConfig)
     views: FinetuneViewsConfig = field(default_factory=FinetuneViewsConfig)
     classify: ClassifyConfig = field(default_factory=ClassifyConfig)
+    temporal: TemporalConfig = field(default_factory=TemporalConfig)
     optim: FinetuneOptimConfig = field(default_factory=FinetuneOptimConfig)
     multiview: MultiviewConfig = field(default_factory=MultiviewConfig)
     repeat: RepeatConfig = field(default_factory=RepeatConfig)
@@ -109,4 +112,9 @@ class FinetuneRecipe:
         if self.views.slow_fast and self.classify.cutmix:
             raise ValueError(
                 f"classify.cutmix={self.classify.cutmix} cuts clips of one size; set views.slow_fast=false, or cutmix=0"
+            )
+        if self.temporal.is_on and (self.views.slow_fast or self.classify.mixup or self.classify.cutmix):
+            raise ValueError(
+                f"the temporal terms act on one clip as it is, got views.slow_fast={self.views.slow_fast}, "
+                f"classify.mixup={self.classify.mixup}, classify.cutmix={self.classify.cutmix}; set false, 0 and 0"
             )

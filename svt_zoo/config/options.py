@@ -134,7 +134,7 @@ class OptimConfig:
     """How the weights move, and for how long (SVT section 4.1; DINO where the paper is silent).
 
     Attributes:
-        name: the optimiser.
+        name: the optimiser; "adam" adds the decay to the gradient, "adamw" to the weights.
         lr: peak learning rate for a batch of 256 videos; it is scaled with the batch (processes x batch_size x
             accumulation), unless `scale_lr` is off.
         lr_end: learning rate that the cosine runs to; not scaled.
@@ -143,7 +143,8 @@ class OptimConfig:
         warmup_epochs: epochs in which the learning rate rises from 0, linearly.
         weight_decay: decay at the start; biases and norms have none.
         weight_decay_end: decay that a cosine leads to.
-        betas: of AdamW.
+        betas: of AdamW and Adam.
+        amsgrad: of AdamW and Adam: divide by the largest second moment so far.
         momentum: of SGD.
         clip_grad: largest norm of a gradient; null clips nothing.
         clip_mode: "per_parameter" shortens each tensor's gradient by itself, as DINO does, "global" all by one
@@ -151,7 +152,7 @@ class OptimConfig:
         accumulation: batches whose gradients make one step.
     """
 
-    name: Literal["adamw", "sgd"] = "adamw"
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: float = 5e-4
     lr_end: float = 1e-6
     scale_lr: bool = True
@@ -160,6 +161,7 @@ class OptimConfig:
     weight_decay: float = 0.04
     weight_decay_end: float = 0.1
     betas: tuple[float, float] = (0.9, 0.999)
+    amsgrad: bool = False
     momentum: float = 0.9
     clip_grad: float | None = 3.0
     clip_mode: Literal["per_parameter", "global"] = "per_parameter"

@@ -7,35 +7,54 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, Literal, TypeVar, cast, get_type_hints
 
+from .cpc import CPCRecipe
 from .options import DataConfig, ModelConfig, OptimConfig, RunConfig, SVTConfig, ViewsConfig
 from .strict import ConfigError, build, said
+from .temporal import TemporalConfig
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One run: what a file below `configs/` holds, which names only what differs from the paper's defaults.
+    """One pre-training by SVT: a file below `configs/`, which names only what differs from the paper's defaults.
 
     Attributes:
+        method: says that this is a recipe of SVT; a recipe that says no method is one.
         init: where the backbone's weights come from: "dino" (DINO's ImageNet weights, as in the paper),
             "image_supervised", "svt", "random", or a file, an address or a row of `svt_zoo.list_weights()`.
     """
 
+    method: Literal["svt"] = "svt"
     init: str = "dino"
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     views: ViewsConfig = field(default_factory=ViewsConfig)
     svt: SVTConfig = field(default_factory=SVTConfig)
+    temporal: TemporalConfig = field(default_factory=TemporalConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
+    def __post_init__(self) -> None:
+        if self.temporal.low_confidence:
+            raise ValueError("temporal.low_confidence needs classes, which SVT does not have; set it to 0")
+        if self.temporal.flow and not self.views.consistent:
+            raise ValueError("temporal.flow needs one crop for all frames; set views.consistent=true")
 
-def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe of a pre-training: `read_recipe(Recipe, path, overrides)`."""
-    return read_recipe(Recipe, path, overrides)
+
+PretrainRecipe = Recipe | CPCRecipe
+PRETRAINING: dict[str, type[PretrainRecipe]] = {"svt": Recipe, "cpc": CPCRecipe}  # by what a recipe says in `method`
+
+
+def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> PretrainRecipe:
+    """Read a recipe of a pre-training, of the class that its `method` names. Raises as `read_recipe`."""
+    values = _read_values(path, overrides)
+    method = values.get("method", "svt")
+    if method not in PRETRAINING:
+        raise ConfigError(f"{path}: method must be one of {', '.join(PRETRAINING)}, got {method!r}")
+    return build(PRETRAINING[method], values, source=str(path))
 
 
 def read_recipe(cls: type[T], path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> T:
@@ -46,13 +65,18 @@ def read_recipe(cls: type[T], path: str | os.PathLike[str], overrides: Sequence[
     Raises:
         ConfigError: a file that is no recipe, an unknown key, a wrong type, a value that is not allowed.
     """
+    return build(cls, _read_values(path, overrides), source=str(path))
+
+
+def _read_values(path: str | os.PathLike[str], overrides: Sequence[str]) -> dict[str, Any]:
+    """A recipe's keys and values, overrides applied."""
     values = _read_yaml(path)
     for override in overrides:
         key, found, text = override.partition("=")
         if not found or not key:
             raise ConfigError(f"{override!r} is not of the form key=value, such as data.train=/videos")
         _set(values, key.split("."), _parse(text), override)
-    return build(cls, values, source=str(path))
+    return values
 
 
 def describe(cls: type[Any] = Recipe) -> str:

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..config import ConfigError, DataConfig, ViewsConfig
+from ..config import ConfigError, CPCViewsConfig, DataConfig, ViewsConfig
+from .cpc_views import cpc_train_views
 from .datasets import TrainViews, VideoDataset
+from .flow import FlowLabels
 from .lists import VideoList, check_overlap, read_list
 from .random_views import ViewTransform, svt_view_specs
 from .sampling import clip_window, cvrl_interval_clips, svt_views, svt_views_code
@@ -37,8 +39,8 @@ class SVTSampler:
         )
 
 
-def svt_train_views(views: ViewsConfig) -> TrainViews:
-    """SVT's random views, as a dataset takes them."""
+def svt_train_views(views: ViewsConfig, *, flow: FlowLabels | None = None) -> TrainViews:
+    """SVT's random views, as a dataset takes them; `flow` labels the first."""
     num_local = 0 if views.sampling == "cvrl" else 8 if views.sampling == "code" else len(views.local_frames)
     specs = svt_view_specs(
         global_size=views.global_size,
@@ -49,7 +51,7 @@ def svt_train_views(views: ViewsConfig) -> TrainViews:
         spatial_variation=views.spatial_variation,
         consistent=views.consistent,
     )
-    return TrainViews(SVTSampler(views), [ViewTransform(spec) for spec in specs])
+    return TrainViews(SVTSampler(views), [ViewTransform(spec) for spec in specs], flow=flow)
 
 
 def training_list(data: DataConfig, *, seed: int = 0) -> VideoList:
@@ -81,8 +83,14 @@ def evaluation_list(data: DataConfig, *, classes: Sequence[str] | None = None) -
     return read_list(data.val, root=data.root, format=data.format, labels=labels, where=data.where_val)
 
 
-def training_dataset(data: DataConfig, views: ViewsConfig, *, seed: int = 0) -> VideoDataset:
-    """SVT's views of the training videos of a recipe."""
-    return VideoDataset(
-        training_list(data, seed=seed), svt_train_views(views), train=True, seed=seed, backend=data.backend
-    )
+def train_views(views: ViewsConfig | CPCViewsConfig, *, flow: FlowLabels | None = None) -> TrainViews:
+    """The random views that a recipe of a pre-training asks for; `flow` labels SVT's first."""
+    return cpc_train_views(views) if isinstance(views, CPCViewsConfig) else svt_train_views(views, flow=flow)
+
+
+def training_dataset(
+    data: DataConfig, views: ViewsConfig | CPCViewsConfig, *, seed: int = 0, flow: FlowLabels | None = None
+) -> VideoDataset:
+    """A recipe's views of its training videos; `flow` as of `train_views`."""
+    made = train_views(views, flow=flow)
+    return VideoDataset(training_list(data, seed=seed), made, train=True, seed=seed, backend=data.backend)

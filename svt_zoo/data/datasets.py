@@ -36,9 +36,7 @@ class Views(Protocol):
         """Frame numbers of each view of a video of `total` frames."""
         ...
 
-    def make(
-        self, frames: Tensor, places: Indices, rng: np.random.Generator
-    ) -> tuple[list[Tensor], list[Any]] | Made:
+    def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> tuple[list[Tensor], list[Any]] | Made:
         """Views, and what was drawn for each, from frames (n, H, W, 3); `places` are the rows that each view shows."""
         ...
 

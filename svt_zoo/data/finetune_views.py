@@ -1,13 +1,31 @@
 """The random clips that a classifier is trained on: one, or a slow and a fast one of the same window and crop."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
+from torchvision.transforms import v2
 
-from .datasets import Indices
-from .random_views import ViewTransform, finetune_view_spec
+from .datasets import Indices, Made
+from .flow import FlowLabels
+from .random_views import POLICY_FILL, ViewTransform, apply_policy, finetune_view_spec
 from .transforms import EvalTransform, crop_and_resize
+
+_MOVING = ("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
+
+
+class MovingOperation(v2.RandAugment):  # type: ignore[misc]  # torchvision is not typed
+    """One operation of RandAugment's that moves pixels, or none."""
+
+    _AUGMENTATION_SPACE = {k: v for k, v in v2.RandAugment._AUGMENTATION_SPACE.items() if k in _MOVING}  # noqa: RUF012
+
+
+class ColorOperation(v2.RandAugment):  # type: ignore[misc]
+    """One operation of RandAugment's that changes colours, or none."""
+
+    _AUGMENTATION_SPACE = {  # noqa: RUF012
+        k: v for k, v in v2.RandAugment._AUGMENTATION_SPACE.items() if k not in _MOVING[1:]
+    }
 
 
 class FinetuneViews:
@@ -16,6 +34,10 @@ class FinetuneViews:
     The views are uint8 and come with what was drawn, for `augment.Augment`. A fast clip has the window, crop and flip
     of the slow one (SVT section 3.4).
 
+    Flow labels by the rule "absolute" are those of the picture before its colours change: RandAugment then is one
+    operation that moves pixels, the labels, and one that changes colours. By "relative" they are those of the final
+    picture, as in TIME's code.
+
     Args:
         transform: of the network's evaluation; it says frames, rate and sizes. Its crop must be square.
         fast: of the fast clips, if the network shall see them too.
@@ -23,9 +45,11 @@ class FinetuneViews:
             transform's `resize_size`.
         hflip: probability of a horizontal flip; 0 where left and right matter.
         policy: RandAugment or AutoAugment, for slow clips alone.
+        flow: makes the target "flow", of slow clips.
 
     Raises:
-        ValueError: a crop that is not square or does not fit `short_side`, or a policy together with fast clips.
+        ValueError: a crop that is not square or does not fit `short_side`, a policy together with fast clips, or
+            AutoAugment, which mixes moves and colours, together with flow labels of the rule "absolute".
     """
 
     def __init__(
@@ -36,6 +60,7 @@ class FinetuneViews:
         short_side: tuple[int, int] | None = None,
         hflip: float = 0.5,
         policy: Literal["none", "randaugment", "autoaugment"] = "none",
+        flow: FlowLabels | None = None,
     ) -> None:
         self.transforms = [transform] if fast is None else [transform, fast]
         for given in self.transforms:
@@ -43,6 +68,11 @@ class FinetuneViews:
                 raise ValueError(f"random clips need a square crop, got crop_size={given.crop_size}")
         if fast is not None and policy != "none":
             raise ValueError(f"policy={policy!r} acts on one clip, there is a fast one beside it; use one of the two")
+        self.flow, self.halves = flow, []
+        if flow is not None and flow.rule == "absolute" and policy != "none":
+            if policy == "autoaugment":
+                raise ValueError('policy="autoaugment" mixes moves and colours; flow labels go with "randaugment"')
+            self.halves, policy = [kind(1, fill=POLICY_FILL) for kind in (MovingOperation, ColorOperation)], "none"
         sides = short_side or (transform.resize_size, round(1.25 * transform.resize_size))
         spec = finetune_view_spec(size=transform.crop_size[0], short_side=sides, hflip=hflip, policy=policy)
         self.view = ViewTransform(spec)
@@ -55,10 +85,17 @@ class FinetuneViews:
             for transform in self.transforms
         ]
 
-    def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> tuple[list[Tensor], list[Any]]:
-        """Views uint8 (T, size, size, 3) and the `ViewParams` of each."""
+    def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> Made:
+        """Views uint8 (T, size, size, 3), the `ViewParams` of each, and the target "flow" (T-1, N)."""
         view, params = self.view(frames, rng, index=places[0])
+        targets = {}
+        if self.halves:
+            view = apply_policy(self.halves[0], view, rng)
+        if self.flow is not None:
+            targets["flow"] = self.flow(view, flip=bool(params.flip[0]))
+        if self.halves:
+            view = apply_policy(self.halves[1], view, rng)
         views = [view]
         for transform, place in zip(self.transforms[1:], places[1:], strict=True):
             views.append(crop_and_resize(frames, params.box[0].tolist(), transform.crop_size[0], index=place))
-        return views, [params] * len(views)
+        return Made(views, [params] * len(views), targets)

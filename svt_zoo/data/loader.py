@@ -265,6 +265,7 @@ def collate(samples: Sequence[dict[str, Any]]) -> Batch:
         video_index=torch.tensor([sample["video_index"] for sample in read], dtype=torch.int64),
         names=[sample["video_name"] for sample in read],
         params=[_stack(params) for params in zip(*(sample["params"] for sample in read), strict=True)],
+        targets=_stack([sample.get("targets", {}) for sample in read]) if read else {},
         failures=[Failure(*failure) for sample in samples for failure in sample["failures"]],
     )
 

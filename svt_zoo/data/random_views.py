@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 from .transforms import Box, Frames, crop_and_resize, random_area_box, random_short_side_box
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # the steps of the colour jitter, as ViewParams.order names them
-_POLICY_FILL = [128, 128, 128]  # grey, where a shift or a rotation uncovers the edge
+POLICY_FILL = [128, 128, 128]  # grey, where a shift or a rotation uncovers the edge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,11 +238,7 @@ class ViewTransform:
         params = draw_view(self.spec, height, width, len(index), rng)
         view = self.crop(frames, params.box, index)
         if self.policy is not None:
-            # torchvision's policies draw from torch's global generator: lend it one state of ours.
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(int(rng.integers(2**63)))
-                images = self.policy(view.permute(0, 3, 1, 2))  # (T, 3, size, size)
-            view = images.permute(0, 2, 3, 1).contiguous()  # (T, size, size, 3)
+            view = apply_policy(self.policy, view, rng)
         return view, params
 
     def crop(self, frames: Frames, boxes: Tensor, index: Sequence[int]) -> Tensor:
@@ -257,10 +253,19 @@ class ViewTransform:
         return f"{type(self).__name__}({self.spec})"
 
 
+def apply_policy(policy: nn.Module, view: Tensor, rng: np.random.Generator) -> Tensor:
+    """A view (T, H, W, 3) after one of torchvision's policies, the same operations for all frames."""
+    # They draw from torch's global generator: lend it one state of ours.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(rng.integers(2**63)))
+        images: Tensor = policy(view.permute(0, 3, 1, 2))  # (T, 3, H, W)
+    return images.permute(0, 2, 3, 1).contiguous()  # (T, H, W, 3)
+
+
 def _policy(spec: ViewSpec) -> nn.Module | None:
     policy: nn.Module | None = None
     if spec.policy == "randaugment":
-        policy = v2.RandAugment(spec.policy_ops, spec.policy_magnitude, fill=_POLICY_FILL)
+        policy = v2.RandAugment(spec.policy_ops, spec.policy_magnitude, fill=POLICY_FILL)
     elif spec.policy == "autoaugment":
-        policy = v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET, fill=_POLICY_FILL)
+        policy = v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET, fill=POLICY_FILL)
     return policy

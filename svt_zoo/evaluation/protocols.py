@@ -198,7 +198,7 @@ def multiview_protocol(
     val: VideoList,
     *,
     views: str = "3x1",
-    pool: Literal["mean", "sum"] = "mean",
+    pool: Pool = "mean",
     protocol: str = "classifier",
 ) -> Outcome:
     """A classifier on several views of each video, whose logits are pooled.

@@ -59,6 +59,18 @@ class Classify(Method):
         Raises:
             ValueError: a video without a label, or a label that is no class.
         """
+        views, labels = self.check(batch)
+        if self.training and self.mixers:
+            views, labels = self._mixed(views, labels)
+        features = torch.stack([self.backbone(view).cls for view in views]).mean(dim=0)  # (B, D)
+        return {"cross_entropy": self.cross_entropy(features, labels)}
+
+    def check(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
+        """The views and labels of a batch.
+
+        Raises:
+            ValueError: a video without a label, or a label that is no class.
+        """
         views = check_views(batch, "Classify", 1)
         labels = batch.labels
         if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
@@ -66,15 +78,14 @@ class Classify(Method):
                 f"Classify: labels must lie in 0 to {self.num_classes - 1}, got {int(labels.min())} to "
                 f"{int(labels.max())} (-1 is a video without a label); give data.train a list with labels"
             )
-        if self.training and self.mixers:
-            views, labels = self._mixed(views, labels)
-        features = torch.stack([self.backbone(view).cls for view in views]).mean(dim=0)  # (B, D)
-        logits = self.classifier.head(features)  # (B, K)
-        with torch.autocast(logits.device.type, enabled=False):
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+        return views, labels
+
+    def cross_entropy(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Of the linear layer on features (B, D), with labels (B,) or shares (B, K)."""
+        logits = full_precision(self.classifier.head(features))  # (B, K)
         classes = labels if labels.ndim == 1 else labels.argmax(dim=1)
         self._metrics = {"train_top1": 100 * (logits.detach().argmax(dim=1) == classes).float().mean()}
-        return {"cross_entropy": loss}
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
     def _mixed(self, views: list[Tensor], labels: Tensor) -> tuple[list[Tensor], Tensor]:
         """Views and labels after mixup or cutmix: the labels become shares (B, K)."""
@@ -87,6 +98,11 @@ class Classify(Method):
     def metrics(self) -> dict[str, float | Tensor]:
         """Of the last batch: `train_top1` in percent; with mixup or cutmix, of the class with the larger share."""
         return dict(self._metrics)
+
+
+def full_precision(logits: Tensor) -> Tensor:
+    """Logits in float32 at least: a cross entropy is no place for 16 bits."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _mixers(num_classes: int, mixup: float, cutmix: float) -> list[Any]:

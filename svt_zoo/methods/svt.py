@@ -131,11 +131,13 @@ class SVT(Method):
             loss = pairs_cross_entropy(student / self.student_temp, targets, places)
         if self.training:
             self._teacher_means.append(teacher.mean(dim=(0, 1)).unsqueeze(0))  # (1, K)
-        self._metrics = {
-            "teacher_entropy": torch.special.entr(targets).sum(dim=-1).mean(),
-            "feature_std": F.normalize(features.to(targets.dtype), dim=-1).std(dim=1, correction=0).mean(),
-            "teacher_temp": temp,
-        }
+            unit = F.normalize(features.to(targets.dtype), dim=-1)  # (V, B, D)
+            self._metrics = {
+                "teacher_entropy": torch.special.entr(targets).sum(dim=-1).mean(),
+                "feature_std": unit.std(dim=1, correction=0).mean(),
+                "feature_rank": effective_rank(unit).mean(),
+                "teacher_temp": temp,
+            }
         return {"svt": loss}
 
     def before_step(self, epoch: float) -> None:
@@ -167,7 +169,8 @@ class SVT(Method):
 
     def metrics(self) -> dict[str, float | Tensor]:
         """Of the last step: entropy in nats of the teacher's targets (0 and log K are the two collapses), deviation of
-        its unit features over the batch (0: all videos look the same), norm of the centre, temperature, momentum.
+        its unit features over the batch (0: all videos look the same), their effective rank (1: they differ along one
+        line), norm of the centre, temperature, momentum.
         """
         return dict(self._metrics)
 
@@ -231,6 +234,18 @@ def pairs_cross_entropy(logits: Tensor, targets: Tensor, pairs: Sequence[tuple[i
             sums[sources] = torch.stack([targets[teacher] for teacher in sources]).sum(dim=0)  # (B, K)
         loss = loss + F.cross_entropy(logits[view], sums[sources])
     return loss / len(pairs)
+
+
+def effective_rank(features: Tensor) -> Tensor:
+    """In how many directions features (..., B, D) differ over their batch: (...), from 1 to B - 1; 0 if they are equal.
+
+    Of the covariance's eigenvalues as shares p, exp of their entropy (Roy and Vetterli, "The effective rank", EUSIPCO
+    2007) of order two, 1 / sum(p^2), which needs no eigenvalues: (trace C)^2 / trace(C^2).
+    """
+    centred = features - features.mean(dim=-2, keepdim=True)
+    gram = centred @ centred.mT  # (..., B, B): the covariance's eigenvalues, in a matrix of the batch's size
+    trace = gram.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
+    return trace.square() / gram.square().sum(dim=(-2, -1)).clamp(min=torch.finfo(gram.dtype).tiny)
 
 
 def to_original(state: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """From a recipe to a run: the only part of training that sees a whole recipe."""
 
 import logging
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -10,26 +9,25 @@ import torch
 import yaml
 
 from .. import distributed
-from ..config import ConfigError, FinetuneRecipe, Recipe, to_dict
-from ..data.augment import Augment
+from ..config import ConfigError, FinetuneRecipe, PretrainRecipe, to_dict
 from ..data.build import evaluation_list, training_dataset
 from ..data.lists import VideoList
 from ..data.loader import build_loader
 from ..hub.starts import FINAL_NAME, load_start
-from ..hub.weights import ClipSpec
-from ..methods import SVT, Method
+from ..methods import Method
 from ..models import Backbone, list_models
 from .engine import Trainer
 from .environment import record_start
 from .export import export_model
 from .online_knn import OnlineKNN
 from .parallel import whole
+from .pieces import PIECES
 from .random_state import seed_all
 
 _log = logging.getLogger(__name__)
 
 
-def pretrain(recipe: Recipe) -> bool:
+def pretrain(recipe: PretrainRecipe) -> bool:
     """Run a recipe, or go on with it, in this process of those that torchrun started; the results lie in `run.output`.
 
     Returns:
@@ -44,7 +42,8 @@ def pretrain(recipe: Recipe) -> bool:
     device = distributed.init(pick_device(recipe.run.device))
     try:
         output = Path(recipe.run.output)
-        dataset = training_dataset(recipe.data, recipe.views, seed=recipe.run.seed)
+        flow = PIECES[recipe.method].flow(recipe)
+        dataset = training_dataset(recipe.data, recipe.views, seed=recipe.run.seed, flow=flow)
         loader = build_loader(
             dataset,
             batch_size=recipe.data.batch_size,
@@ -60,13 +59,13 @@ def pretrain(recipe: Recipe) -> bool:
         trainer = Trainer(
             method,
             loader,
-            Augment(mean=recipe.views.mean, std=recipe.views.std, parity=recipe.views.sampling == "code").to(device),
+            PIECES[recipe.method].augment(recipe).to(device),
             optim=recipe.optim,
             run=recipe.run,
             device=device,
             recipe=to_dict(recipe),
             evaluate=build_knn(recipe, dataset.videos, device),
-            max_entropy=math.log(recipe.svt.out_dim),
+            max_entropy=PIECES[recipe.method].max_entropy(recipe),
         )
         if distributed.is_main():
             write_description(output, recipe, device)
@@ -92,13 +91,19 @@ def pick_device(asked: Literal["auto", "cpu", "cuda"]) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
 
 
-def build_method(recipe: Recipe, backbone: Backbone) -> Method:
-    """The objective of a recipe around `backbone`."""
-    options = {name: getattr(recipe.svt, name) for name in recipe.svt.__dataclass_fields__}
-    return SVT(backbone, epochs=recipe.optim.epochs, **options)
+def build_method(recipe: PretrainRecipe, backbone: Backbone) -> Method:
+    """The objective of a recipe around `backbone`.
+
+    Raises:
+        ConfigError: the method has no such option, or not for this network.
+    """
+    try:
+        return PIECES[recipe.method].method(recipe, backbone)
+    except ValueError as error:
+        raise ConfigError(f"{recipe.method}: {error}") from error
 
 
-def build_backbone(recipe: Recipe) -> Backbone:
+def build_backbone(recipe: PretrainRecipe) -> Backbone:
     """The network of a recipe with the weights that `init` names.
 
     Raises:
@@ -120,21 +125,14 @@ def build_backbone(recipe: Recipe) -> Backbone:
         "model": name,
         "model_kwargs": network.meta["model_kwargs"],
         "num_classes": 0,
-        "clip": asdict(clip_spec(recipe, network)),
-        "title": f"{name}, trained by svt_zoo from init={recipe.init}",
+        "clip": asdict(PIECES[recipe.method].clip(recipe, network)),
+        "title": f"{name}, trained by svt_zoo ({recipe.method}) from init={recipe.init}",
         "recipe": told,  # without the paths of this machine: the file may be published
     }
     return network
 
 
-def clip_spec(recipe: Recipe, backbone: Backbone) -> ClipSpec:
-    """The clip on which the trained network is evaluated: its frames at every 32nd of 30 a second, centre crop."""
-    views = recipe.views
-    short_side = round(views.global_size * 256 / 224)
-    return ClipSpec(backbone.num_frames, 32, short_side, views.global_size, views.mean, views.std)
-
-
-def build_knn(recipe: Recipe, train: VideoList, device: torch.device) -> OnlineKNN | None:
+def build_knn(recipe: PretrainRecipe, train: VideoList, device: torch.device) -> OnlineKNN | None:
     """The kNN evaluation of a recipe, if it asks for one."""
     if not recipe.run.knn_every_epochs:
         return None
@@ -148,7 +146,7 @@ def build_knn(recipe: Recipe, train: VideoList, device: torch.device) -> OnlineK
     )
 
 
-def write_description(output: Path, recipe: Recipe | FinetuneRecipe, device: torch.device) -> None:
+def write_description(output: Path, recipe: PretrainRecipe | FinetuneRecipe, device: torch.device) -> None:
     """Write `config.yaml`, the resolved recipe, and `environment.json` into the run's folder.
 
     Raises:

@@ -96,6 +96,7 @@ class Trainer:
             lr=self.peak_lr,
             betas=optim.betas,
             momentum=optim.momentum,
+            amsgrad=optim.amsgrad,
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.state = RunState(

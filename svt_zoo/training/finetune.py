@@ -20,7 +20,7 @@ from ..evaluation.results import Result
 from ..evaluation.views import fast_transform
 from ..hub.loading import load_model
 from ..hub.starts import FINAL_NAME
-from ..methods import Classify
+from ..methods import Classify, Temporal
 from ..models import Backbone
 from ..schedules import multi_step
 from .build import pick_device, write_description
@@ -29,6 +29,7 @@ from .export import export_model
 from .online_knn import OnlineKNN
 from .parallel import whole
 from .random_state import seed_all
+from .temporal import build_flow, build_terms
 
 _log = logging.getLogger(__name__)
 
@@ -113,8 +114,11 @@ def train_classifier(recipe: FinetuneRecipe, train: VideoList, val: VideoList, d
 
 def build_classify(recipe: FinetuneRecipe, backbone: Backbone, train: VideoList) -> Classify:
     """The objective of a recipe around `backbone`, for the classes of `train`, with its story in `classifier.meta`."""
-    options = asdict(recipe.classify)
-    method = Classify(backbone, train.num_classes, **options)
+    if recipe.temporal.is_on:
+        terms, smoothing = build_terms(recipe.temporal, backbone), recipe.classify.label_smoothing
+        method: Classify = Temporal(backbone, train.num_classes, terms, label_smoothing=smoothing)
+    else:
+        method = Classify(backbone, train.num_classes, **asdict(recipe.classify))
     told = {name: section for name, section in to_dict(recipe).items() if name not in ("data", "run", "report")}
     method.classifier.meta = {
         **{key: backbone.meta[key] for key in ("model", "model_kwargs", "clip")},
@@ -137,6 +141,7 @@ def build_finetune_loader(
         short_side=recipe.views.short_side,
         hflip=recipe.views.hflip,
         policy=recipe.views.policy,
+        flow=build_flow(recipe.temporal, backbone.patch_size),
     )
     return build_loader(
         VideoDataset(train, views, train=True, seed=recipe.run.seed, backend=recipe.data.backend),

@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 METRICS_NAME = "metrics.jsonl"
 TIMES = ("data_seconds", "compute_seconds")  # what two equal runs differ in
-_SMOOTHING = 0.05  # weight of the last step in the time that the rest is estimated from
+_RECENT = 50  # steps whose mean the time left is estimated from
 _SECONDS_BETWEEN_DRAWINGS = 60.0
 
 
@@ -37,6 +38,9 @@ class Monitor:
         max_entropy: entropy in nats of targets that say nothing, log K; for the word on collapse.
         tensorboard: also write event files into `output/tensorboard`.
         terminal: whether to show a bar; by default whether standard error is a terminal.
+
+    Raises:
+        ValueError: TensorBoard is asked for and not installed.
     """
 
     def __init__(
@@ -53,8 +57,8 @@ class Monitor:
     ) -> None:
         self.output, self.total_steps, self.log_every, self.active = output, total_steps, log_every, active
         self.max_entropy = max_entropy
-        self._seconds: float | None = None  # of a step, lately
-        self._data_share = 0.0
+        self._recent: deque[tuple[float, float]] = deque(maxlen=_RECENT)  # seconds of waiting for data, of all
+        self._started = False
         self._drawn = time.monotonic()
         self._file: IO[str] | None = None
         self._events: Any = None
@@ -65,11 +69,10 @@ class Monitor:
         truncate_metrics(output / METRICS_NAME, step)
         self._file = open(output / METRICS_NAME, "a", encoding="utf-8")  # noqa: SIM115  # closed by `close`
         if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # an extra
-
-            self._events = SummaryWriter(output / "tensorboard", purge_step=step)
+            self._events = _event_writer(output / "tensorboard", step)
         if sys.stderr.isatty() if terminal is None else terminal:
-            self._bar = tqdm(total=total_steps, initial=step, unit="step", dynamic_ncols=True, smoothing=_SMOOTHING)
+            shown = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+            self._bar = tqdm(total=total_steps, initial=step, dynamic_ncols=True, bar_format=shown)
 
     def record(self, line: Mapping[str, float]) -> None:
         """Take the numbers of a step: its `step` (from 1), `epoch`, `loss`, `lr`, the two times and others."""
@@ -87,17 +90,17 @@ class Monitor:
             _log.warning("step %d: the features may have collapsed: %s", step, reason)
 
     def _show(self, step: int, line: Mapping[str, float]) -> None:
-        seconds = sum(line[name] for name in TIMES)
-        share = line["data_seconds"] / max(seconds, 1e-9)
-        if self._seconds is None:
-            self._seconds, self._data_share = seconds, share
-        self._seconds += _SMOOTHING * (seconds - self._seconds)
-        self._data_share += _SMOOTHING * (share - self._data_share)
+        if len(self._recent) == 1 and not self._started:
+            self._recent.clear()  # the first step starts readers and compiles: it says nothing of the rest
+            self._started = True
+        self._recent.append((line["data_seconds"], sum(line[name] for name in TIMES)))
+        waiting, total = (sum(times) / len(self._recent) for times in zip(*self._recent, strict=True))
+        share = waiting / max(total, 1e-9)
+        left = tqdm.format_interval((self.total_steps - step) * total)
         if self._bar is not None:
-            self._bar.set_postfix_str(f"loss {line['loss']:.4f}, data {self._data_share:.0%}", refresh=False)
+            self._bar.set_postfix_str(f"loss {line['loss']:.4f}, data {share:.0%}, {left} left", refresh=False)
             self._bar.update()
         elif step % self.log_every == 0 or step == self.total_steps:
-            left = tqdm.format_interval((self.total_steps - step) * self._seconds)
             _log.info(
                 "step %d/%d, epoch %.2f: loss %.4f, lr %.3g, %.3f s a step (waiting for data %.0f%%), %s left",
                 step,
@@ -105,8 +108,8 @@ class Monitor:
                 line["epoch"],
                 line["loss"],
                 line["lr"],
-                self._seconds,
-                100 * self._data_share,
+                total,
+                100 * share,
                 left,
             )
 
@@ -133,6 +136,17 @@ class Monitor:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def _event_writer(folder: Path, step: int) -> Any:
+    """TensorBoard's writer, which takes back what lies behind `step`."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError(
+            f"run.tensorboard=true, but TensorBoard is not here ({error}); pip install svt-zoo[tensorboard]"
+        ) from error
+    return SummaryWriter(folder, purge_step=step + 1)
 
 
 def collapse(metrics: Mapping[str, float], *, max_entropy: float | None = None) -> str | None:

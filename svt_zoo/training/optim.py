@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 # Tables that stand for places, not for features; the authors of DINO and SVT decay them, timm does not.
 TABLES = ("*cls_token", "*pos_embed", "*time_embed")
@@ -60,32 +60,35 @@ def _layer_scales(names: Sequence[str], layer_decay: float) -> list[float]:
 def build_optimizer(
     groups: Iterable[dict[str, Any]],
     *,
-    name: Literal["adamw", "sgd"] = "adamw",
+    name: Literal["adamw", "adam", "sgd"] = "adamw",
     lr: float = 1e-3,
     weight_decay: float = 0.0,
     betas: tuple[float, float] = (0.9, 0.999),
     momentum: float = 0.9,
+    amsgrad: bool = False,
 ) -> Optimizer:
-    """An optimiser over `param_groups`; AdamW in one fused kernel a step where the device has it.
+    """An optimiser over `param_groups`; Adam and AdamW in one fused kernel a step where the device has it.
 
     SGD is not fused: its kernel refuses parameters whose first gradient comes later (frozen prototypes), and shards.
 
     Args:
         lr, weight_decay: values until the first `set_hyperparameters`.
-        betas: of AdamW.
+        betas: of Adam and AdamW.
         momentum: of SGD.
+        amsgrad: of Adam and AdamW: divide by the largest second moment so far.
 
     Raises:
         ValueError: no such optimiser.
     """
     groups = list(groups)
-    if name == "adamw":
+    if name in ("adamw", "adam"):
+        kind = AdamW if name == "adamw" else Adam
         fused = all(parameter.device.type in ("cpu", "cuda") for group in groups for _, parameter in group["params"])
-        optimizer: Optimizer = AdamW(groups, lr=lr, betas=betas, fused=fused)
+        optimizer: Optimizer = kind(groups, lr=lr, betas=betas, amsgrad=amsgrad, fused=fused)
     elif name == "sgd":
         optimizer = SGD(groups, lr=lr, momentum=momentum)
     else:
-        raise ValueError(f'the optimiser must be "adamw" or "sgd", got {name!r}')
+        raise ValueError(f'the optimiser must be "adamw", "adam" or "sgd", got {name!r}')
     set_hyperparameters(optimizer, lr=lr, weight_decay=weight_decay)
     return optimizer
 

@@ -12,6 +12,7 @@ _PANELS = (
     ("norm of the gradient", ("grad_norm",)),
     ("teacher's entropy (nats)", ("teacher_entropy",)),
     ("spread of the features", ("feature_std",)),
+    ("rank of the features", ("feature_rank",)),
     ("kNN top-1 (%)", ("knn_top1",)),
     ("seconds a step", ("compute_seconds", "data_seconds")),
 )

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from svt_zoo.batch import Batch
 from svt_zoo.hub.convert import from_svt
 from svt_zoo.methods import SVT
-from svt_zoo.methods.svt import from_original, pairs_cross_entropy, to_original, view_pairs
+from svt_zoo.methods.svt import effective_rank, from_original, pairs_cross_entropy, to_original, view_pairs
 from svt_zoo.models.timesformer import timesformer
 from svt_zoo.training.optim import build_optimizer, param_groups
 
@@ -278,6 +278,7 @@ def test_metrics_tell_a_collapse() -> None:
     method.after_step(0.0)
     healthy = method.metrics()
     assert healthy["feature_std"] > 1e-3
+    assert 1 <= healthy["feature_rank"] <= 3
     assert healthy["momentum"] == 0.996
     assert healthy["teacher_temp"] == 0.04
     assert_close(healthy["center_norm"], method.center.norm())
@@ -291,6 +292,15 @@ def test_metrics_tell_a_collapse() -> None:
     method(same, 0.0)
     assert method.metrics()["feature_std"] < 1e-5
     assert not any(isinstance(value, Tensor) and value.requires_grad for value in method.metrics().values())
+
+
+def test_the_effective_rank_counts_the_directions_in_which_features_differ() -> None:
+    corners = torch.cat((torch.eye(6), -torch.eye(6)))  # as much variance in each of 6 directions
+    line = torch.arange(12.0)[:, None] * torch.randn(6)
+    assert_close(effective_rank(torch.stack((corners, line, torch.ones(12, 6)))), torch.tensor([6.0, 1.0, 0.0]))
+    features = torch.randn(9, 5)
+    eigenvalues = torch.linalg.eigvalsh(features.T.cov())
+    assert_close(effective_rank(features), eigenvalues.sum() ** 2 / eigenvalues.square().sum())
 
 
 def test_the_loss_of_unit_targets_is_torchs_cross_entropy() -> None:

@@ -1,6 +1,7 @@
 import json
 import logging
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +60,47 @@ def test_without_a_terminal_there_are_plain_lines(tmp_path: Path, caplog: pytest
     ]
 
 
+def test_a_slow_first_step_does_not_spoil_the_time_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with monitor(tmp_path, log_every=1) as run:
+        run.record(line(1, compute_seconds=99))
+        run.record(line(2))
+    assert [record.getMessage()[-10:] for record in caplog.records] == ["15:00 left", "00:32 left"]
+
+
+def test_the_time_left_follows_the_last_steps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with monitor(tmp_path, total_steps=103, log_every=102) as run:
+        for step in range(1, 103):
+            run.record(line(step, data_seconds=0, compute_seconds=60 if step < 50 else 2))
+    assert caplog.records[-1].getMessage().endswith("2.000 s a step (waiting for data 0%), 00:02 left")
+
+
+def test_tensorboard_reads_what_a_run_writes(tmp_path: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="an extra")
+    with monitor(tmp_path, tensorboard=True) as run:
+        for step in (1, 2, 3):
+            run.record(line(step))
+    with monitor(tmp_path, step=2, tensorboard=True) as run:  # killed in the third step
+        run.record(line(3, loss=0.25))
+    events = reader.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert {(event.step, event.value) for event in events.Scalars("loss")} == {(1, 1.0), (2, 0.5), (3, 0.25)}
+    assert "lr" in events.Tags()["scalars"]
+
+
+def test_without_tensorboard_the_run_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ValueError, match=r"run.tensorboard=true.*pip install svt-zoo\[tensorboard\]"):
+        monitor(tmp_path, tensorboard=True)
+
+
 def test_on_a_terminal_there_is_a_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with monitor(tmp_path, terminal=True, step=3) as run:
         run.record(line(4))
     shown = capsys.readouterr().err
     assert "3/10" in shown
     assert "4/10" in shown
-    assert "loss 0.2500, data 25%" in shown
+    assert "loss 0.2500, data 25%, 00:24 left" in shown
 
 
 def test_only_the_main_process_writes(tmp_path: Path) -> None:

@@ -143,10 +143,36 @@ def test_a_learning_rate_is_scaled_from_a_batch_of_256() -> None:
     [
         (lambda: param_groups(nn.Linear(2, 2), layer_decay=0.5), r"layer_decay=0.5 needs parameters named blocks.0"),
         (lambda: param_groups(nn.Linear(2, 2).requires_grad_(False)), "no parameter of Linear is trained"),
-        (lambda: build_optimizer(param_groups(nn.Linear(2, 2)), name="adam"), '"adamw" or "sgd", got \'adam\''),
+        (lambda: build_optimizer(param_groups(nn.Linear(2, 2)), name="lamb"), '"adam" or "sgd", got \'lamb\''),
         (lambda: clip_gradients([], 1.0, mode="each"), '"per_parameter" or "global", got \'each\''),
     ],
 )
 def test_what_cannot_be_is_refused(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_adams_decay_is_part_of_the_gradient() -> None:
+    module, twin = nn.Linear(3, 2), nn.Linear(3, 2)
+    twin.load_state_dict(module.state_dict())
+    ours = build_optimizer(param_groups(module), name="adam", lr=0.1, weight_decay=0.5)
+    theirs = torch.optim.Adam([{"params": twin.weight, "weight_decay": 0.5}, {"params": twin.bias}], lr=0.1)
+    for network, optimizer in ((module, ours), (twin, theirs)):
+        for _ in range(3):
+            network.zero_grad()
+            network(torch.ones(1, 3)).square().sum().backward()
+            optimizer.step()
+    assert_close(module.state_dict(), twin.state_dict())
+
+
+def test_amsgrad_divides_by_the_largest_second_moment_so_far() -> None:
+    module, twin = nn.Linear(3, 2), nn.Linear(3, 2)
+    twin.load_state_dict(module.state_dict())
+    ours = build_optimizer(param_groups(module), lr=0.1, weight_decay=0.0, amsgrad=True)
+    theirs = torch.optim.AdamW(twin.parameters(), lr=0.1, weight_decay=0.0, amsgrad=True)
+    for network, optimizer in ((module, ours), (twin, theirs)):
+        for scale in (10.0, 1.0, 0.1):
+            network.zero_grad()
+            network(scale * torch.ones(1, 3)).square().sum().backward()
+            optimizer.step()
+    assert_close(module.state_dict(), twin.state_dict())

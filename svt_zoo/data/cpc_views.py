@@ -1,0 +1,78 @@
+"""CPC's view of a video: one short clip, whose last frames are to be predicted from its first."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import CPCViewsConfig
+from .cpc_original import pretrain_images
+from .datasets import TrainViews
+from .random_views import ViewParams, ViewSpec, ViewTransform, identity_params
+from .sampling import random_clips
+from .transforms import Frames
+
+
+class CPCSampler:
+    """Which frames CPC's clip shows: `num_frames` of them, `frame_step` apart, from a random one on.
+
+    As in the original, the last `frame_step` frames are left out, so that every start is followed by whole steps. The
+    original drops shorter videos; here their clip is spread over all that there is.
+    """
+
+    def __init__(self, num_frames: int, frame_step: int) -> None:
+        self.num_frames, self.frame_step = num_frames, frame_step
+
+    def __call__(self, total: int, fps: float, rng: np.random.Generator) -> Sequence[Sequence[int]]:
+        """Frame indices of the one view of a video of `total` frames."""
+        starts = total - self.num_frames * self.frame_step
+        if starts <= 0:
+            return random_clips(total, self.num_frames, rng)
+        start = int(rng.integers(starts))
+        return [[start + k * self.frame_step for k in range(self.num_frames)]]
+
+
+class OriginalTransform:
+    """The original's augmentation of a clip, on images; nothing but normalisation is left to the device.
+
+    Args:
+        size: pixels of the square clip.
+        short_side: pixels to which the short side is brought first, as the original's extraction of frames does.
+    """
+
+    def __init__(self, size: int, short_side: int = 240, crop: int = 224) -> None:
+        self.size, self.short_side, self.crop = size, short_side, crop
+
+    def __call__(self, frames: Frames, rng: np.random.Generator, *, index: Sequence[int]) -> tuple[Tensor, ViewParams]:
+        """One view uint8 (T, size, size, 3) of the frames in `index`."""
+        images = pretrain_images(
+            torch.as_tensor(frames)[list(index)], rng, size=self.size, short_side=self.short_side, crop=self.crop
+        )
+        return images, identity_params()
+
+
+def cpc_train_views(views: CPCViewsConfig) -> TrainViews:
+    """CPC's one random view, as a dataset takes it."""
+    transform: Any
+    if views.augment == "original":
+        transform = OriginalTransform(views.size)
+    else:
+        strength = views.jitter_strength
+        spec = ViewSpec(
+            size=views.size,
+            area=None,
+            short_side=(views.scaled_side, views.scaled_side),
+            hflip=views.hflip,
+            jitter=1.0 if strength else 0.0,
+            brightness=strength,
+            contrast=strength,
+            saturation=strength,
+            hue=strength / 2,
+            grayscale=views.grayscale,
+            grayscale_by="channel",
+            consistent_color=views.jitter == "clip",
+        )
+        transform = ViewTransform(spec)
+    return TrainViews(CPCSampler(views.num_frames, views.frame_step), [transform])

@@ -1,0 +1,107 @@
+"""Training clips with flow labels: which picture the labels are of."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from svt_zoo.data.datasets import Made, TrainViews, VideoDataset
+from svt_zoo.data.finetune_views import ColorOperation, FinetuneViews, MovingOperation
+from svt_zoo.data.flow import FlowLabels
+from svt_zoo.data.lists import Row, VideoList
+from svt_zoo.data.loader import collate
+from svt_zoo.data.random_views import ViewSpec, ViewTransform
+from svt_zoo.data.transforms import EvalTransform
+
+CLIP = EvalTransform(num_frames=4, sampling_rate=None, resize_size=36, crop_size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+def moving_frames(num_frames: int = 12) -> torch.Tensor:
+    """A random picture that pans by (3, 2) pixels a frame: uint8 (T, 48, 64, 3)."""
+    coarse = torch.rand(1, 3, 14, 16, generator=torch.Generator().manual_seed(0)) * 255
+    large = nn.functional.interpolate(coarse, (112, 128), mode="bicubic")[0].clamp(0, 255).byte().permute(1, 2, 0)
+    return torch.stack([large[2 * t : 2 * t + 48, 3 * t : 3 * t + 64] for t in range(num_frames)])
+
+
+def made(seed: int, **options: Any) -> Made:
+    views = FinetuneViews(CLIP, **options)
+    return views.make(moving_frames(), [[0, 1, 2, 3]], np.random.default_rng(seed))
+
+
+def test_labels_are_of_the_picture_before_its_colours_change_and_after_its_pixels_move(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    changed = []
+    for seed in range(12):
+        whole = made(seed, policy="randaugment", flow=FlowLabels(16))
+        with monkeypatch.context() as patch:
+            patch.setattr(ColorOperation, "forward", lambda self, images: images)
+            moved = made(seed, policy="randaugment", flow=FlowLabels(16))
+        labels = FlowLabels(16)(moved.views[0], flip=bool(moved.params[0].flip[0]))
+        assert torch.equal(whole.targets["flow"], labels)
+        changed.append(not torch.equal(whole.views[0], moved.views[0]))
+    assert sum(changed) > 6
+
+
+def test_the_two_halves_of_randaugment_are_all_of_it() -> None:
+    moving, color = (set(kind._AUGMENTATION_SPACE) for kind in (MovingOperation, ColorOperation))
+    assert moving & color == {"Identity"}
+    assert moving | color == set(MovingOperation.__mro__[1]._AUGMENTATION_SPACE)
+    assert {"Rotate", "ShearX", "TranslateY"} <= moving
+
+
+def test_labels_as_the_authors_code_are_of_the_final_picture() -> None:
+    rule = FlowLabels(16, rule="relative")
+    for seed in range(4):
+        whole = made(seed, policy="randaugment", flow=rule)
+        assert torch.equal(whole.targets["flow"], rule(whole.views[0], flip=bool(whole.params[0].flip[0])))
+
+
+def test_labels_are_of_the_flipped_picture_if_it_is_flipped() -> None:
+    for seed in range(4):
+        [view], [params], targets = made(seed, flow=FlowLabels(16), hflip=1.0)
+        assert bool(params.flip)
+        assert torch.equal(targets["flow"], FlowLabels(16)(view.flip(2)))
+
+
+def test_without_flow_labels_nothing_else_is_drawn() -> None:
+    plain, labelled = made(3), made(3, flow=FlowLabels(16))
+    assert torch.equal(plain.views[0], labelled.views[0])
+    assert plain.targets == {}
+
+
+def test_autoaugment_with_labels_is_refused() -> None:
+    with pytest.raises(ValueError, match="mixes moves and colours"):
+        FinetuneViews(CLIP, policy="autoaugment", flow=FlowLabels(16))
+
+
+class InMemory:
+    """A decoded video."""
+
+    num_frames, fps = 12, 25.0
+    pts = tuple(i / 25 for i in range(12))
+
+    def frames_at(self, indices: Any) -> torch.Tensor:
+        return moving_frames()[list(indices)]
+
+    def __enter__(self) -> "InMemory":
+        return self
+
+    def __exit__(self, *exception: object) -> None: ...
+
+
+@pytest.mark.parametrize("kind", ["fine-tuning", "pre-training"])
+def test_labels_travel_to_the_batch(kind: str) -> None:
+    flow = FlowLabels(16)
+    spec = ViewTransform(ViewSpec(size=32))
+    views = FinetuneViews(CLIP, flow=flow)
+    if kind == "pre-training":
+        views = TrainViews(lambda total, fps, rng: [[0, 2, 4, 6], [1, 3]], [spec, spec], flow=flow)  # type: ignore[assignment]
+    rows = VideoList((Row("a", label=0), Row("b", label=1)))
+    dataset = VideoDataset(rows, views, train=True, open_row=lambda row: InMemory())
+    batch = collate([dataset[0, 0], dataset[0, 1]]).to("cpu")
+    assert batch.targets["flow"].shape == (2, 3, 4)
+    for i in (0, 1):
+        assert torch.equal(batch.targets["flow"][i], flow(batch.views[0][i], flip=bool(batch.params[0].flip[i])))

@@ -1,0 +1,26 @@
+"""The commands that docs/cpc.md gives can be run, and its table of noise is that of its recipe."""
+
+import re
+
+import pytest
+from test_docs_svt import recipe_of
+from training_runs import ROOT
+
+from svt_zoo.config import CPCRecipe, load_recipe
+
+PAGE = (ROOT / "docs" / "cpc.md").read_text()
+COMMANDS = re.findall(r"^python tools/.*$", PAGE, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_page_has_a_recipe_and_known_overrides(command: str) -> None:
+    tool, recipe = recipe_of(command.replace(" --compare", ""))
+    assert isinstance(recipe, CPCRecipe) == (tool in ("pretrain", "diagnose_leak"))
+
+
+def test_the_noise_of_the_page_is_that_of_the_recipe() -> None:
+    recipe = load_recipe(ROOT / "configs" / "cpc" / "noise.yaml")
+    assert isinstance(recipe, CPCRecipe)
+    candidates = recipe.data.batch_size * recipe.views.pred_frames
+    assert f"among {candidates} better than by chance" in PAGE
+    assert recipe.optim.name == "adam"
