@@ -1,7 +1,7 @@
 """Fine-tune a network on labelled videos and test it: `python tools/finetune.py RECIPE [key=value ...]`.
 
 The same command goes on with a run that was stopped or killed. Under `torchrun` several processes train together.
-Exit status: 0 when the run has ended, 75 when it saved itself because a signal (SIGTERM, SIGUSR1) asked it to stop.
+Exit status: 0 when the run has ended, 75 when a signal (SIGTERM, SIGUSR1) asked it to stop: it has saved what there is.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from svt_zoo.config import FinetuneRecipe, describe, read_recipe
 from svt_zoo.evaluation.build import describe_result
 from svt_zoo.training.engine import NonFiniteLoss
 from svt_zoo.training.finetune import finetune
-from svt_zoo.training.signals import ASKED_TO_STOP
+from svt_zoo.training.signals import ASKED_TO_STOP, exit_when_asked
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,7 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
         recipe = read_recipe(FinetuneRecipe, args.recipe, args.overrides)
-        results = finetune(recipe)
+        with exit_when_asked():
+            results = finetune(recipe)
     except (ValueError, OSError, RuntimeError, NonFiniteLoss) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

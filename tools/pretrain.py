@@ -1,7 +1,7 @@
 """Pre-train a network on videos without labels: `python tools/pretrain.py RECIPE [key=value ...]`.
 
 The same command goes on with a run that was stopped or killed. Under `torchrun` several processes train together.
-Exit status: 0 when the run has ended, 75 when it saved itself because a signal (SIGTERM, SIGUSR1) asked it to stop.
+Exit status: 0 when the run has ended, 75 when a signal (SIGTERM, SIGUSR1) asked it to stop: it has saved what there is.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import sys
 from svt_zoo.config import PRETRAINING, describe, load_recipe
 from svt_zoo.training.build import pretrain
 from svt_zoo.training.engine import NonFiniteLoss
-from svt_zoo.training.signals import ASKED_TO_STOP
+from svt_zoo.training.signals import ASKED_TO_STOP, exit_when_asked
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,7 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
-        finished = pretrain(load_recipe(args.recipe, args.overrides))
+        with exit_when_asked():
+            finished = pretrain(load_recipe(args.recipe, args.overrides))
     except (ValueError, OSError, RuntimeError, NonFiniteLoss) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

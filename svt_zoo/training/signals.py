@@ -1,7 +1,10 @@
 """Being asked to stop: a scheduler's SIGTERM or SIGUSR1 becomes a flag that the loop looks at between two steps."""
 
 import signal
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -28,3 +31,21 @@ class StopRequest:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
+
+
+@contextmanager
+def exit_when_asked() -> Iterator[None]:
+    """While it is entered, SIGTERM and SIGUSR1 end the process with status 75: for a run outside of the loop.
+
+    Before the loop there is nothing to save, behind it everything is saved; inside, `StopRequest` takes over.
+    """
+    before = {number: signal.signal(number, _exit) for number in StopRequest.signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    sys.exit(ASKED_TO_STOP)
