@@ -71,7 +71,7 @@ class FinetuneOptimConfig(OptimConfig):
         layer_decay: the learning rate of a block is this times that of the next one; 1 is the same for all.
     """
 
-    name: Literal["adamw", "sgd"] = "sgd"
+    name: Literal["adamw", "adam", "sgd"] = "sgd"
     lr: float = 5e-3
     scale_lr: bool = False
     epochs: int = 15
