@@ -1,0 +1,196 @@
+"""What a training step of SVT's ViT-B/16 costs with the paper's ten views: counted FLOPs, and time and memory here.
+
+    python benchmarks/svt_step.py --output benchmarks/results
+
+FLOPs are counted on tensors without data. Each case then runs in a process of its own, so that its peak memory is its
+own: on a GPU every batch size with and without checkpointing and compile, on a CPU one video with and without
+checkpointing. A step is forward, backward, clipping, AdamW and the teacher's move, in bfloat16, without data and
+augmentation. The last step is profiled; its time counts only where it is the only one. On a CPU, time is that of the
+processor divided by the threads, so that whatever else runs there does not count.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._subclasses import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from svt_zoo.batch import Batch
+from svt_zoo.config import Recipe
+from svt_zoo.methods import SVT
+from svt_zoo.models import Backbone, create_model
+from svt_zoo.training.optim import build_optimizer, clip_gradients, param_groups
+
+VIEWS = Recipe().views  # the defaults are the paper's
+GOAL = 60  # videos a second on one H200: Kinetics-400 x 20 epochs in a day
+
+
+def clock(device: torch.device) -> float:
+    """Seconds: of the wall for a GPU, otherwise of the processor."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time() / torch.get_num_threads()
+
+
+def build(checkpointing: bool) -> SVT:
+    """SVT as the paper has it, from random weights."""
+    backbone = create_model("svt_vitb", grad_checkpointing=checkpointing)
+    assert isinstance(backbone, Backbone)
+    return SVT(backbone, epochs=20)
+
+
+def random_batch(size: int, device: torch.device) -> Batch:
+    """Views of noise: two global and eight local ones of each video."""
+    shapes = [(frames, VIEWS.global_size) for frames in VIEWS.global_frames]
+    shapes += [(frames, VIEWS.local_size) for frames in VIEWS.local_frames]
+    views = [torch.randn(size, 3, frames, side, side, device=device) for frames, side in shapes]
+    return Batch(views=views, labels=torch.full((size,), -1), video_index=torch.arange(size))
+
+
+def count_flops(checkpointing: bool) -> dict[str, float]:
+    """TFLOP of one video: forward of student and teacher, backward, and all; an addition and a product are two."""
+    with torch.device("meta"):
+        method = build(checkpointing)
+    counter = FlopCounterMode(display=False, depth=2)
+    # The plain formulas of attention: fused kernels compute parts of it again in backward.
+    with FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH):
+        method = method.to_empty(device="cpu")
+        batch = random_batch(1, torch.device("cpu"))
+        with counter:
+            loss = method(batch, 1.0)["svt"]
+            forward = counter.get_total_flops()
+            teacher = sum(counter.get_flop_counts()["SVT.teacher"].values())
+            loss.backward()
+    total = counter.get_total_flops()
+    parts = {"student": forward - teacher, "teacher": teacher, "backward": total - forward, "step": total}
+    return {name: round(value / 1e12, 3) for name, value in parts.items()}
+
+
+def run_case(case: dict[str, Any]) -> dict[str, Any]:
+    """Seconds, memory and the costliest operators of one case, in this process."""
+    device = torch.device(case["device"])
+    on_gpu = device.type == "cuda"
+    torch.manual_seed(0)
+    method = build(case["checkpointing"]).to(device)
+    if case["compile"]:
+        for module in method.modules():
+            if isinstance(module, Backbone):
+                module.compile()
+    optimizer = build_optimizer(param_groups(method), name="adamw", lr=1e-4, betas=(0.9, 0.999), momentum=0.9)
+    trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    batch = random_batch(case["batch"], device)
+
+    def step() -> float:
+        start = clock(device)
+        with torch.autocast(device.type, torch.bfloat16):
+            loss = method(batch, 1.0)["svt"]
+        loss.backward()
+        method.before_step(1.0)
+        clip_gradients(trained, 3.0, mode="per_parameter")
+        optimizer.step()
+        optimizer.zero_grad()
+        method.after_step(1.0)
+        return clock(device) - start
+
+    try:
+        seconds = [step() for _ in range(case["warmup"] + case["steps"] - 1)][case["warmup"] :]
+        with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
+            last = step()
+    except torch.OutOfMemoryError:
+        return {"out_of_memory": True}
+    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {
+        "median_seconds": round(statistics.median(seconds or [last]), 4),
+        "peak_gib": round(peak / 2**30, 2),
+        "operators": costliest(profiler),
+    }
+
+
+def costliest(profiler: profile, count: int = 8) -> dict[str, float]:
+    """Share of the step's time that the costliest operators take by themselves, in percent."""
+    times = {event.key: event.self_device_time_total or event.self_cpu_time_total for event in profiler.key_averages()}
+    costly = sorted(times, key=lambda name: -times[name])[:count]
+    return {name: round(100 * times[name] / sum(times.values()), 1) for name in costly}
+
+
+def matrix_product(device: torch.device) -> float:
+    """TFLOP/s of a large product of bfloat16 matrices: the most that a step could reach."""
+    size, rounds = (8192, 50) if device.type == "cuda" else (2048, 3)
+    a = torch.randn(size, size, device=device, dtype=torch.bfloat16)
+    a @ a
+    start = clock(device)
+    for _ in range(rounds):
+        a @ a
+    return 2 * size**3 * rounds / (clock(device) - start) / 1e12
+
+
+def run_cases(args: argparse.Namespace, device: torch.device, flops: float) -> list[dict[str, Any]]:
+    """All cases one after the other, each in a process of its own, with the rates that follow."""
+    results = []
+    compiled = (False, True) if device.type == "cuda" else (False,)
+    for batch, checkpointing, compile_it in product(args.batches, (False, True), compiled):
+        case = {"device": str(device), "batch": batch, "checkpointing": checkpointing, "compile": compile_it}
+        case |= {"warmup": args.warmup, "steps": args.steps}
+        child = [sys.executable, __file__, "--case", json.dumps(case)]
+        done = subprocess.run(child, stdout=subprocess.PIPE, text=True)
+        if done.returncode:  # killed for want of memory, on a CPU
+            result: dict[str, Any] = {**case, "failed": done.returncode}
+        else:
+            result = {**case, **json.loads(done.stdout.splitlines()[-1])}
+        if "median_seconds" in result:
+            rate = batch / result["median_seconds"]
+            result |= {"videos_per_second": round(rate, 4), "tflop_per_second": round(rate * flops, 3)}
+        print({name: value for name, value in result.items() if name not in ("device", "operators")}, flush=True)
+        results.append(result)
+    return results
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--batches", type=int, nargs="+", help="videos in a step; by default 1, on a GPU 8 to 64")
+    parser.add_argument("--steps", type=int, default=5, help="steps of a case; the last one is profiled")
+    parser.add_argument("--warmup", type=int, default=2, help="steps before, which are not timed")
+    parser.add_argument("--output", type=Path, help="folder for the result as JSON")
+    parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.case:
+        print(json.dumps(run_case(args.case)))
+        return 0
+    device = torch.device(args.device)
+    args.batches = args.batches or ([8, 16, 32, 64] if device.type == "cuda" else [1])
+    flops = {"plain": count_flops(False), "checkpointing": count_flops(True)}
+    print("TFLOP a video:", flops, flush=True)
+    result = {
+        "command": " ".join(["python", *sys.argv]),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "tflop_per_video": flops,
+        "matrix_product_tflop_per_second": round(matrix_product(device), 3),
+        "goal_videos_per_second": GOAL,
+        "cases": run_cases(args, device, flops["plain"]["step"]),
+    }
+    if args.output:
+        args.output.mkdir(parents=True, exist_ok=True)
+        file = args.output / f"svt_step_{device.type}.json"
+        file.write_text(json.dumps(result, indent=2) + "\n")
+        print(file)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
