@@ -69,6 +69,7 @@ class FinetuneOptimConfig(OptimConfig):
         milestones: epochs.
         factor: of the learning rate, at a milestone.
         layer_decay: the learning rate of a block is this times that of the next one; 1 is the same for all.
+        lr_factors: of the learning rate, by globs of parameter names, such as {"*.blocks.*": 0.1}.
     """
 
     name: Literal["adamw", "adam", "sgd"] = "sgd"
@@ -84,6 +85,7 @@ class FinetuneOptimConfig(OptimConfig):
     milestones: tuple[float, ...] = (11.0, 14.0)
     factor: float = 0.1
     layer_decay: float = 1.0
+    lr_factors: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ class DataConfig:
         where_train: rows to take from a table with columns, such as "split=train,set=ucf101".
         where_val: the same of the evaluation videos.
         labels: file of class names.
+        validation_share: share of the training groups of each class to set aside and evaluate on, in place of `val`: to
+            choose a recipe without looking at the test videos; 0 evaluates on `val`.
         subset: number of training videos to keep, drawn by the seed; null keeps all.
         allow_overlap: train on a list that shares files or groups with the evaluation list all the same.
         backend: decoder of video files.
@@ -33,12 +35,17 @@ class DataConfig:
     where_train: str | None = None
     where_val: str | None = None
     labels: str | None = None
+    validation_share: float = 0.0
     subset: int | None = None
     allow_overlap: bool = False
     backend: Literal["pyav", "torchcodec"] = "pyav"
     num_workers: int | None = None
     batch_size: int = 8
     max_failure_share: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation_share < 1:
+            raise ValueError(f"validation_share lies in 0 to 1, got {self.validation_share}")
 
 
 @dataclass(frozen=True)

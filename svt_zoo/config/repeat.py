@@ -32,6 +32,8 @@ def cases(recipe: R) -> list[R]:
     if recipe.repeat.splits and not marked:
         _log.info("repeat.splits=%s has no say: the data's options hold no {split}", list(recipe.repeat.splits))
     single = recipe.repeat.num_seeds == 1 and not splits
+    # A number to choose by must not pass for one of the test.
+    name = "validation" if recipe.data.validation_share else recipe.report.split
     found = []
     for split in splits or (None,):
         for seed in range(recipe.run.seed, recipe.run.seed + recipe.repeat.num_seeds):
@@ -41,7 +43,7 @@ def cases(recipe: R) -> list[R]:
                 replace(
                     recipe,
                     data=_of_split(recipe.data, split),
-                    report=replace(recipe.report, split=_split_name(recipe.report.split, split)),
+                    report=replace(recipe.report, split=_split_name(name, split)),
                     run=replace(recipe.run, seed=seed, output=output),
                 )
             )

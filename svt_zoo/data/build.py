@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -66,20 +67,28 @@ def training_list(data: DataConfig, *, seed: int = 0) -> VideoList:
         raise ConfigError("data.train names no videos; add data.train=LIST_OR_FOLDER")
     videos = read_list(data.train, root=data.root, format=data.format, labels=data.labels, where=data.where_train)
     if data.val:
-        check_overlap(videos, evaluation_list(data, classes=videos.classes), allow=data.allow_overlap)
+        test = evaluation_list(replace(data, validation_share=0.0), classes=videos.classes)
+        check_overlap(videos, test, allow=data.allow_overlap)
+    if data.validation_share:
+        videos, _ = videos.hold_out(data.validation_share)
     return videos if data.subset is None else videos.subset(data.subset, seed)
 
 
 def evaluation_list(data: DataConfig, *, classes: Sequence[str] | None = None) -> VideoList:
-    """The evaluation videos of a recipe; `classes` are the names of the training labels, which they share.
+    """The evaluation videos of a recipe, or those of its training videos that are set aside (`validation_share`).
+
+    `classes` are the names of the training labels, which they share.
 
     Raises:
         ConfigError: no list is named.
         ListError: a list that cannot be read, or labels that training does not have.
     """
+    labels = list(classes) if classes else data.labels
+    if data.validation_share:
+        train = read_list(data.train, root=data.root, format=data.format, labels=labels, where=data.where_train)
+        return train.hold_out(data.validation_share)[1]
     if not data.val:
         raise ConfigError("data.val names no videos; add data.val=LIST_OR_FOLDER")
-    labels = list(classes) if classes else data.labels
     return read_list(data.val, root=data.root, format=data.format, labels=labels, where=data.where_val)
 
 

@@ -89,6 +89,25 @@ class VideoList:
         chosen = np.random.default_rng(seed).permutation(len(self))[:n]
         return replace(self, rows=tuple(self.rows[i] for i in sorted(chosen)))
 
+    def hold_out(self, share: float) -> tuple["VideoList", "VideoList"]:
+        """The list without a share of each class's groups, and these: to choose by without the test videos.
+
+        A video without a group is one by itself, and a group stays whole. The same list is always parted alike.
+        """
+        groups: dict[int | None, list[str]] = {}
+        for row in self.rows:
+            names = groups.setdefault(row.label, [])
+            if (row.group or row.path) not in names:
+                names.append(row.group or row.path)
+        held: set[str] = set()
+        for label, names in groups.items():
+            order = np.random.default_rng(0 if label is None else label + 1).permutation(len(names))
+            held |= {names[i] for i in order[: min(round(share * len(names)), len(names) - 1)]}
+        parts: tuple[list[Row], list[Row]] = ([], [])
+        for row in self.rows:
+            parts[(row.group or row.path) in held].append(row)
+        return replace(self, rows=tuple(parts[0])), replace(self, rows=tuple(parts[1]))
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the list as a CSV with header that `read_list` reads back."""
         with open(path, "w", encoding="utf-8", newline="") as file:

@@ -5,6 +5,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, cast
 
@@ -112,6 +113,11 @@ def _network(name: str, kwargs: Mapping[str, Any], file: Checkpoint, source: Sou
     except (TypeError, ValueError) as error:  # of a keyword, which the file may have brought along
         raise UnfitWeightsError(f"{source} does not fit {name}: {error}") from error
     state = start_from_image(file.state, network.state_dict()) if file.is_image else file.state
+    lacking = [key for key in network.state_dict() if key not in state]
+    if new := [key for key in lacking if any(fnmatchcase(key, glob) for glob in network.new_parts)]:
+        fresh = create_model(name, **kwargs).state_dict()
+        state = {**state, **{key: fresh[key] for key in new}}
+        _log.warning("%s: new and untrained, for the file has none: %s", source, ", ".join(new))
     load_strictly(network, state, source)
     return network
 

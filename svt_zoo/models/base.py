@@ -54,11 +54,14 @@ class Backbone(ZooModel):
         embed_dim: width D of the features.
         num_frames: frames of the clips it was made for (others work too).
         patch_size: pixels a patch token stands for, along either side.
+        new_parts: globs of state-dict entries that weights may lack, because only a classifier trains them; they start
+            anew.
     """
 
     embed_dim: int
     num_frames: int
     patch_size: int
+    new_parts: tuple[str, ...] = ()
 
     @property
     def cls_dim(self) -> int:

@@ -91,6 +91,8 @@ class CPCNetwork(Backbone):
         final_bn: normalise `cls` by `BatchNorm1d`, with a dropout of a half behind it, as the original's classifier.
     """
 
+    new_parts = ("final_bn.*",)  # pre-training has no use for it
+
     def __init__(
         self,
         block: type[BasicBlock | Bottleneck],

@@ -54,7 +54,7 @@ class Trainer:
         recipe: the whole recipe as plain data, to compare with that of a checkpoint.
         evaluate: numbers of the backbone, such as kNN accuracy, every `run.knn_every_epochs`; called in all processes.
         max_entropy: of the method's targets, in nats, for the word on collapse.
-        layer_decay: as of `param_groups`.
+        layer_decay, lr_factors: as of `param_groups`.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Trainer:
         evaluate: Evaluate | None = None,
         max_entropy: float | None = None,
         layer_decay: float = 1.0,
+        lr_factors: Mapping[str, float] | None = None,
     ) -> None:
         self.method, self.loader, self.augment = method, loader, augment
         self.optim, self.run, self.device = optim, run, device
@@ -91,7 +92,7 @@ class Trainer:
                     module.compile()
         self.network = parallelise(method, run.parallel, device)
         self.optimizer = build_optimizer(
-            param_groups(method, layer_decay=layer_decay),
+            param_groups(method, layer_decay=layer_decay, lr_factors=lr_factors),
             name=optim.name,
             lr=self.peak_lr,
             betas=optim.betas,

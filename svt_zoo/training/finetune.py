@@ -99,6 +99,7 @@ def train_classifier(recipe: FinetuneRecipe, train: VideoList, val: VideoList, d
         recipe=to_dict(recipe),
         evaluate=_online_knn(recipe, train, val, device),
         layer_decay=recipe.optim.layer_decay,
+        lr_factors=recipe.optim.lr_factors,
     )
     if distributed.is_main():
         write_description(output, recipe, device)

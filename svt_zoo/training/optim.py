@@ -1,7 +1,7 @@
 """Optimisers: which parameters are decayed, how a schedule reaches them, how gradients are clipped."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -18,7 +18,13 @@ def scaled_lr(lr: float, batch_size: int) -> float:
     return lr * batch_size / 256
 
 
-def param_groups(module: nn.Module, *, no_decay: Sequence[str] = (), layer_decay: float = 1.0) -> list[dict[str, Any]]:
+def param_groups(
+    module: nn.Module,
+    *,
+    no_decay: Sequence[str] = (),
+    layer_decay: float = 1.0,
+    lr_factors: Mapping[str, float] | None = None,
+) -> list[dict[str, Any]]:
     """Groups for an optimiser, of all parameters of `module` that are trained, with their names.
 
     Weights are decayed; biases, other vectors and whatever matches a glob of `no_decay` (such as `TABLES`) are not.
@@ -27,16 +33,22 @@ def param_groups(module: nn.Module, *, no_decay: Sequence[str] = (), layer_decay
     Args:
         layer_decay: the learning rate of a block is this times that of the next one (BEiT); what comes before the
             blocks counts as one more block, what comes behind them has the full rate.
+        lr_factors: of the learning rate, by globs of parameter names; the first that fits counts, 1 where none does.
 
     Raises:
-        ValueError: `layer_decay` for a network that has no `blocks.0`, `blocks.1`, ...; or nothing is trained.
+        ValueError: `layer_decay` for a network that has no `blocks.0`, `blocks.1`, ...; a glob of `lr_factors` that
+            fits nothing; or nothing is trained.
     """
     named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     if not named:
         raise ValueError(f"no parameter of {type(module).__name__} is trained (requires_grad is False for all)")
     scales = _layer_scales([name for name, _ in named], layer_decay) if layer_decay != 1.0 else [1.0] * len(named)
+    factors = lr_factors or {}
+    if unused := [glob for glob in factors if not any(fnmatchcase(name, glob) for name, _ in named)]:
+        raise ValueError(f"lr_factors: no parameter of {type(module).__name__} is named like {unused[0]}")
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
-    for (name, parameter), scale in zip(named, scales, strict=True):
+    for (name, parameter), layer_scale in zip(named, scales, strict=True):
+        scale = layer_scale * next((factor for glob, factor in factors.items() if fnmatchcase(name, glob)), 1.0)
         exempt = parameter.ndim == 1 or name.endswith(".bias") or any(fnmatchcase(name, glob) for glob in no_decay)
         group = groups.setdefault((scale, not exempt), {"params": [], "decayed": not exempt, "lr_scale": scale})
         group["params"].append((name, parameter))

@@ -86,6 +86,19 @@ def test_training_on_evaluation_videos_is_refused(folder: Path) -> None:
     assert len(training_list(DataConfig(train=str(folder), val=str(folder), allow_overlap=True))) == 6
 
 
+def test_validation_videos_are_whole_groups_of_the_training_list(folder: Path, tmp_path: Path) -> None:
+    rows = [f"videos/{name}/{i}.mp4,{name},{name}_{i // 2}" for name in ("jump", "run") for i in range(8)]
+    table = tmp_path / "train.csv"
+    table.write_text("\n".join(["file,label,group", *rows]) + "\n")
+    data = DataConfig(train=str(table), val=str(folder), validation_share=0.5, allow_overlap=True)
+    train, val = training_list(data), evaluation_list(data)
+    assert [len(train), len(val)] == [8, 8]
+    assert not {row.group for row in train.rows} & {row.group for row in val.rows}
+    assert [sum(row.label == label for row in val.rows) for label in (0, 1)] == [4, 4]
+    assert evaluation_list(data).rows == val.rows
+    assert len(training_list(DataConfig(train=str(table)))) == 16
+
+
 def test_evaluation_uses_the_labels_of_training(folder: Path, tmp_path: Path) -> None:
     videos = evaluation_list(DataConfig(val=str(folder)), classes=("crawl", "jump", "run"))
     assert {row.label for row in videos.rows} == {1, 2}

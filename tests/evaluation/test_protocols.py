@@ -201,6 +201,13 @@ def test_splits_need_numbers_and_a_place_for_them(common: dict[str, Any]) -> Non
         cases(KNNRecipe(**{**common, "data": data}))
 
 
+def test_results_of_validation_videos_say_so(common: dict[str, Any], lists: dict[str, Path]) -> None:
+    data = dataclasses.replace(common["data"], validation_share=0.5)
+    [result] = evaluate_knn(KNNRecipe(**{**common, "data": data}, knn=KNNConfig(ks=(1,))))
+    assert result.split == "validation"
+    assert result.n == len(read_list(lists["train"])) // 2
+
+
 def test_the_seed_draws_random_weights_and_nothing_else_does(common: dict[str, Any]) -> None:
     run = common["run"]
     state = torch.get_rng_state()

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -70,3 +72,26 @@ def test_weights_of_another_architecture_are_refused_in_one_line(tmp_path: Path)
     torch.save(create_model("motionformer_vitt", **TINY).state_dict(), tmp_path / "motionformer.pth")
     with pytest.raises(UnfitWeightsError, match=r"does not fit svt_vitt: attention must be .*, got 'trajectory'"):
         load_start(str(tmp_path / "motionformer.pth"), model="svt_vitt", options=TINY)
+
+
+def test_pretrained_weights_start_a_network_whose_classifier_trains_more(tmp_path: Path) -> None:
+    small = {"embed_dim": 12, "depth": 1, "num_heads": 2, "mlp_dim": 24, "img_size": 64}
+    pretrained = create_model("cpc_resnet18", **small)
+    pretrained.save_pretrained(tmp_path)
+    tuned = load_start(str(tmp_path), model="cpc_resnet18", options={"pool": "context", "relu": True, "final_bn": True})
+    state = tuned.state_dict()
+    for name, value in pretrained.state_dict().items():
+        assert_close(state[name], value, rtol=0, atol=0)
+    assert_close(state["final_bn.weight"], torch.ones(12))
+    assert_close(state["final_bn.running_var"], torch.ones(12))
+    with pytest.raises(UnfitWeightsError, match=r"keys missing \(norm"):
+        load_start(str(lacking(tmp_path)), model="cpc_resnet18", options={})
+
+
+def lacking(folder: Path) -> Path:
+    """The same weights in another file, but for their last norm."""
+    path = folder / "model.safetensors"
+    with safe_open(path, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys() if not key.startswith("norm.")}  # noqa: SIM118
+        save_file(tensors, folder / "lacking.safetensors", metadata=file.metadata())
+    return folder / "lacking.safetensors"

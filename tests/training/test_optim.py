@@ -176,3 +176,16 @@ def test_amsgrad_divides_by_the_largest_second_moment_so_far() -> None:
             network(scale * torch.ones(1, 3)).square().sum().backward()
             optimizer.step()
     assert_close(module.state_dict(), twin.state_dict())
+
+
+def test_learning_rates_can_be_scaled_by_names() -> None:
+    network = nn.ModuleDict({"body": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
+    groups = param_groups(network, lr_factors={"body.weight": 0.5, "body.*": 0.1})
+    assert {name: group["lr_scale"] for group in groups for name, _ in group["params"]} == {
+        "body.weight": 0.5,  # the first glob that fits
+        "body.bias": 0.1,
+        "head.weight": 1.0,
+        "head.bias": 1.0,
+    }
+    with pytest.raises(ValueError, match="no parameter of ModuleDict is named like tail"):
+        param_groups(network, lr_factors={"tail.*": 0.1})
