@@ -52,7 +52,6 @@ CLIP = {"sampling_rate": "segments", "resize_size": 72, "crop_size": SIZE}
 CLIP |= {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
-@register_model("thumbnail")
 class Thumbnail(Backbone):
     """The middle value of each pixel over time, 12 x 12: the colours of the scene, no motion. What has to be beaten."""
 

@@ -70,14 +70,14 @@ def test_causal_attention_shows_the_context_to_targets() -> None:
     assert frame_gradients(small_cpc(attention="frame_causal").eval(), "targets")[:, :CONTEXT].min() > 0
 
 
-@pytest.mark.parametrize("model", ["cpc_resnet34", "cpc_resnet50", "svt_vitt"])
+@pytest.mark.parametrize("model", ["cpc_resnet50", "svt_vitt"])
 def test_any_backbone_learns_to_tell_clips_apart(model: str) -> None:
-    options = dict(TINY) if model == "svt_vitt" else None
+    options = dict(TINY) if model == "svt_vitt" else {"depth": 1, "mlp_dim": 64, "dropout": 0.0}
     method = small_cpc(model, options)
     optimizer = torch.optim.AdamW(method.parameters(), lr=1e-3)
     batch = clip_batch(clips(4, 32))
     losses = []
-    for _ in range(12):
+    for _ in range(6):
         loss = method(batch, 0.0)["cpc"]
         optimizer.zero_grad()
         loss.backward()

@@ -21,11 +21,11 @@ def recipe(*overrides: str) -> CPCRecipe:
 
 def test_full_attention_leaks_and_isolated_attention_does_not() -> None:
     full = diagnose_leak(recipe("cpc.attention=full"), steps=60, last=15)
-    isolated = diagnose_leak(recipe("cpc.attention=isolated"), steps=60, last=15)
+    isolated = diagnose_leak(recipe("cpc.attention=isolated"), steps=150, last=90)
     assert full.leaks
     assert full.right_clip > 2 * full.chance[1]
     assert not isolated.leaks
-    assert isolated.top1 == pytest.approx(isolated.chance[0], abs=2.5)
+    assert isolated.top1 == pytest.approx(isolated.chance[0], abs=2)
     assert isolated.chance == pytest.approx((100 / 24, 100 / 8, 100 / 3))
 
 
