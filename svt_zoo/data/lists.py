@@ -92,7 +92,8 @@ class VideoList:
     def hold_out(self, share: float) -> tuple["VideoList", "VideoList"]:
         """The list without a share of each class's groups, and these: to choose by without the test videos.
 
-        A video without a group is one by itself, and a group stays whole. The same list is always parted alike.
+        Of each class at least one group is held out and one is left, if it has two. A video without a group is one by
+        itself, and a group stays whole. The same list is always parted alike.
         """
         groups: dict[int | None, list[str]] = {}
         for row in self.rows:
@@ -102,7 +103,8 @@ class VideoList:
         held: set[str] = set()
         for label, names in groups.items():
             order = np.random.default_rng(0 if label is None else label + 1).permutation(len(names))
-            held |= {names[i] for i in order[: min(round(share * len(names)), len(names) - 1)]}
+            number = min(max(1, round(share * len(names))), len(names) - 1)
+            held |= {names[i] for i in order[:number]}
         parts: tuple[list[Row], list[Row]] = ([], [])
         for row in self.rows:
             parts[(row.group or row.path) in held].append(row)

@@ -10,7 +10,7 @@ from .lists import VideoList, read_list
 from .prepare import prepare_videos
 
 _log = logging.getLogger(__name__)
-_HELD_OUT = 4  # one in so many groups of a class
+_HELD_OUT = 0.25  # of the groups of a class
 
 
 def make_miniature(
@@ -48,19 +48,13 @@ def make_miniature(
 
 
 def part(videos: VideoList) -> tuple[VideoList, VideoList | None]:
-    """The videos to train on and, if they have classes, those held out: every fourth of each class, groups together.
+    """The videos to train on and, if they have classes, those held out: a quarter of each class, groups together.
 
     None is held out if there are fewer than two classes, a video has no label, or a class has only one group.
     """
-    groups: dict[int | None, list[str]] = {}  # of each class, in the order of the list
+    groups: dict[int | None, set[str]] = {}
     for row in videos.rows:
-        of_class = groups.setdefault(row.label, [])
-        if (row.group or row.path) not in of_class:
-            of_class.append(row.group or row.path)
+        groups.setdefault(row.label, set()).add(row.group or row.path)
     if len(groups) < 2 or None in groups or min(map(len, groups.values())) < 2:
         return videos, None
-    # The second, the sixth, ...: a class of two has one on either side.
-    held_out = {name for of_class in groups.values() for name in of_class[1::_HELD_OUT]}
-    train = tuple(row for row in videos.rows if (row.group or row.path) not in held_out)
-    val = tuple(row for row in videos.rows if (row.group or row.path) in held_out)
-    return replace(videos, rows=train), replace(videos, rows=val)
+    return videos.hold_out(_HELD_OUT)
