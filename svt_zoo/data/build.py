@@ -85,6 +85,8 @@ def evaluation_list(data: DataConfig, *, classes: Sequence[str] | None = None) -
     """
     labels = list(classes) if classes else data.labels
     if data.validation_share:
+        if not data.train:
+            raise ConfigError("data.validation_share parts data.train, which names no videos; add data.train=LIST")
         train = read_list(data.train, root=data.root, format=data.format, labels=labels, where=data.where_train)
         return train.hold_out(data.validation_share)[1]
     if not data.val:
