@@ -1,12 +1,13 @@
 """Features of a whole list by every engine, each killed and resumed, beside the rate of decoding alone; and search.
 
     python benchmarks/extraction.py LIST --output benchmarks/results
+    python benchmarks/extraction.py LIST --network base --output benchmarks/results    # an hour and more
 
-LIST is a CSV with the columns file, class, split (train, test) and set. The network is a small one with random weights,
-for the question is what reading and writing cost and whether rows get lost. Each engine makes the table twice: once in
-one go, and once killed (-9, all its processes) when a third of the shards is there and started again. All tables are
-compared row by row. Then each video of the split `test` looks for its nearest neighbour among those of `train`: how
-often is it of the same class, and how often would a random one be? Last, ViT-B is timed on a few videos.
+LIST is a CSV with the columns file, class, split (train, test) and set. The networks have random weights, for the
+question is what reading, computing and writing cost and whether rows get lost. With the small one each engine makes the
+table in one go, and again killed (-9, all its processes) when a third of the shards is there and started once more;
+with ViT-B (in bfloat16) only the second. All tables are compared row by row. Then each video of the split `test` looks
+for its nearest neighbour among those of `train`: how often is it of the same class, how often would a random one be?
 """
 
 import argparse
@@ -30,7 +31,7 @@ import numpy as np
 import pyarrow.parquet
 import torch
 
-from svt_zoo.data.lists import VideoList, read_list
+from svt_zoo.data.lists import read_list
 from svt_zoo.evaluation.views import parse_views
 from svt_zoo.inference.clips import ClipReader
 from svt_zoo.inference.compute import Compute
@@ -45,6 +46,7 @@ ENGINES = {
     "torchrun, 2 processes": ["--nproc-per-node=2", "--standalone"],
     "ray": ["--engine", "ray"],
 }
+DTYPES = {"small": "float32", "base": "bfloat16"}
 CLIP = {"sampling_rate": 8, "mean": (0.45,) * 3, "std": (0.225,) * 3, "num_frames": 8}
 
 
@@ -59,10 +61,11 @@ def network(name: str) -> ZooModel:
     return model
 
 
-def command(engine: str, videos: str, weights: Path, output: Path) -> list[str]:
+def command(engine: str, videos: str, weights: Path, dtype: str, output: Path) -> list[str]:
     more = ENGINES[engine]
     launcher = ["-m", "torch.distributed.run", *more] if engine.startswith("torchrun") else []
     arguments = [videos, "-o", str(output), "--model", str(weights), "--device", "cpu", "--shard-size", "32"]
+    arguments += ["--dtype", dtype]
     arguments += more if engine == "ray" else ["--workers", "1"]
     return [sys.executable, *launcher, str(ROOT / "tools" / "extract_features.py"), *arguments]
 
@@ -92,6 +95,7 @@ def kill_in_the_middle(process: "subprocess.Popen[bytes]", output: Path, shards:
     else:
         raise RuntimeError(f"the run ended before {shards} shards were there")
     os.killpg(process.pid, signal.SIGKILL)
+    subprocess.run(["pkill", "-9", "-f", str(output)], check=False)  # torchrun's processes are in groups of their own
     process.wait()
     time.sleep(2)  # Ray's own processes notice
     return len(list(folder.glob("shard_*.parquet")))
@@ -159,82 +163,77 @@ def search_accuracy(table: FeatureTable, told: dict[str, dict[str, str]]) -> dic
     }
 
 
-def base_seconds(videos: VideoList, count: int) -> float:
-    model = network("base")
-    transform = model.transforms()
-    reader = ClipReader(videos, parse_views("1x1", transform), transform, batch_size=1)
-    compute = Compute(model, "cls", "float32", torch.device("cpu"), torch.float32)
-    started = cpu_seconds()
-    for index in range(count):
-        for chunk in reader.chunks(index, [index]):
-            compute(chunk)
-    return (cpu_seconds() - started) / count
+def engine_result(
+    engine: str, arguments: tuple[str, Path, str], scratch: Path, reference: list[pyarrow.Table], shards: int, go: bool
+) -> dict[str, Any]:
+    """Make the table in one go (if `go`), then killed and resumed; the first table made is everybody's reference."""
+    log, result = scratch / f"{engine}.log", {"load before": round(os.getloadavg()[0], 1)}
+    if go:
+        whole = scratch / f"{engine}.whole.parquet"
+        rate = finish(start(command(engine, *arguments, whole), log), log)
+        reference.append(pyarrow.parquet.read_table(whole))
+        result["videos a second, start included"] = round(rate, 2)
+        result["in one go"] = same_rows(reference[0], reference[-1])
+    broken = scratch / f"{engine}.killed.parquet"
+    resumed = command(engine, *arguments, broken)
+    kept = kill_in_the_middle(start(resumed, log), broken, shards // 3)
+    log.unlink()
+    rate = finish(start(resumed, log), log)
+    reference.append(pyarrow.parquet.read_table(broken))
+    result["killed and resumed"] = {
+        "shards kept": kept,
+        "videos a second after that": round(rate, 2),
+        **same_rows(reference[0], reference[-1]),
+    }
+    return result
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("list", metavar="LIST")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
-    parser.add_argument("--base-videos", type=int, default=10, help="videos that ViT-B is timed on")
+    parser.add_argument("--network", choices=DTYPES, default="small")
     parser.add_argument("--output", type=Path, help="folder for the result as JSON")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    load = os.getloadavg()[0]
-    videos = read_list(args.list)
-    model = network("small")
+    load, dtype, base = os.getloadavg()[0], DTYPES[args.network], args.network == "base"
+    videos, model = read_list(args.list), network(args.network)
     transform = model.transforms()
     reader = ClipReader(videos, parse_views("1x1", transform), transform, batch_size=8)
-    engines: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        weights = model.save_pretrained(Path(scratch, "model")) / "model.safetensors"
-        cpu = torch.device("cpu")
-        small = Compute(network("small"), "cls", "float32", cpu, torch.float32)
-        rates = {
-            name: round(rate_per_core(reader, what, len(videos)), 1)
-            for name, what in (("reading", Nothing()), ("reading and computing", small))
-        }
-        print(rates, flush=True)
-        reference = None
-        for i, engine in enumerate(args.engines):
-            whole, broken, log = (Path(scratch, f"{i}_{name}") for name in ("whole.parquet", "killed.parquet", "log"))
-            rate = finish(start(command(engine, args.list, weights, whole), log), log)
-            table = pyarrow.parquet.read_table(whole)
-            reference = table if reference is None else reference
-            resumed = command(engine, args.list, weights, broken)
-            kept = kill_in_the_middle(start(resumed, log), broken, -(-len(videos) // 32) // 3)
-            finish(start(resumed, log), log)
-            engines[engine] = {
-                "videos a second, start included": round(rate, 1),
-                "load": round(os.getloadavg()[0], 1),
-                "in one go": same_rows(reference, table),
-                "killed and resumed": {
-                    "shards kept": kept,
-                    **same_rows(reference, pyarrow.parquet.read_table(broken)),
-                },
-            }
+    compute = Compute(network(args.network), "cls", "float32", torch.device("cpu"), getattr(torch, dtype))
+    rates = {
+        "reading": rate_per_core(reader, Nothing(), len(videos)),
+        "reading and computing": rate_per_core(reader, compute, 16 if base else len(videos)),
+    }
+    print(rates, flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        weights = model.save_pretrained(scratch / "model") / "model.safetensors"
+        tables: list[pyarrow.Table] = []
+        engines: dict[str, Any] = {}
+        for engine in args.engines:
+            arguments = (args.list, weights, dtype)
+            engines[engine] = engine_result(engine, arguments, scratch, tables, -(-len(videos) // 32), not base)
             print(engine, json.dumps(engines[engine], indent=2), flush=True)
-        found = FeatureTable(Path(scratch, "0_whole.parquet"))
         with open(args.list, encoding="utf-8", newline="") as file:
             told = {row["file"]: row for row in csv.DictReader(file)}
-        accuracy = search_accuracy(found, told)
-    seconds = base_seconds(videos, args.base_videos)
+        accuracy = search_accuracy(FeatureTable(scratch / f"{args.engines[0]}.killed.parquet"), told)
     result = {
         "command": " ".join(["python", *sys.argv]),
         "device": platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "load_before": round(load, 2),
         "versions": {name: version(name) for name in ("torch", "av", "pyarrow", "ray")},
+        "network": {**{key: model.meta["clip"][key] for key in ("num_frames", "crop_size")}, "dtype": dtype},
         "videos": len(videos),
-        "videos a second of CPU time": rates,
+        "videos a second of CPU time": {name: round(rate, 2) for name, rate in rates.items()},
         "engines": engines,
         "search, nearest neighbour of random features, percent": accuracy,
-        "ViT-B, 8 x 224 x 224, CPU seconds a video": round(seconds, 2),
-        "ViT-B, CPU hours for the list": round(seconds * len(videos) / 3600, 2),
     }
     print(json.dumps(result, indent=2))
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)
-        (args.output / "extraction_cpu.json").write_text(json.dumps(result, indent=2) + "\n")
+        (args.output / f"extraction_{args.network}_cpu.json").write_text(json.dumps(result, indent=2) + "\n")
     return 0
 
 
