@@ -22,8 +22,8 @@ from ..config import (
 )
 from ..data.build import evaluation_list, training_list
 from ..data.lists import VideoList
-from ..hub.loading import WEIGHTS_NAME
-from ..hub.starts import FINAL_NAME, STARTS, load_start
+from ..hub.loading import FINAL_NAME, WEIGHTS_NAME
+from ..hub.starts import STARTS, load_start
 from ..hub.weights import ClipSpec
 from ..models import Classifier, ZooModel
 from .metrics import summarise

@@ -23,7 +23,8 @@ from .weights import ClipSpec, Weights, get_weights, list_weights
 _log = logging.getLogger(__name__)
 
 CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
+WEIGHTS_NAME = "model.safetensors"  # what save_pretrained writes
+FINAL_NAME = "final.safetensors"  # what a training run leaves
 
 
 def load_model(
@@ -41,7 +42,7 @@ def load_model(
 
     Args:
         weights: a row of `list_weights()` or the row itself, a path, `https://...`, `hf://org/repo/file@revision`,
-            or any path that iopath reads.
+            or any path that iopath reads. Of the folder of a finished run or of `save_pretrained`, the weights in it.
         model: what the file is for, if it does not say so itself: one of `list_models()`, or a row of
             `list_weights()` whose clip it shares, too.
         num_classes: 0 gives the backbone (clip -> `Features`). K > 0 gives a `Classifier` (clip -> logits (B, K)): with
@@ -124,13 +125,28 @@ def _network(name: str, kwargs: Mapping[str, Any], file: Checkpoint, source: Sou
 
 def _resolve(weights: str | Path | Weights) -> tuple[Weights | None, Source]:
     """The row of the table, if it is one, and where the file lies."""
-    if isinstance(weights, Path):
-        return None, weights
     if isinstance(weights, str):
         if weights not in list_weights() and ("/" in weights or Path(weights).suffix or Path(weights).exists()):
-            return None, parse_source(weights)
+            source = parse_source(weights)
+            return None, file_inside(source) if isinstance(source, Path) else source
         weights = get_weights(weights)  # raises for a misspelt row, and names the nearest
+    if isinstance(weights, Path):
+        return None, file_inside(weights)
     return weights, weights.file
+
+
+def file_inside(path: Path) -> Path:
+    """The weights in a folder; `path` itself if it is none.
+
+    Raises:
+        WeightsError: the folder holds no weights of ours.
+    """
+    if not path.is_dir():
+        return path
+    for name in (FINAL_NAME, WEIGHTS_NAME):
+        if (path / name).is_file():
+            return path / name
+    raise WeightsError(f"the folder {path} holds neither {FINAL_NAME} nor {WEIGHTS_NAME}; a run writes it when it ends")
 
 
 def _classifier(backbone: Backbone, num_classes: int, head: StateDict, source: Source) -> Classifier:

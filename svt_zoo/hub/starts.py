@@ -7,11 +7,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ..models import Backbone, ZooModel, create_model, list_models
-from .loading import WEIGHTS_NAME, load_model
+from .loading import file_inside, load_model
 from .sources import UnfitWeightsError, WeightsError
 from .weights import list_weights
-
-FINAL_NAME = "final.safetensors"  # what a training run leaves
 
 # By the width of the network.
 STARTS: dict[str, dict[int, str]] = {
@@ -41,7 +39,9 @@ def load_start(
     try:
         if init == "random":
             return create_model(model, **options)
-        start = _of_width(init, model, options) if init in STARTS else _file_of_folder(init)
+        start = _of_width(init, model, options) if init in STARTS else init
+        if Path(start).is_dir():
+            start = str(file_inside(Path(start)))
         says_itself = init not in STARTS and (start in list_weights() or _says_architecture(start))
         name = None if says_itself else model
         return load_model(start, model=name, num_classes=num_classes, progress=progress, **options)
@@ -71,17 +71,6 @@ def _of_width(init: str, model: str, options: dict[str, Any]) -> str:
             "that fit"
         )
     return STARTS[init][width]
-
-
-def _file_of_folder(init: str) -> str:
-    """The weights inside a folder; `init` itself if it is none."""
-    folder = Path(init)
-    if not folder.is_dir():
-        return init
-    for name in (FINAL_NAME, WEIGHTS_NAME):
-        if (folder / name).is_file():
-            return str(folder / name)
-    raise WeightsError(f"the folder holds neither {FINAL_NAME} nor {WEIGHTS_NAME}; a run writes it when it ends")
 
 
 def _says_architecture(start: str) -> bool:

@@ -13,7 +13,8 @@ from ..config import ConfigError, FinetuneRecipe, PretrainRecipe, to_dict
 from ..data.build import evaluation_list, training_dataset
 from ..data.lists import VideoList
 from ..data.loader import build_loader
-from ..hub.starts import FINAL_NAME, load_start
+from ..hub.loading import FINAL_NAME
+from ..hub.starts import load_start
 from ..methods import Method
 from ..models import Backbone, list_models
 from .engine import Trainer

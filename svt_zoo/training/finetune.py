@@ -18,8 +18,7 @@ from ..evaluation.build import Evaluated, load_network, name_of, write_results
 from ..evaluation.protocols import Extractor, Outcome, multiview_protocol
 from ..evaluation.results import Result
 from ..evaluation.views import fast_transform
-from ..hub.loading import load_model
-from ..hub.starts import FINAL_NAME
+from ..hub.loading import FINAL_NAME, load_model
 from ..methods import Classify, Temporal
 from ..models import Backbone
 from ..schedules import multi_step

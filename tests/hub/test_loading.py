@@ -198,7 +198,11 @@ def test_a_saved_folder_rebuilds_itself(tmp_path: Path, network: TimeSformer, cl
     again = svt_zoo.from_pretrained(folder)
     assert_close(again(clip), network(clip), atol=0, rtol=0)
     assert load_model(folder / "model.safetensors").meta["model_kwargs"] == SMALL  # one file is enough, too
+    assert load_model(str(folder)).meta["model_kwargs"] == SMALL
     assert_close(load_file(folder / "model.safetensors"), network.state_dict(), atol=0, rtol=0)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"mine holds neither final\.safetensors nor model\.safetensors"):
+        load_model(folder)
 
 
 def test_a_saved_classifier_comes_back_as_one(tmp_path: Path, clip: Tensor) -> None:
