@@ -3,7 +3,7 @@
     python benchmarks/flow.py VIDEO_OR_FOLDER ... --output benchmarks/results
 
 Eight frames of each video, at three distances, 112 pixels square; the labels are those of 16 x 16 patches. Needs
-OpenCV (`pip install svt-zoo[flow]`).
+OpenCV (`pip install opencv-python-headless`).
 """
 
 import argparse

@@ -5,10 +5,14 @@ started by `torchrun`, which tells each its place by environment variables that 
 """
 
 import os
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def init(device: torch.device | str) -> torch.device:
@@ -67,6 +71,32 @@ def barrier() -> None:
     """Wait until every process is here."""
     if world_size() > 1:
         dist.barrier()
+
+
+def in_turn(load: Callable[[], T]) -> T:
+    """`load()` by the main process, then by the first of each other machine, then by all others.
+
+    What it downloads is so written once to a cache that machines share, once to each that they do not, and found there
+    by the rest. Every process must call it; those that wait do so as long as the group's timeout lets them.
+
+    Raises:
+        Exception: what `load` raised in any process, in all of them.
+    """
+    if world_size() == 1:
+        return load()
+    my_turn = 0 if is_main() else 1 if local_rank() == 0 else 2
+    errors: list[Exception | None] = [None] * world_size()
+    for turn in range(3):
+        error: Exception | None = None
+        if turn == my_turn:
+            try:
+                loaded = load()
+            except Exception as caught:  # whatever it is: the others must not wait for this process
+                error = caught
+        dist.all_gather_object(errors, error)
+        if failed := [one for one in (error, *errors) if one]:
+            raise failed[0]
+    return loaded
 
 
 def all_mean(tensor: Tensor) -> Tensor:

@@ -1,11 +1,18 @@
-"""A recipe says its method, and takes the options of that method alone."""
+"""A recipe says its method, and takes the options of that method alone; CPC's show every network the same clips."""
 
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from training_runs import ROOT
 
-from svt_zoo.config import ConfigError, CPCRecipe, Recipe, describe, load_recipe
+from svt_zoo.config import ConfigError, CPCRecipe, FinetuneRecipe, Recipe, describe, load_recipe, read_recipe
+from svt_zoo.data.transforms import EvalTransform
+from svt_zoo.evaluation.build import choose_clip
+from svt_zoo.hub.table import CPC_ResNet18_Weights
+from svt_zoo.hub.weights import ClipSpec
+from svt_zoo.models import create_model
+from svt_zoo.training.pieces import PIECES
 
 CPC = ROOT / "configs" / "cpc"
 
@@ -53,7 +60,40 @@ def test_the_original_is_what_its_code_says() -> None:
     assert (recipe.cpc.normalize, recipe.cpc.temperature) == (False, 1.0)
     assert (recipe.optim.name, recipe.optim.lr, recipe.optim.weight_decay) == ("adam", 1e-3, 1e-5)
     assert (recipe.optim.epochs, recipe.data.batch_size, recipe.optim.clip_grad) == (299, 16, None)
-    assert recipe.model.name == "cpc_resnet18"
+    assert (recipe.optim.schedule, recipe.optim.milestones, recipe.optim.factor) == ("steps", (100, 200), 0.5)
+    assert (recipe.model.name, recipe.run.precision) == ("cpc_resnet18", "fp32")
+
+
+@pytest.mark.parametrize("name", ["ucf101_cpc", "ucf101_cpc_original"])
+def test_random_weights_see_the_clips_of_trained_ones(name: str) -> None:
+    recipe, trained = read_recipe(FinetuneRecipe, ROOT / "configs" / "finetune" / f"{name}.yaml"), pretrained_clip()
+    network = create_model("cpc_resnet18")
+    clip = choose_clip(None, recipe.clip, network)
+    assert clip == choose_clip(trained, recipe.clip, network)
+    own = replace(trained, num_frames=clip.num_frames, sampling_rate=clip.sampling_rate)
+    assert clip == (own if name.endswith("original") else trained)
+    assert not recipe.views.slow_fast  # fast clips are of another size and rate
+
+
+def pretrained_clip() -> ClipSpec:
+    """The clip of what configs/cpc/ucf101.yaml trains."""
+    recipe = load_recipe(CPC / "ucf101.yaml")
+    return PIECES["cpc"].clip(recipe, create_model("cpc_resnet18"))  # type: ignore[arg-type]
+
+
+def test_every_clip_is_every_third_frame_of_videos_of_25_a_second() -> None:
+    finetuned = [
+        choose_clip(None, read_recipe(FinetuneRecipe, path).clip, create_model("cpc_resnet18"))
+        for path in sorted((ROOT / "configs" / "finetune").glob("*cpc*.yaml"))
+    ]
+    rows = [CPC_ResNet18_Weights.UCF101.clip, CPC_ResNet18_Weights.UCF101_FINETUNED.clip]
+    clips = [pretrained_clip(), *finetuned, *rows]
+    assert [clip.num_frames for clip in clips] == [8, 8, 7, 5, 7]
+    for clip in clips:
+        transform = EvalTransform(**asdict(clip))
+        for total in range(22, 200):  # from the window of eight frames on
+            for index in (transform.clip_indices(total, fps=25), transform.clip_indices(total, fps=25, num_clips=5)):
+                assert index == [index[0] + 3 * k for k in range(clip.num_frames)]
 
 
 @pytest.mark.parametrize("name", ["ucf101", "hmdb51"])

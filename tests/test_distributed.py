@@ -1,5 +1,6 @@
 """What processes say to each other; alone, nothing changes."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,9 @@ from processes import run_processes
 from torch.testing import assert_close
 
 from svt_zoo import distributed
+from svt_zoo.config import KNNRecipe, ModelConfig, Recipe
+from svt_zoo.evaluation.build import load_network
+from svt_zoo.training.build import build_backbone
 
 PROGRAM = """
 import json, torch
@@ -21,6 +25,33 @@ said = {
     "mean": d.all_mean(mine).tolist(), "mine": mine.tolist(), "gathered": d.all_gather(mine).tolist(),
     "one": d.any_rank(d.rank() == 1), "none": d.any_rank(False), "device": str(device),
 }
+d.shutdown()
+print(json.dumps(said))
+"""
+
+IN_TURN = """
+import json, os, pathlib, time
+from svt_zoo import distributed as d
+d.init("cpu")
+said = {"before_me": [], "errors": []}
+
+def load(name, failing=None):
+    time.sleep(0 if d.rank() else 0.3)  # the main process is the slow one
+    path = pathlib.Path("FOLDER", name)
+    said["before_me"].append(path.exists())
+    path.touch()
+    if d.rank() == failing:
+        raise ValueError(f"{name} cannot be had")
+    return d.rank()
+
+said["loaded"] = [d.in_turn(lambda: load("on one machine"))]
+os.environ["LOCAL_RANK"] = "0"
+said["loaded"].append(d.in_turn(lambda: load("on two machines")))
+for failing in (0, 1):
+    try:
+        d.in_turn(lambda: load(f"file {failing}", failing))
+    except ValueError as error:
+        said["errors"].append(str(error))
 d.shutdown()
 print(json.dumps(said))
 """
@@ -51,6 +82,23 @@ def test_a_flag_of_one_process_reaches_all(said: list[dict[str, Any]]) -> None:
     assert [(s["one"], s["none"]) for s in said] == [(True, False)] * 2
 
 
+def test_the_main_process_loads_first_and_an_error_of_one_is_raised_in_all(tmp_path: Path) -> None:
+    main, other = run_processes(IN_TURN.replace("FOLDER", str(tmp_path)))
+    assert (main["loaded"], other["loaded"]) == ([0, 0], [1, 1])
+    assert main["before_me"] == [False] * 4
+    assert other["before_me"] == [True] * 3  # where the main process failed, the other did not begin
+    assert main["errors"] == other["errors"] == ["file 0 cannot be had", "file 1 cannot be had"]
+
+
+def test_the_networks_of_training_and_evaluation_are_loaded_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+    monkeypatch.setattr(distributed, "in_turn", lambda load: called.append(load) or load())
+    tiny = ModelConfig("svt_vitt", {"depth": 1, "embed_dim": 12, "num_heads": 2})
+    build_backbone(Recipe(init="random", model=tiny))
+    load_network(KNNRecipe(init="random", model=tiny))
+    assert len(called) == 2
+
+
 def test_alone_everything_is_itself() -> None:
     tensor = torch.arange(3.0, requires_grad=True)
     assert distributed.init("cpu") == torch.device("cpu")
@@ -60,6 +108,7 @@ def test_alone_everything_is_itself() -> None:
     assert not distributed.all_mean(tensor).requires_grad
     assert distributed.any_rank(True)
     assert not distributed.any_rank(False)
+    assert distributed.in_turn(lambda: 3) == 3
     distributed.barrier()
     distributed.shutdown()
 

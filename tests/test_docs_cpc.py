@@ -1,6 +1,7 @@
 """The commands that docs/cpc.md gives can be run, and its table of noise is that of its recipe."""
 
 import re
+from typing import Any
 
 import pytest
 from test_docs_svt import recipe_of
@@ -16,6 +17,16 @@ COMMANDS = re.findall(r"^python tools/.*$", PAGE, re.MULTILINE)
 def test_a_command_of_the_page_has_a_recipe_and_known_overrides(command: str) -> None:
     tool, recipe = recipe_of(command.replace(" --compare", ""))
     assert isinstance(recipe, CPCRecipe) == (tool in ("pretrain", "diagnose_leak"))
+
+
+@pytest.mark.parametrize("page", ["cpc", "time"])
+def test_no_two_trainings_of_a_page_share_a_folder(page: str) -> None:
+    trainings = r"^(?:python|torchrun .*) tools/(?:pretrain|finetune)\.py [^#\n]*"
+    commands = re.findall(trainings, (ROOT / "docs" / f"{page}.md").read_text(), re.MULTILINE)
+    recipes: list[Any] = [recipe_of(command)[1] for command in commands]
+    outputs = [recipe.run.output for recipe in recipes]
+    assert len(outputs) > 2
+    assert sorted(outputs) == sorted(set(outputs))
 
 
 def test_the_noise_of_the_page_is_that_of_the_recipe() -> None:

@@ -115,7 +115,7 @@ def test_make_docs_shows_every_module() -> None:
 
 @pytest.mark.slow
 def test_the_reference_builds_without_warnings(tmp_path: Path) -> None:
-    pytest.importorskip("pdoc", reason="needs pdoc (pip install svt-zoo[docs])")
+    pytest.importorskip("pdoc", reason="needs pdoc (the extra docs)")
     said = run(["make", "--dry-run", "--no-print-directory", "--assume-old=.venv/ready", "docs"], cwd=ROOT)
     command = shlex.split(said.splitlines()[-1].replace("build/docs", shlex.quote(str(tmp_path))))
     run([sys.executable, *command[1:]], cwd=ROOT)
@@ -125,8 +125,8 @@ def test_the_reference_builds_without_warnings(tmp_path: Path) -> None:
 
 
 def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
-    nbformat = pytest.importorskip("nbformat", reason="needs nbclient and ipykernel (pip install svt-zoo[dev])")
-    nbclient = pytest.importorskip("nbclient", reason="needs nbclient and ipykernel (pip install svt-zoo[dev])")
+    nbformat = pytest.importorskip("nbformat", reason="needs nbclient and ipykernel (the extra dev)")
+    nbclient = pytest.importorskip("nbclient", reason="needs nbclient and ipykernel (the extra dev)")
     notebook = nbformat.read(ROOT / "docs" / "quickstart.ipynb", as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells), "commit it without outputs"
     client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})

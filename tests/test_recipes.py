@@ -18,6 +18,7 @@ from svt_zoo.config import (
 )
 from svt_zoo.data.build import train_views
 from svt_zoo.data.lists import Row, VideoList
+from svt_zoo.hub.starts import STARTS
 from svt_zoo.methods import Temporal
 from svt_zoo.models import Backbone, create_model
 from svt_zoo.training.build import build_method
@@ -84,6 +85,22 @@ def test_the_classifier_of_a_recipe_can_be_built(path: Path) -> None:
     assert isinstance(method, Temporal) == recipe.temporal.is_on
 
 
+@pytest.mark.parametrize("data", ["k400", "ucf101"])
+@pytest.mark.parametrize(
+    "options", [["model.name=motionformer_vitb"], ["model.name=xvit_vitb", "model.options.dropout=0.5"]]
+)
+def test_time_takes_other_backbones_with_the_options_that_its_recipes_name(data: str, options: list[str]) -> None:
+    path = CONFIGS / "time" / f"timesformer_{data}_time.yaml"
+    recipe = read_recipe(FinetuneRecipe, path, ["init=image_supervised", *options])
+    with torch.device("meta"):
+        backbone = create_model(recipe.model.name, **recipe.model.options)
+        assert isinstance(backbone, Backbone)
+        backbone.meta["clip"] = None
+        method = build_classify(recipe, backbone, VideoList((Row("a", label=0), Row("b", label=1))))
+    assert isinstance(method, Temporal)
+    assert STARTS[recipe.init][backbone.embed_dim] == "imagenet_vitb16"
+
+
 def test_the_defaults_are_the_papers_recipe() -> None:
     recipe, default = load_recipe(CONFIGS / "svt" / "vitb_k400.yaml"), Recipe()
     for section in ("init", "views", "svt", "optim"):
@@ -100,7 +117,7 @@ def test_the_papers_recipe_has_the_papers_numbers() -> None:
     assert views.global_frames == (8, 16)
     assert views.local_frames == (2, 2, 4, 4, 8, 8, 16, 16)
     assert (views.global_span, views.local_span) == (0.9, 1 / 8)
-    assert (views.sampling, views.blur_and_solarize) == ("paper", True)
+    assert (views.sampling, views.blur_and_solarize) == ("paper", False)
 
 
 def test_the_codes_recipe_is_what_the_code_did() -> None:

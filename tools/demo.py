@@ -15,8 +15,7 @@ from svt_zoo.config import Recipe, read_recipe
 from svt_zoo.data.lists import read_list
 from svt_zoo.data.miniature import make_miniature
 from svt_zoo.data.synthetic import make_videos
-from svt_zoo.hub.loading import load_model
-from svt_zoo.hub.loading import FINAL_NAME
+from svt_zoo.hub.loading import FINAL_NAME, load_model
 from svt_zoo.inference.report import MADE, OWN, Subject, write_report
 from svt_zoo.training.build import build_backbone, pretrain
 from svt_zoo.training.engine import NonFiniteLoss

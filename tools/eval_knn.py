@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     for result in results:
         print(describe_result(result))
     if results:  # the main process has them
-        print(f"results: {recipe.report.folder}, predictions and pictures: {recipe.run.output}")
+        print(f"written: results in {recipe.report.folder}, predictions and pictures in {recipe.run.output}")
     return 0
 
 

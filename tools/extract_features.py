@@ -1,6 +1,10 @@
 """Write features of a collection of videos to a Parquet table: `python tools/extract_features.py VIDEOS -o FILE`.
 
-The same command goes on where a killed one was. Under `torchrun` several processes share the work.
+The same command goes on where a killed one was. Under `torchrun` several processes share the work. A video that cannot
+be read is a row with the reason.
+
+Exit status: 0 when the table has features, or when another process is still to finish it; 1 if no video could be read;
+2 if nothing can be done; 130 after Ctrl-C.
 """
 
 import argparse
@@ -10,12 +14,13 @@ import sys
 from svt_zoo import distributed
 from svt_zoo.evaluation.prepare import choose_device
 from svt_zoo.inference.extract import extract_features, list_videos
+from svt_zoo.inference.feature_table import FeatureTable
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("videos", help="a list in any format, a folder, a URL of either, or one video")
-    parser.add_argument("-o", "--output", default="runs/features.parquet", help="file to write")
+    parser.add_argument("-o", "--output", default="runs/features.parquet", help="file (.parquet) to write")
     parser.add_argument("--model", default="svt_vitb_k400", help="a row of the table, a path or an address")
     parser.add_argument("--views", default="1x1", help="crops x clips whose features are averaged, or slow-fast 3x1")
     parser.add_argument("--every", type=float, help="a row every so many seconds, instead of one a video")
@@ -30,13 +35,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--root", help="what paths in the list are relative to; its own folder by default")
     parser.add_argument("--format", default="auto", help="of the list, if it is not recognised")
     parser.add_argument("--where", help="rows of the list to take, such as split=train,set=ucf101")
+    parser.add_argument("--frame-rate", type=float, default=30.0, help="of folders of frames in the list")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
         device = distributed.init(choose_device(args.device))
+        videos = list_videos(
+            args.videos, root=args.root, format=args.format, where=args.where, frame_rate=args.frame_rate
+        )
         summary = extract_features(
             args.model,
-            list_videos(args.videos, root=args.root, format=args.format, where=args.where),
+            videos,
             args.output,
             views=args.views,
             every=args.every,
@@ -60,6 +69,9 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         distributed.shutdown()
     print(summary)
+    if summary.complete and not FeatureTable(summary.output).has_features():
+        print(f"error: no video could be read; column `error` of {summary.output} says why", file=sys.stderr)
+        return 1
     return 0
 
 

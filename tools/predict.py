@@ -1,13 +1,17 @@
-"""Say what happens in videos: the likeliest classes of a classifier, or the feature of a backbone."""
+"""Say what happens in videos: the likeliest classes of a classifier, or the feature of a backbone.
+
+Exit status: 0; 1 if a video cannot be read (the others are shown); 2 if nothing can be done.
+"""
 
 import argparse
 import sys
 
-from svt_zoo import VideoReadError, WeightsError, embed, load_model, predict
+from svt_zoo import VideoReadError, WeightsError, load_model
+from svt_zoo.inference.predict import Prediction, embed_each, predict_each
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("videos", nargs="+", help="video files")
     parser.add_argument("--model", help="a row of the table, a path or an address (timesformer_vitb_k400)")
     parser.add_argument("--weights", help="a file or address of other weights for --model")
@@ -22,19 +26,26 @@ def main(argv: list[str] | None = None) -> int:
         weights = args.weights or args.model or "timesformer_vitb_k400"
         number = 0 if args.features else None  # None: what the file has
         model = load_model(weights, model=args.model if args.weights else None, num_classes=number)
-        if model.meta["num_classes"]:
-            for path, labels, scores in predict(args.videos, model=model, top=args.top, **options):
-                print(path)
-                for label, score in zip(labels, scores, strict=True):
-                    print(f"  {score:6.1%}  {label}")
-        else:
-            for path, feature in zip(args.videos, embed(args.videos, model=model, **options), strict=True):
-                start = ", ".join(f"{value:.3f}" for value in feature[:4].tolist())
-                print(f"{path}\n  feature of {len(feature)} numbers: {start}, ... (norm {feature.norm():.2f})")
-    except (WeightsError, VideoReadError, ValueError) as error:
+        found = (
+            predict_each(args.videos, model=model, top=args.top, **options)
+            if model.meta["num_classes"]
+            else embed_each(args.videos, model=model, **options)
+        )
+        failed = 0
+        for path, one in zip(args.videos, found, strict=True):
+            if isinstance(one, VideoReadError):
+                print(f"error: {one}", file=sys.stderr)
+                failed += 1
+            elif isinstance(one, Prediction):
+                lines = [f"  {score:6.1%}  {label}" for label, score in zip(one.labels, one.scores, strict=True)]
+                print(path, *lines, sep="\n", flush=True)
+            else:
+                start = ", ".join(f"{value:.3f}" for value in one[:4].tolist())
+                print(f"{path}\n  feature of {len(one)} numbers: {start}, ... (norm {one.norm():.2f})", flush=True)
+    except (WeightsError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -37,11 +37,9 @@ def main(argv: list[str] | None = None) -> int:
             preset=args.preset,
             jpeg_quality=args.jpeg_quality,
         )
-        videos = read_list(args.list, root=args.root, format=args.format, where=args.where)
+        videos = read_list(args.list, root=args.root, format=args.format, where=args.where, frame_rate=args.frame_rate)
         name = "list" if os.path.isdir(args.list) else Path(args.list).stem
-        made = prepare_videos(
-            videos, args.output, encoding, name=name, workers=args.workers, frame_rate=args.frame_rate
-        )
+        made = prepare_videos(videos, args.output, encoding, name=name, workers=args.workers)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -8,9 +8,9 @@ from PIL import Image
 
 from svt_zoo import VideoReadError
 from svt_zoo.config import load_recipe
-from svt_zoo.data.augment import Augment
 from svt_zoo.data.build import training_dataset
 from svt_zoo.data.preview import augmented_views, views_sheet
+from svt_zoo.training.pieces import PIECES
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -26,12 +26,13 @@ def main(argv: list[str] | None = None) -> int:
         recipe = load_recipe(args.recipe, args.overrides)
         views, seed = recipe.views, recipe.run.seed
         dataset = training_dataset(recipe.data, views, seed=seed)
-        augment = Augment(mean=views.mean, std=views.std)
+        augment = PIECES[recipe.method].augment(recipe)
         sheets = []
         for index in range(0, len(dataset), max(1, len(dataset) // args.videos))[: args.videos]:
             clips = augmented_views(dataset, index, augment)
             names = [
-                f"{Path(dataset.videos.rows[index].path).name}: {'global' if i < 2 else 'local'} view {i + 1}, "
+                f"{Path(dataset.videos.rows[index].path).name}: "
+                f"{'clip' if len(clips) == 1 else 'global view' if i < 2 else 'local view'} {i + 1}, "
                 f"{clip.shape[1]} frames of {clip.shape[2]}x{clip.shape[3]}"
                 for i, clip in enumerate(clips)
             ]

@@ -6,9 +6,10 @@
 import argparse
 import csv
 import sys
-from pathlib import Path
 
 from svt_zoo import VideoReadError, WeightsError
+from svt_zoo.data.jobs import output_file
+from svt_zoo.inference.captions import printable
 from svt_zoo.inference.feature_table import FeatureTable
 from svt_zoo.inference.neighbours import neighbour_sheet
 from svt_zoo.inference.search import find_duplicates, overlapping, query_feature, search
@@ -24,22 +25,26 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", help="the table's weights, if they have moved")
     parser.add_argument("--device", help="such as cpu or cuda:0; by default the GPU if there is one")
     parser.add_argument("--faiss", action="store_true", help="use an index, kept beside the table (approximate)")
-    parser.add_argument("--sheet", help="picture (.png) of the query and its neighbours to write")
+    parser.add_argument("--sheet", help="picture (.png, .jpg) of the query and its neighbours to write")
     parser.add_argument("--duplicates", type=float, metavar="SIMILARITY", help="list pairs at least so much alike")
-    parser.add_argument("--report", help="file (.csv) for all pairs")
+    parser.add_argument("--report", help="file (.csv) to write all pairs to")
     args = parser.parse_args(argv)
     if (args.query is None) == (args.duplicates is None):
         parser.error("give a query, or --duplicates SIMILARITY")
+    if args.top < 1:
+        parser.error(f"--top starts at 1, got {args.top}")
     try:
+        sheet = output_file(args.sheet, ".png", ".jpg") if args.sheet else None
+        report = output_file(args.report, ".csv") if args.report else None
         table = FeatureTable(args.features)
         if args.query is None:
             pairs = find_duplicates(table, args.duplicates)
             print(f"{len(pairs)} pairs with a similarity of {args.duplicates} or more")
             lines = [(f"{similarity:.4f}", *first[:3], *second[:3]) for similarity, first, second in pairs]
             for line in lines[:20]:
-                print(f"{line[0]}  {line[1]}  {line[4]}")
-            if args.report:
-                with open(args.report, "w", encoding="utf-8", newline="") as file:
+                print(f"{line[0]}  {printable(line[1])}  {printable(line[4])}")
+            if report:
+                with report.open("w", encoding="utf-8", newline="") as file:
                     names = [f"{name}_{side}" for side in (1, 2) for name in ("video", "start_sec", "end_sec")]
                     csv.writer(file).writerows([("similarity", *names), *lines])
             return 0
@@ -48,11 +53,10 @@ def main(argv: list[str] | None = None) -> int:
         without = overlapping(table, args.query, **part)
         neighbours = search(table, feature, top=args.top, without=without, use_faiss=args.faiss)
         for similarity, row in neighbours:
-            print(f"{similarity:.4f}  {row.video}  {row.start_sec:.2f} to {row.end_sec:.2f} s")
-        if args.sheet:
-            Path(args.sheet).parent.mkdir(parents=True, exist_ok=True)
-            neighbour_sheet(table, args.query, neighbours, **part).save(args.sheet)
-            print(f"picture: {args.sheet}")
+            print(f"{similarity:.4f}  {printable(row.video)}  {row.start_sec:.2f} to {row.end_sec:.2f} s")
+        if sheet:
+            neighbour_sheet(table, args.query, neighbours, **part).save(sheet)
+            print(f"picture: {sheet}")
     except (VideoReadError, WeightsError, ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

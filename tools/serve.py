@@ -6,12 +6,14 @@ import threading
 from dataclasses import replace
 
 from svt_zoo import WeightsError
-from svt_zoo.inference.serve import UPLOAD_LIMITS, serve
+from svt_zoo.inference.serve import DEFAULT_MODEL, UPLOAD_LIMITS, serve
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="timesformer_vitb_k400", help="a row of the table, a path or an address")
+    parser.add_argument(
+        "--model", help=f"weights, a path or an address; by default those of --features, without it {DEFAULT_MODEL}"
+    )
     parser.add_argument("--features", help="a table by tools/extract_features.py with this model: shows neighbours")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
     parser.add_argument("--port", type=int, default=7860)

@@ -14,8 +14,9 @@ export MASTER_ADDR MASTER_PORT
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 
-# What torchrun would tell each process. Not torchrun itself: it would not hand on exit status 75.
-srun --kill-on-bad-exit=0 bash -c '
+# What torchrun would tell each process. Not torchrun itself: it would not hand on exit status 75. Since Slurm 22.05 srun
+# does not take --cpus-per-task from the job by itself.
+srun --kill-on-bad-exit=0 --cpus-per-task="$SLURM_CPUS_PER_TASK" bash -c '
   export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS
   exec python tools/pretrain.py "$@"' pretrain "$@"
 status=$?

@@ -11,8 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def current_page(results: Path = ROOT / "results") -> str:
-    recipes = [str(path.relative_to(ROOT)) for path in ROOT.glob("configs/**/*.yaml")]
-    return zoo_page([asdict(read_result(path)) for path in sorted(results.glob("*.json"))], recipes)
+    return zoo_page([asdict(read_result(path)) for path in sorted(results.glob("*.json"))])
 
 
 def main(argv: list[str] | None = None) -> int:

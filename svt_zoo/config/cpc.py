@@ -110,6 +110,10 @@ class CPCOptimConfig(OptimConfig):
         clip_grad: largest norm of a gradient; null clips nothing.
         clip_mode: "per_parameter" shortens each tensor's gradient by itself, "global" all by one factor.
         accumulation: batches whose gradients make one step.
+        schedule: of the learning rate: "cosine" runs to `lr_end`; "steps", the original's, multiplies it by `factor` at
+            each of the `milestones`.
+        milestones: epochs.
+        factor: of the learning rate, at a milestone.
     """
 
     lr: float = 1e-3

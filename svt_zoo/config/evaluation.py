@@ -12,8 +12,8 @@ class ClipConfig:
 
     Attributes:
         num_frames: frames of a clip, over the same seconds unless `sampling_rate` says otherwise.
-        sampling_rate: distance of two frames, in a video of 30 a second; "segments" spreads them over the whole
-            video (Something-Something).
+        sampling_rate: a clip lasts `num_frames` times so many frames of a video of 30 a second; "segments" spreads its
+            frames over the whole video (Something-Something).
         resize_size: short side in pixels before the crop.
         crop_size: side of the square crop in pixels.
         mean, std: normalisation on the scale [0, 1].

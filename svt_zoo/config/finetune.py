@@ -81,9 +81,8 @@ class FinetuneOptimConfig(OptimConfig):
     weight_decay_end: float = 1e-4
     clip_grad: float | None = None
     clip_mode: Literal["per_parameter", "global"] = "global"
-    schedule: Literal["steps", "cosine"] = "steps"
+    schedule: Literal["cosine", "steps"] = "steps"
     milestones: tuple[float, ...] = (11.0, 14.0)
-    factor: float = 0.1
     layer_decay: float = 1.0
     lr_factors: dict[str, float] = field(default_factory=dict)
 

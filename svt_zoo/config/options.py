@@ -22,6 +22,7 @@ class DataConfig:
             choose a recipe without looking at the test videos; 0 evaluates on `val`.
         subset: number of training videos to keep, drawn by the seed; null keeps all.
         allow_overlap: train on a list that shares files or groups with the evaluation list all the same.
+        frame_rate: frames per second of folders of frames, which do not carry it.
         backend: decoder of video files.
         num_workers: processes that read videos; null is one for each core, at most 8.
         batch_size: videos of a batch in each process.
@@ -38,6 +39,7 @@ class DataConfig:
     validation_share: float = 0.0
     subset: int | None = None
     allow_overlap: bool = False
+    frame_rate: float = 30.0
     backend: Literal["pyav", "torchcodec"] = "pyav"
     num_workers: int | None = None
     batch_size: int = 8
@@ -60,7 +62,8 @@ class ViewsConfig:
         global_span, local_span: share of the video that a view covers.
         global_size, local_size: pixels of the square views.
         hflip: probability of a horizontal flip; 0 where left and right matter.
-        blur_and_solarize: False is what the authors' released code does, in which the two have no effect.
+        blur_and_solarize: the paper lists both; in the authors' released code, which trained the published weights,
+            they are called without effect, and the authors say that they hardly matter.
         spatial_variation, temporal_variation: False gives all views the whole frame, or the same seconds (table 5).
         consistent: False draws the augmentation anew for each frame (table 7).
         rand_fr: of "code": 4 and 8 frames in the globals, 2 to 16 in the locals, instead of 8 everywhere.
@@ -75,13 +78,19 @@ class ViewsConfig:
     global_size: int = 224
     local_size: int = 96
     hflip: float = 0.5
-    blur_and_solarize: bool = True
+    blur_and_solarize: bool = False
     spatial_variation: bool = True
     temporal_variation: bool = True
     consistent: bool = True
     rand_fr: bool = False
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        if self.rand_fr and self.sampling != "code":
+            raise ValueError(f'rand_fr is an option of sampling="code", got sampling="{self.sampling}"')
+        if not self.temporal_variation and self.sampling != "paper":
+            raise ValueError(f'temporal_variation=false goes with sampling="paper", got sampling="{self.sampling}"')
 
 
 @dataclass(frozen=True)
@@ -116,8 +125,8 @@ class SVTConfig:
         center_momentum: share of the running mean of the teacher's outputs that stays in a step.
         momentum: share of the teacher that stays in the first step; a cosine over the run leads to 1.
         freeze_last_layer: epochs at the start in which the head's prototypes do not move.
-        teacher_mode: "eval" switches the teacher's drop path off, as DINO does; "replica" leaves it on, as the
-            authors' released code does.
+        teacher_mode: "replica" treats the teacher as the student, drop path included, as paper and released code;
+            "eval" switches its drop path off, as DINO does.
     """
 
     out_dim: int = 65536
@@ -133,7 +142,7 @@ class SVTConfig:
     center_momentum: float = 0.9
     momentum: float = 0.996
     freeze_last_layer: float = 1.0
-    teacher_mode: Literal["eval", "replica"] = "eval"
+    teacher_mode: Literal["replica", "eval"] = "replica"
 
 
 @dataclass(frozen=True)
@@ -157,6 +166,10 @@ class OptimConfig:
         clip_mode: "per_parameter" shortens each tensor's gradient by itself, as DINO does, "global" all by one
             factor.
         accumulation: batches whose gradients make one step.
+        schedule: of the learning rate: "cosine" runs to `lr_end`; "steps" multiplies it by `factor` at each of the
+            `milestones`.
+        milestones: epochs.
+        factor: of the learning rate, at a milestone.
     """
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
@@ -173,6 +186,9 @@ class OptimConfig:
     clip_grad: float | None = 3.0
     clip_mode: Literal["per_parameter", "global"] = "per_parameter"
     accumulation: int = 1
+    schedule: Literal["cosine", "steps"] = "cosine"
+    milestones: tuple[float, ...] = ()
+    factor: float = 0.1
 
     def __post_init__(self) -> None:
         for name in ("epochs", "accumulation"):

@@ -21,7 +21,7 @@ class TemporalConfig:
             "relative", of the authors' code: patches of the earlier frame, none below 1 % of the pair's own range. What
             else differs is in docs/time.md.
         flow_threshold: pixels of the clip, from a frame to the next.
-        flow_method: "torch", or "farneback" by OpenCV, which takes half the time and is the extra svt-zoo[flow].
+        flow_method: "torch", or "farneback" by OpenCV, which takes half the time and needs opencv-python-headless.
     """
 
     order: float = 0.0

@@ -65,7 +65,7 @@ def training_list(data: DataConfig, *, seed: int = 0) -> VideoList:
     """
     if not data.train:
         raise ConfigError("data.train names no videos; add data.train=LIST_OR_FOLDER")
-    videos = read_list(data.train, root=data.root, format=data.format, labels=data.labels, where=data.where_train)
+    videos = _read(data, data.train, data.labels, data.where_train)
     if data.val:
         test = evaluation_list(replace(data, validation_share=0.0), classes=videos.classes)
         check_overlap(videos, test, allow=data.allow_overlap)
@@ -87,11 +87,15 @@ def evaluation_list(data: DataConfig, *, classes: Sequence[str] | None = None) -
     if data.validation_share:
         if not data.train:
             raise ConfigError("data.validation_share parts data.train, which names no videos; add data.train=LIST")
-        train = read_list(data.train, root=data.root, format=data.format, labels=labels, where=data.where_train)
+        train = _read(data, data.train, labels, data.where_train)
         return train.hold_out(data.validation_share)[1]
     if not data.val:
         raise ConfigError("data.val names no videos; add data.val=LIST_OR_FOLDER")
-    return read_list(data.val, root=data.root, format=data.format, labels=labels, where=data.where_val)
+    return _read(data, data.val, labels, data.where_val)
+
+
+def _read(data: DataConfig, path: str, labels: str | list[str] | None, where: str | None) -> VideoList:
+    return read_list(path, root=data.root, format=data.format, labels=labels, where=where, frame_rate=data.frame_rate)
 
 
 def train_views(views: ViewsConfig | CPCViewsConfig, *, flow: FlowLabels | None = None) -> TrainViews:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .frames import FrameFolder, is_image
-from .jobs import Journal, atomic, fingerprint, progress, run
+from .jobs import Journal, atomic, fingerprint, output_file, progress, run
 from .limits import VideoReadError
 from .lists import VideoList
 from .remote import is_url, local_path
@@ -123,10 +123,9 @@ def check_videos(
         again: decode everything, whatever the journal says.
 
     Raises:
-        ValueError: the report has another suffix, or pyarrow is not installed.
+        ValueError: the report has another suffix or place, or pyarrow is not installed.
     """
-    target = Path(report)
-    _check_report(target)
+    target = _report_file(report)
     journal = Journal(target.with_name(f"{target.name}.jsonl"))
     tasks = list({row.path: (row.path, row.num_frames) for row in videos.rows}.values())
     entries = [] if again else journal.read()
@@ -230,15 +229,20 @@ def _key(path: str, num_frames: int | None) -> tuple[str, int | None, int, int]:
     return path if is_url(path) else os.path.abspath(path), num_frames, *fingerprint(path)
 
 
-def _check_report(path: Path) -> None:
-    """Refuses at once what could not be written after hours."""
-    if path.suffix not in (".parquet", ".csv"):
-        raise ValueError(f"the report is a .parquet or .csv file, got {str(path)!r}")
+def default_report(source: str) -> Path:
+    """Where the report on a list or folder goes if nobody says it: another file for each name."""
+    path = Path(source).resolve()
+    return Path("runs", f"data_report_{path.stem if path.is_file() else path.name}.parquet")
+
+
+def _report_file(report: str | os.PathLike[str]) -> Path:
+    """The report's path; refuses at once what could not be written after hours."""
+    path = output_file(report, ".parquet", ".csv")
     if path.suffix == ".parquet":
         try:
             import pyarrow  # noqa: F401
         except ImportError as error:
             raise ValueError(
-                f"{path}: a Parquet report needs pyarrow: pip install 'svt-zoo[parquet]', or name a .csv file"
+                f"{path}: a Parquet report needs pyarrow: pip install pyarrow, or name a .csv file"
             ) from error
-    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

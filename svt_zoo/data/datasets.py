@@ -16,7 +16,7 @@ from .lists import Row, VideoList
 from .remote import is_url, local_path
 from .sampling import replacement_index, sample_rng
 from .transforms import EvalTransform
-from .video import VideoReadError, open_video
+from .video import Limits, VideoReadError, open_video
 
 Indices = Sequence[Sequence[int]]  # the frames of each view
 
@@ -110,10 +110,14 @@ class TrainViews:
 
 
 class EvalViews:
-    """Fixed views: `num_clips` clips spread over the video, `num_crops` crops of each; crop by crop within a clip."""
+    """Fixed views: `num_clips` clips spread over the video, `num_crops` crops of each; crop by crop within a clip.
+
+    Three crops cover the whole frame: its short side becomes the crop's, as in SlowFast's protocol, which TimeSformer,
+    SVT and TIME share. A single one is cut from a short side of the transform's `resize_size`.
+    """
 
     def __init__(self, transform: EvalTransform, *, num_clips: int = 1, num_crops: Literal[1, 3] = 1) -> None:
-        self.transform = transform
+        self.transform = transform if num_crops == 1 else transform.resized(min(transform.crop_size))
         self.num_clips = num_clips
         self.num_crops = num_crops
 
@@ -151,7 +155,6 @@ class VideoDataset(Dataset[dict[str, Any]]):
         train: replace what cannot be read; draw anew in each epoch.
         seed: of everything that is drawn.
         backend: decoder of video files, as in `open_video`.
-        frame_rate: frames per second of folders of frames, which do not carry it.
         cache_dir: where files behind URLs are kept, as in `local_path`.
         max_attempts: so many videos in a row may fail before a training sample gives up, without a video.
         open_row: opens a row of the list; your own for other kinds of storage. It raises `VideoReadError`.
@@ -165,7 +168,6 @@ class VideoDataset(Dataset[dict[str, Any]]):
         train: bool,
         seed: int = 0,
         backend: Literal["pyav", "torchcodec"] = "pyav",
-        frame_rate: float = 30.0,
         cache_dir: str | os.PathLike[str] | None = None,
         max_attempts: int = 10,
         open_row: Callable[[Row], FrameReader] | None = None,
@@ -176,7 +178,6 @@ class VideoDataset(Dataset[dict[str, Any]]):
         self.seed = seed
         self.epoch = 0
         self.backend = backend
-        self.frame_rate = frame_rate
         self.cache_dir = cache_dir
         self.max_attempts = max_attempts
         self.open_row = open_row
@@ -234,7 +235,7 @@ class VideoDataset(Dataset[dict[str, Any]]):
     def _open(self, row: Row) -> FrameReader:
         if self.open_row is not None:
             return self.open_row(row)
-        return open_row(row, backend=self.backend, frame_rate=self.frame_rate, cache_dir=self.cache_dir)
+        return open_row(row, backend=self.backend, frame_rate=self.videos.frame_rate, cache_dir=self.cache_dir)
 
 
 def open_row(
@@ -243,8 +244,12 @@ def open_row(
     backend: Literal["pyav", "torchcodec"] = "pyav",
     frame_rate: float = 30.0,
     cache_dir: str | os.PathLike[str] | None = None,
+    limits: Limits | None = None,
 ) -> FrameReader:
-    """Open the video of a row: a file, a file behind a URL, or a folder of frames; options as of `VideoDataset`.
+    """Open the video of a row: a file, a file behind a URL, or a folder of frames.
+
+    `frame_rate` is that of a folder, in frames per second; `backend` and `limits` are those of `open_video`,
+    `cache_dir` that of `local_path`.
 
     Raises:
         VideoReadError: it cannot be fetched or read.
@@ -255,7 +260,7 @@ def open_row(
         raise VideoReadError(row.path, str(error)) from error
     if not is_url(row.path) and os.path.isdir(path):
         return FrameFolder(path, fps=frame_rate, num_frames=row.num_frames)
-    return open_video(path, backend=backend)
+    return open_video(path, backend=backend, limits=limits)
 
 
 def frame_range(row: Row, reader: FrameReader) -> tuple[int, int]:
@@ -269,6 +274,6 @@ def frame_range(row: Row, reader: FrameReader) -> tuple[int, int]:
     first = bisect_left(reader.pts, row.start_sec or 0.0)
     last = reader.num_frames if row.end_sec is None else bisect_left(reader.pts, row.end_sec)
     if first >= last:
-        reason = f"no frame from {row.start_sec} s to {row.end_sec} s; the last is shown at {reader.pts[-1]:.2f} s"
-        raise VideoReadError(row.path, reason)
+        part = f"from {row.start_sec or 0.0} s " + ("on" if row.end_sec is None else f"to {row.end_sec} s")
+        raise VideoReadError(row.path, f"no frame {part}; the last is shown at {reader.pts[-1]:.2f} s")
     return first, last

@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 from .datasets import Indices, Made
 from .flow import FlowLabels
 from .random_views import POLICY_FILL, ViewTransform, apply_policy, finetune_view_spec
-from .transforms import EvalTransform, crop_and_resize
+from .transforms import EvalTransform
 
 _MOVING = ("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
 
@@ -97,5 +97,5 @@ class FinetuneViews:
             view = apply_policy(self.halves[1], view, rng)
         views = [view]
         for transform, place in zip(self.transforms[1:], places[1:], strict=True):
-            views.append(crop_and_resize(frames, params.box[0].tolist(), transform.crop_size[0], index=place))
+            views.append(self.view.cut(frames, params.box[0].tolist(), place, transform.crop_size[0]))
         return Made(views, [params] * len(views), targets)

@@ -117,8 +117,9 @@ def _opencv() -> Any:
         import cv2
     except ImportError as error:
         raise ImportError(
-            "flow labels by OpenCV need opencv-python-headless: pip install svt-zoo[flow], or use the method torch"
+            "flow labels by OpenCV need OpenCV: pip install opencv-python-headless, or use the method torch"
         ) from error
+    cv2.setNumThreads(0)  # parallel workers fill the cores
     return cv2
 
 

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -86,7 +87,12 @@ class _Worker(Generic[T, R]):
         context.set_forkserver_preload([f"{__package__}.video"])
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(function, theirs), daemon=True)
-        self.process.start()
+        resource_tracker.ensure_running()  # else the first start starts it, which lets Ctrl-C through
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the server's and the workers', from birth
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         self.alive = True
 
@@ -195,6 +201,25 @@ def fingerprint(path: str) -> tuple[int, int]:
             status = os.stat(file)
             size, changed = size + status.st_size, max(changed, status.st_mtime_ns)
     return size, changed
+
+
+def output_file(path: str | os.PathLike[str], *suffixes: str) -> Path:
+    """The path, its folder made: refuses before a long job what could not be written after it.
+
+    Raises:
+        ValueError: another suffix, a folder, or a place where nothing can be written.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise ValueError(f"{path} is a folder; name a {' or '.join(suffixes)} file in it")
+    if target.suffix not in suffixes:
+        raise ValueError(f"{path}: the file to write ends in {' or '.join(suffixes)}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=target.parent):
+            return target
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror}; name another place") from error
 
 
 @contextmanager

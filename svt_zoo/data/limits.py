@@ -1,6 +1,7 @@
 """What a video may be: the limits that a reader enforces and the one error that it raises."""
 
 import os
+import time
 from dataclasses import dataclass
 
 
@@ -31,8 +32,28 @@ class Limits:
         max_pixels: of one frame (height x width). The default holds an 8K frame.
         max_duration: of the video, in seconds.
         max_bytes: of the frames that one call returns.
+        max_decode_time: of one pass over the file, in seconds; None is no limit. It is looked at between two packets,
+            so one frame may still take any time, and not within torchcodec, which decodes a request in one go.
     """
 
     max_pixels: int = 8192 * 4352
     max_duration: float = 6 * 3600.0
     max_bytes: int = 4 * 1024**3
+    max_decode_time: float | None = None
+
+
+class Deadline:
+    """When a pass over a file that starts now has to have ended."""
+
+    def __init__(self, path: str, limits: Limits) -> None:
+        self._path, self._limit = path, limits.max_decode_time
+        self._end = time.monotonic() + (self._limit or 0.0)
+
+    def check(self) -> None:
+        """Say that it is over.
+
+        Raises:
+            VideoReadError: it is.
+        """
+        if self._limit is not None and time.monotonic() > self._end:
+            raise VideoReadError(self._path, f"takes longer than the {self._limit:g} s of Limits.max_decode_time")

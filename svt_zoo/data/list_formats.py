@@ -156,7 +156,7 @@ def parse_parquet(path: str) -> Parsed:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise ListError(f"{path}: a Parquet list needs pyarrow: pip install 'svt-zoo[parquet]'") from error
+        raise ListError(f"{path}: a Parquet list needs pyarrow: pip install pyarrow") from error
     table = pyarrow.parquet.read_table(local_path(path))
     columns = [column.strip().lower() for column in table.column_names]
     values = zip(*(column.to_pylist() for column in table.columns), strict=True)

@@ -53,12 +53,14 @@ class VideoList:
     """Videos in the order of their list.
 
     `classes[label]` is the name of a label; it is empty if there are no labels, or only numbers without names.
+    `frame_rate` is that of folders of frames, which do not carry it, in frames per second.
     """
 
     rows: tuple[Row, ...]
     classes: tuple[str, ...] = ()
     root: str = ""
     format: str = "csv"
+    frame_rate: float = 30.0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -72,7 +74,8 @@ class VideoList:
     def sha256(self) -> str:
         """Hash of rows and class names that does not depend on where the root lies."""
         root = self.root.rstrip("/") + "/"
-        digest = hashlib.sha256(json.dumps(self.classes).encode())
+        rate = [] if self.frame_rate == 30.0 else [self.frame_rate]
+        digest = hashlib.sha256(json.dumps([*self.classes, *rate]).encode())
         for row in self.rows:
             cells = [row.path.removeprefix(root), row.label, row.group, row.start_sec, row.end_sec, row.num_frames]
             digest.update(json.dumps(cells).encode())
@@ -95,13 +98,11 @@ class VideoList:
         Of each class at least one group is held out and one is left, if it has two. A video without a group is one by
         itself, and a group stays whole. The same list is always parted alike.
         """
-        groups: dict[int | None, list[str]] = {}
+        groups: dict[int | None, dict[str, None]] = {}  # of each label, its groups in order
         for row in self.rows:
-            names = groups.setdefault(row.label, [])
-            if (row.group or row.path) not in names:
-                names.append(row.group or row.path)
+            groups.setdefault(row.label, {})[row.group or row.path] = None
         held: set[str] = set()
-        for label, names in groups.items():
+        for label, names in ((label, list(names)) for label, names in groups.items()):
             order = np.random.default_rng(0 if label is None else label + 1).permutation(len(names))
             number = min(max(1, round(share * len(names))), len(names) - 1)
             held |= {names[i] for i in order[:number]}
@@ -127,6 +128,7 @@ def read_list(
     format: str = "auto",
     labels: str | os.PathLike[str] | Sequence[str] | None = None,
     where: str | Mapping[str, str] | None = None,
+    frame_rate: float = 30.0,
 ) -> VideoList:
     """Read a list of videos in any of the formats of `PARSERS`.
 
@@ -139,8 +141,10 @@ def read_list(
         where: keeps the rows whose columns have these values: `"split=train,set=ucf101"` or a mapping. HMDB-51 has
             the columns `fold` (1, 2, 3) and `split` (train, test). Class names are those of the rows that are left,
             whatever their split and fold.
+        frame_rate: frames per second of folders of frames, which do not carry it.
 
     Raises:
+        ValueError: no such format, or a frame rate that is not above 0.
         ListError: the list, a label in it or the filter makes no sense; names the file, the line and the way out.
         OSError: the list cannot be read or fetched.
     """
@@ -149,6 +153,8 @@ def read_list(
         raise FileNotFoundError(f"{source}: no such list or folder of videos")
     if format not in ("auto", *PARSERS):
         raise ValueError(f"format must be auto, {', '.join(PARSERS)}; got {format!r}")
+    if not frame_rate > 0:
+        raise ValueError(f"frame_rate is a number of frames per second above 0, got {frame_rate}")
     try:
         kind = detect(source) if format == "auto" else format
         parsed = PARSERS[kind](source)
@@ -172,7 +178,7 @@ def read_list(
         Row(path, number, entry.group, entry.start_sec, entry.end_sec, entry.num_frames)
         for path, number, entry in zip(paths, numbers, entries, strict=True)
     )
-    return VideoList(tuple(rows), classes if any(entry.label for entry in entries) else (), base, kind)
+    return VideoList(tuple(rows), classes if any(entry.label for entry in entries) else (), base, kind, frame_rate)
 
 
 def detect(path: str) -> str:

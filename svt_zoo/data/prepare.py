@@ -72,7 +72,6 @@ def prepare_videos(
     *,
     name: str = "list",
     workers: int = 1,
-    frame_rate: float = 30.0,
 ) -> Preparation:
     """Re-encodes every video of a list into the folder `output`.
 
@@ -88,7 +87,6 @@ def prepare_videos(
         encoding: how to write; the defaults of `Encoding` if None.
         name: of the list that is written.
         workers: number of processes; 0 works in this one.
-        frame_rate: frames per second of folders of frames, which do not carry it.
 
     Raises:
         ValueError: `output` lies among the sources, another run is writing to it, or folders of frames, which keep no
@@ -103,16 +101,16 @@ def prepare_videos(
     target.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(target / ".prepare.lock", timeout=0):
-            return _prepare(videos, target, encoding, names, name, workers, frame_rate)
+            return _prepare(videos, target, encoding, names, name, workers)
     except Timeout as error:
         raise ValueError(f"{target}: another run is writing to this folder; wait for it or choose another") from error
 
 
 def _prepare(
-    videos: VideoList, folder: Path, encoding: Encoding, names: dict[str, str], name: str, workers: int, fps: float
+    videos: VideoList, folder: Path, encoding: Encoding, names: dict[str, str], name: str, workers: int
 ) -> Preparation:
     tasks = {names[row.path]: _Task(row.path, names[row.path], row.num_frames) for row in videos.rows}
-    settings = [asdict(encoding), fps]
+    settings = [asdict(encoding), videos.frame_rate]
     signs = {output: [*settings, _whole(task.source), *fingerprint(task.source)] for output, task in tasks.items()}
     journal = Journal(folder / _JOURNAL)
     entries = {entry["video"]["output"]: entry for entry in journal.read()}
@@ -127,7 +125,7 @@ def _prepare(
     if made:
         _log.info("%d of %d videos are there from an earlier run", len(made), len(tasks))
     failures: dict[str, Failure] = {}
-    work = partial(_prepare_one, folder=folder, encoding=encoding, fps=fps)
+    work = partial(_prepare_one, folder=folder, encoding=encoding, fps=videos.frame_rate)
     for done in progress(run(work, todo, workers=workers), len(todo)):
         output = done.task.output
         if done.result is None:

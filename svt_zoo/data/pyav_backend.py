@@ -20,7 +20,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from . import packets
-from .limits import Limits, VideoReadError
+from .limits import Deadline, Limits, VideoReadError
 from .packets import SkipFrame, VideoIndex
 
 logger = logging.getLogger(__name__)
@@ -100,11 +100,13 @@ def decoded(
     """The frames in the order in which the decoder gives them, of all packets or as `packets.plan` says."""
     with source or open_source(path, limits) as source:
         codec = source.stream.codec_context
+        deadline = Deadline(path, limits)
         position = -1
         try:
             for packet in source.packets or source.container.demux(source.stream):
                 if not packet.size:  # the end, or "as before" in AVI; to the decoder both would mean the end
                     continue
+                deadline.check()
                 position += 1
                 if actions is not None:
                     if position == len(actions):

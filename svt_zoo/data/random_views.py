@@ -42,6 +42,7 @@ class ViewSpec:
         blur: probability of a Gaussian blur.
         blur_sigma: its standard deviation is drawn from this range, in pixels of the view.
         solarize: probability of inverting everything brighter than the middle.
+        interpolation, antialias: how the crop is resized.
         policy: torchvision's RandAugment or AutoAugment (ImageNet), with the same operations for all frames; it
             acts on the cropped view.
         policy_ops, policy_magnitude: RandAugment's number of operations and magnitude (0 to 30).
@@ -64,6 +65,8 @@ class ViewSpec:
     blur: float = 0.0
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     solarize: float = 0.0
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    antialias: bool = True
     policy: Literal["none", "randaugment", "autoaugment"] = "none"
     policy_ops: int = 2
     policy_magnitude: int = 9
@@ -92,14 +95,14 @@ def svt_view_specs(
     local_size: int = 96,
     num_local: int = 8,
     hflip: float = 0.5,
-    blur_and_solarize: bool = True,
+    blur_and_solarize: bool = False,
     spatial_variation: bool = True,
     consistent: bool = True,
 ) -> list[ViewSpec]:
     """SVT's two global views and `num_local` local ones, as `transform.py` of the authors means them.
 
-    Blur and solarisation have no effect in the authors' released code; `blur_and_solarize=False` is what they
-    ran. `spatial_variation=False` gives every view the whole frame at `global_size` (table 5 of the paper).
+    The paper has blur and solarisation, too (`blur_and_solarize=True`); in the authors' released code they have no
+    effect. `spatial_variation=False` gives every view the whole frame at `global_size` (table 5 of the paper).
     """
     first = ViewSpec(size=global_size, hflip=hflip, blur=1.0, consistent=consistent)
     second = replace(first, blur=0.1, solarize=0.2)
@@ -119,8 +122,21 @@ def finetune_view_spec(
     hflip: float = 0.5,
     policy: Literal["none", "randaugment", "autoaugment"] = "none",
 ) -> ViewSpec:
-    """The view that TimeSformer and SVT fine-tune on: a random crop of a random scale, a flip, no colours."""
-    return ViewSpec(size=size, area=None, short_side=short_side, hflip=hflip, jitter=0.0, grayscale=0.0, policy=policy)
+    """The view that TimeSformer and SVT fine-tune on: a random crop of a random scale, a flip, no colours.
+
+    It is resized as `EvalTransform` does: bilinear, without antialiasing.
+    """
+    return ViewSpec(
+        size=size,
+        area=None,
+        short_side=short_side,
+        hflip=hflip,
+        jitter=0.0,
+        grayscale=0.0,
+        interpolation="bilinear",
+        antialias=False,
+        policy=policy,
+    )
 
 
 class ViewParams(NamedTuple):
@@ -243,11 +259,22 @@ class ViewTransform:
 
     def crop(self, frames: Frames, boxes: Tensor, index: Sequence[int]) -> Tensor:
         """Cut and resize the frames in `index` by `boxes` (F, 4): one box for all, or one each."""
-        size = self.spec.size
         if (boxes == boxes[0]).all():
-            return crop_and_resize(frames, boxes[0].tolist(), size, index=index)
-        parts = (crop_and_resize(frames, box, size, index=[i]) for box, i in zip(boxes.tolist(), index, strict=True))
-        return torch.cat(list(parts))  # (T, size, size, 3)
+            return self.cut(frames, boxes[0].tolist(), index)
+        parts = [self.cut(frames, box, [i]) for box, i in zip(boxes.tolist(), index, strict=True)]
+        return torch.cat(parts)  # (T, size, size, 3)
+
+    def cut(self, frames: Frames, box: Sequence[int], index: Sequence[int], size: int | None = None) -> Tensor:
+        """The frames in `index`, cut by one box and resized to `size`, by default the view's: (T, size, size, 3)."""
+        spec = self.spec
+        return crop_and_resize(
+            frames,
+            box,
+            size or spec.size,
+            index=index,
+            interpolation=spec.interpolation,
+            antialias=spec.antialias,
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.spec})"

@@ -66,38 +66,12 @@ def random_clips(
     return [_spread(_random_start(total, window, rng), window, num_frames) for _ in range(num_clips)]
 
 
-def slow_fast_pair(
-    total: int,
-    *,
-    num_frames: tuple[int, int] = (8, 64),
-    window: float | None = 256,
-    clip: int = 0,
-    num_clips: int = 1,
-    rng: np.random.Generator | None = None,
-) -> tuple[list[int], list[int]]:
-    """Slow and fast indices of one window: few frames for large crops, many frames for small crops.
-
-    The defaults are 8 frames and, about every fourth, 64 frames of the same 256 (SVT, section 3.4, which
-    names the 64 but not their stride). With `rng` the window is random, for training; without, it is
-    `uniform_clip`'s.
-    """
-    slow, fast = num_frames
-    if rng is None:
-        return (
-            uniform_clip(total, slow, window=window, clip=clip, num_clips=num_clips),
-            uniform_clip(total, fast, window=window, clip=clip, num_clips=num_clips),
-        )
-    window = _fit(total, min(slow, fast), window)
-    start = _random_start(total, window, rng)
-    return _spread(start, window, slow), _spread(start, window, fast)
-
-
 def clip_window(num_frames: int, sampling_rate: float, fps: float, *, target_fps: float = 30.0) -> float:
     """Length, in frames of a video of `fps`, of a clip given as frames x rate at `target_fps`.
 
     8 x 32 at 30 frames per second lasts 8.53 s: 256 frames of a 30 fps video, 213.3 of a 25 fps one.
     """
-    return num_frames * sampling_rate * fps / target_fps
+    return round(num_frames * sampling_rate * fps / target_fps, 9)  # a window that is whole has no rest of rounding
 
 
 def svt_views(

@@ -10,7 +10,7 @@ from av.video import VideoStream
 from av.video.frame import VideoFrame
 
 from . import packets
-from .limits import Limits, VideoReadError
+from .limits import Deadline, Limits, VideoReadError
 from .packets import Packet, VideoIndex
 from .pyav_backend import Source, decoded, open_source, said
 
@@ -34,7 +34,7 @@ def scan(path: str, limits: Limits) -> tuple[VideoIndex, Source | None]:
     with ExitStack() as stack:
         source = stack.enter_context(open_source(path, limits))
         header = _Header.of(source)
-        rows = _read_packets(path, source, header)
+        rows = _read_packets(path, source, header, Deadline(path, limits))
         if not rows.packets:
             raise VideoReadError(path, "the video stream holds no frame")
         known, first = tuple(rows.packets), rows.first
@@ -93,13 +93,14 @@ class _Rows:
     first: VideoFrame | None = None
 
 
-def _read_packets(path: str, source: Source, header: _Header) -> _Rows:
+def _read_packets(path: str, source: Source, header: _Header, deadline: Deadline) -> _Rows:
     """All packets of the stream and its first frame; `source` keeps the packets if they are small."""
     rows = _Rows([], [])
     codec, latest, size, probed = header.codec, None, 0, False
     source.packets = []
     try:
         for packet in source.container.demux(source.stream):
+            deadline.check()
             if not packet.size:
                 continue
             key, pts = packet.is_keyframe, packet.pts

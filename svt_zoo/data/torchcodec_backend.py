@@ -66,7 +66,7 @@ def _decoder_class() -> Any:
         from torchcodec.decoders import VideoDecoder
     except (ImportError, RuntimeError) as error:  # RuntimeError: FFmpeg's shared libraries are missing
         raise ImportError(
-            "backend='torchcodec' needs `pip install svt-zoo[torchcodec]` and FFmpeg's shared libraries; "
+            "backend='torchcodec' needs `pip install torchcodec` and FFmpeg's shared libraries; "
             "backend='pyav' needs neither"
         ) from error
     return VideoDecoder

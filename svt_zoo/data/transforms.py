@@ -53,8 +53,9 @@ class EvalTransform:
 
     Args:
         num_frames: frames in a clip.
-        sampling_rate: distance of two frames of a clip, in frames of a video of `fps` frames per second; None spreads
-            the frames over the whole video.
+        sampling_rate: a clip lasts `num_frames * sampling_rate` frames of a video of `fps` frames per second, and its
+            frames are spread evenly over it from the first to the last (SlowFast's and SVT's sampling, so 8x32 are 8
+            frames that lie about 36 apart in 256); None spreads them over the whole video.
         crop_size: side of the square crop in pixels, or (height, width).
         resize_size: length of the short side before cropping, in pixels.
         mean: mean of each channel, on the scale [0, 1].
@@ -89,6 +90,10 @@ class EvalTransform:
         self.fps = fps
         if min(self.crop_size) > resize_size:
             raise ValueError(f"crop_size {crop_size} does not fit a short side of resize_size={resize_size} pixels")
+
+    def resized(self, resize_size: int) -> "EvalTransform":
+        """The same transform with another `resize_size`."""
+        return EvalTransform(**{**vars(self), "resize_size": resize_size})
 
     def clip_indices(self, total: int, *, fps: float, clip: int = 0, num_clips: int = 1) -> list[int]:
         """Frame numbers of clip `clip` of `num_clips` in a video of `total` frames at `fps` per second.

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import threading
 from multiprocessing import parent_process
 
@@ -32,8 +31,6 @@ def start_worker(worker: int) -> None:
         threading.Thread(target=_obey_parent, daemon=True).start()
     threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    if "cv2" in sys.modules:
-        sys.modules["cv2"].setNumThreads(0)
 
 
 def _obey_parent() -> None:

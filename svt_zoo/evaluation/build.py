@@ -125,12 +125,14 @@ def load_network(recipe: EvaluationRecipe | FinetuneRecipe, *, num_classes: int 
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.run.seed)
-        network = load_start(
-            recipe.init,
-            model=recipe.model.name,
-            options=recipe.model.options,
-            num_classes=num_classes,
-            progress=distributed.is_main(),
+        network = distributed.in_turn(
+            lambda: load_start(
+                recipe.init,
+                model=recipe.model.name,
+                options=recipe.model.options,
+                num_classes=num_classes,
+                progress=distributed.is_main(),
+            )
         )
     said = network.meta.get("clip")
     clip = asdict(choose_clip(ClipSpec(**said) if said else None, recipe.clip, network))

@@ -22,7 +22,7 @@ from ..batch import Batch, Failure
 from ..data.datasets import VideoDataset, Views
 from ..data.lists import VideoList
 from ..data.loader import collate
-from ..data.workers import number_of_workers
+from ..data.workers import number_of_workers, start_worker
 from ..models import Features, ZooModel
 from .results import write_atomically
 from .views import describe_views, parse_views
@@ -192,7 +192,14 @@ def _batches(
     """The batches of the shards, one after the other, in order."""
     rows = [list(part) for parts in shards for part in parts]
     loader: DataLoader[Any] = DataLoader(
-        dataset, batch_sampler=rows, collate_fn=collate, num_workers=num_workers, pin_memory=device.type == "cuda"
+        dataset,
+        batch_sampler=rows,
+        collate_fn=collate,
+        num_workers=num_workers,
+        worker_init_fn=start_worker,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # else it would take a number from a training in this process
+        prefetch_factor=1 if num_workers else None,  # float views of many videos wait in shared memory
     )
     yield from tqdm(loader, unit="batch", disable=None if progress else True)
 
@@ -232,7 +239,7 @@ def claim(folder: Path, settings: dict[str, str]) -> None:
         f"{name} was {found.get(name)}, is {value}" for name, value in settings.items() if found.get(name) != value
     ]
     if different:
-        raise ValueError(f"{folder} holds other features: {'; '.join(different)}; choose another output folder")
+        raise ValueError(f"{folder} holds other features: {'; '.join(different)}; delete it or choose another output")
 
 
 def weights_sha256(model: ZooModel) -> str:

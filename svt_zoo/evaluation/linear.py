@@ -12,8 +12,6 @@ from torch import Tensor
 
 from .metrics import accuracy
 
-LEARNING_RATES = (8e-4, 2.5e-3, 8e-3, 2.5e-2, 8e-2, 2.5e-1, 8e-1)
-
 
 class Heads(NamedTuple):
     """L linear layers: `weight` (L, K, D) and `bias` (L, K)."""

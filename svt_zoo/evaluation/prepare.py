@@ -66,9 +66,9 @@ def choose_dtype(dtype: DType, device: torch.device) -> torch.dtype:
 
 @functools.cache
 def fastest_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where a layer of ViT-B runs faster in it than in float32, measured here and now; else float32."""
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.float32
+    """bfloat16 on a GPU that knows it, and on a CPU where a layer of ViT-B runs faster in it, measured here and now."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     seconds = {dtype: _layer_seconds(device, dtype) for dtype in (torch.float32, torch.bfloat16)}
     return min(seconds, key=lambda dtype: seconds[dtype])
 
@@ -80,6 +80,6 @@ def _layer_seconds(device: torch.device, dtype: torch.dtype) -> float:
     best = float("inf")
     for _ in range(5):
         start = time.perf_counter()
-        torch.nn.functional.linear(tokens, weight)[0, 0].item()  # item() waits for a GPU
+        torch.nn.functional.linear(tokens, weight)[0, 0].item()
         best = min(best, time.perf_counter() - start)
     return best

@@ -4,7 +4,7 @@ import csv
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -169,7 +169,8 @@ def linear_protocol(
     transform = extractor.network.transforms()
     fast = fast_transform(transform) if slow_fast else None
     random_clips = RandomClips(transform, num_clips=clips, flip=hflip, fast=fast)
-    bank = extractor(train, "train", views=random_clips, pool="none", seed=seed)
+    few = replace(extractor, batch_size=max(1, extractor.batch_size // clips))  # each of its videos has many views
+    bank = few(train, "train", views=random_clips, pool="none", seed=seed)
     features = bank.features  # (N, V, D)
     if slow_fast:
         pairs = features.unflatten(1, (clips, 2))  # (N, V, 2, D)

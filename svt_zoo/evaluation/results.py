@@ -58,7 +58,7 @@ def provenance(device: torch.device | str) -> dict[str, Any]:
     device = torch.device(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     versions = {"python": platform.python_version()}
-    for package in ("svt-zoo", "torch", "torchvision", "av", "numpy"):
+    for package in ("svt-zoo", "torch", "torchvision", "av", "numpy", "safetensors"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -141,7 +141,7 @@ def write_predictions(
             import pyarrow.parquet
         except ImportError:
             path = path.with_suffix(".csv")
-            _log.warning("pyarrow is not installed (pip install svt-zoo[parquet]): writing %s instead", path)
+            _log.warning("pyarrow is not installed (pip install pyarrow): writing %s instead", path)
         else:
             pyarrow.parquet.write_table(pyarrow.table(columns), path)
             return path

@@ -10,17 +10,19 @@ from torch import Tensor
 
 from ..data.datasets import EvalViews, Indices, Views
 from ..data.transforms import EvalTransform, crop_and_resize, random_short_side_box
-from ..data.video import open_video
+from ..data.video import Limits, open_video
 
 
-def load_views(path: str | Path, views: Views) -> list[Tensor]:
+def load_views(path: str | Path, views: Views, *, limits: Limits | None = None) -> list[Tensor]:
     """The evaluation views of one video, each (3, T, H, W), of which every frame is decoded once.
+
+    `limits` are those of `open_video`.
 
     Raises:
         VideoReadError: the file cannot be read.
     """
     nothing_drawn = np.random.default_rng(0)
-    with open_video(path) as video:
+    with open_video(path, limits=limits) as video:
         indices = views.indices(video.num_frames, video.fps, nothing_drawn)
         union = sorted({i for view in indices for i in view})
         frames = video.frames_at(union)  # (n, H, W, 3)
@@ -124,8 +126,7 @@ class RandomClips:
                 side = transform.crop_size[0]
                 clip = crop_and_resize(frames, box, side, index=place, interpolation="bilinear", antialias=False)
                 clip = clip.flip(2) if flip else clip  # (T, side, side, 3)
-                whole = EvalTransform(**{**vars(transform), "resize_size": side})  # no more to resize or to cut
-                views.append(whole(clip))
+                views.append(transform.resized(side)(clip))  # no more to resize or to cut
         return views, []
 
 

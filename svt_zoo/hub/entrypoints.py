@@ -29,6 +29,8 @@ __all__ = [
     "motionformer_vitb_ssv2_fb",
     "motionformer_vitb_ssv2_time",
     "svt_vitb_k400",
+    "timesformer_vitb_hr_k400",
+    "timesformer_vitb_hr_ssv2",
     "timesformer_vitb_k400",
     "timesformer_vitb_k600",
     "timesformer_vitb_ssv2",
@@ -118,6 +120,14 @@ timesformer_vitb_k600 = _entry_point(
 timesformer_vitb_ssv2_fb = _entry_point(
     TimeSformer_ViTB_Weights.SSV2_FB,
     "TimeSformer ViT-B/16, supervised on SSv2 by Facebook (BGR frames); num_classes=174 has its head.",
+)
+timesformer_vitb_hr_k400 = _entry_point(
+    TimeSformer_ViTB_Weights.HR_K400,
+    "TimeSformer-HR ViT-B/16 (16 frames of 448 pixels), supervised on Kinetics-400; num_classes=400 has its head.",
+)
+timesformer_vitb_hr_ssv2 = _entry_point(
+    TimeSformer_ViTB_Weights.HR_SSV2,
+    "TimeSformer-HR ViT-B/16 (16 BGR frames of 448 pixels), supervised on SSv2; num_classes=174 has its head.",
 )
 timesformer_vitb_ssv2 = _entry_point(
     TimeSformer_ViTB_Weights.SSV2,

@@ -40,6 +40,8 @@ def load_model(
 ) -> ZooModel:
     """Build a network and load trained weights into it, strictly.
 
+    Of a training checkpoint that holds student and teacher it reads the teacher, which SVT and DINO evaluate.
+
     Args:
         weights: a row of `list_weights()` or the row itself, a path, `https://...`, `hf://org/repo/file@revision`,
             or any path that iopath reads. Of the folder of a finished run or of `save_pretrained`, the weights in it.
@@ -47,7 +49,7 @@ def load_model(
             `list_weights()` whose clip it shares, too.
         num_classes: 0 gives the backbone (clip -> `Features`). K > 0 gives a `Classifier` (clip -> logits (B, K)): with
             the file's own classifier if it has K classes, else with a new one, which is said in the log. None gives
-            what the file holds.
+            what the file holds. A row's own classifier brings the names of its classes into the cache.
         num_frames, img_size: another clip than the weights were trained with, in frames and pixels. They change what
             `.transforms()` makes; the position tables stay as trained and are stretched in `forward`. (An image
             network has no table of frames: a new one is made, for `num_frames`.)
@@ -94,7 +96,7 @@ def load_model(
         "weights": row.name if row else str(source),
         "file": str(source),
     }
-    return (_classifier(network, num_classes, file.head, source) if num_classes else network).eval()
+    return (_classifier(network, num_classes, file.head, source, row) if num_classes else network).eval()
 
 
 def _keywords(file: Checkpoint, row: Weights | None, num_frames: int | None) -> dict[str, Any]:
@@ -149,12 +151,16 @@ def file_inside(path: Path) -> Path:
     raise WeightsError(f"the folder {path} holds neither {FINAL_NAME} nor {WEIGHTS_NAME}; a run writes it when it ends")
 
 
-def _classifier(backbone: Backbone, num_classes: int, head: StateDict, source: Source) -> Classifier:
+def _classifier(
+    backbone: Backbone, num_classes: int, head: StateDict, source: Source, row: Weights | None
+) -> Classifier:
     """`backbone` with the file's classifier `head`, or with a new one if that is of another size."""
     classifier = Classifier(backbone, num_classes)
     there = len(head.get("bias", ()))
     if there == num_classes:
         load_strictly(classifier.head, head, source)
+        if row and row.labels:
+            _fetch_labels(row.labels)
     else:
         classifier.meta |= {"labels": None, "categories": None}  # they name other classes
         _log.warning(
@@ -166,11 +172,20 @@ def _classifier(backbone: Backbone, num_classes: int, head: StateDict, source: S
     return classifier
 
 
+def _fetch_labels(labels: HubFile) -> None:
+    """Bring the names of the classes into the cache, so that `predict` finds them there without a network."""
+    try:
+        fetch(labels, progress=False)
+    except WeightsError as error:
+        _log.warning("the classes stay without names: %s", error)
+
+
 def _report(source: Source | str, unused: Iterable[str]) -> None:
     """Say once, in one line, which parts of a file the network has no use for."""
     groups = sorted({key.rpartition(".")[0] or key for key in unused})
     if groups:
-        _log.warning("%s: left out, as the network does not use it: %s", source, ", ".join(groups))
+        why = " (read is the teacher, which its method evaluates)" if "student" in groups else ""
+        _log.warning("%s: left out, as the network does not use it: %s%s", source, ", ".join(groups), why)
 
 
 def load_strictly(network: nn.Module, state: Mapping[str, Tensor], source: Source | str) -> None:

@@ -22,24 +22,25 @@ Written by `python tools/zoo_page.py` from `svt_zoo/hub/table.py` and `results/*
   means that nobody measured it here, and an empty field that nobody stated it.
 - GFLOPs are counted as papers do, a multiply-add as one, for one clip; attention is counted, too. Parameters are
   those of the backbone, without a classifier.
+- A command follows the published number's protocol as far as that is known, with our reader of videos, and none has
+  been run on the full data. Add `run.output=FOLDER` and, if your videos lie elsewhere, `data.train=LIST data.val=LIST
+  data.root=FOLDER`; FILE is the pre-trained file, which you fetch by hand.
+- Licences are those of the weights. The data sets have terms of their own, which are not restated here.
 - frames x rate: 8x32 is every 32nd frame of a video of 30 frames per second; "segments" spreads the frames evenly over
   the whole video. Views are as the source gives them.
 - A sha256 that is not known yet is recorded at the first download; every later one must equal it.
 """
-_LIST_NAMES = {"UCF-101": "ucf101", "HMDB-51": "hmdb51", "K400": "kinetics400", "SSv2": "ssv2"}
-_RECIPE_FOLDERS = {"linear": "linear", "fine-tune": "finetune", "knn": "knn"}
+_TOOLS = {"linear": "eval_linear", "finetune": "finetune", "evaluate": "evaluate"}  # by the folder of a recipe
 
 
-def zoo_page(results: Iterable[Mapping[str, Any]], recipes: Iterable[str]) -> str:
+def zoo_page(results: Iterable[Mapping[str, Any]]) -> str:
     """The text of MODEL_ZOO.md.
 
     Args:
         results: what evaluations wrote (`asdict` of `evaluation.results.Result`), in the order to show them.
-        recipes: paths of recipes that exist, relative to the checkout; a number is linked to the one that repeats it.
     """
     results, rows = list(results), list(TABLE.values())
-    known = set(recipes)
-    numbers = [line for row in rows for line in _numbers(row, known, results)]
+    numbers = [line for row in rows for line in _numbers(row, results)]
     parts = [
         _HEAD,
         "## Weights",
@@ -49,7 +50,7 @@ def zoo_page(results: Iterable[Mapping[str, Any]], recipes: Iterable[str]) -> st
         ),
         "## Files and licences",
         _table(
-            ["name", "file", "Hub copy at commit", "sha256", "licence of the weights", "licence of the data", "paper"],
+            ["name", "file", "Hub copy at commit", "sha256", "licence of the weights", "paper"],
             [_file(row) for row in rows],
         ),
         "## Numbers",
@@ -63,7 +64,7 @@ def zoo_page(results: Iterable[Mapping[str, Any]], recipes: Iterable[str]) -> st
                 "source",
                 "measured here",
                 "GFLOPs x views",
-                "recipe",
+                "command",
             ],
             numbers,
         ),
@@ -144,41 +145,45 @@ def _file(row: Weights) -> list[str]:
     copy = _hub(row.hub_copy) if row.hub_copy else ""
     file = _hub(row.source) if isinstance(row.source, HubFile) else str(row.source)
     sha256 = f"`{row.sha256}`" if row.sha256 else "not known yet"
-    return [f"`{row.name}`", file, copy, sha256, row.license, row.data_license, row.paper]
+    return [f"`{row.name}`", file, copy, sha256, row.license, row.paper]
 
 
 def _hub(file: HubFile) -> str:
     return f"`{file.repo}/{file.filename}` at `{file.revision}`"
 
 
-def _numbers(row: Weights, recipes: set[str], results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def _numbers(row: Weights, results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """One line a published number, then one for each that only we have."""
     lines = []
     measured = {(number.dataset, number.protocol, number.metric): number for number in row.measured}
     for number in row.published:
         ours = measured.pop((number.dataset, number.protocol, number.metric), None)
-        lines.append(_number(row, number, f"{ours.value:g} ({ours.source})" if ours else "not run", recipes))
-    lines += [
-        _number(row, ours, f"{ours.value:g} ({ours.source})", recipes, published=False) for ours in measured.values()
-    ]
+        lines.append(_number(row, number, f"{ours.value:g} ({ours.source})" if ours else "not run"))
+    lines += [_number(row, ours, f"{ours.value:g} ({ours.source})", published=False) for ours in measured.values()]
     if not lines and not any(result["name"] == row.name for result in results):
         lines.append([f"`{row.name}`", *[""] * 5, "not run", "", ""])
     return lines
 
 
-def _number(row: Weights, number: Number, measured: str, recipes: set[str], *, published: bool = True) -> list[str]:
+def _number(row: Weights, number: Number, measured: str, *, published: bool = True) -> list[str]:
     kind = number.protocol.split(",")[0]
     network = f"`{row.name}`"
     if kind in ("linear", "fine-tune") and not row.num_classes:  # a network trained from this row's
         trained = [other.name for other in TABLE.values() if other.num_classes and number in other.published]
         network += f", {kind}: `{trained[0]}`" if trained else f", {kind}: no weights published"
-    folder, data = _RECIPE_FOLDERS.get(kind, "evaluate"), _LIST_NAMES.get(number.dataset, "")
-    recipe = f"configs/{folder}/{data}.yaml"
     views = re.search(r"(\d+)x(\d+)", number.protocol)
     gflops = f"{_row_cost(row)[0]:.1f} x {int(views[1]) * int(views[2])}" if views and _exists(row) else ""
     values = [f"{number.value:g}", number.source] if published else ["", ""]
-    link = f"[{recipe}]({recipe})" if recipe in recipes else ""
-    return [network, number.dataset, number.protocol, number.metric, *values, measured, gflops, link]
+    command = command_of(number) if published else ""  # `measured` has its own
+    return [network, number.dataset, number.protocol, number.metric, *values, measured, gflops, command]
+
+
+def command_of(number: Number) -> str:
+    """The command that follows a number's protocol, as a link to its recipe."""
+    if not number.recipe:
+        return "no recipe of ours"
+    recipe = number.recipe.split()[0]
+    return f"[`python tools/{_TOOLS[recipe.split('/')[1]]}.py {number.recipe}`]({recipe})"
 
 
 def _result(result: Mapping[str, Any]) -> list[str]:

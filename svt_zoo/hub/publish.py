@@ -146,7 +146,7 @@ def model_card(config: Mapping[str, Any], golden: list[float], repo: str = "ORG/
         f"- origin: {config.get('source') or config.get('weights') or 'not stated'}",
         f"- paper: {config.get('paper') or 'not stated'}",
         f"- licence of the weights: {config.get('license') or 'not stated'}",
-        f"- licence of the data: {config.get('data_license') or 'not stated'}",
+        "- the data it was trained on has terms of its own",
         f"- clip: {json.dumps(clip, sort_keys=True) if clip else 'not stated'}",
         *([f"- note: {config['notes']}"] if config.get("notes") else []),
         "",

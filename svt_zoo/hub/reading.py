@@ -31,8 +31,8 @@ class Checkpoint(NamedTuple):
 def read_checkpoint(path: Path, source: Source | str = "") -> Checkpoint:
     """Read a weight file of any known format: its tensors in the zoo's names, and its config if it is one of ours.
 
-    Nothing in the file can run code: safetensors, or `torch.load(weights_only=True)` with the one class allowed that
-    the originals saved beside their tensors (`argparse.Namespace`, a bag of options).
+    Nothing in the file can run code: safetensors, or `torch.load(weights_only=True)` that also takes what the originals
+    saved beside their tensors: `argparse.Namespace`, a bag of options, and NumPy's numbers with their type.
 
     Raises:
         WeightsError: not a weight file, a file with code in it, an unknown format, or written by a newer version.

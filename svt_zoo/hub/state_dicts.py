@@ -10,12 +10,15 @@ StateDict = dict[str, Tensor]
 
 # TIME's heads for frame order and flow direction, in the files of all its networks.
 TIME_HEADS = ("temp_head.*", "mlp_q.*", "mlp_k.*", "mlp_v.*", "mlp_proj.*", "mlp_norm.*", "flow_head.*")
-# A checkpoint is a dict of these around the state dict; the teacher is what DINO and SVT evaluate.
+# A checkpoint is a dict of these around the state dict; the first that is there is read.
 _CONTAINERS = ("teacher", "state_dict", "model_state", "model", "module", "student")
 
 
 def unwrap(checkpoint: Mapping[str, Any]) -> StateDict:
-    """The state dict inside a checkpoint: `{"teacher": ...}`, `{"model_state": ...}`, DDP's `module.` taken off."""
+    """The state dict inside a checkpoint: `{"teacher": ...}`, `{"model_state": ...}`, DDP's `module.` taken off.
+
+    Of a teacher and its student it is the teacher: the running mean of the student, which SVT and DINO evaluate.
+    """
     for key in _CONTAINERS:
         if isinstance(checkpoint.get(key), Mapping):
             return unwrap(checkpoint[key])

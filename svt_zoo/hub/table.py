@@ -29,14 +29,14 @@ class SVT_ViTB_Weights:
         pretrained_on="Kinetics-400, no labels",
         pretrain_mean_std=_IMAGENET,
         published=tuple(
-            Number(dataset, protocol, "top-1", value, _SVT_PAPER)
-            for dataset, linear, tuned in (
-                ("UCF-101", 90.8, 93.7),
-                ("HMDB-51", 57.8, 67.2),
-                ("K400", 68.1, 78.1),
-                ("SSv2", 18.3, 59.2),
+            Number(dataset, protocol, "top-1", value, _SVT_PAPER, f"configs/{folder}/{recipe}.yaml init=svt")
+            for dataset, recipe, linear, tuned in (
+                ("UCF-101", "ucf101", 90.8, 93.7),
+                ("HMDB-51", "hmdb51", 57.8, 67.2),
+                ("K400", "kinetics400", 68.1, 78.1),
+                ("SSv2", "ssv2", 18.3, 59.2),
             )
-            for protocol, value in (("linear", linear), ("fine-tune", tuned))
+            for protocol, folder, value in (("linear", "linear", linear), ("fine-tune", "finetune", tuned))
         ),
         notes="The published evaluation normalises with 0.45 / 0.225, pre-training did with ImageNet's statistics.",
     )
@@ -91,6 +91,14 @@ class DINO_ViTS_Weights:
 
 
 _CPC_README = "README of QiyueShang666/SSL-for-Video, fine-tuned at 224 pixels"
+_CPC_UCF101 = Number(
+    "UCF-101",
+    "fine-tune",
+    "top-1",
+    63.5,
+    _CPC_README,
+    "configs/finetune/ucf101_cpc_original.yaml init=FILE",
+)
 _CPC_CAVEAT = (
     "Pre-trained on UCF-101's training split 3, which holds all test videos of split 1, on which the original tests. "
     "Its code chooses the best epoch on a part of the test videos; the README names neither protocol nor seeds. "
@@ -98,12 +106,14 @@ _CPC_CAVEAT = (
 )
 
 
-def _cpc(name: str, link: str, num_frames: int, title: str, **options: Any) -> Weights:
+def _cpc(name: str, drive: str, num_frames: int, title: str, **options: Any) -> Weights:
+    """`drive` is the id of the file on Google Drive, to which the authors' README links."""
     return Weights(
         name=name,
         model="cpc_resnet18",
-        source=ByHand(f"{link}, which the README of github.com/QiyueShang666/SSL-for-Video links to on Google Drive"),
-        clip=ClipSpec(num_frames, 3.6, 240, 224, *_IMAGENET),  # every third frame of videos with 25 a second
+        source=ByHand(f"https://drive.google.com/file/d/{drive}"),
+        # Every third frame of videos of 25 a second: from the first to the last of a window of 3 (N - 1) + 1 frames.
+        clip=ClipSpec(num_frames, (3 * num_frames - 2) / num_frames * 30 / 25, 240, 224, *_IMAGENET),
         title=title,
         paper="https://doi.org/10.1016/j.neucom.2021.11.031",
         license="MIT",
@@ -117,24 +127,21 @@ class CPC_ResNet18_Weights:
 
     UCF101 = _cpc(
         "cpc_resnet18_ucf101",
-        "the pre-trained file",
+        "1XHIbSzbMaVXcBn86Qu5LbIKo2edzOphN",
         5,
         "CPC ResNet-18 and transformer, self-supervised on UCF-101",
         pretrained_on="UCF-101 (training split 3), no labels",
-        published=(
-            Number("UCF-101", "fine-tune", "top-1", 63.5, _CPC_README),
-            Number("HMDB-51", "fine-tune", "top-1", 34.6, _CPC_README),
-        ),
+        published=(_CPC_UCF101, Number("HMDB-51", "fine-tune", "top-1", 34.6, _CPC_README)),
     )
     UCF101_FINETUNED = _cpc(
         "cpc_resnet18_ucf101_finetuned",
-        "the fine-tuned file",
+        "1htAxdKIYCJhSM4QVbhM-eH0uG9-Ry3sz",
         7,
         "CPC ResNet-18 and transformer, fine-tuned on UCF-101",
         pretrained_on="UCF-101 (training split 3), no labels, then UCF-101 with labels",
         model_kwargs={"relu": True, "pool": "context", "final_bn": True},
         num_classes=101,
-        published=(Number("UCF-101", "fine-tune", "top-1", 63.5, _CPC_README),),
+        published=(_CPC_UCF101,),
     )
     DEFAULT = UCF101
 
@@ -149,6 +156,8 @@ TABLE: dict[str, Weights] = {
         TimeSformer_ViTB_Weights.K400,
         TimeSformer_ViTB_Weights.K600,
         TimeSformer_ViTB_Weights.SSV2_FB,
+        TimeSformer_ViTB_Weights.HR_K400,
+        TimeSformer_ViTB_Weights.HR_SSV2,
         TimeSformer_ViTB_Weights.SSV2,
         TimeSformer_ViTB_Weights.SSV2_TIME,
         Motionformer_ViTB_Weights.K400,

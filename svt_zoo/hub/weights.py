@@ -43,24 +43,28 @@ class ClipSpec:
 
 @dataclass(frozen=True)
 class Number:
-    """One published or measured number: `value` in percent, and who says so."""
+    """One published or measured number: `value` in percent, and who says so.
+
+    `recipe` is what follows its protocol: a recipe and the overrides it takes; blank where none of ours does.
+    """
 
     dataset: str
     protocol: str
     metric: str
     value: float
     source: str
+    recipe: str = ""
 
 
 @dataclass(frozen=True)
 class Weights:
     """A row of the table.
 
-    `license` is what the weights' page says, `data_license` what the training data's owner says (blank: not stated
-    there). `source` is where the authors keep the file; `hub_copy` is a converted copy on the Hub at a full commit,
-    which is preferred. `sha256` is that of `file`, blank until known; meanwhile the hash of the first download is
-    recorded beside the cache and every later one must equal it. `model_kwargs` are keywords of the model's builder
-    that its weights need. `num_classes` is the size of the classifier in the file, 0 if it has none.
+    `license` is what the weights' page says (blank: not known to us). `source` is where the authors keep the file;
+    `hub_copy` is a converted copy on the Hub at a full commit, which is preferred. `sha256` is that of `file`, blank
+    until known; meanwhile the hash of the first download is recorded beside the cache and every later one must equal
+    it. `model_kwargs` are keywords of the model's builder that its weights need. `num_classes` is the size of the
+    classifier in the file, 0 if it has none.
     """
 
     name: str
@@ -74,7 +78,6 @@ class Weights:
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
     sha256: str | None = None
     hub_copy: HubFile | None = None
-    data_license: str = ""
     num_classes: int = 0
     labels: HubFile | None = None
     pretrain_mean_std: tuple[tuple[float, ...], tuple[float, ...]] | None = None
@@ -109,8 +112,9 @@ def transforms_of(meta: Mapping[str, Any]) -> "EvalTransform":
     """
     if not meta.get("clip"):
         raise ValueError(
-            "this model has no clip specification: neither a row of the table nor its file says one; load the file "
-            "with model=ROW (one of list_weights()), or use svt_zoo.data.transforms.EvalTransform with your own numbers"
+            "this model has no clip specification (frames, crop, mean, std): load its file with that of a row of the "
+            "table for the same network, by load_model(FILE, model=ROW) or, in the tools, --weights FILE --model ROW; "
+            "or set model.meta['clip'] = get_weights(ROW).meta['clip'] and save the model again"
         )
     from ..data.transforms import EvalTransform  # asked for, so torchvision may be loaded
 

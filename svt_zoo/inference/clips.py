@@ -1,6 +1,7 @@
 """The clips of a list of videos, read part by part: what every engine of the extraction computes features of."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
@@ -8,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import sampling
-from ..data.datasets import FrameReader, Views, frame_range, open_row
+from ..data import datasets, sampling
+from ..data.datasets import FrameReader, Views, frame_range
 from ..data.limits import VideoReadError
 from ..data.lists import Row, VideoList
 from ..data.transforms import EvalTransform
@@ -53,7 +54,7 @@ class ClipReader:
         every: seconds between two rows of one video (each is one clip of `transform`); None for one row a video.
         transform: of the network.
         batch_size: rows of a chunk, at most.
-        open_row: opens a row of the list.
+        open_row: opens a row of the list, by default `datasets.open_row`.
 
     Raises:
         ValueError: `every` is not above 0.
@@ -67,7 +68,7 @@ class ClipReader:
         *,
         every: float | None = None,
         batch_size: int = 1,
-        open_row: Callable[[Row], FrameReader] = open_row,
+        open_row: Callable[[Row], FrameReader] | None = None,
     ) -> None:
         if every is not None and not every > 0:
             raise ValueError(f"every is a number of seconds above 0, got {every}")
@@ -76,7 +77,7 @@ class ClipReader:
         self.transform = transform
         self.every = every
         self.batch_size = batch_size
-        self.open_row = open_row
+        self.open_row = open_row or partial(datasets.open_row, frame_rate=videos.frame_rate)
 
     def chunks(self, part: int, indices: Sequence[int]) -> Iterator[Chunk]:
         """The rows of the videos `indices`, in order; what cannot be read becomes a piece with the reason."""

@@ -95,7 +95,7 @@ def _check_tools(format: str) -> None:
     """Raise an `ExportError` if something is missing that `format` needs."""
     for package in ("onnx", "onnxscript", "onnxruntime") if format == "onnx" else ():
         if importlib.util.find_spec(package) is None:
-            raise ExportError(f"{format} needs {package}: pip install 'svt-zoo[export]'")
+            raise ExportError(f"{format} needs {package}: pip install onnx onnxruntime onnxscript")
     compilers = (os.environ.get("CXX", "c++"), "g++", "clang++")
     if format == "aotinductor" and not any(shutil.which(name) for name in compilers):
         raise ExportError("no C++ compiler is found; install g++ or clang++, or export as torch_export or onnx")

@@ -31,6 +31,10 @@ def export_transformers(model: ZooModel, folder: str | os.PathLike[str]) -> Expo
         ExportError: not such a network, its export gives other numbers, or transformers is not installed.
         ValueError: `folder` exists and is not empty.
     """
+    try:
+        import transformers
+    except ImportError as error:
+        raise ExportError(f"transformers needs {error.name}: pip install transformers") from error
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists already; name a new folder")
@@ -38,17 +42,15 @@ def export_transformers(model: ZooModel, folder: str | os.PathLike[str]) -> Expo
     frames, height, width = clip_shape(model)
     rows, columns = (side // backbone.patch_size for side in (height, width))
     if (frames, (rows, columns)) != (backbone.num_frames, backbone.grid_size) or rows != columns:
+        sizes = [side * backbone.patch_size for side in backbone.grid_size]
+        fits = f"--num-frames {backbone.num_frames} --img-size {sizes[0]} (in load_model num_frames=, img_size=)"
         raise ExportError(
-            f"transformers would be silently wrong: its TimeSformer cannot stretch tables, which here stand for "
-            f"{backbone.num_frames} frames of {backbone.grid_size[0]} x {backbone.grid_size[1]} patches, and the clip "
-            f"has {frames} frames of {rows} x {columns}; export the network with the clip it was trained on"
+            f"transformers would be silently wrong: its TimeSformer cannot stretch tables, which here are made for "
+            f"{backbone.num_frames} x {sizes[0]} x {sizes[1]} (frames, pixels), and the clip is {frames} x {height} x "
+            f"{width}; export it " + (f"as a network of that clip: {fits}" if sizes[0] == sizes[1] else "as onnx")
         )
     if isinstance(backbone, SpaceOnlyTimeSformer):
         raise ExportError("transformers' space-only TimeSformer does not average frames, so it is another network")
-    try:
-        import transformers
-    except ImportError as error:
-        raise ExportError(f"transformers needs {error.name}: pip install 'svt-zoo[transformers]'") from error
     config = _config(network, backbone, height)
     state = to_hf_timesformer(network.state_dict())
     if isinstance(network, Backbone):

@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from ..data.jobs import Done, progress
+from ..data.jobs import Done, output_file, progress
 from ..data.list_formats import is_video
 from ..data.lists import Row, VideoList, read_list
 from ..data.remote import is_url
@@ -93,7 +93,7 @@ def extract_features(
     Args:
         model: a name or address `load_model` takes, or a model (left as it is); of a classifier, its backbone.
         videos: a list, or what `list_videos` makes one of.
-        output: the file to write.
+        output: the .parquet file to write.
         views: of each video, whose features are averaged: "3x1" (crops x clips), "slow-fast 3x1".
         every: seconds between two rows of one video, each of one clip; None for one row a video.
         pooling: what a row holds: the class feature ("cls", D numbers), the mean of the patches of each frame
@@ -108,15 +108,20 @@ def extract_features(
         rank, world_size: number of this process, and how many share the work and the output.
 
     Raises:
-        ValueError: the output holds other features; options that do not go together.
+        ValueError: the output holds other features or cannot be written; options that do not go together.
         ImportError: pyarrow, or ray for that engine, is not installed.
         WeightsError: the weights cannot be had.
     """
-    if not 0 <= rank < world_size or min(batch_size, shard_size) < 1 or engine not in get_args(Engine):
-        given = f"{rank=}, {world_size=}, {batch_size=}, {shard_size=}, {engine=}"
-        raise ValueError(f"needs 0 <= rank < world_size, sizes from 1, engine local or ray; got {given}")
+    for name, number in (("batch_size", batch_size), ("shard_size", shard_size)):
+        if number < 1:
+            raise ValueError(f"{name} is a number from 1, got {number}")
+    if num_workers is not None and num_workers < 0:
+        raise ValueError(f"workers is a number of processes, or 0 to read in this one; got {num_workers}")
+    if not 0 <= rank < world_size or engine not in get_args(Engine):
+        raise ValueError(f"needs 0 <= rank < world_size, engine local or ray; got {rank=}, {world_size=}, {engine=}")
     if views != "1x1" and (every is not None or pooling != "cls"):
         raise ValueError(f"rows every few seconds, frames and patches are of one clip, views=1x1; got {views=}")
+    output = output_file(output, ".parquet")
     start = time.monotonic()
     videos = videos if isinstance(videos, VideoList) else list_videos(videos)
     # The actors of Ray have the GPUs.
@@ -130,7 +135,7 @@ def extract_features(
     identity = {"weights_sha256": sha256, "views": views} | _identity(reader, compute)
     shape = compute.shape(transform)
     schema = make_schema(shape.numel(), store, identity | _story(network, videos) | {"shape": str(list(shape))})
-    table = ShardedTable(Path(output), videos, schema, identity, shard_size)
+    table = ShardedTable(output, videos, schema, identity, shard_size)
     table.claim()
     parts = table.todo(rank, world_size, batch_size)
     run = partial(run_ray, device=device) if engine == "ray" else run_local

@@ -38,7 +38,7 @@ def run_ray(
         import ray
         import ray.data
     except ImportError as error:
-        raise ImportError("engine=ray needs Ray Data: pip install 'svt-zoo[ray]'") from error
+        raise ImportError("engine=ray needs Ray Data: pip install 'ray[data]' pyarrow") from error
     if not parts:
         return
     started = not ray.is_initialized()

@@ -52,6 +52,8 @@ class ShardedTable:
         """
         with suppress(FileNotFoundError):  # another process has merged the shards meanwhile
             if not self.path.exists():
+                if not any(self.folder.glob("shard_*.parquet")):  # what a run intended that has left nothing
+                    (self.folder / "settings.json").unlink(missing_ok=True)
                 claim(self.folder, self.identity | {"shard_size": str(self.shard_size)})
         if not self.path.exists():
             return
@@ -60,7 +62,9 @@ class ShardedTable:
             f"{key} was {found.get(key)}, is {mine}" for key, mine in self.identity.items() if found.get(key) != mine
         ]
         if different:
-            raise ValueError(f"{self.path} holds other features: {'; '.join(different)}; choose another output")
+            raise ValueError(
+                f"{self.path} holds other features: {'; '.join(different)}; delete it or choose another output"
+            )
 
     def todo(self, rank: int, world_size: int, part_size: int) -> Parts:
         """The parts, of at most `part_size` videos, of this process's shards that are not there yet."""
@@ -89,6 +93,7 @@ class ShardedTable:
             shard = one.part // self.shard_size
             waiting[shard].remove(one.part)
             if not waiting[shard]:
+                self.claim()  # while there was no shard, another command may have taken the folder
                 members = sorted(part for part in ready if part // self.shard_size == shard)
                 write_shard(self._shard(shard), [row for part in members for row in ready.pop(part)], self.schema)
             for name in (self.names[i] for i in parts[one.part]):

@@ -51,7 +51,7 @@ def make_schema(width: int, store: Store, metadata: Mapping[str, str]) -> "pyarr
     try:
         import pyarrow
     except ImportError as error:
-        raise ImportError("a table of features needs pyarrow: pip install 'svt-zoo[parquet]'") from error
+        raise ImportError("a table of features needs pyarrow: pip install pyarrow") from error
     number = {"float16": pyarrow.float16(), "float32": pyarrow.float32()}[store]
     return pyarrow.schema(
         [
@@ -146,6 +146,10 @@ class FeatureTable:
             if len(there):
                 yield Block(torch.from_numpy(first + there), torch.from_numpy(values.reshape(len(there), self.width)))
             first += batch.num_rows
+
+    def has_features(self) -> bool:
+        """Whether any row has one."""
+        return next(self.blocks(), None) is not None
 
     def videos(self) -> list[str]:
         """The video of each row."""

@@ -3,12 +3,13 @@
 import os
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ..data.datasets import frame_range
-from ..data.limits import VideoReadError
+from ..data.limits import Limits, VideoReadError
 from ..data.lists import Row
 from ..data.sampling import uniform_clip
+from .captions import drawable, font
 from .feature_table import FeatureTable
 from .search import Neighbour, open_query
 
@@ -24,17 +25,18 @@ def neighbour_sheet(
     start_sec: float | None = None,
     end_sec: float | None = None,
     num_frames: int = 4,
+    limits: Limits | None = None,
 ) -> Image.Image:
     """A strip of frames of the query, and below it one of each neighbour, with its similarity and name.
 
-    A neighbour whose file is gone is shown by its caption alone.
+    A neighbour whose file is gone is shown by its caption alone. `limits` are those of `open_video`, for the query.
     """
     part = f", {start_sec or 0:.1f} to {end_sec:.1f} s" if end_sec is not None else ""
     strips = [(f"query: {os.path.basename(query)}{part}", Row(os.fspath(query), start_sec=start_sec, end_sec=end_sec))]
     for rank, (similarity, row) in enumerate(neighbours, start=1):
         caption = f"{rank}.  {similarity:.3f}  {row.video}, {row.start_sec:.1f} to {row.end_sec:.1f} s"
         strips.append((caption, Row(table.locate(row.video), start_sec=row.start_sec, end_sec=row.end_sec)))
-    pictures = [_strip(caption, row, num_frames) for caption, row in strips]
+    pictures = [_strip(*strips[0], num_frames, limits), *(_strip(*strip, num_frames) for strip in strips[1:])]
     width, height = max(picture.width for picture in pictures), sum(picture.height + _GAP for picture in pictures)
     sheet = Image.new("RGB", (width + 2 * _GAP, height + _GAP), _PAPER)
     top = _GAP
@@ -44,17 +46,17 @@ def neighbour_sheet(
     return sheet
 
 
-def _strip(caption: str, row: Row, num_frames: int) -> Image.Image:
+def _strip(caption: str, row: Row, num_frames: int, limits: Limits | None = None) -> Image.Image:
     """Frames of a row side by side under a caption."""
     try:
-        frames = _frames(row, num_frames)
+        frames = _frames(row, num_frames, limits)
     except VideoReadError as error:
         frames, caption = [], f"{caption}: {error.reason}"
-    font = ImageFont.load_default(_FONT_SIZE)
+    caption, letters = drawable(caption), font(_FONT_SIZE)
     line = _FONT_SIZE + _GAP
-    width = max(sum(frame.width + _GAP for frame in frames), round(font.getlength(caption)) + 1)
+    width = max(sum(frame.width + _GAP for frame in frames), round(letters.getlength(caption)) + 1)
     strip = Image.new("RGB", (width, line + (_HEIGHT if frames else 0)), _PAPER)
-    ImageDraw.Draw(strip).text((0, 0), caption, fill=_INK, font=font)
+    ImageDraw.Draw(strip).text((0, 0), caption, fill=_INK, font=letters)
     left = 0
     for frame in frames:
         strip.paste(frame, (left, line))
@@ -62,8 +64,8 @@ def _strip(caption: str, row: Row, num_frames: int) -> Image.Image:
     return strip
 
 
-def _frames(row: Row, num_frames: int) -> list[Image.Image]:
-    with open_query(row) as reader:
+def _frames(row: Row, num_frames: int, limits: Limits | None) -> list[Image.Image]:
+    with open_query(row, limits=limits) as reader:
         first, last = frame_range(row, reader)
         numbers = sorted(set(uniform_clip(last - first, num_frames)))
         frames = reader.frames_at([first + number for number in numbers]).numpy()  # (n, H, W, 3)

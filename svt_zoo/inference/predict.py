@@ -6,13 +6,14 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from ..data.datasets import Views
+from ..data.limits import Limits, VideoReadError
 from ..evaluation.prepare import DType, prepare
 from ..evaluation.views import load_views, parse_views
 from ..hub.download import fetch
@@ -22,6 +23,7 @@ from ..models import Classifier, Features, ZooModel
 
 _log = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
@@ -59,14 +61,29 @@ def embed(
         VideoReadError: a file cannot be read; nothing is silently left out.
         WeightsError: the weights cannot be had.
     """
+    options: dict[str, Any] = {"dtype": dtype, "device": device, "views": views, "batch_size": batch_size}
+    rows = [_sound(row) for row in embed_each(paths, model=model, progress=progress, **options)]
+    if not rows:
+        raise ValueError("embed needs at least one video, got none")
+    return torch.stack(rows)
+
+
+def embed_each(
+    paths: Paths,
+    *,
+    model: str | ZooModel,
+    dtype: DType = "auto",
+    device: str | torch.device | None = None,
+    views: str = "1x1",
+    batch_size: int = 4,
+    progress: bool = False,
+) -> Iterator[Tensor | VideoReadError]:
+    """As `embed`, a feature (D,) at a time; of a video that cannot be read, the error in its place."""
     network, device, dtype = prepare(model, device, dtype)
     backbone = network.backbone if isinstance(network, Classifier) else network
     chosen = parse_views(views, network.transforms())
-    rows = _outputs(backbone, chosen, _listed(paths), device, dtype, batch_size, progress)
-    means = [row.mean(dim=0) for row in rows]
-    if not means:
-        raise ValueError("embed needs at least one video, got none")
-    return torch.stack(means)
+    for out in _outputs(backbone, chosen, _listed(paths), device, dtype, batch_size, progress):
+        yield out if isinstance(out, VideoReadError) else out.mean(dim=0)
 
 
 def predict(
@@ -80,6 +97,7 @@ def predict(
     views: str = "3x1",
     batch_size: int = 4,
     progress: bool = True,
+    limits: Limits | None = None,
 ) -> list[Prediction]:
     """Classify videos: the `top` classes of each, probabilities averaged over its views.
 
@@ -88,11 +106,31 @@ def predict(
         labels: names of the classes in order; by default what the weights say.
         top: how many classes to return.
         paths, dtype, device, views, batch_size, progress: as of `embed`.
+        limits: as of `open_video`.
 
     Raises:
         ValueError: the model has no classifier, or another number of classes than `labels`.
         VideoReadError, WeightsError: as of `embed`.
     """
+    options: dict[str, Any] = {"dtype": dtype, "device": device, "views": views, "batch_size": batch_size}
+    each = predict_each(paths, model=model, labels=labels, top=top, progress=progress, limits=limits, **options)
+    return [_sound(prediction) for prediction in each]
+
+
+def predict_each(
+    paths: Paths,
+    *,
+    model: str | ZooModel,
+    labels: Sequence[str] | None = None,
+    top: int = 5,
+    dtype: DType = "auto",
+    device: str | torch.device | None = None,
+    views: str = "3x1",
+    batch_size: int = 4,
+    progress: bool = False,
+    limits: Limits | None = None,
+) -> Iterator[Prediction | VideoReadError]:
+    """As `predict`, a video at a time; of one that cannot be read, the error in its place."""
     if top < 1:
         raise ValueError(f"top must be at least 1, got {top}")
     if model in list_weights() and not get_weights(str(model)).num_classes:
@@ -105,13 +143,20 @@ def predict(
     if len(names) != num_classes:
         raise ValueError(f"the classifier has {num_classes} classes, the list of labels {len(names)}")
     files = _listed(paths)
-    predictions = []
     chosen = parse_views(views, network.transforms())
-    outputs = _outputs(network, chosen, files, device, dtype, batch_size, progress)
+    outputs = _outputs(network, chosen, files, device, dtype, batch_size, progress, limits)
     for path, logits in zip(files, outputs, strict=True):
+        if isinstance(logits, VideoReadError):
+            yield logits
+            continue
         best = logits.softmax(dim=-1).mean(dim=0).topk(min(top, num_classes))
-        predictions.append(Prediction(path, [names[i] for i in best.indices.tolist()], best.values.tolist()))
-    return predictions
+        yield Prediction(path, [names[i] for i in best.indices.tolist()], best.values.tolist())
+
+
+def _sound(result: _T | VideoReadError) -> _T:
+    if isinstance(result, VideoReadError):
+        raise result
+    return result
 
 
 def label_names(model: Classifier) -> list[str]:
@@ -142,15 +187,21 @@ def _outputs(
     dtype: torch.dtype,
     batch_size: int,
     progress: bool,
-) -> Iterator[Tensor]:
+    limits: Limits | None = None,
+) -> Iterator[Tensor | VideoReadError]:
     """What the network says of all views of each video: (V, D) or (V, K), float32 on the CPU."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     many = len(paths) > 1
     for path in tqdm(paths, unit="video", disable=None if progress and many else True):
+        try:
+            loaded = load_views(path, views, limits=limits)
+        except VideoReadError as error:
+            yield error
+            continue
         parts = []
         with torch.inference_mode():
-            for _, same in groupby(load_views(path, views), key=lambda view: view.shape):
+            for _, same in groupby(loaded, key=lambda view: view.shape):
                 for batch in torch.stack(list(same)).split(batch_size):
                     out: Tensor | Features = network(batch.to(device=device, dtype=dtype))
                     parts.append((out.cls if isinstance(out, Features) else out).float().cpu())

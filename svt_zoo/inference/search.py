@@ -11,6 +11,7 @@ the table: made once, made anew when the table changes.
 import json
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,6 +61,7 @@ def query_feature(
     end_sec: float | None = None,
     model: str | ZooModel | None = None,
     device: str | torch.device | None = None,
+    limits: Limits | None = None,
 ) -> Tensor:
     """The feature (D,) of a video, of a part of it or of an image, made as the table's were.
 
@@ -67,28 +69,42 @@ def query_feature(
         path: a video, a URL of one, or an image (.jpg, .png), which is taken for a video that stands still.
         start_sec, end_sec: the part of the video.
         model: by default what the table names.
+        limits: of the query, as of `open_video`.
 
     Raises:
-        ValueError: the model has other weights than the table, or the table holds tokens.
+        ValueError: the model has other weights than the table, the table holds tokens or nothing, or a wrong time.
         VideoReadError: the query cannot be read.
     """
+    if start_sec is not None and not start_sec >= 0:
+        raise ValueError(f"the part of a query starts at 0 s or later, got {start_sec}")
+    _check_features(table)
     told = table.metadata
     if told["pooling"] != "cls":
         raise ValueError(
             f"{table.path} holds {told['pooling']}, several vectors a row; search one made without --tokens"
         )
-    if not told["weights"] and model is None:
-        raise ValueError(f"{table.path} does not say where its weights are; name them by --model")
-    network, device, _ = prepare(model or told["weights"], device, "float32")
+    network, device, _ = prepare(model or weights_of(table), device, "float32")
     network = check_weights(table, network)
     transform = EvalTransform(**json.loads(told["clip"]))
     query = VideoList((Row(os.fspath(path), start_sec=start_sec, end_sec=end_sec),))
-    reader = ClipReader(query, parse_views(told["views"], transform), transform, open_row=open_query)
+    opener = partial(open_query, limits=limits)
+    reader = ClipReader(query, parse_views(told["views"], transform), transform, open_row=opener)
     compute = Compute(network, "cls", "float32", device, choose_dtype(told["dtype"], device))
     [piece], [feature], *_ = compute(next(reader.chunks(0, [0])))[1:]
     if feature is None:
         raise VideoReadError(path, str(piece.error))
     return torch.from_numpy(feature)
+
+
+def weights_of(table: FeatureTable) -> str:
+    """Where the weights that made the table are, as it says.
+
+    Raises:
+        ValueError: it does not say it.
+    """
+    if not table.metadata["weights"]:
+        raise ValueError(f"{table.path} does not say where its weights are; name them by --model")
+    return table.metadata["weights"]
 
 
 def check_weights(table: FeatureTable, model: ZooModel) -> ZooModel:
@@ -117,9 +133,11 @@ def search(
         use_faiss: ask the index beside the table, in which the neighbours of a large table are approximate.
 
     Raises:
-        ValueError: the table's features have another length.
+        ValueError: the table's features have another length, or `top` is below 1.
         ImportError: faiss is not installed.
     """
+    if top < 1:
+        raise ValueError(f"top must be at least 1, got {top}")
     if feature.shape != (table.width,):
         raise ValueError(f"{table.path} has features of {table.width} numbers, the query {tuple(feature.shape)}")
     query = normalize(feature.float(), dim=0)
@@ -154,10 +172,11 @@ def find_duplicates(table: FeatureTable, threshold: float, *, block_size: int = 
     All rows are compared with all; two blocks of them are in memory at a time.
 
     Raises:
-        ValueError: the threshold is no similarity, or more than a million pairs reach it.
+        ValueError: the threshold is no similarity, no row has a feature, or more than a million pairs reach it.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"the threshold is a cosine similarity above 0 and up to 1, got {threshold}")
+    _check_features(table)
     codes = torch.from_numpy(np.unique(table.videos(), return_inverse=True)[1])  # the same number for the same video
     found: list[tuple[float, int, int]] = []
     for left in table.blocks(block_size):
@@ -175,6 +194,11 @@ def find_duplicates(table: FeatureTable, threshold: float, *, block_size: int = 
     found.sort(reverse=True)
     scores, firsts, seconds = zip(*found, strict=True) if found else ((), (), ())
     return list(map(Duplicates, scores, table.rows(firsts), table.rows(seconds)))
+
+
+def _check_features(table: FeatureTable) -> None:
+    if not table.has_features():
+        raise ValueError(f"no row of {table.path} has a feature; its column `error` says why")
 
 
 def _compare_all(table: FeatureTable, query: Tensor, top: int, without: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -202,7 +226,7 @@ def _index(table: FeatureTable) -> Any:
     try:
         import faiss
     except ImportError as error:
-        raise ImportError("an index needs faiss: pip install 'svt-zoo[faiss]'; exact search does without") from error
+        raise ImportError("an index needs faiss: pip install faiss-cpu; exact search does without") from error
     path = table.path.with_name(f"{table.path.name}.faiss")
     note = path.with_name(f"{path.name}.json")
     state = {"table": [table.path.name, *fingerprint(str(table.path))], "faiss": faiss.__version__}
@@ -253,10 +277,10 @@ class _Image:
         """Nothing is held open."""
 
 
-def open_query(row: Row) -> FrameReader:
-    """Open a video, a URL of one, a folder of frames or an image.
+def open_query(row: Row, *, limits: Limits | None = None) -> FrameReader:
+    """Open a video, a URL of one, a folder of frames or an image; `limits` are those of `open_video`.
 
     Raises:
         VideoReadError: it cannot be read.
     """
-    return _Image(row.path) if is_image(os.path.basename(row.path)) else open_row(row)
+    return _Image(row.path) if is_image(os.path.basename(row.path)) else open_row(row, limits=limits)

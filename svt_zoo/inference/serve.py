@@ -21,10 +21,11 @@ from ..models.timesformer import TimeSformer
 from .feature_table import FeatureTable
 from .neighbours import neighbour_sheet
 from .predict import predict
-from .search import check_weights, query_feature, search
+from .search import check_weights, query_feature, search, weights_of
 from .visualize import visualize_attention
 
-UPLOAD_LIMITS = Limits(max_pixels=4096 * 2304, max_duration=300, max_bytes=1 << 30)
+UPLOAD_LIMITS = Limits(max_pixels=4096 * 2304, max_duration=300, max_bytes=1 << 30, max_decode_time=60)
+DEFAULT_MODEL = "timesformer_vitb_k400"
 _KEPT = 3600.0  # seconds until pictures of an upload are deleted
 
 
@@ -85,14 +86,16 @@ class Answerer:
         out = Path(tempfile.mkdtemp(dir=self.folder))
         classes = neighbours = movie = sheet = None
         if self.classifies:
-            [said] = predict(path, model=self.model, top=self.top, views="1x1", dtype="float32")
+            [said] = predict(path, model=self.model, top=self.top, views="1x1", dtype="float32", limits=self.limits)
             classes = dict(zip(said.labels, said.scores, strict=True))
         if self.table is not None:
-            feature = query_feature(self.table, path, model=self.model)
+            feature = query_feature(self.table, path, model=self.model, limits=self.limits)
             neighbours = out / "neighbours.png"
-            neighbour_sheet(self.table, path, search(self.table, feature, top=self.top)).save(neighbours)
+            found = search(self.table, feature, top=self.top)
+            neighbour_sheet(self.table, path, found, limits=self.limits).save(neighbours)
         if self.has_attention:
-            movie, sheet = visualize_attention(path, {"attention": self.model}, out / "attention")
+            shown = {"attention": self.model}
+            movie, sheet = visualize_attention(path, shown, out / "attention", limits=self.limits)
         return Answer(f"{Path(path).name}: {size}", classes, neighbours, movie, sheet)
 
     def _clean(self) -> None:
@@ -110,7 +113,7 @@ def build_page(answer: Answerer, max_bytes: int) -> Any:
     try:
         import gradio
     except ImportError as error:
-        raise ImportError("the page needs Gradio: pip install 'svt-zoo[serve]'") from error
+        raise ImportError("the page needs Gradio: pip install gradio pyarrow") from error
 
     def show(path: str | None) -> tuple[Any, ...]:
         found = Answer("")
@@ -144,7 +147,7 @@ def build_page(answer: Answerer, max_bytes: int) -> Any:
 
 @contextmanager
 def serve(
-    model: str | ZooModel,
+    model: str | ZooModel | None = None,
     *,
     features: str | os.PathLike[str] | None = None,
     host: str = "127.0.0.1",
@@ -155,7 +158,8 @@ def serve(
     """The page is up within the `with` statement, which gives its address.
 
     Args:
-        model: what `load_model` takes, or a model.
+        model: what `load_model` takes, or a model; by default the weights that the table names, without a table
+            `DEFAULT_MODEL`.
         features: a table of features made by this model, to find neighbours in.
         host, port: where to listen; another host than 127.0.0.1 lets other machines in.
         max_bytes: of an upload.
@@ -166,8 +170,10 @@ def serve(
         OSError: the port is taken.
         ValueError: nothing to show, or the table is of another model.
     """
-    network = model if isinstance(model, ZooModel) else load_model(model, num_classes=None)
     table = None if features is None else FeatureTable(features)
+    if model is None:
+        model = DEFAULT_MODEL if table is None else weights_of(table)
+    network = model if isinstance(model, ZooModel) else load_model(model, num_classes=None)
     with tempfile.TemporaryDirectory() as folder:
         page = build_page(Answerer(network.eval(), table, Path(folder), limits=limits), max_bytes)
         page.launch(

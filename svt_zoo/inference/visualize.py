@@ -18,9 +18,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib import colormaps
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
+from ..data.limits import Limits
 from ..data.transforms import EvalTransform
 from ..data.video import open_video
 from ..hub import entrypoints
@@ -29,6 +30,7 @@ from ..hub.weights import list_weights
 from ..models import Classifier, ZooModel
 from ..models.attention import attention_rollout, class_attention
 from ..models.timesformer import TimeSformer
+from .captions import drawable, font
 
 _log = logging.getLogger(__name__)
 
@@ -198,6 +200,7 @@ def visualize_attention(
     output: str | os.PathLike[str],
     *,
     method: Method = "last",
+    limits: Limits | None = None,
 ) -> tuple[Path, Path]:
     """Write what `models` look at in the central clip of a video: `<output>.mp4` and `<output>.png`.
 
@@ -208,6 +211,7 @@ def visualize_attention(
         path: the video.
         models: label -> model with a clip specification, on any device.
         output: the files' common stem; in a folder (one that exists, or ends in `/`) they are named after the video.
+        limits: as of `open_video`.
 
     Raises:
         VideoReadError: the video cannot be read.
@@ -220,7 +224,7 @@ def visualize_attention(
         raise ValueError(f"{mp4} is the video itself; choose another output")
     first = next(iter(models.values()))
     transform = _transform(first, like=first)
-    with open_video(path) as video:
+    with open_video(path, limits=limits) as video:
         indices = transform.clip_indices(video.num_frames, fps=video.fps)
         source = video.frames_at(indices)
         seconds = [video.pts[index] for index in indices]
@@ -247,9 +251,7 @@ def _backbone(model: nn.Module) -> Any:
 
 def _transform(model: ZooModel, like: ZooModel) -> EvalTransform:
     """The frames and the crop of `like`, with the model's own mean, std and order of channels."""
-    geometry, own = like.meta.get("clip"), model.meta.get("clip")
-    if not geometry or not own:
-        raise ValueError("a model has no clip specification (frames, crop, mean, std); load it with weights")
+    geometry, own = vars(like.transforms()), vars(model.transforms())
     return EvalTransform(**{**geometry, **{key: own[key] for key in ("mean", "std", "channel_order")}})
 
 
@@ -259,16 +261,16 @@ def _pictures(frames: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _caption(text: str, height: int, width: int) -> Tensor:
     """Text in the middle of an empty picture, smaller if it has to fit: uint8 (height, width, 3)."""
+    text = "\n".join(map(drawable, text.split("\n")))
     image = Image.new("L", (width, height), _PAPER)
     size = min(_FONT_SIZE, _FONT_SIZE * (width - _GAP) / max(1, _text_width(text)))
-    font, middle = ImageFont.load_default(size), (width // 2, height // 2)
-    ImageDraw.Draw(image).multiline_text(middle, text, fill=_INK, anchor="mm", align="center", font=font)
+    middle = (width // 2, height // 2)
+    ImageDraw.Draw(image).multiline_text(middle, text, fill=_INK, anchor="mm", align="center", font=font(size))
     return torch.from_numpy(np.array(image)).unsqueeze(-1).repeat(1, 1, 3)
 
 
 def _text_width(text: str) -> int:
-    font = ImageFont.load_default(_FONT_SIZE)
-    return max(round(font.getlength(line)) for line in text.split("\n"))
+    return max(round(font(_FONT_SIZE).getlength(drawable(line))) for line in text.split("\n"))
 
 
 def _join(pictures: Sequence[Tensor], dim: int) -> Tensor:

@@ -73,7 +73,12 @@ class Classify(Method):
         """
         views = check_views(batch, "Classify", 1)
         labels = batch.labels
-        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
+        # On a GPU a look would wait for it, in every step; there the cross-entropy refuses such labels.
+        if (
+            labels.device.type == "cpu"
+            and labels.numel()
+            and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes
+        ):
             raise ValueError(
                 f"Classify: labels must lie in 0 to {self.num_classes - 1}, got {int(labels.min())} to "
                 f"{int(labels.max())} (-1 is a video without a label); give data.train a list with labels"

@@ -4,6 +4,8 @@ Van den Oord et al. (2018); for video DPC (Han et al., ICCV workshops 2019) and 
 2022), whose code "SSL for Video Understanding" (2025) goes on from.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -32,8 +34,8 @@ class CPC(Method):
     are separated, and share the statistics of batch normalisation: `attention="full"` is that.
 
     Args:
-        backbone: any network of the zoo's contract. One of CPC's own (`cpc_resnet18`, ...) brings its ConvGRU along and
-            keeps it, others get one that is left behind.
+        backbone: a network whose `cls`, which is what evaluations read, is made by what `patches` train. One of CPC's
+            own (`cpc_resnet18`, ...) brings its ConvGRU along and keeps it, others get one that is left behind.
         context_frames: frames that are seen.
         pred_frames: frames that are predicted, behind them.
         attention: "isolated" encodes the context by itself and each predicted frame by itself, in two passes, so that
@@ -46,7 +48,7 @@ class CPC(Method):
         dropout: of the ConvGRU of a backbone that brings none.
 
     Raises:
-        ValueError: a choice that does not exist, or not for this backbone.
+        ValueError: a choice that does not exist, or not for this backbone; a backbone whose `cls` would stay untrained.
     """
 
     def __init__(
@@ -74,6 +76,12 @@ class CPC(Method):
             raise ValueError(
                 f"attention={attention}, target={target}: {type(backbone).__name__} has no transformer that can be "
                 "masked or taken off; use attention=isolated or full with target=transformer, or a cpc_* model"
+            )
+        if untrained := [name for name in only_cls_depends_on(backbone, context_frames) if not name.startswith("gru.")]:
+            names = ", ".join(untrained[:3]) + (", ..." if untrained[3:] else "")
+            raise ValueError(
+                f"the cls of {type(backbone).__name__}, which evaluations read, depends on {names}, but its patches do "
+                "not, so CPC would leave that untrained; use an svt_*, timesformer_* or cpc_* model (without final_bn)"
             )
         self.backbone = backbone
         self.context_frames, self.pred_frames = context_frames, pred_frames
@@ -187,3 +195,32 @@ class CPC(Method):
         `chance` says what guessing gives. `feature_std` tells a collapse, at which it is 0.
         """
         return dict(self._metrics)
+
+
+def only_cls_depends_on(backbone: Backbone, num_frames: int) -> list[str]:
+    """Trained parameters that move the `cls` of a small clip and not its `patches`; none on the meta device.
+
+    Some networks' graphs reach a parameter whose gradient is zero all the same (Motionformer's class token), so
+    gradients are what is looked at.
+    """
+    named = {name: parameter for name, parameter in backbone.named_parameters() if parameter.requires_grad}
+    if not named or any(parameter.is_meta for parameter in named.values()):
+        return []
+    shape = (1, 3, num_frames, backbone.patch_size, backbone.patch_size)
+    was_training = backbone.training
+    with torch.enable_grad():
+        features = backbone.eval()(_waves(shape).to(next(iter(named.values()))))
+        moved = [_moves(named, output) for output in features]
+    backbone.train(was_training)
+    return [name for name in named if name in moved[0] - moved[1]]
+
+
+def _moves(named: dict[str, nn.Parameter], output: Tensor) -> set[str]:
+    """Names of the parameters by which `output` has a gradient; its plain sum would be blind behind a norm."""
+    weighted = (output * _waves(output.shape).to(output)).sum()
+    gradients = torch.autograd.grad(weighted, list(named.values()), retain_graph=True, allow_unused=True)
+    return {name for name, g in zip(named, gradients, strict=True) if g is not None and g.any()}
+
+
+def _waves(shape: Sequence[int]) -> Tensor:
+    return torch.arange(math.prod(shape)).cos().view(shape)

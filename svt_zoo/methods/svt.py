@@ -71,7 +71,7 @@ class SVT(Method):
         center_momentum: float = 0.9,
         momentum: float = 0.996,
         freeze_last_layer: float = 1.0,
-        teacher_mode: TeacherMode = "eval",
+        teacher_mode: TeacherMode = "replica",
     ) -> None:
         super().__init__()
         if teacher_mode not in get_args(TeacherMode):
@@ -80,7 +80,7 @@ class SVT(Method):
             raise ValueError(f"SVT needs num_global >= 1 global views for its teacher, got {num_global}")
         _check_correspondences(correspondences)
         head = DINOHead(
-            backbone.embed_dim,
+            backbone.cls_dim,
             out_dim,
             hidden_dim=hidden_dim,
             bottleneck_dim=bottleneck_dim,

@@ -152,7 +152,7 @@ class CPCNetwork(Backbone):
         _, num_frames, places, dim = frames.shape
         x = F.relu(frames) if self.relu else frames
         if self.positions:
-            x = x + space_time_sinusoids(num_frames, grid, dim).to(x)
+            x = x + space_time_sinusoids(num_frames, grid, dim, x.device).to(x.dtype)
         x = x.flatten(1, 2)  # (B, T*N, D): frame by frame
         mask = None
         if causal:
@@ -181,20 +181,23 @@ class CPCNetwork(Backbone):
         return self.gru(maps)[:, -1]
 
 
-def space_time_sinusoids(num_frames: int, grid: tuple[int, int], embed_dim: int) -> Tensor:
+def space_time_sinusoids(
+    num_frames: int, grid: tuple[int, int], embed_dim: int, device: torch.device | None = None
+) -> Tensor:
     """Positions (T, N, D) of Vaswani et al. (2017): a third of the channels each for time, row and column."""
     third = embed_dim // 6 * 2
     parts = (third, third, embed_dim - 2 * third)
-    time, row, column = (sinusoids(size, dim) for size, dim in zip((num_frames, *grid), parts, strict=True))
+    time, row, column = (sinusoids(size, dim, device) for size, dim in zip((num_frames, *grid), parts, strict=True))
     shape = (num_frames, *grid, -1)
     placed = (time[:, None, None].expand(shape), row[None, :, None].expand(shape), column[None, None].expand(shape))
     return torch.cat(placed, dim=-1).flatten(1, 2)  # (T, N, D)
 
 
-def sinusoids(length: int, dim: int) -> Tensor:
+def sinusoids(length: int, dim: int, device: torch.device | None = None) -> Tensor:
     """Sinusoidal positions (length, dim): sine and cosine side by side, from one turn to ten thousand of them."""
-    frequency = torch.exp(torch.arange(0, dim, 2, dtype=torch.float32) * (-torch.log(torch.tensor(10000.0)) / dim))
-    angle = torch.arange(length, dtype=torch.float32)[:, None] * frequency  # (length, ceil(dim / 2))
+    steps = torch.arange(0, dim, 2, dtype=torch.float32, device=device)
+    frequency = torch.exp(steps * (-torch.log(torch.tensor(10000.0)) / dim))
+    angle = torch.arange(length, dtype=torch.float32, device=device)[:, None] * frequency  # (length, ceil(dim / 2))
     return torch.stack((angle.sin(), angle.cos()), dim=2).flatten(1)[:, :dim]
 
 

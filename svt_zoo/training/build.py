@@ -115,7 +115,9 @@ def build_backbone(recipe: PretrainRecipe) -> Backbone:
     if name not in list_models():
         raise ConfigError(f"model.name={name!r} is not registered; one of {', '.join(list_models())}")
     try:
-        network = load_start(recipe.init, model=name, options=options, progress=distributed.is_main())
+        network = distributed.in_turn(
+            lambda: load_start(recipe.init, model=name, options=options, progress=distributed.is_main())
+        )
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if network.meta["model"] != name:

@@ -29,15 +29,20 @@ HARMLESS = (
     "data.batch_size",
     "data.max_failure_share",
     "data.allow_overlap",
+    "model.options.grad_checkpointing",
     "optim.accumulation",
+    "run.compile",
     "run.output",
     "run.checkpoint_every_epochs",
     "run.checkpoint_every_minutes",
     "run.checkpoint_every_steps",
     "run.log_every_steps",
+    "run.monitor_every_steps",
     "run.parallel",
     "run.tensorboard",
 )
+# What may change so that a run whose loss is not finite can be saved; schedules follow the new values.
+RESCUE = ("optim.lr", "optim.clip_grad", "run.precision")
 
 
 class CheckpointError(RuntimeError):
@@ -120,18 +125,25 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return payload
 
 
-def check_same_run(path: Path, saved: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
-    """Refuse to go on from a checkpoint of another recipe.
+def check_same_run(path: Path, saved: Mapping[str, Any], recipe: Mapping[str, Any], *, finished: bool = False) -> None:
+    """Refuse to go on from a checkpoint of another recipe; unless it is `finished`, what `RESCUE` names may differ.
 
     Raises:
         CheckpointError: names the keys that differ, with both values.
     """
-    changed = [key for key in differences(saved, recipe) if key not in HARMLESS]
-    if changed:
-        told = ", ".join(f"{key} (was {_at(saved, key)!r}, is {_at(recipe, key)!r})" for key in changed)
+    told = {
+        key: f"{key} (was {_at(saved, key)!r}, is {_at(recipe, key)!r})"
+        for key in differences(saved, recipe)
+        if key not in HARMLESS
+    }
+    if refused := [text for key, text in told.items() if finished or key not in RESCUE]:
         raise CheckpointError(
-            f"{path} is of another recipe: {told}; take these back, or give run.output another folder "
+            f"{path} is of another recipe: {', '.join(refused)}; take these back, or give run.output another folder "
             "(init=FILE starts from a finished run's final.safetensors)"
+        )
+    if told:
+        _log.warning(
+            "going on with %s: from here on this is no longer the run of its first recipe", ", ".join(told.values())
         )
 
 

@@ -18,7 +18,7 @@ from ..data.loader import VideoLoader
 from ..distributed import all_mean, is_main, rank
 from ..methods import Method
 from ..models import Backbone, ZooModel
-from ..schedules import cosine, warmup_cosine
+from ..schedules import cosine, multi_step, warmup_cosine
 from .export import plain_copy
 from .monitor import Monitor
 from .optim import build_optimizer, clip_gradients, param_groups, scaled_lr, set_hyperparameters
@@ -109,6 +109,7 @@ class Trainer:
             folder=self.output / "checkpoints",
             recipe=recipe or {},
             videos_per_step=videos_per_step,
+            total_steps=self.total_steps,
         )
         self._saved_at = time.monotonic()
         self._data_seconds = 0.0
@@ -196,7 +197,11 @@ class Trainer:
     def hyperparameters(self, step: int) -> tuple[float, float]:
         """Learning rate and weight decay of `step` (from 0)."""
         optim, total = self.optim, self.total_steps
-        lr = warmup_cosine(self.peak_lr, optim.lr_end, step=step, total_steps=total, warmup_steps=self.warmup_steps)
+        if optim.schedule == "steps" and step >= self.warmup_steps:
+            epoch = step / self.steps_per_epoch
+            lr = multi_step(self.peak_lr, epoch=epoch, milestones=optim.milestones, factor=optim.factor)
+        else:
+            lr = warmup_cosine(self.peak_lr, optim.lr_end, step=step, total_steps=total, warmup_steps=self.warmup_steps)
         return lr, cosine(optim.weight_decay, optim.weight_decay_end, step / total)
 
     def _accumulate_gradients(self, batches: Iterator[Batch], epoch: float) -> tuple[dict[str, Tensor], list[str]]:
@@ -257,8 +262,8 @@ class Trainer:
             path.write_text(json.dumps({"step": self.step + 1, "processes": processes}, indent=2) + "\n")
         raise NonFiniteLoss(
             f"step {self.step + 1}: loss {numbers['loss']}, norm of the gradient {numbers['grad_norm']}; {path} names "
-            "the videos of this step. Look at them, lower optim.lr, or set run.precision=fp32; the same command goes "
-            "on from the last checkpoint"
+            "the videos of this step. Look at them; with a lower optim.lr or optim.clip_grad, or run.precision=fp32, "
+            "added to it the same command goes on from the last checkpoint"
         )
 
     def _checkpoint_due(self, epoch_ends: bool, overdue: bool) -> bool:

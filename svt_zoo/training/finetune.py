@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from .. import distributed
-from ..config import ConfigError, FinetuneOptimConfig, FinetuneRecipe, cases, to_dict
+from ..config import ConfigError, FinetuneRecipe, cases, to_dict
 from ..data.augment import Augment
 from ..data.build import evaluation_list, training_list
 from ..data.datasets import VideoDataset
@@ -21,7 +21,6 @@ from ..evaluation.views import fast_transform
 from ..hub.loading import FINAL_NAME, load_model
 from ..methods import Classify, Temporal
 from ..models import Backbone
-from ..schedules import multi_step
 from .build import pick_device, write_description
 from .engine import Trainer
 from .export import export_model
@@ -31,21 +30,6 @@ from .random_state import seed_all
 from .temporal import build_flow, build_terms
 
 _log = logging.getLogger(__name__)
-
-
-class FinetuneTrainer(Trainer):
-    """The loop with fine-tuning's schedule of the learning rate."""
-
-    optim: FinetuneOptimConfig
-
-    def hyperparameters(self, step: int) -> tuple[float, float]:
-        """Learning rate and weight decay of `step` (from 0)."""
-        lr, weight_decay = super().hyperparameters(step)
-        if self.optim.schedule == "cosine" or step < self.warmup_steps:
-            return lr, weight_decay
-        epoch = step / self.steps_per_epoch
-        lr = multi_step(self.peak_lr, epoch=epoch, milestones=self.optim.milestones, factor=self.optim.factor)
-        return lr, weight_decay
 
 
 def finetune(recipe: FinetuneRecipe) -> list[Result] | None:
@@ -88,7 +72,7 @@ def train_classifier(recipe: FinetuneRecipe, train: VideoList, val: VideoList, d
     seed_all(recipe.run.seed)  # the same weights of the linear layer in every process
     method = build_classify(recipe, backbone, train).to(device)
     transform = backbone.transforms()
-    trainer = FinetuneTrainer(
+    trainer = Trainer(
         method,
         build_finetune_loader(recipe, backbone, train, device),
         Augment(mean=transform.mean, std=transform.std, channel_order=transform.channel_order).to(device),

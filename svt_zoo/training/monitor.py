@@ -144,7 +144,7 @@ def _event_writer(folder: Path, step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ValueError(
-            f"run.tensorboard=true, but TensorBoard is not here ({error}); pip install svt-zoo[tensorboard]"
+            f"run.tensorboard=true, but TensorBoard is not here ({error}); pip install tensorboard"
         ) from error
     return SummaryWriter(folder, purge_step=step + 1)
 

@@ -9,9 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-# Tables that stand for places, not for features; the authors of DINO and SVT decay them, timm does not.
-TABLES = ("*cls_token", "*pos_embed", "*time_embed")
-
 
 def scaled_lr(lr: float, batch_size: int) -> float:
     """The learning rate of a global batch of `batch_size`, when `lr` is that of 256 (Goyal et al. 2017)."""
@@ -21,14 +18,14 @@ def scaled_lr(lr: float, batch_size: int) -> float:
 def param_groups(
     module: nn.Module,
     *,
-    no_decay: Sequence[str] = (),
     layer_decay: float = 1.0,
     lr_factors: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Groups for an optimiser, of all parameters of `module` that are trained, with their names.
 
-    Weights are decayed; biases, other vectors and whatever matches a glob of `no_decay` (such as `TABLES`) are not.
-    Each group carries `decayed` and `lr_scale`, by which `set_hyperparameters` finds its values.
+    Weights are decayed, the class token and the tables of places among them, as by the authors of DINO and SVT; biases
+    and other vectors are not. Each group carries `decayed` and `lr_scale`, by which `set_hyperparameters` finds its
+    values.
 
     Args:
         layer_decay: the learning rate of a block is this times that of the next one (BEiT); what comes before the
@@ -49,7 +46,7 @@ def param_groups(
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for (name, parameter), layer_scale in zip(named, scales, strict=True):
         scale = layer_scale * next((factor for glob, factor in factors.items() if fnmatchcase(name, glob)), 1.0)
-        exempt = parameter.ndim == 1 or name.endswith(".bias") or any(fnmatchcase(name, glob) for glob in no_decay)
+        exempt = parameter.ndim == 1 or name.endswith(".bias")
         group = groups.setdefault((scale, not exempt), {"params": [], "decayed": not exempt, "lr_scale": scale})
         group["params"].append((name, parameter))
     return [groups[key] for key in sorted(groups, key=lambda key: (-key[0], not key[1]))]

@@ -12,7 +12,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ..distributed import rank, world_size
+from ..distributed import is_main, rank, world_size
 from ..methods import Method
 
 
@@ -48,14 +48,15 @@ def gradient_exchange(network: nn.Module, on: bool) -> Iterator[None]:
 
 
 def whole(value: Any) -> Any:
-    """A state with whole tensors on the CPU, however it is spread; every process must call it.
+    """A state with whole tensors, however it is spread; every process must call it.
 
-    The tensors are copies: training on does not change them.
+    On the main process they are copies on the CPU: training on does not change them. On the others, what is whole
+    anyway stays as it is.
     """
     if isinstance(value, DTensor):
         return value.full_tensor().cpu()
     if isinstance(value, Tensor):
-        return value.detach().cpu().clone()
+        return value.detach().to("cpu", copy=True) if is_main() else value.detach()
     if isinstance(value, Mapping):
         return {key: whole(item) for key, item in value.items()}
     return [whole(item) for item in value] if isinstance(value, list) else value

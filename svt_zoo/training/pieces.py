@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..config import CPCRecipe, ModelConfig, Recipe
+from ..config import ConfigError, CPCRecipe, ModelConfig, Recipe
 from ..data.augment import Augment
 from ..data.flow import FlowLabels
 from ..hub.weights import ClipSpec
@@ -60,8 +60,11 @@ def _svt_flow(recipe: Recipe) -> FlowLabels | None:
 
 
 def _patch_size(model: ModelConfig) -> int:
-    with torch.device("meta"):
-        return int(create_model(model.name, **model.options).patch_size)  # type: ignore[arg-type]  # a backbone
+    try:
+        with torch.device("meta"):
+            return int(create_model(model.name, **model.options).patch_size)  # type: ignore[arg-type]  # a backbone
+    except TypeError as error:
+        raise ConfigError(f"model.options do not fit {model.name}: {error}") from error
 
 
 def _cpc(recipe: CPCRecipe, backbone: Backbone) -> Method:
@@ -75,9 +78,11 @@ def _cpc_augment(recipe: CPCRecipe) -> Augment:
 
 
 def _cpc_clip(recipe: CPCRecipe, backbone: Backbone) -> ClipSpec:
-    """The network's frames, as far apart as in training in a video of 30 a second, centre crop."""
-    views = recipe.views
-    return ClipSpec(backbone.num_frames, views.frame_step, views.scaled_side, views.size, views.mean, views.std)
+    """The network's frames, exactly `frame_step` apart in a video of 25 a second, as UCF-101's; centre crop."""
+    views, num_frames = recipe.views, backbone.num_frames
+    # A clip is spread over its window from the first frame to the last, and rates count frames of 30 a second.
+    rate = ((num_frames - 1) * views.frame_step + 1) / num_frames * 30 / 25
+    return ClipSpec(num_frames, rate, views.scaled_side, views.size, views.mean, views.std)
 
 
 def _options(section: Any) -> dict[str, Any]:

@@ -29,6 +29,7 @@ class RunState:
         folder: of the checkpoints.
         recipe: as plain data; a checkpoint of another one is refused.
         videos_per_step: of all processes together, which must stay the same too.
+        total_steps: after which the run has ended.
     """
 
     def __init__(
@@ -42,9 +43,11 @@ class RunState:
         folder: Path,
         recipe: Mapping[str, Any],
         videos_per_step: int,
+        total_steps: int,
     ) -> None:
         self.method, self.optimizer, self.scaler, self.loader = method, optimizer, scaler, loader
-        self.device, self.folder, self.recipe, self.videos_per_step = device, folder, dict(recipe), videos_per_step
+        self.device, self.folder, self.recipe = device, folder, dict(recipe)
+        self.videos_per_step, self.total_steps = videos_per_step, total_steps
         self.step = 0
 
     def save(self) -> None:
@@ -73,7 +76,7 @@ class RunState:
         if path is None:
             return
         payload = found.payload if found else read_checkpoint(path)
-        check_same_run(path, payload["recipe"], self.recipe)
+        check_same_run(path, payload["recipe"], self.recipe, finished=payload["step"] >= self.total_steps)
         if payload["videos_per_step"] != self.videos_per_step:
             raise CheckpointError(
                 f"{path} is of a run with {payload['videos_per_step']} videos a step, this one has "
@@ -82,7 +85,8 @@ class RunState:
             )
         load_whole(self.method, payload["method"])
         load_whole_optimizer(self.optimizer, payload["optimizer"])
-        self.scaler.load_state_dict(payload["scaler"])
+        if payload["scaler"]:  # empty if the run was not in fp16 so far: then the scaler starts anew
+            self.scaler.load_state_dict(payload["scaler"])
         processes = payload["processes"]
         self.loader.load_state_dict(processes[min(rank(), len(processes) - 1)]["loader"])
         self.step = payload["step"]

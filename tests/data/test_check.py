@@ -170,7 +170,7 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_decoded(
     with pytest.raises(ValueError, match=r"a \.parquet or \.csv file, got 'report\.txt'"):
         check_videos(videos, "report.txt")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ValueError, match=r"needs pyarrow: pip install 'svt-zoo\[parquet\]', or name a \.csv file"):
+    with pytest.raises(ValueError, match=r"needs pyarrow: pip install pyarrow, or name a \.csv file"):
         check_videos(videos, tmp_path / "report.parquet")
 
 

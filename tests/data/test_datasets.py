@@ -151,7 +151,7 @@ def test_evaluation_goes_through_clips_and_the_crops_of_each() -> None:
     views = dataset[1]["video"]
     frames = FakeVideo(Row("/v/1.mp4")).frames_at(EVAL.clip_indices(10, fps=25, clip=1, num_clips=2))
     assert len(views) == 6
-    assert torch.equal(views[5], EVAL(frames, crop=2, num_crops=3))
+    assert torch.equal(views[5], EVAL.resized(EVAL.crop_size[0])(frames, crop=2, num_crops=3))
 
 
 def test_a_video_without_label_has_label_minus_one() -> None:
@@ -204,8 +204,8 @@ def test_files_folders_of_frames_and_broken_files_are_read_from_one_list(
     for i in range(6):
         Image.new("RGB", (32, 24), (20 * i,) * 3).save(tmp_path / "a b" / "frames" / f"{i}.png")
     (tmp_path / "cut.mp4").write_bytes(movie.read_bytes()[:1000])
-    videos = read_list(tmp_path)
-    dataset = VideoDataset(videos, EvalViews(EVAL), train=False, frame_rate=25)
+    videos = read_list(tmp_path, frame_rate=25)
+    dataset = VideoDataset(videos, EvalViews(EVAL), train=False)
     frames, film, cut = (dataset[i] for i in range(3))
     assert [Path(row.path).name for row in videos.rows] == ["frames", "movie one.mp4", "cut.mp4"]
     with open_video(movie) as video:

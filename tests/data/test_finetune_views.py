@@ -30,6 +30,16 @@ def made(seed: int, **options: Any) -> Made:
     return views.make(moving_frames(), [[0, 1, 2, 3]], np.random.default_rng(seed))
 
 
+def test_pixels_are_resized_as_in_evaluation() -> None:
+    transform = EvalTransform(
+        num_frames=2, sampling_rate=1, crop_size=32, resize_size=32, mean=(0, 0, 0), std=(1, 1, 1)
+    )
+    frames = torch.randint(0, 256, (2, 96, 96, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    views = FinetuneViews(transform, short_side=(32, 32), hflip=0.0)
+    view = views.make(frames, [[0, 1]], np.random.default_rng(0)).views[0]  # (2, 32, 32, 3): the whole frame
+    torch.testing.assert_close(view.permute(3, 0, 1, 2) / 255, transform(frames), atol=0.5 / 255 + 1e-6, rtol=0)
+
+
 def test_labels_are_of_the_picture_before_its_colours_change_and_after_its_pixels_move(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

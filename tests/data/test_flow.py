@@ -42,7 +42,7 @@ def panned(dx: int, dy: int, frames: int = 3, size: int = 64) -> Tensor:
 def opencv(request: pytest.FixtureRequest) -> None:
     """Tests with "farneback" among their parameters, or in their names, need OpenCV."""
     if "farneback" in request.node.name:
-        pytest.importorskip("cv2", reason="needs opencv-python-headless (the extra svt-zoo[flow])")
+        pytest.importorskip("cv2", reason="needs opencv-python-headless (the extra flow)")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -140,7 +140,7 @@ def test_torch_agrees_with_farneback_on_patches_that_move_and_on_those_that_do_n
 
 def test_a_missing_opencv_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(ImportError, match=r"pip install svt-zoo\[flow\], or use the method torch"):
+    with pytest.raises(ImportError, match=r"pip install opencv-python-headless, or use the method torch"):
         FlowLabels(16, method="farneback")
 
 

@@ -14,7 +14,6 @@ from svt_zoo.data.sampling import (
     random_clips,
     replacement_index,
     sample_rng,
-    slow_fast_pair,
     svt_indices_code,
     svt_views,
     svt_views_code,
@@ -182,27 +181,6 @@ def test_random_clips_start_at_every_frame_that_leaves_room_equally_often():
     assert sorted(starts) == list(range(10))
     assert min(starts.values()) > 400  # 500 each on average, standard deviation 21
     assert max(starts.values()) < 600
-
-
-@given(totals, windows, st.none() | seeds)
-def test_slow_and_fast_frames_come_from_one_window(total, window, seed):
-    rng = None if seed is None else sample_rng(seed, 0, 0)
-    slow, fast = slow_fast_pair(total, window=window, rng=rng)
-    assert is_clip(slow, total, 8)
-    assert is_clip(fast, total, 64)
-    assert (slow[0], slow[-1]) == (fast[0], fast[-1])
-
-
-def test_a_slow_fast_pair_is_the_evaluation_clip_at_two_rates():
-    slow, fast = slow_fast_pair(300, clip=2, num_clips=3)
-    assert slow == uniform_clip(300, 8, window=256, clip=2, num_clips=3)
-    assert fast == uniform_clip(300, 64, window=256, clip=2, num_clips=3)
-    assert {after - before for before, after in pairwise(fast)} == {4, 5}
-
-
-def test_a_random_slow_fast_pair_moves_with_the_generator():
-    starts = {slow_fast_pair(600, rng=sample_rng(0, 0, i))[0][0] for i in range(20)}
-    assert len(starts) > 10
 
 
 # Views of SVT

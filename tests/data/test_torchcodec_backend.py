@@ -76,7 +76,7 @@ def test_a_different_count_or_a_failure_of_torchcodec_is_an_error(tmp_path: Path
 def test_without_torchcodec_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = encode(tmp_path / "ten.mp4", moving_square(10))
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
-    with pytest.raises(ImportError, match=r"pip install svt-zoo\[torchcodec\]"):
+    with pytest.raises(ImportError, match=r"pip install torchcodec"):
         open_video(path, backend="torchcodec")
 
 

@@ -4,13 +4,16 @@ import os
 import pickle
 import stat
 import wave
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
 from video_files import encode, moving_square, sequential
 
+from svt_zoo.data import limits
 from svt_zoo.data.video import Limits, VideoReadError, open_video
 
 
@@ -206,6 +209,21 @@ def test_a_video_that_lasts_too_long_is_refused(tmp_path: Path) -> None:
     refused(path, "lasts 3600 s, more than the 60 s of Limits.max_duration", limits=Limits(max_duration=60))
     raw = encode(tmp_path / "long.h264", moving_square(30))
     refused(raw, "lasts 1 s, more than the 1 s", limits=Limits(max_duration=1))
+
+
+def test_a_video_that_takes_too_long_to_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = encode(tmp_path / "slow.mp4", moving_square(30))
+    monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=count().__next__))  # one second a packet
+    refused(path, "takes longer than the 9.5 s of Limits.max_decode_time", limits=Limits(max_decode_time=9.5))
+    with open_video(path, limits=Limits(max_decode_time=40)) as video:
+        assert len(video.frames_at(range(30))) == 30  # each pass has its own time
+
+
+def test_a_decoder_that_takes_too_long_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_video(encode(tmp_path / "slow.mp4", moving_square(30)), limits=Limits(max_decode_time=3600)) as video:
+        monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=count(step=1000).__next__))
+        with pytest.raises(VideoReadError, match=r"slow.mp4: takes longer than the 3600 s of Limits.max_decode_time"):
+            video.frames_at(range(30))
 
 
 def test_the_error_keeps_its_parts_on_its_way_between_processes() -> None:

@@ -155,6 +155,15 @@ def test_a_classifier_gives_logits_and_its_backbone_features(videos: VideoList) 
     assert_close(logits, model.head(features).detach())  # logits of the mean are the mean of the logits
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_nothing_is_drawn_from_the_global_generator_which_a_training_may_use(
+    videos: VideoList, num_workers: int
+) -> None:
+    model, before = network(), torch.get_rng_state()
+    extract(model, videos, num_workers=num_workers, progress=False)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_the_callers_model_is_left_as_it_is(videos: VideoList) -> None:
     model = network().train()
     extract(model, videos, device="cpu", dtype=torch.bfloat16)
@@ -284,7 +293,7 @@ torch.distributed.destroy_process_group()
 
 def test_a_folder_of_other_features_is_refused(videos: VideoList, tmp_path: Path) -> None:
     extract(network(), videos, output=tmp_path, device="cpu")
-    with pytest.raises(ValueError, match=r"weights_sha256 was .* choose another output folder"):
+    with pytest.raises(ValueError, match=r"weights_sha256 was .* delete it or choose another output"):
         extract(network(seed=1), videos, output=tmp_path, device="cpu")
     with pytest.raises(ValueError, match=r"views was .*num_crops=1.*num_crops=3"):
         extract(network(), videos, views="3x1", output=tmp_path, device="cpu")

@@ -110,7 +110,7 @@ def test_without_pyarrow_predictions_become_a_csv(
     with caplog.at_level(logging.WARNING):
         path = write_predictions(tmp_path / "p.parquet", ["a, b.mp4", "c.mp4"], torch.tensor([1, 0]), SCORES)
     assert path == tmp_path / "p.csv"
-    assert "pip install svt-zoo[parquet]" in caplog.text
+    assert "pip install pyarrow" in caplog.text
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["file"] for row in rows] == ["a, b.mp4", "c.mp4"]

@@ -65,6 +65,14 @@ def test_three_crops_are_left_centre_and_right(tmp_path: Path, make_video: Calla
     assert centre < right - 0.05
 
 
+@pytest.mark.parametrize(("views", "top", "bottom"), [("3x1", 0, 71), ("1x1", 4, 67)])
+def test_three_crops_show_all_of_the_short_side_and_a_single_one_a_part(views: str, top: int, bottom: int) -> None:
+    rows = torch.arange(72, dtype=torch.uint8)[None, :, None, None].expand(4, 72, 144, 3)
+    view = parse_views(views, transform()).make(rows, [range(4)], np.random.default_rng(0))[0][0]
+    assert (view[0, 0, 0, 0] * 255).item() == pytest.approx(top, abs=1)
+    assert (view[0, 0, -1, 0] * 255).item() == pytest.approx(bottom, abs=1)
+
+
 def test_segments_spread_over_the_whole_video(grey_video: Callable[..., Path]) -> None:
     [seen] = frames_seen(one(grey_video(48), "1x1", sampling_rate=None))
     assert seen == [6, 18, 29, 41]

@@ -173,5 +173,7 @@ def test_a_fine_tuned_checkpoint_brings_its_classifier(record: dict[str, Any], t
 
 
 def test_files_that_lie_behind_a_page_are_asked_for() -> None:
-    with pytest.raises(WeightsError, match=r"Google Drive: no program can fetch.*weights=/path/to/file"):
+    with pytest.raises(
+        WeightsError, match=r"https://drive.google.com/file/d/\w+: no program can fetch.*weights=/path/to/file"
+    ):
         entrypoints.cpc_resnet18_ucf101()

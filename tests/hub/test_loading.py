@@ -26,6 +26,7 @@ from svt_zoo.hub.convert import to_hf_timesformer, to_svt, to_timesformer
 from svt_zoo.hub.loading import load_model
 from svt_zoo.hub.sources import HubFile, WeightsError
 from svt_zoo.hub.weights import ClipSpec, Weights, get_weights
+from svt_zoo.inference.predict import label_names
 from svt_zoo.models import Backbone, Classifier, Features, create_model
 from svt_zoo.models.timesformer import TimeSformer
 
@@ -345,6 +346,56 @@ def test_a_new_classifier_does_not_take_the_old_ones_labels(tmp_path: Path, netw
     file = old.save_pretrained(tmp_path) / "model.safetensors"
     assert load_model(file, num_classes=3).meta["categories"] == ["run", "jump", "sit"]
     assert load_model(file, num_classes=2).meta["categories"] is None
+
+
+@pytest.fixture
+def labelled(hub_server: HubServer, network: TimeSformer) -> Callable[[dict[str, bytes]], Weights]:
+    """`labelled(more)`: the row of a classifier of two classes, in a repository with `more` files."""
+
+    def publish(more: dict[str, bytes]) -> Weights:
+        buffer = io.BytesIO()
+        torch.save(to_hf_timesformer(Classifier(network, 2).state_dict()), buffer)
+        sha = hub_server.add_repo("org/tiny", {"pytorch_model.bin": buffer.getvalue(), **more})
+        files = [HubFile("org/tiny", name, sha) for name in ("pytorch_model.bin", "config.json")]
+        return replace(get_weights("timesformer_vitb_k400"), source=files[0], labels=files[1])
+
+    return publish
+
+
+def test_a_row_loaded_once_knows_the_names_of_its_classes_without_a_network(
+    labelled: Callable[[dict[str, bytes]], Weights],
+    hub_server: HubServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    row = labelled({"config.json": b'{"id2label": {"0": "run", "1": "sit"}}'})
+    load_model(row, **WIDTHS)
+    load_model(row, num_classes=3, **WIDTHS)
+    assert not any("config.json" in request.path for request in hub_server.requests)  # no classifier of the row's
+    load_model(row, num_classes=2, **WIDTHS)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    caplog.clear()
+    model = load_model(row, num_classes=None, **WIDTHS)
+    assert isinstance(model, Classifier)
+    assert label_names(model) == ["run", "sit"]
+    assert not caplog.records
+
+
+def test_names_that_cannot_be_had_are_one_warning_and_no_error(
+    labelled: Callable[[dict[str, bytes]], Weights], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert isinstance(load_model(labelled({}), num_classes=2, **WIDTHS), Classifier)
+    assert len(caplog.records) == 1
+    assert "the classes stay without names: hf://org/tiny/config.json@" in caplog.text
+
+
+def test_of_a_students_checkpoint_the_teacher_is_read_and_the_log_says_why(
+    tmp_path: Path, network: TimeSformer, clip: Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    student = {key: torch.zeros_like(value) for key, value in released(network).items()}
+    torch.save({"student": student, "teacher": released(network)}, tmp_path / "checkpoint.pth")
+    assert_close(small(tmp_path / "checkpoint.pth")(clip), network(clip), atol=0, rtol=0)
+    assert "student (read is the teacher, which its method evaluates)" in caplog.text
 
 
 def test_a_misspelt_model_is_refused_before_anything_is_fetched(hub_server: HubServer) -> None:

@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from test_recipes import KINDS, tool_of
 from torch.utils.flop_counter import FlopCounterMode
 
+from svt_zoo.config import FinetuneRecipe, MultiviewRecipe, read_recipe
 from svt_zoo.evaluation.results import Result, write_result
 from svt_zoo.hub import page
-from svt_zoo.hub.page import cost, zoo_page
+from svt_zoo.hub.page import command_of, cost, zoo_page
+from svt_zoo.hub.sources import UrlFile
 from svt_zoo.hub.table import TABLE
-from svt_zoo.hub.weights import Number
+from svt_zoo.hub.weights import Number, Weights
 from svt_zoo.models import create_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,18 +51,19 @@ def test_the_page_in_the_repository_is_current(current_page: Callable[..., str])
 
 
 def test_every_row_of_the_table_is_on_the_page_with_licence_and_sha256() -> None:
-    text = zoo_page([], [])
+    text = zoo_page([])
     for name, row in TABLE.items():
-        (line,) = lines(text, f"| `{name}` |", row.license, row.paper)
+        (line,) = lines(text, f"| `{name}` |", f"| {row.license} |", row.paper)
         assert (row.sha256 or "not known yet") in line
 
 
-def test_published_numbers_without_weights_say_so_and_name_their_recipe() -> None:
-    (line,) = lines(zoo_page([], ["configs/finetune/ucf101.yaml"]), "`svt_vitb_k400`", "| UCF-101 | fine-tune")
+def test_published_numbers_without_weights_say_so_and_name_their_command() -> None:
+    (line,) = lines(zoo_page([]), "`svt_vitb_k400`", "| UCF-101 | fine-tune")
     assert "no weights published" in line
     assert "| 93.7 |" in line
     assert "| not run |" in line
-    assert "[configs/finetune/ucf101.yaml](configs/finetune/ucf101.yaml)" in line
+    command = "python tools/finetune.py configs/finetune/ucf101.yaml init=svt"
+    assert f"| [`{command}`](configs/finetune/ucf101.yaml) |" in line
 
 
 def test_a_published_number_whose_weights_exist_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,13 +71,37 @@ def test_a_published_number_whose_weights_exist_names_them(monkeypatch: pytest.M
     number = next(number for number in row.published if number.protocol == "fine-tune")
     tuned = replace(row, name="tuned", num_classes=101, published=(number,))
     monkeypatch.setattr(page, "TABLE", {row.name: row, tuned.name: tuned})
-    text = zoo_page([], [])
+    text = zoo_page([])
     assert lines(text, "| `svt_vitb_k400`, fine-tune: `tuned` | UCF-101")
     assert lines(text, "| `tuned` | UCF-101 | fine-tune")
 
 
-def test_a_recipe_that_does_not_exist_is_not_linked() -> None:
-    assert "](configs/" not in zoo_page([], [])
+COMMANDS = [(row, number) for row in TABLE.values() for number in row.published if number.recipe]
+
+
+@pytest.mark.parametrize(("row", "number"), COMMANDS, ids=lambda value: getattr(value, "name", None))
+def test_the_command_of_a_published_number_parses_and_follows_its_protocol(row: Weights, number: Number) -> None:
+    path, *overrides = number.recipe.split()
+    tool = tool_of(ROOT / path)
+    assert command_of(number).startswith(f"[`python tools/{tool}.py {path} ")
+    recipe: Any = read_recipe(KINDS[tool], ROOT / path, overrides)
+    assert recipe.report.dataset == number.dataset
+    if isinstance(recipe, MultiviewRecipe):
+        assert recipe.init == row.name
+        assert f"{recipe.multiview.views} views" == number.protocol
+        by_facebook = str(row.source).startswith("https://dl.fbaipublicfiles.com/motionformer")
+        assert recipe.multiview.pool == ("softmax" if by_facebook else "mean")  # theirs alone ends in a softmax
+    else:
+        assert ("fine-tune" if isinstance(recipe, FinetuneRecipe) else "linear") == number.protocol
+        assert recipe.init == ("svt" if isinstance(row.source, UrlFile) else "FILE")
+        assert recipe.model.name == row.model
+
+
+def test_a_number_that_no_recipe_repeats_says_so() -> None:
+    text = zoo_page([])
+    for words in (("`timesformer_vitb_k600`", "| K600 |"), ("| noun top-1 |",), ("| HMDB-51 |", "34.6")):
+        assert all(line.endswith("| no recipe of ours |") for line in lines(text, *words))
+        assert lines(text, *words)
 
 
 def test_a_result_file_comes_with_command_commit_and_missing_videos(
@@ -89,9 +117,9 @@ def test_a_measured_number_stands_beside_the_published_one(monkeypatch: pytest.M
     row = TABLE["svt_vitb_k400"]
     ours = (Number("UCF-101", "linear", "top-1", 90.5, "run 7"), Number("UCF-101", "knn 20", "top-1", 80.0, "run 8"))
     monkeypatch.setattr(page, "TABLE", {row.name: replace(row, measured=ours)})
-    text = zoo_page([asdict(RESULT)], [])
+    text = zoo_page([asdict(RESULT)])
     assert lines(text, "| 90.8 |", "| 90.5 (run 7) |")
-    assert lines(text, "knn 20", "|  |  | 80 (run 8) |")
+    assert lines(text, "knn 20", "|  |  | 80 (run 8) |  |  |")
 
 
 @pytest.mark.parametrize(("name", "options"), [("timesformer_vitt", {"depth": 1}), ("xvit_vitt", {"depth": 1})])

@@ -3,12 +3,13 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from svt_zoo.hub import entrypoints
 from svt_zoo.hub.sources import ByHand, HubFile, UrlFile
 from svt_zoo.hub.table import SVT_ViTB_Weights
 from svt_zoo.hub.weights import ClipSpec, Weights, get_weights, list_weights
-from svt_zoo.models import list_models
+from svt_zoo.models import create_model, list_models
 
 ROWS = [get_weights(name) for name in list_weights()]
 
@@ -16,7 +17,7 @@ ROWS = [get_weights(name) for name in list_weights()]
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_a_row_names_its_origin_its_licence_and_its_clip(row: Weights) -> None:
     assert row.title
-    assert row.license
+    assert row.license or "licence" in row.notes
     assert row.pretrained_on
     assert row.paper.startswith("https://")
     assert isinstance(row.source, HubFile | UrlFile | ByHand)
@@ -35,6 +36,28 @@ def test_no_address_is_a_developers_machine(row: Weights) -> None:
     elif isinstance(row.source, HubFile):
         pinned = len(row.source.revision) == 40
         assert pinned or "Not pinned" in row.notes
+    else:
+        assert str(row.source).startswith("https://drive.google.com/file/d/")
+
+
+@pytest.mark.parametrize(("name", "last"), [("cpc_resnet18_ucf101", 12), ("cpc_resnet18_ucf101_finetuned", 18)])
+def test_cpcs_clip_is_every_third_frame_of_ucf101(name: str, last: int) -> None:
+    indices = get_weights(name).transforms().clip_indices(100, fps=25)
+    assert [i - indices[0] for i in indices] == list(range(0, last + 1, 3))
+
+
+def test_what_facebooks_timesformers_are_is_what_is_known_of_them() -> None:
+    assert get_weights("timesformer_vitb_k600").license == ""
+    for name, commit in (("timesformer_vitb_k600", "3da1913"), ("timesformer_vitb_hr_k400", "4448334")):
+        assert commit in get_weights(name).notes
+    for data in ("k400", "ssv2"):
+        row = get_weights(f"timesformer_vitb_hr_{data}")
+        assert (row.clip.num_frames, row.clip.crop_size) == (16, 448)
+        with torch.device("meta"):
+            network = create_model(row.model, num_classes=row.num_classes, **row.model_kwargs)
+        megabytes = sum(parameter.numel() for parameter in network.parameters()) * 4 / 1e6
+        assert 487 < megabytes < 488.5  # the size of their files
+        assert not row.published  # we know of none
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

@@ -32,10 +32,10 @@ ALL = ("batch", "frames", "height", "width")
 
 needs_onnx = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")),
-    reason="needs onnx, onnxscript and onnxruntime (pip install svt-zoo[export])",
+    reason="needs onnx, onnxscript and onnxruntime (the extra export)",
 )
 needs_transformers = pytest.mark.skipif(
-    importlib.util.find_spec("transformers") is None, reason="needs transformers (pip install svt-zoo[transformers])"
+    importlib.util.find_spec("transformers") is None, reason="needs transformers (pip install transformers)"
 )
 
 

@@ -381,7 +381,7 @@ def test_the_tool_writes_a_table_and_sums_up(
 @pytest.mark.parametrize("engine", ["torchrun", "ray"])
 def test_every_engine_gives_the_same_rows(engine: str, folder: Path, whole: Path, weights: str, tmp_path: Path) -> None:
     if engine == "ray":
-        pytest.importorskip("ray", reason="Ray is not installed: pip install 'svt-zoo[ray]'")
+        pytest.importorskip("ray", reason="Ray is not installed: pip install 'ray[data]'")
     launcher = [sys.executable] if engine == "ray" else [sys.executable, "-m", *TORCHRUN]
     arguments = [str(folder), "-o", str(tmp_path / "f.parquet"), "--model", weights, "--device", "cpu"]
     arguments += ["--batch-size", "2", "--shard-size", "2", *(["--engine", "ray"] if engine == "ray" else [])]

@@ -112,7 +112,7 @@ def test_a_query_of_another_length_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_index_of_a_small_table_finds_what_exact_search_finds(tmp_path: Path) -> None:
-    pytest.importorskip("faiss", reason="faiss is not installed: pip install 'svt-zoo[faiss]'")
+    pytest.importorskip("faiss", reason="faiss is not installed: pip install faiss-cpu")
     features = torch.randn(200, 16, generator=torch.Generator().manual_seed(0))
     table = table_of(tmp_path / "f.parquet", features)
     exact = search(table, features[3], top=5, without=[3])
@@ -122,7 +122,7 @@ def test_the_index_of_a_small_table_finds_what_exact_search_finds(tmp_path: Path
 
 
 def test_the_index_is_kept_and_made_anew_when_the_table_changes(tmp_path: Path) -> None:
-    pytest.importorskip("faiss", reason="faiss is not installed: pip install 'svt-zoo[faiss]'")
+    pytest.importorskip("faiss", reason="faiss is not installed: pip install faiss-cpu")
     path, index = tmp_path / "f.parquet", tmp_path / "f.parquet.faiss"
     search(table_of(path, torch.eye(4)), torch.eye(4)[1], use_faiss=True)
     made = index.stat().st_mtime_ns
@@ -133,7 +133,7 @@ def test_the_index_is_kept_and_made_anew_when_the_table_changes(tmp_path: Path) 
 
 
 def test_the_index_of_a_large_table_misses_few_neighbours(tmp_path: Path) -> None:
-    pytest.importorskip("faiss", reason="faiss is not installed: pip install 'svt-zoo[faiss]'")
+    pytest.importorskip("faiss", reason="faiss is not installed: pip install faiss-cpu")
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(300, 16, generator=generator)
     features = centres.repeat(40, 1) + 0.5 * torch.randn(12_000, 16, generator=generator)

@@ -13,9 +13,10 @@ from PIL import Image
 
 from svt_zoo import VideoReadError
 from svt_zoo.data.limits import Limits
+from svt_zoo.data.video import EncodedVideo
 from svt_zoo.inference.extract import extract_features, list_videos
 from svt_zoo.inference.feature_table import FeatureTable
-from svt_zoo.inference.serve import Answerer, serve
+from svt_zoo.inference.serve import UPLOAD_LIMITS, Answerer, serve
 from svt_zoo.models import Backbone, Features, ZooModel, create_model
 
 CLIP = {"num_frames": 4, "sampling_rate": 5, "resize_size": 72, "crop_size": 64, "channel_order": "RGB"}
@@ -86,6 +87,51 @@ def test_what_is_no_video_or_too_large_is_refused(refused: dict[str, Path], tmp_
     assert not list(tmp_path.iterdir())
 
 
+def test_every_reading_of_an_upload_has_the_limits_of_the_page(
+    table: FeatureTable, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = shutil.copy(folder / "second.mp4", tmp_path / "upload.mp4")
+    seen = []
+    make = EncodedVideo.__init__
+
+    def noted(self: EncodedVideo, path: str, *args: Any, limits: Limits, **options: Any) -> None:
+        seen.append((Path(path).name, limits))
+        make(self, path, *args, limits=limits, **options)
+
+    monkeypatch.setattr(EncodedVideo, "__init__", noted)
+    (tmp_path / "pictures").mkdir()
+    Answerer(network(), table, tmp_path / "pictures")(upload)
+    assert [limits for name, limits in seen if name == "upload.mp4"] == 5 * [UPLOAD_LIMITS]
+    assert UPLOAD_LIMITS.max_decode_time == 60
+    assert {limits for name, limits in seen if name != "upload.mp4"} == {Limits()}  # a neighbour may be larger
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_the_model_is_that_of_the_table_unless_another_is_named(
+    told: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = str(network().save_pretrained(tmp_path / "model") / "model.safetensors")
+    table = tmp_path / "features.parquet"
+    extract_features(weights if told else network(), list_videos(folder), table, num_workers=0, device="cpu")
+    named = []
+
+    def no_page(answerer: Answerer, max_bytes: int) -> None:
+        named.append(answerer.model.meta["weights"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("svt_zoo.inference.serve.build_page", no_page)
+    if told:
+        with pytest.raises(KeyboardInterrupt), serve(features=table):
+            pass
+        assert named == [weights]
+    else:
+        with (
+            pytest.raises(ValueError, match="does not say where its weights are; name them by --model"),
+            serve(features=table),
+        ):
+            pass
+
+
 def test_a_table_of_another_model_is_refused_at_once(table: FeatureTable, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="was made with other weights"):
         Answerer(network(seed=1), table, tmp_path)
@@ -102,7 +148,7 @@ def test_a_model_with_nothing_to_show_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def address(table: FeatureTable) -> Iterator[str]:
-    pytest.importorskip("gradio", reason="Gradio is not installed: pip install 'svt-zoo[serve]'")
+    pytest.importorskip("gradio", reason="Gradio is not installed: pip install gradio")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,15 +1,16 @@
-"""What CPC must do: predict a future that its context has not seen, with any backbone."""
+"""What CPC must do: predict a future that its context has not seen, with any backbone that it trains as a whole."""
 
 from typing import Any
 
 import pytest
 import torch
-from small_cpc import clip_batch, small_cpc
+from small_cpc import SMALL, clip_batch, small_cpc
 from small_svt import TINY, SmallCNN
 from torch import Tensor
 from torch.testing import assert_close
 
 from svt_zoo.methods import CPC
+from svt_zoo.methods.cpc import only_cls_depends_on
 from svt_zoo.models import create_model
 
 CONTEXT, FUTURE = 2, 3
@@ -85,6 +86,34 @@ def test_any_backbone_learns_to_tell_clips_apart(model: str) -> None:
         losses.append(loss.item())
     assert losses[-1] < losses[0]
     assert all(p.grad is not None for p in method.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "untrained"),
+    [
+        ("xvit_vitt", {}, "XViT, .* consensus.cls_token, consensus.temporal_encoder.*, ..., but"),
+        ("motionformer_vitt", {}, "Motionformer, .* cls_token, but"),
+        ("cpc_resnet18", {"final_bn": True}, "CPCNetwork, .* final_bn.weight, final_bn.bias, but"),
+    ],
+)
+def test_a_network_whose_cls_would_stay_untrained_is_refused(model: str, options: Any, untrained: str) -> None:
+    with pytest.raises(ValueError, match=f"the cls of {untrained} its patches do not, so CPC would leave that"):
+        small_cpc(model, {**(SMALL if model.startswith("cpc") else TINY), **options})
+
+
+@pytest.mark.parametrize("attention", ["divided_space_time", "joint_space_time", "space_only"])
+def test_all_of_a_timesformers_cls_is_trained_and_looking_for_it_changes_nothing(attention: str) -> None:
+    torch.manual_seed(0)
+    network = create_model("timesformer_vitt", **TINY, attention=attention)
+    drawn = torch.get_rng_state()
+    assert only_cls_depends_on(network, 5) == []
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert network.training
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_cpcs_own_networks_may_put_the_recurrent_network_into_cls() -> None:
+    assert small_cpc("cpc_resnet18", {**SMALL, "pool": "context"}).gru.out_gate.weight.requires_grad
 
 
 def test_a_timesformers_predictions_do_not_depend_on_the_future_either() -> None:

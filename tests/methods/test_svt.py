@@ -16,6 +16,7 @@ from svt_zoo.batch import Batch
 from svt_zoo.hub.convert import from_svt
 from svt_zoo.methods import SVT
 from svt_zoo.methods.svt import effective_rank, from_original, pairs_cross_entropy, to_original, view_pairs
+from svt_zoo.models import create_model
 from svt_zoo.models.timesformer import timesformer
 from svt_zoo.training.optim import build_optimizer, param_groups
 
@@ -242,6 +243,12 @@ def test_the_last_layer_does_not_move_in_the_first_epoch_by_decay_neither() -> N
     assert not torch.equal(method.student.head.mlp[0].weight, first)
     train(method, random_batch(), 1, epoch=lambda step: 1.0)
     assert not torch.equal(method.student.head.last_layer.weight_v, start)
+
+
+def test_a_class_feature_may_be_wider_than_the_patches() -> None:
+    network = create_model("xvit_vitt", **TINY, consensus_dim=48)
+    losses = SVT(network, epochs=1, **HEAD)(random_batch([(8, 32), (4, 32)]), epoch=0.0)
+    assert all(loss.isfinite() for loss in losses.values())
 
 
 @pytest.mark.parametrize("teacher_mode", ["eval", "replica"])

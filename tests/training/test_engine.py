@@ -147,6 +147,44 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_videos(videos: Pat
     assert torch.isfinite(run.method.backbone.get_parameter("weight")).all()
 
 
+class Runaway(Recorder):
+    """A loss without an end: its weight grows by the learning rate in each step, and beyond 3.5 the loss is NaN."""
+
+    def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
+        weight = self.backbone.get_parameter("weight")
+        return {"far": torch.where(weight > 3.5, torch.nan, -weight).mean()}
+
+
+def test_a_run_whose_loss_was_not_finite_goes_on_with_a_lower_learning_rate(
+    videos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def attempt(lr: float) -> Trainer:
+        optim = {"lr": lr, "scale_lr": False, "epochs": 3, "weight_decay": 0.0, "weight_decay_end": 0.0}
+        return trainer(videos, tmp_path, Runaway(), optim=optim, recipe={"optim": {"lr": lr}})
+
+    for _ in range(2):  # without a change it ends again where it did
+        with pytest.raises(NonFiniteLoss, match="step 6: loss nan"):
+            attempt(1.0).fit()
+    saved = attempt(1.0).hyperparameters(3)[0]
+    rescued = attempt(0.01)
+    assert rescued.fit()
+    rates = [line["lr"] for line in lines_of(tmp_path)]
+    assert len(rates) == 12
+    assert rates[3] == saved == 1.0
+    assert rates[4:] == [rescued.hyperparameters(step)[0] for step in range(4, 12)]
+    assert max(rates[4:]) == 0.01
+    assert "optim.lr (was 1.0, is 0.01)" in caplog.text
+
+
+def test_a_run_that_turns_to_fp16_starts_with_a_new_scaler(videos: Path, tmp_path: Path) -> None:
+    assert trainer(videos, tmp_path, Recorder()).fit()
+    again = trainer(videos, tmp_path, Recorder())
+    again.state.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    again.state.resume()
+    assert again.step == again.total_steps
+    assert again.state.scaler.get_scale() == 8.0
+
+
 def test_too_few_videos_for_a_step_are_an_error(videos: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"4 batches, too few for one step of optim.accumulation=5"):
         trainer(videos, tmp_path, Recorder(), optim={"accumulation": 5})
@@ -206,7 +244,7 @@ def test_a_run_folder_tells_the_whole_story(videos: Path, tmp_path: Path, caplog
     }
     assert load_recipe(tmp_path / "config.yaml") == recipe
     (start,) = json.loads((tmp_path / "environment.json").read_text())
-    assert torch.__version__.startswith(start["packages"]["torch"])
+    assert torch.__version__.startswith(start["versions"]["torch"])
     assert 0 <= lines_of(tmp_path)[-1]["knn_top1"] <= 100
     network = load_model(tmp_path / "final.safetensors")
     assert network.meta["model"] == "svt_vitt"

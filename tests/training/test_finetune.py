@@ -20,7 +20,8 @@ from svt_zoo.evaluation.results import read_result
 from svt_zoo.evaluation.views import fast_transform
 from svt_zoo.models import Classifier
 from svt_zoo.training.checkpoint import checkpoints
-from svt_zoo.training.finetune import FinetuneTrainer, finetune, train_classifier
+from svt_zoo.training.engine import Trainer
+from svt_zoo.training.finetune import finetune, train_classifier
 
 TINY = ROOT / "configs" / "debug" / "finetune_tiny.yaml"
 LEVELS = {"dark": 40, "grey": 120, "light": 200}  # the class of a video is its grey level
@@ -73,15 +74,15 @@ def test_a_run_that_goes_on_equals_the_straight_run(
     lists: dict[str, str], straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = recipe(lists, tmp_path / "run", "run.checkpoint_every_steps=3")
-    train_step = FinetuneTrainer._train_step
+    train_step = Trainer._train_step
 
-    def killed(self: FinetuneTrainer, *arguments: Any) -> Any:
+    def killed(self: Trainer, *arguments: Any) -> Any:
         if self.step == 7:
             raise KeyboardInterrupt
         return train_step(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(FinetuneTrainer, "_train_step", killed)
+        patch.setattr(Trainer, "_train_step", killed)
         with pytest.raises(KeyboardInterrupt):
             finetune(case)
     assert checkpoints(tmp_path / "run" / "checkpoints")[0].name.startswith("step_000000006")
@@ -137,13 +138,13 @@ def schedule(lists: dict[str, str], output: Path, *more: str) -> list[float]:
     case = recipe(lists, output, "optim.name=sgd", "optim.epochs=15", "optim.lr=5e-3", "data.batch_size=9", *more)
     rates: list[float] = []
 
-    class Dry(FinetuneTrainer):
+    class Dry(Trainer):
         def fit(self) -> bool:
             rates.extend(self.hyperparameters(step)[0] for step in range(self.total_steps))
             return False
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("svt_zoo.training.finetune.FinetuneTrainer", Dry)
+        patch.setattr("svt_zoo.training.finetune.Trainer", Dry)
         train = read_list(case.data.train)
         assert not train_classifier(case, train, train, torch.device("cpu"))
     return rates

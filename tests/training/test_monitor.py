@@ -90,7 +90,7 @@ def test_tensorboard_reads_what_a_run_writes(tmp_path: Path) -> None:
 
 def test_without_tensorboard_the_run_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ValueError, match=r"run.tensorboard=true.*pip install svt-zoo\[tensorboard\]"):
+    with pytest.raises(ValueError, match=r"run.tensorboard=true.*pip install tensorboard"):
         monitor(tmp_path, tensorboard=True)
 
 

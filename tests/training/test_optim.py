@@ -12,7 +12,6 @@ from svt_zoo.methods import SVT
 from svt_zoo.models import create_model
 from svt_zoo.models.timesformer import timesformer
 from svt_zoo.training.optim import (
-    TABLES,
     build_optimizer,
     clip_gradients,
     param_groups,
@@ -44,9 +43,7 @@ def test_the_teacher_is_in_no_group() -> None:
     assert {name.split(".")[0] for group in groups for name, _ in group["params"]} == {"student"}
 
 
-def test_tables_can_be_left_out_of_the_decay() -> None:
-    undecayed = names(param_groups(timesformer(**TINY), no_decay=TABLES), False)
-    assert {"cls_token", "pos_embed", "time_embed"} <= set(undecayed)
+def test_the_tables_of_places_are_decayed() -> None:
     assert {"cls_token", "pos_embed", "time_embed"} <= set(names(param_groups(timesformer(**TINY)), True))
 
 

@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from training_runs import ROOT
 
 from svt_zoo.config import PRETRAINING, ConfigError, CPCRecipe, load_recipe
 from svt_zoo.data.build import training_dataset
+from svt_zoo.data.transforms import EvalTransform
 from svt_zoo.hub.loading import load_model
 from svt_zoo.methods import CPC
 from svt_zoo.training.build import build_backbone, build_method, pretrain
@@ -34,13 +36,40 @@ def test_cpc_is_built_as_its_recipe_says() -> None:
     assert (method.context_frames, method.pred_frames) == (2, 2)
     assert (method.negatives, method.temperature, method.attention) == ("other_clips", 0.2, "isolated")
     clip = method.backbone.meta["clip"]
-    assert (clip["num_frames"], clip["sampling_rate"], clip["resize_size"], clip["crop_size"]) == (4, 1, 34, 32)
+    assert (clip["num_frames"], clip["sampling_rate"], clip["resize_size"], clip["crop_size"]) == (4, 1.2, 34, 32)
 
 
 def test_what_a_network_cannot_do_is_an_error_of_the_recipe() -> None:
     said = recipe("model.name=svt_vitt", "model.options={img_size: 32}", "cpc.attention=frame_causal")
     with pytest.raises(ConfigError, match="cpc: attention=frame_causal, target=transformer: TimeSformer has no"):
         build_method(said, build_backbone(said))
+
+
+def test_a_network_whose_cls_would_stay_untrained_is_an_error_of_the_recipe() -> None:
+    said = recipe("model.name=xvit_vitt", "model.options={img_size: 32}")
+    with pytest.raises(ConfigError, match=r"cpc: the cls of XViT, .* depends on consensus\.cls_token"):
+        build_method(said, build_backbone(said))
+
+
+@pytest.mark.parametrize("more", [[], ["temporal.flow=1"]])
+def test_an_option_that_the_network_does_not_have_is_one_line(videos: Path, tmp_path: Path, more: list[str]) -> None:
+    path = ROOT / "configs" / "debug" / ("svt_tiny.yaml" if more else "cpc_tiny.yaml")
+    changes = ["model.name=cpc_resnet18", "model.options={grad_checkpointing: true}", f"run.output={tmp_path}", *more]
+    with pytest.raises(ConfigError, match=r"model\.options do not fit cpc_resnet18: .*'grad_checkpointing'"):
+        pretrain(load_recipe(path, [f"data.train={videos}", *changes]))
+
+
+@pytest.mark.parametrize("num_frames", [4, 5, 8])
+@pytest.mark.parametrize("frame_step", [1, 3, 5])
+def test_the_clip_that_is_evaluated_has_the_steps_of_training_in_videos_of_25_a_second(
+    num_frames: int, frame_step: int
+) -> None:
+    said = recipe(f"views.frame_step={frame_step}", f"model.options.num_frames={num_frames}")
+    clip = EvalTransform(**build_backbone(said).meta["clip"])
+    for total in range((num_frames - 1) * frame_step + 1, 120):
+        for number in range(5):
+            for index in (clip.clip_indices(total, fps=25), clip.clip_indices(total, fps=25, clip=number, num_clips=5)):
+                assert set(np.diff(index).tolist()) == {frame_step}
 
 
 def test_pre_training_on_test_videos_is_refused(videos: Path) -> None:

@@ -79,6 +79,19 @@ def test_a_run_that_is_asked_to_stop_saves_itself_and_leaves_with_75(videos, str
     assert_same_run(tmp_path / "run", straight)
 
 
+def test_a_run_that_is_out_of_memory_goes_on_with_less_of_it_and_the_same_numbers(videos, straight, tmp_path) -> None:
+    process = start(command(videos, tmp_path / "run"))
+    wait_for(2, tmp_path / "run", process)
+    process.terminate()
+    process.join()
+    assert process.exitcode == 75
+    assert run(command(videos, tmp_path / "run", "model.options.grad_checkpointing=true")) == [0]
+    assert lines_of(tmp_path / "run") == lines_of(straight)
+    tensors, expected = weights_of(tmp_path / "run"), weights_of(straight)
+    assert tensors.pop("metadata") != expected["metadata"]  # it says how it was trained
+    assert tensors == {name: value for name, value in expected.items() if name != "metadata"}
+
+
 def test_a_damaged_newest_checkpoint_is_skipped_and_said(videos, straight, tmp_path) -> None:
     arguments = command(videos, tmp_path / "run")
     process = start(arguments)
@@ -108,7 +121,7 @@ def test_a_finished_run_has_nothing_to_do(videos, straight) -> None:
     assert (straight / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_checkpoint_of_another_recipe_is_refused_by_the_keys_that_differ(videos, straight) -> None:
+def test_a_finished_run_of_another_recipe_is_refused_by_the_keys_that_differ(videos, straight) -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "tools" / "pretrain.py"), *command(videos, straight, "optim.lr=0.5")],
         capture_output=True,

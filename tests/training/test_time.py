@@ -18,7 +18,7 @@ from svt_zoo.evaluation.results import read_result
 from svt_zoo.methods import Classify, Temporal
 from svt_zoo.models import Classifier
 from svt_zoo.training.build import pretrain
-from svt_zoo.training.finetune import FinetuneTrainer
+from svt_zoo.training.engine import Trainer
 from svt_zoo.training.temporal import build_flow
 
 TINY = ROOT / "configs" / "debug" / "time_tiny.yaml"
@@ -89,16 +89,16 @@ def test_a_run_with_time_that_goes_on_equals_the_straight_run(
     ssv2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert finetune(*arguments(ssv2, tmp_path / "straight")) == 0
-    train_step = FinetuneTrainer._train_step
+    train_step = Trainer._train_step
 
-    def killed(self: FinetuneTrainer, *given: Any) -> Any:
+    def killed(self: Trainer, *given: Any) -> Any:
         if self.step == 4:
             raise KeyboardInterrupt
         return train_step(self, *given)
 
     more = "run.checkpoint_every_steps=2"
     with monkeypatch.context() as patch:
-        patch.setattr(FinetuneTrainer, "_train_step", killed)
+        patch.setattr(Trainer, "_train_step", killed)
         assert finetune(*arguments(ssv2, tmp_path / "run", more)) == 130
     assert finetune(*arguments(ssv2, tmp_path / "run", more)) == 0
     assert lines_of(tmp_path / "run") == lines_of(tmp_path / "straight")
@@ -135,7 +135,7 @@ def test_a_clip_that_is_mixed_or_comes_with_a_fast_one_is_refused() -> None:
 
 def test_a_missing_opencv_is_an_error_of_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(ConfigError, match=r"temporal\.flow_method=farneback: .*pip install svt-zoo\[flow\]"):
+    with pytest.raises(ConfigError, match=r"temporal\.flow_method=farneback: .*pip install opencv-python-headless"):
         build_flow(TemporalConfig(flow=1.0, flow_method="farneback"), 16)
     assert build_flow(TemporalConfig(flow_method="farneback"), 16) is None
 
