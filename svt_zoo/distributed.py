@@ -106,25 +106,3 @@ def all_mean(tensor: Tensor) -> Tensor:
     total = tensor.detach().clone()
     dist.all_reduce(total)
     return total / world_size()
-
-
-def all_gather(tensor: Tensor) -> Tensor:
-    """Every process's `tensor`, in the order of their ranks: (world_size, *shape), without gradient.
-
-    Every process must call it with the same shape.
-    """
-    if world_size() == 1:
-        return tensor.detach().unsqueeze(0)
-    parts = [torch.empty_like(tensor) for _ in range(world_size())]
-    dist.all_gather(parts, tensor.detach().contiguous())
-    return torch.stack(parts)
-
-
-def any_rank(flag: bool) -> bool:
-    """Whether `flag` is true in any process, so that all can act on it in the same step."""
-    if world_size() == 1:
-        return flag
-    on_gpu = dist.get_backend() == "nccl"
-    flags = torch.tensor(flag, dtype=torch.uint8, device=torch.cuda.current_device() if on_gpu else "cpu")
-    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-    return bool(flags)

@@ -11,7 +11,7 @@ import argparse
 import logging
 import sys
 
-from svt_zoo import distributed
+from svt_zoo import distributed, load_model
 from svt_zoo.evaluation.prepare import choose_device
 from svt_zoo.inference.extract import extract_features, list_videos
 from svt_zoo.inference.feature_table import FeatureTable
@@ -22,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("videos", help="a list in any format, a folder, a URL of either, or one video")
     parser.add_argument("-o", "--output", default="runs/features.parquet", help="file (.parquet) to write")
     parser.add_argument("--model", default="svt_vitb_k400", help="a row of the table, a path or an address")
+    parser.add_argument("--weights", help="a file or address of other weights for --model")
     parser.add_argument("--views", default="1x1", help="crops x clips whose features are averaged, or slow-fast 3x1")
     parser.add_argument("--every", type=float, help="a row every so many seconds, instead of one a video")
     parser.add_argument("--tokens", choices=["frames", "patches"], help="patches averaged in each frame, or all")
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
             args.videos, root=args.root, format=args.format, where=args.where, frame_rate=args.frame_rate
         )
         summary = extract_features(
-            args.model,
+            load_model(args.weights, model=args.model) if args.weights else args.model,
             videos,
             args.output,
             views=args.views,

@@ -210,7 +210,8 @@ class RunConfig:
         device: "auto" takes a GPU if there is one.
         precision: "auto" is bf16 on a GPU that has it, fp16 on another, fp32 on a CPU.
         parallel: with several processes, "ddp" keeps a whole copy of the networks in each, "fsdp" a part.
-        compile: compile the networks with `torch.compile`.
+        compile: compile the networks with `torch.compile`. (CPC with attention full or frame_causal calls a network
+            part by part, which stays as it is.)
         checkpoint_every_epochs: checkpoint at the end of every so many epochs; the last epoch always has one.
         checkpoint_every_minutes: and when the last one is older; null is never.
         checkpoint_every_steps: and every so many steps; null is never.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import get_context, resource_tracker
+from multiprocessing import forkserver, get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -87,12 +87,8 @@ class _Worker(Generic[T, R]):
         context.set_forkserver_preload([f"{__package__}.video"])
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(function, theirs), daemon=True)
-        resource_tracker.ensure_running()  # else the first start starts it, which lets Ctrl-C through
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the server's and the workers', from birth
-        try:
-            self.process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        _start_server()
+        self.process.start()
         theirs.close()
         self.alive = True
 
@@ -111,6 +107,16 @@ class _Worker(Generic[T, R]):
             code = self.process.exitcode or 0
             cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             return Done(self.task, None, f"the process that worked on it died of {cause}; enough memory?")
+
+
+def _start_server() -> None:
+    """Start the server that forks the workers, unless it runs, deaf to Ctrl-C from birth: the parent answers that."""
+    resource_tracker.ensure_running()  # which would otherwise be started below, and lets Ctrl-C through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(function: Callable[[T], R], tasks: Connection) -> None:

@@ -21,15 +21,26 @@ def prepare(
     *,
     num_classes: int | None = 0,
 ) -> tuple[ZooModel, torch.device, torch.dtype]:
-    """The model in eval mode on the device and in the type it shall compute in; a model handed in is copied first.
+    """The model in eval mode on the device and in the type it shall compute in.
+
+    A model handed in is left as it is: unless it is all that already, the result is a copy.
 
     Raises:
         ValueError: no such device or type.
     """
     device = choose_device(device)
     dtype = choose_dtype(dtype, device)
-    network = load_model(model, num_classes=num_classes) if isinstance(model, str) else copy.deepcopy(model)
+    if isinstance(model, str):
+        network = load_model(model, num_classes=num_classes)
+    else:
+        network = model if _is_ready(model, device, dtype) else copy.deepcopy(model)
     return network.to(device=device, dtype=dtype).eval(), device, dtype
+
+
+def _is_ready(model: ZooModel, device: torch.device, dtype: torch.dtype) -> bool:
+    tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
+    here = all(tensor.device == device and tensor.dtype == dtype for tensor in tensors)
+    return here and not any(module.training for module in model.modules())
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:

@@ -26,7 +26,7 @@ Written by `python tools/zoo_page.py` from `svt_zoo/hub/table.py` and `results/*
   been run on the full data. Add `run.output=FOLDER` and, if your videos lie elsewhere, `data.train=LIST data.val=LIST
   data.root=FOLDER`; FILE is the pre-trained file, which you fetch by hand.
 - Licences are those of the weights. The data sets have terms of their own, which are not restated here.
-- frames x rate: 8x32 is every 32nd frame of a video of 30 frames per second; "segments" spreads the frames evenly over
+- frames x rate: 8x32 are 8 frames spread evenly over 8 x 32 of a video of 30 a second; "segments" spreads them over
   the whole video. Views are as the source gives them.
 - A sha256 that is not known yet is recorded at the first download; every later one must equal it.
 """
@@ -129,7 +129,7 @@ def _row_cost(row: Weights) -> tuple[float, float]:
 
 def _frames(clip: ClipSpec) -> str:
     rate = clip.sampling_rate
-    return f"{clip.num_frames} segments" if rate is None else f"{clip.num_frames}x{rate:g}"
+    return f"{clip.num_frames} segments" if rate is None else f"{clip.num_frames}x{rate:.3g}"
 
 
 def _weights(row: Weights) -> list[str]:

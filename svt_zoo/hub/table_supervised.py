@@ -116,6 +116,7 @@ class TimeSformer_ViTB_Weights:
         size="hr",
         license=_NON_COMMERCIAL,
         model_kwargs=_HR,
+        published=_accuracy("timesformer_vitb_hr_k400", "K400", 79.6, 94.0, _FB_README),
         notes="Not pinned: of its commit we know the beginning alone, 4448334.",
     )
     HR_SSV2 = _fb_timesformer(
@@ -127,6 +128,7 @@ class TimeSformer_ViTB_Weights:
         size="hr",
         license=_NON_COMMERCIAL,
         model_kwargs=_HR,
+        published=_accuracy("timesformer_vitb_hr_ssv2", "SSv2", 61.8, 86.9, _FB_README),
         notes=f"{_BGR} The commit is an early one of its repository.",
     )
     SSV2 = _time("TimeSformer", "timesformer_vitb", 62.1, 86.4, tuned=False, drive="1CPOr9LopYEJbDwTc0B0bJcp0L12FKyrY")

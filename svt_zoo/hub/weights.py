@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 class ClipSpec:
     """The clip a network was trained on: how frames are chosen and prepared for evaluation.
 
-    `sampling_rate` is the distance of two frames in a video of 30 frames per second; None spreads the frames over
-    the whole video in equal segments. `resize_size` and `crop_size` are pixels, `mean` and `std` on the scale [0, 1]
+    A clip lasts `num_frames * sampling_rate` frames of a video of 30 frames per second, and its frames are spread
+    evenly over it, from the first to the last; without a rate they stand for equal segments of the whole video.
+    `resize_size` and `crop_size` are pixels, `mean` and `std` on the scale [0, 1]
     in the order `channel_order`.
     """
 

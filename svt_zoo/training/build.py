@@ -68,9 +68,7 @@ def pretrain(recipe: PretrainRecipe) -> bool:
             evaluate=build_knn(recipe, dataset.videos, device),
             max_entropy=PIECES[recipe.method].max_entropy(recipe),
         )
-        if distributed.is_main():
-            write_description(output, recipe, device)
-        if not trainer.fit():
+        if not trainer.fit(started=lambda: write_description(output, recipe, device)):
             return False
         weights = whole(method.backbone.state_dict())  # all processes, if each has a part
         if distributed.is_main():

@@ -33,6 +33,7 @@ HARMLESS = (
     "optim.accumulation",
     "run.compile",
     "run.output",
+    "run.knn_every_epochs",
     "run.checkpoint_every_epochs",
     "run.checkpoint_every_minutes",
     "run.checkpoint_every_steps",

@@ -119,8 +119,11 @@ class Trainer:
         """Steps that are done."""
         return self.state.step
 
-    def fit(self) -> bool:
+    def fit(self, started: Callable[[], None] | None = None) -> bool:
         """Train to the end; False if the run was asked to stop before, and has saved itself.
+
+        Args:
+            started: what the main process does once it is clear that the run begins or goes on, not before.
 
         Raises:
             CheckpointError: there are checkpoints, but none to go on from.
@@ -130,6 +133,8 @@ class Trainer:
         self.method.train()
         seed_all(self.run.seed, rank())
         self.state.resume()
+        if started is not None and is_main():
+            started()
         monitor = Monitor(
             self.output,
             step=self.step,

@@ -31,6 +31,8 @@ from .temporal import build_flow, build_terms
 
 _log = logging.getLogger(__name__)
 
+_NOT_TRAINING = ("repeat", "report")  # sections that may change without another run
+
 
 def finetune(recipe: FinetuneRecipe) -> list[Result] | None:
     """Train a classifier as the recipe says, or go on with it, and test it: for each split and seed.
@@ -79,14 +81,12 @@ def train_classifier(recipe: FinetuneRecipe, train: VideoList, val: VideoList, d
         optim=recipe.optim,
         run=recipe.run,
         device=device,
-        recipe=to_dict(recipe),
+        recipe={name: section for name, section in to_dict(recipe).items() if name not in _NOT_TRAINING},
         evaluate=_online_knn(recipe, train, val, device),
         layer_decay=recipe.optim.layer_decay,
         lr_factors=recipe.optim.lr_factors,
     )
-    if distributed.is_main():
-        write_description(output, recipe, device)
-    if not trainer.fit():
+    if not trainer.fit(started=lambda: write_description(output, recipe, device)):
         return False
     weights = whole(method.classifier.state_dict())  # all processes, if each has a part
     if distributed.is_main():

@@ -45,7 +45,7 @@ def _svt_augment(recipe: Recipe) -> Augment:
 
 
 def _svt_clip(recipe: Recipe, backbone: Backbone) -> ClipSpec:
-    """The network's frames at every 32nd of 30 a second, centre crop."""
+    """The network's frames, 32 times as many of 30 a second, centre crop."""
     views = recipe.views
     short_side = round(views.global_size * 256 / 224)
     return ClipSpec(backbone.num_frames, 32, short_side, views.global_size, views.mean, views.std)

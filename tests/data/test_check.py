@@ -167,8 +167,13 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     videos = VideoList((Row("a.mp4"),))
-    with pytest.raises(ValueError, match=r"a \.parquet or \.csv file, got 'report\.txt'"):
+    with pytest.raises(ValueError, match=r"report\.txt: the file to write ends in \.parquet or \.csv"):
         check_videos(videos, "report.txt")
+    with pytest.raises(ValueError, match=f"{tmp_path} is a folder; name a .parquet or .csv file in it"):
+        check_videos(videos, tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"file/report\.csv cannot be written: .*; name another place"):
+        check_videos(videos, tmp_path / "file" / "report.csv")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ValueError, match=r"needs pyarrow: pip install pyarrow, or name a \.csv file"):
         check_videos(videos, tmp_path / "report.parquet")
@@ -187,3 +192,15 @@ def test_the_tool_says_what_is_wrong_and_exits_so(
     assert main([str(collection), *argv]) == 0
     assert main([str(collection / "nothing"), *argv]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_the_tool_keeps_one_report_a_list(
+    collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main = runpy.run_path(TOOL)["main"]
+    for source in (collection, collection / "list.csv"):
+        assert main([str(source), "--workers", "0"]) == 1
+    assert "report: runs/data_report_list.parquet" in capsys.readouterr().out
+    reports = sorted(path.name for path in (tmp_path / "runs").glob("*.parquet"))
+    assert reports == ["data_report_list.parquet", "data_report_videos.parquet"]

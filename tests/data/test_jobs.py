@@ -11,6 +11,8 @@ import pytest
 from svt_zoo.data.jobs import Journal, atomic, fingerprint, progress, run
 from svt_zoo.data.limits import VideoReadError
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def half(number: int) -> float:
     if number < 0:
@@ -39,6 +41,23 @@ def test_an_unforeseen_error_is_named_by_its_type() -> None:
 def test_a_negative_number_of_workers_is_refused() -> None:
     with pytest.raises(ValueError, match="workers is a number of processes, or 0"):
         next(run(half, [2], workers=-1))
+
+
+def test_an_interrupt_while_the_processes_start_is_the_parents_alone(tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text("""
+import os, signal, threading
+from svt_zoo.data.jobs import run
+if __name__ == "__main__":
+    # As Ctrl-C does, while the server of the processes still imports.
+    threading.Timer(0.3, os.killpg, (0, signal.SIGINT)).start()
+    try:
+        print(list(run(int, ["7", "8"], workers=2)))
+    except KeyboardInterrupt:
+        print("stopped")
+""")
+    command, env = [sys.executable, str(tmp_path / "main.py")], {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, start_new_session=True)
+    assert (done.stdout, done.stderr) == ("stopped\n", "")
 
 
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import runpy
 import shutil
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -34,6 +35,14 @@ needs_onnx = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")),
     reason="needs onnx, onnxscript and onnxruntime (the extra export)",
 )
+
+
+@pytest.fixture
+def transformers_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what is refused before it would be called."""
+    monkeypatch.setitem(sys.modules, "transformers", ModuleType("transformers"))
+
+
 needs_transformers = pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None, reason="needs transformers (pip install transformers)"
 )
@@ -196,21 +205,32 @@ def test_transformers_takes_a_backbone(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "hf" / "config.json").read_text())["architectures"] == ["TimesformerModel"]
 
 
+@pytest.mark.usefixtures("transformers_is_there")
 @pytest.mark.parametrize("clip", [{"num_frames": 8, "crop_size": 16}, {"num_frames": 4, "crop_size": 32}])
 def test_a_clip_that_transformers_would_get_silently_wrong_is_refused(clip: dict[str, int], tmp_path: Path) -> None:
     model = build("timesformer")
     model.meta["clip"] = clip
-    with pytest.raises(ExportError, match="transformers would be silently wrong"):
+    with pytest.raises(ExportError, match=r"transformers would be silently wrong.* --num-frames 4 --img-size 16 "):
         export_transformers(model, tmp_path / "hf")
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("transformers_is_there")
 def test_a_folder_with_something_in_it_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").touch()
     with pytest.raises(ValueError, match="exists already; name a new folder"):
         export_transformers(build("timesformer"), tmp_path)
 
 
+def test_that_transformers_is_missing_is_said_before_anything_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ExportError, match="transformers needs transformers: pip install transformers"):
+        export_transformers(build("xvit"), tmp_path / "hf")
+
+
+@pytest.mark.usefixtures("transformers_is_there")
 def test_transformers_and_timm_take_only_the_timesformer_family(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="transformers takes the TimeSformer family, not a XViT; export it as onnx"):
         export_transformers(build("xvit"), tmp_path / "hf")

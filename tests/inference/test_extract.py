@@ -22,7 +22,11 @@ from svt_zoo import embed
 from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.data.sampling import dense_clips
 from svt_zoo.data.video import open_video
+from svt_zoo.inference.clips import Piece
+from svt_zoo.inference.compute import Computed
 from svt_zoo.inference.extract import extract_features, list_videos
+from svt_zoo.inference.extract_shards import ShardedTable
+from svt_zoo.inference.feature_table import make_schema
 from svt_zoo.models import ZooModel, create_model
 
 TOOL = ROOT / "tools" / "extract_features.py"
@@ -234,8 +238,54 @@ def test_an_output_with_other_features_is_refused(videos: VideoList, tmp_path: P
         extract(videos, output, model=network(seed=1))
     unfinished = tmp_path / "g.parquet"
     extract(videos, unfinished, world_size=2, shard_size=2)
-    with pytest.raises(ValueError, match=r"every was None, is 1"):
+    with pytest.raises(ValueError, match=r"g\.parquet\.parts holds other .* every was None, is 1; delete it or choose"):
         extract(videos, unfinished, every=1, shard_size=2)
+
+
+def test_a_run_that_left_no_shard_does_not_stand_in_the_way(videos: VideoList, tmp_path: Path) -> None:
+    output = tmp_path / "f.parquet"
+    extract(videos, output, rank=7, world_size=8)  # without a shard of its own
+    assert output.with_name("f.parquet.parts").exists()
+    extract(videos, output, every=1)
+    assert len(rows(output)) > 7
+
+
+def test_two_commands_at_once_do_not_share_an_output(tmp_path: Path) -> None:
+    videos = VideoList((Row("a.mp4"), Row("b.mp4")))
+    first, second = (
+        ShardedTable(tmp_path / "f.parquet", videos, make_schema(4, "float32", every), every, 1)
+        for every in ({"weights_sha256": "x", "every": "1"}, {"weights_sha256": "x", "every": "2"})
+    )
+    computed = [Computed(i, [Piece(i, 0.0, 1.0)], [np.ones(4)], True) for i in range(2)]
+    first.claim()
+    second.claim()  # the first has no shard yet
+    list(first.collect(computed[:1], first.todo(0, 2, 1)))
+    with pytest.raises(ValueError, match="every was 1, is 2"):
+        list(second.collect(computed[1:], second.todo(1, 2, 1)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is a number from 1, got 0"),
+        ({"shard_size": 0}, "shard_size is a number from 1, got 0"),
+        ({"num_workers": -1}, "workers is a number of processes, or 0 to read in this one; got -1"),
+    ],
+    ids=str,
+)
+def test_a_wrong_number_is_refused_before_the_output_is_taken(
+    options: dict[str, Any], message: str, videos: VideoList, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        extract(videos, tmp_path / "f.parquet", **options)
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_output_is_a_parquet_file(videos: VideoList, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"f\.csv: the file to write ends in \.parquet"):
+        extract(videos, tmp_path / "f.csv")
+    with pytest.raises(ValueError, match=r"is a folder; name a \.parquet file in it"):
+        extract(videos, tmp_path)
 
 
 def test_options_that_do_not_go_together_are_refused(videos: VideoList, tmp_path: Path) -> None:
@@ -375,6 +425,16 @@ def test_the_tool_writes_a_table_and_sums_up(
     assert rows(tmp_path / "f.parquet") == rows(whole)
     assert main([*arguments, "--every", "-1"]) == 2
     assert capsys.readouterr().err.startswith("error: every is a number of seconds above 0")
+
+
+def test_the_tool_fails_when_no_video_can_be_read_also_the_second_time(
+    folder: Path, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = runpy.run_path(str(TOOL))["main"]
+    arguments = [str(folder / "2.mp4"), "-o", str(tmp_path / "f.parquet"), "--model", weights, "--device", "cpu"]
+    for _ in range(2):
+        assert main([*arguments, "--workers", "0"]) == 1
+        assert "error: no video could be read; column `error` of" in capsys.readouterr().err
 
 
 @pytest.mark.slow

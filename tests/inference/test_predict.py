@@ -153,7 +153,7 @@ def test_the_tool_prints_features_or_labels(
     assert "%" in out
     assert tool([str(videos[0]), "--weights", file, "--model", "svt_vitt", "--features"]) == 0
     assert "feature of 24 numbers" in capsys.readouterr().out
-    assert tool(["no/such.mp4", "--model", file]) == 2
+    assert tool(["no/such.mp4", "--model", file]) == 1
     assert "error: no/such.mp4" in capsys.readouterr().err
     assert tool([str(videos[0]), "--model", "svt_vitb_k40"]) == 2
     assert "did you mean svt_vitb_k400" in capsys.readouterr().err
@@ -200,3 +200,37 @@ def test_a_model_of_torch_hub_embeds_a_real_clip(shared: Path) -> None:
     assert feature.shape == (1, 768)
     assert feature.isfinite().all()
     assert feature.std() > 0.1  # behind the last norm
+
+
+@pytest.mark.parametrize("num_classes", [0, 3])
+def test_the_tool_shows_the_sound_videos_and_names_the_broken_one(
+    num_classes: int, videos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, broken = network(num_classes).save_pretrained(tmp_path / "model"), tmp_path / "broken.mp4"
+    broken.write_bytes(b"not a video")
+    main = runpy.run_path(str(ROOT / "tools" / "predict.py"))["main"]
+    options = ["--model", str(folder), "--device", "cpu", "--dtype", "float32"]
+    assert main([str(videos[0]), str(broken), str(videos[1]), *options]) == 1
+    said = capsys.readouterr()
+    assert [line for line in said.out.splitlines() if line[0] != " "] == [str(video) for video in videos]
+    [error] = said.err.splitlines()
+    assert error.startswith(f"error: {broken}: ")
+    assert main([str(videos[0]), *options]) == 0
+    assert main([str(videos[0]), *options, "--views", "0x1"]) == 2
+
+
+def test_a_model_without_a_clip_works_once_it_has_one_in_either_way_that_the_error_names(
+    videos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = runpy.run_path(str(ROOT / "tools" / "predict.py"))["main"]
+    options = ["--device", "cpu", "--dtype", "float32"]
+    model = create_model("svt_vitb", depth=1)
+    folder = str(model.save_pretrained(tmp_path / "model"))
+    assert main([str(videos[0]), "--model", folder, *options]) == 2
+    said = capsys.readouterr().err
+    assert "no clip specification" in said
+    assert "--weights FILE --model ROW" in said
+    assert "model.meta['clip'] = get_weights(ROW).meta['clip']" in said
+    assert main([str(videos[0]), "--weights", folder, "--model", "svt_vitb_k400", *options]) == 0
+    model.meta["clip"] = svt_zoo.get_weights("svt_vitb_k400").meta["clip"]
+    assert main([str(videos[0]), "--model", str(model.save_pretrained(tmp_path / "again")), *options]) == 0

@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 from torch.testing import assert_close
 
 from svt_zoo import VideoReadError
+from svt_zoo.inference.captions import drawable, printable
 from svt_zoo.inference.extract import extract_features, list_videos
 from svt_zoo.inference.feature_table import FeatureRow, FeatureTable, make_schema, write_shard
 from svt_zoo.inference.neighbours import neighbour_sheet
@@ -268,3 +269,51 @@ def test_the_tool_searches_and_reports(
     shutil.copy(folder / "0.mp4", tmp_path / "0.mp4")
     assert main([str(tmp_path / "nothing.parquet"), str(folder / "0.mp4")]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_the_tool_makes_folders_and_refuses_wrong_files_before_it_computes(
+    table: FeatureTable, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = runpy.run_path(str(ROOT / "tools" / "search.py"))["main"]
+    assert main([str(table.path), "--duplicates", "0.999", "--report", str(tmp_path / "new" / "pairs.csv")]) == 0
+    assert (tmp_path / "new" / "pairs.csv").exists()
+    capsys.readouterr()
+    assert main([str(table.path), "--duplicates", "0.999", "--report", str(tmp_path / "pairs.txt")]) == 2
+    assert main([str(table.path), str(folder / "0.mp4"), "--sheet", str(tmp_path / "sheet.xyz")]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert [line.split(": ")[-1] for line in said.err.splitlines()] == [
+        "the file to write ends in .csv",
+        "the file to write ends in .png or .jpg",
+    ]
+    with pytest.raises(SystemExit, match="2"):
+        main([str(table.path), str(folder / "0.mp4"), "--top", "0"])
+    assert "--top starts at 1, got 0" in capsys.readouterr().err
+
+
+def test_a_table_without_features_is_an_error(tmp_path: Path) -> None:
+    schema = make_schema(4, "float32", {"weights_sha256": "0", "root": "", "pooling": "cls"})
+    write_shard(tmp_path / "f.parquet", [FeatureRow("a.mp4", None, None, error="broken")], schema)
+    table = FeatureTable(tmp_path / "f.parquet")
+    with pytest.raises(ValueError, match=r"no row of .*f\.parquet has a feature"):
+        query_feature(table, "a.mp4")
+    with pytest.raises(ValueError, match=r"no row of .*f\.parquet has a feature"):
+        find_duplicates(table, 0.9)
+
+
+def test_a_part_outside_the_video_is_said_in_plain_words(table: FeatureTable, folder: Path) -> None:
+    with pytest.raises(VideoReadError, match=r"no frame from 100\.0 s on; the last is shown at 2\.36 s"):
+        query_feature(table, folder / "0.mp4", start_sec=100.0, device="cpu")
+    with pytest.raises(ValueError, match="the part of a query starts at 0 s or later, got -3"):
+        query_feature(table, folder / "0.mp4", start_sec=-3.0, device="cpu")
+
+
+def test_names_of_videos_are_shown_in_one_line_and_in_letters_that_are_there() -> None:
+    assert printable("a\nb é Привет 日本 \udcff.mp4") == "a\\nb é Привет 日本 \\udcff.mp4"
+    assert drawable("a\nb é Привет 日本 \udcff.mp4") == "a\\nb é Привет \\u65e5\\u672c \\udcff.mp4"
+
+
+def test_a_sheet_shows_cyrillic_in_letters_of_its_own(table: FeatureTable, folder: Path, tmp_path: Path) -> None:
+    names = [shutil.copy(folder / "still.png", tmp_path / f"{letter}.png") for letter in "жфЖ"]
+    sheets = {neighbour_sheet(table, name, []).tobytes() for name in names}
+    assert len(sheets) == 3  # boxes would be alike

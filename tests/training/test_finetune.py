@@ -97,8 +97,8 @@ def test_a_run_that_goes_on_equals_the_straight_run(
 
 def test_a_finished_run_is_only_tested_again(lists: dict[str, str], straight: Path) -> None:
     before = lines_of(straight)
-    [again] = finetune(recipe(lists, straight)) or ()
-    assert again.metrics["top1"] == 100
+    [again] = finetune(recipe(lists, straight, "report.name=again")) or ()
+    assert (again.name, again.metrics["top1"]) == ("again", 100)
     assert lines_of(straight) == before
 
 

@@ -115,6 +115,11 @@ def test_a_damaged_newest_checkpoint_is_skipped_and_said(videos, straight, tmp_p
     assert_same_run(tmp_path / "run", straight)
 
 
+def test_measuring_neighbours_on_the_way_does_not_change_the_training(videos, straight, tmp_path) -> None:
+    assert run(command(videos, tmp_path / "run", "run.knn_every_epochs=0")) == [0]
+    assert weights_of(tmp_path / "run") == weights_of(straight)
+
+
 def test_a_finished_run_has_nothing_to_do(videos, straight) -> None:
     before = (straight / "metrics.jsonl").read_bytes()
     assert run(command(videos, straight)) == [0]
@@ -131,3 +136,4 @@ def test_a_finished_run_of_another_recipe_is_refused_by_the_keys_that_differ(vid
     assert done.returncode == 2
     assert "optim.lr (was 0.02, is 0.5)" in done.stderr
     assert "Traceback" not in done.stderr
+    assert "lr: 0.02" in (straight / "config.yaml").read_text()  # what describes the run is left alone
