@@ -93,28 +93,7 @@ class CPCConfig:
 
 @dataclass(frozen=True)
 class CPCOptimConfig(OptimConfig):
-    """How the weights move, and for how long (the original's numbers, but for the optimiser and the schedule).
-
-    Attributes:
-        name: the optimiser; the original's is "adam".
-        lr: peak learning rate.
-        lr_end: learning rate that the cosine runs to.
-        scale_lr: True takes `lr` for a batch of 256 and scales it with the batch.
-        epochs: length of the training.
-        warmup_epochs: epochs in which the learning rate rises from 0, linearly.
-        weight_decay: decay at the start; biases and norms have none.
-        weight_decay_end: decay that a cosine leads to.
-        betas: of Adam and AdamW.
-        amsgrad: of Adam and AdamW: divide by the largest second moment so far.
-        momentum: of SGD.
-        clip_grad: largest norm of a gradient; null clips nothing.
-        clip_mode: "per_parameter" shortens each tensor's gradient by itself, "global" all by one factor.
-        accumulation: batches whose gradients make one step.
-        schedule: of the learning rate: "cosine" runs to `lr_end`; "steps", the original's, multiplies it by `factor` at
-            each of the `milestones`.
-        milestones: epochs.
-        factor: of the learning rate, at a milestone.
-    """
+    """How the weights move, and for how long (the original's numbers, but for the optimiser and the schedule)."""
 
     lr: float = 1e-3
     scale_lr: bool = False

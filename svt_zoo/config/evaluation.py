@@ -167,24 +167,14 @@ class EvaluationRecipe:
 
 @dataclass(frozen=True)
 class KNNRecipe(EvaluationRecipe):
-    """One evaluation by nearest neighbours.
-
-    Attributes:
-        init: the network: a row of `svt_zoo.list_weights()`, a file, an address, the folder of a finished run, or
-            "svt", "dino", "image_supervised", "random" for `model`.
-    """
+    """One evaluation by nearest neighbours."""
 
     knn: KNNConfig = field(default_factory=KNNConfig)
 
 
 @dataclass(frozen=True)
 class LinearRecipe(EvaluationRecipe):
-    """One linear probe.
-
-    Attributes:
-        init: the network: a row of `svt_zoo.list_weights()`, a file, an address, the folder of a finished run, or
-            "svt", "dino", "image_supervised", "random" for `model`.
-    """
+    """One linear probe."""
 
     linear: LinearConfig = field(default_factory=LinearConfig)
 

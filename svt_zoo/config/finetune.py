@@ -50,24 +50,6 @@ class FinetuneOptimConfig(OptimConfig):
     """How the weights move, and for how long (SVT section 4.1: TimeSformer's training with these numbers).
 
     Attributes:
-        name: the optimiser.
-        lr: peak learning rate.
-        lr_end: learning rate that the cosine runs to.
-        scale_lr: True takes `lr` for a batch of 256 and scales it with the batch.
-        epochs: length of the training.
-        warmup_epochs: epochs in which the learning rate rises from 0, linearly.
-        weight_decay: decay at the start; biases and norms have none.
-        weight_decay_end: decay that a cosine leads to.
-        betas: of AdamW and Adam.
-        amsgrad: of AdamW and Adam: divide by the largest second moment so far.
-        momentum: of SGD.
-        clip_grad: largest norm of a gradient; null clips nothing.
-        clip_mode: "per_parameter" shortens each tensor's gradient by itself, "global" all by one factor.
-        accumulation: batches whose gradients make one step.
-        schedule: "steps" multiplies the learning rate by `factor` at each of the `milestones`; "cosine" runs to
-            `lr_end`.
-        milestones: epochs.
-        factor: of the learning rate, at a milestone.
         layer_decay: the learning rate of a block is this times that of the next one; 1 is the same for all.
         lr_factors: of the learning rate, by globs of parameter names, such as {"*.blocks.*": 0.1}.
     """

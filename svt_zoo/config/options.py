@@ -151,10 +151,10 @@ class OptimConfig:
 
     Attributes:
         name: the optimiser; "adam" adds the decay to the gradient, "adamw" to the weights.
-        lr: peak learning rate for a batch of 256 videos; it is scaled with the batch (processes x batch_size x
-            accumulation), unless `scale_lr` is off.
+        lr: peak learning rate.
         lr_end: learning rate that the cosine runs to; not scaled.
-        scale_lr: False takes `lr` as it is.
+        scale_lr: True takes `lr` for a batch of 256 videos and scales it with the batch (processes x batch_size x
+            accumulation).
         epochs: length of the training.
         warmup_epochs: epochs in which the learning rate rises from 0, linearly.
         weight_decay: decay at the start; biases and norms have none.

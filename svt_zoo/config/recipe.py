@@ -97,13 +97,14 @@ def _keys(cls: type[Any], prefix: str) -> Iterator[tuple[str, Any, Any, str]]:
 
 
 def attribute_texts(cls: type[Any]) -> dict[str, str]:
-    """What the docstring of `cls` says of each attribute, below `Attributes:`."""
-    section = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")[2]
+    """What the docstrings of `cls` and of what it derives from say of each attribute, below `Attributes:`."""
     texts: dict[str, str] = {}
-    for entry in re.split(r"\n(?=    \w)", section.rstrip()):
-        names, found, text = entry.partition(": ")
-        if found:
-            texts |= {name.strip(): " ".join(text.split()) for name in names.split(",")}
+    for one in reversed(cls.__mro__):
+        section = inspect.cleandoc(one.__doc__ or "").partition("Attributes:\n")[2]
+        for entry in re.split(r"\n(?=    \w)", section.rstrip()):
+            names, found, text = entry.partition(": ")
+            if found:
+                texts |= {name.strip(): " ".join(text.split()) for name in names.split(",")}
     return texts
 
 

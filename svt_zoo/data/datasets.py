@@ -226,11 +226,8 @@ class VideoDataset(Dataset[dict[str, Any]]):
         row = self.videos.rows[index]
         with self._open(row) as reader:
             first, last = frame_range(row, reader)
-            indices = self.views.indices(last - first, reader.fps, rng)
-            union = sorted({i for view in indices for i in view})
-            frames = reader.frames_at([first + i for i in union])  # (n, H, W, 3)
-        place = {i: n for n, i in enumerate(union)}
-        return Made(*self.views.make(frames, [[place[i] for i in view] for view in indices], rng))
+            frames, places = shared_frames(reader, self.views.indices(last - first, reader.fps, rng), first)
+        return Made(*self.views.make(frames, places, rng))
 
     def _open(self, row: Row) -> FrameReader:
         if self.open_row is not None:
@@ -261,6 +258,16 @@ def open_row(
     if not is_url(row.path) and os.path.isdir(path):
         return FrameFolder(path, fps=frame_rate, num_frames=row.num_frames)
     return open_video(path, backend=backend, limits=limits)
+
+
+def shared_frames(reader: FrameReader, indices: Indices, first: int = 0) -> tuple[Tensor, list[list[int]]]:
+    """The frames that views see, each decoded once, (n, H, W, 3), and where each view finds its own among them.
+
+    `indices` count from frame `first`.
+    """
+    union = sorted({i for view in indices for i in view})
+    place = {i: n for n, i in enumerate(union)}
+    return reader.frames_at([first + i for i in union]), [[place[i] for i in view] for view in indices]
 
 
 def frame_range(row: Row, reader: FrameReader) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 from torch import Tensor
 
-from ..data.datasets import EvalViews, Indices, Views
+from ..data.datasets import EvalViews, Indices, Views, shared_frames
 from ..data.transforms import EvalTransform, crop_and_resize, random_short_side_box
 from ..data.video import Limits, open_video
 
@@ -23,11 +23,8 @@ def load_views(path: str | Path, views: Views, *, limits: Limits | None = None) 
     """
     nothing_drawn = np.random.default_rng(0)
     with open_video(path, limits=limits) as video:
-        indices = views.indices(video.num_frames, video.fps, nothing_drawn)
-        union = sorted({i for view in indices for i in view})
-        frames = video.frames_at(union)  # (n, H, W, 3)
-    place = {i: n for n, i in enumerate(union)}
-    return views.make(frames, [[place[i] for i in view] for view in indices], nothing_drawn)[0]
+        frames, places = shared_frames(video, views.indices(video.num_frames, video.fps, nothing_drawn))
+    return views.make(frames, places, nothing_drawn)[0]
 
 
 def fast_transform(slow: EvalTransform, *, num_frames: int = 64, crop_size: int = 96) -> EvalTransform:

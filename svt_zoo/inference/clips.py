@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..data import datasets, sampling
-from ..data.datasets import FrameReader, Views, frame_range
+from ..data.datasets import FrameReader, Views, frame_range, shared_frames
 from ..data.limits import VideoReadError
 from ..data.lists import Row, VideoList
 from ..data.transforms import EvalTransform
@@ -116,11 +116,9 @@ class ClipReader:
     ) -> Iterator[tuple[Piece, list[Tensor]]]:
         """Rows of one video, decoded in one go; if that fails, one by one, so that sound rows are not lost."""
         try:
-            union = sorted({i for views in rows for view in views for i in view})
-            frames = reader.frames_at([first + i for i in union])  # (n, H, W, 3)
-            place = {i: n for n, i in enumerate(union)}
-            places = [[[place[i] for i in view] for view in views] for views in rows]
-            made = [self.views.make(frames, views, _NO_DRAWS)[0] for views in places]
+            frames, places = shared_frames(reader, [view for views in rows for view in views], first)
+            rest = iter(places)
+            made = [self.views.make(frames, list(islice(rest, len(views))), _NO_DRAWS)[0] for views in rows]
         except Exception as error:
             if len(rows) == 1:
                 yield Piece(index, *_span(reader, first, rows[0]), _reason(error)), []

@@ -112,11 +112,8 @@ def extract_features(
         ImportError: pyarrow, or ray for that engine, is not installed.
         WeightsError: the weights cannot be had.
     """
-    for name, number in (("batch_size", batch_size), ("shard_size", shard_size)):
-        if number < 1:
-            raise ValueError(f"{name} is a number from 1, got {number}")
-    if num_workers is not None and num_workers < 0:
-        raise ValueError(f"workers is a number of processes, or 0 to read in this one; got {num_workers}")
+    _check_least(1, batch_size=batch_size, shard_size=shard_size)
+    _check_least(0, workers=num_workers)
     if not 0 <= rank < world_size or engine not in get_args(Engine):
         raise ValueError(f"needs 0 <= rank < world_size, engine local or ray; got {rank=}, {world_size=}, {engine=}")
     if views != "1x1" and (every is not None or pooling != "cls"):
@@ -143,6 +140,12 @@ def extract_features(
     failed = _report(table.collect(run(reader, compute, parts, num_workers), parts), count, show=rank == 0)
     complete = table.merge()
     return Summary(table.path, count, failed, time.monotonic() - start, complete)
+
+
+def _check_least(least: int, **numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < least:
+            raise ValueError(f"{name} is a number from {least}, got {number}")
 
 
 def _report(videos: Iterator[Done[str, bool]], count: int, *, show: bool) -> int:

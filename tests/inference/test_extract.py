@@ -269,7 +269,7 @@ def test_two_commands_at_once_do_not_share_an_output(tmp_path: Path) -> None:
     [
         ({"batch_size": 0}, "batch_size is a number from 1, got 0"),
         ({"shard_size": 0}, "shard_size is a number from 1, got 0"),
-        ({"num_workers": -1}, "workers is a number of processes, or 0 to read in this one; got -1"),
+        ({"num_workers": -1}, "workers is a number from 0, got -1"),
     ],
     ids=str,
 )
