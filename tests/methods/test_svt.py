@@ -157,7 +157,7 @@ def test_drop_path_is_in_the_student_and_in_a_replica_but_not_in_a_teacher_in_ev
 
 
 def test_batch_normalisation_of_the_teacher_uses_the_batch_in_training_only() -> None:
-    method = SVT(SmallCNN(), epochs=1, **HEAD)
+    method = SVT(SmallCNN(), epochs=1, teacher_mode="eval", **HEAD)
     norms = [m for m in method.teacher.modules() if isinstance(m, nn.BatchNorm3d)]
     assert [norm.training for norm in norms] == [True, True]
     assert not method.teacher.backbone.training
