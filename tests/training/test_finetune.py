@@ -139,7 +139,7 @@ def schedule(lists: dict[str, str], output: Path, *more: str) -> list[float]:
     rates: list[float] = []
 
     class Dry(Trainer):
-        def fit(self) -> bool:
+        def fit(self, started: Any = None) -> bool:
             rates.extend(self.hyperparameters(step)[0] for step in range(self.total_steps))
             return False
 
