@@ -5,6 +5,7 @@ started by `torchrun`, which tells each its place by environment variables that 
 """
 
 import os
+import pickle
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -92,11 +93,20 @@ def in_turn(load: Callable[[], T]) -> T:
             try:
                 loaded = load()
             except Exception as caught:  # whatever it is: the others must not wait for this process
-                error = caught
+                error = _sendable(caught)
         dist.all_gather_object(errors, error)
         if failed := [one for one in (error, *errors) if one]:
             raise failed[0]
     return loaded
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error, or one that says the same and that can go to other processes."""
+    try:
+        pickle.dumps(error)
+    except Exception:  # what pickle raises depends on the object
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def all_mean(tensor: Tensor) -> Tensor:

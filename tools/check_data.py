@@ -15,7 +15,7 @@ from svt_zoo.data.lists import read_list
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("list", help="a list of videos in any format, or a folder of them")
-    parser.add_argument("--report", help="file to write, .parquet or .csv (runs/data_report_NAME.parquet of list NAME)")
+    parser.add_argument("--report", help="file to write, .parquet or .csv (one in runs/ named after the list)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; 0 for none beside this")
     parser.add_argument("--again", action="store_true", help="decode also what an earlier run found sound")
     parser.add_argument("--root", help="what paths in the list are relative to; its own folder by default")

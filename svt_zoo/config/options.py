@@ -62,8 +62,8 @@ class ViewsConfig:
         global_span, local_span: share of the video that a view covers.
         global_size, local_size: pixels of the square views.
         hflip: probability of a horizontal flip; 0 where left and right matter.
-        blur_and_solarize: the paper lists both; in the authors' released code, which trained the published weights,
-            they are called without effect, and the authors say that they hardly matter.
+        blur_and_solarize: apply both, as the paper says; in the authors' released code, which trained the published
+            weights, they are called without effect, and the authors say that they hardly matter.
         spatial_variation, temporal_variation: False gives all views the whole frame, or the same seconds (table 5).
         consistent: False draws the augmentation anew for each frame (table 7).
         rand_fr: of "code": 4 and 8 frames in the globals, 2 to 16 in the locals, instead of 8 everywhere.
@@ -194,6 +194,8 @@ class OptimConfig:
         for name in ("epochs", "accumulation"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} starts at 1, got {getattr(self, name)}")
+        if self.schedule == "steps" and not self.milestones:
+            raise ValueError("schedule=steps needs milestones, the epochs of its steps, such as [100,200]")
         if not 0 <= self.warmup_epochs <= self.epochs:
             raise ValueError(
                 f"warmup_epochs lies in 0 to epochs={self.epochs}, got {self.warmup_epochs}; lower it with epochs"

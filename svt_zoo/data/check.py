@@ -230,9 +230,10 @@ def _key(path: str, num_frames: int | None) -> tuple[str, int | None, int, int]:
 
 
 def default_report(source: str) -> Path:
-    """Where the report on a list or folder goes if nobody says it: another file for each name."""
+    """Where the report on a list or folder goes if nobody says it: another file for each, named after it."""
     path = Path(source).resolve()
-    return Path("runs", f"data_report_{path.stem if path.is_file() else path.name}.parquet")
+    name, place = path.stem if path.is_file() else path.name, hashlib.sha256(str(path).encode()).hexdigest()[:6]
+    return Path("runs", f"data_report_{name}_{place}.parquet")
 
 
 def _report_file(report: str | os.PathLike[str]) -> Path:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import get_worker_info
 
 FlowMethod = Literal["torch", "farneback"]
 FlowRule = Literal["absolute", "relative"]
@@ -119,7 +120,8 @@ def _opencv() -> Any:
         raise ImportError(
             "flow labels by OpenCV need OpenCV: pip install opencv-python-headless, or use the method torch"
         ) from error
-    cv2.setNumThreads(0)  # parallel workers fill the cores
+    if get_worker_info() is not None:
+        cv2.setNumThreads(0)  # parallel workers fill the cores
     return cv2
 
 

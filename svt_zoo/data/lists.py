@@ -102,7 +102,8 @@ class VideoList:
         for row in self.rows:
             groups.setdefault(row.label, {})[row.group or row.path] = None
         held: set[str] = set()
-        for label, names in ((label, list(names)) for label, names in groups.items()):
+        for label, known in groups.items():
+            names = list(known)
             order = np.random.default_rng(0 if label is None else label + 1).permutation(len(names))
             number = min(max(1, round(share * len(names))), len(names) - 1)
             held |= {names[i] for i in order[:number]}

@@ -1,6 +1,5 @@
 """Features of a list of videos: the same whoever computes them, in one process or many, at once or in several goes."""
 
-import copy
 import hashlib
 import json
 import math
@@ -24,6 +23,7 @@ from ..data.lists import VideoList
 from ..data.loader import collate
 from ..data.workers import number_of_workers, start_worker
 from ..models import Features, ZooModel
+from .prepare import prepare
 from .results import write_atomically
 from .views import describe_views, parse_views
 
@@ -96,7 +96,7 @@ def extract(
             f"got rank={rank}, world_size={world_size}, {output=}, {batch_size=}, {shard_size=}"
         )
     made = parse_views(views, model.transforms()) if isinstance(views, str) else views
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    network, device, dtype = prepare(model, device, dtype)
     settings = {"list_sha256": videos.sha256, "weights_sha256": weights_sha256(model), "views": describe_views(made)}
     settings |= {"pool": pool, "dtype": str(dtype), "seed": str(seed), "shard_size": str(shard_size)}
     dataset = VideoDataset(videos, made, train=False, seed=seed)
@@ -105,7 +105,6 @@ def extract(
         claim(folder, settings)
         mine = sorted(shards(len(videos), shard_size).items())[rank::world_size]
         todo = {_path(folder, n): _split(rows, batch_size) for n, rows in mine if not _path(folder, n).exists()}
-        network = copy.deepcopy(model).to(device=device, dtype=dtype).eval()
         batches = _batches(dataset, todo.values(), number_of_workers(num_workers), device, progress and rank == 0)
         for path, parts in todo.items():
             _write(path, [_compute(network, next(batches), pool, device, dtype) for _ in parts])

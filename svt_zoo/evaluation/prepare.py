@@ -39,7 +39,8 @@ def prepare(
 
 def _is_ready(model: ZooModel, device: torch.device, dtype: torch.dtype) -> bool:
     tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
-    here = all(tensor.device == device and tensor.dtype == dtype for tensor in tensors)
+    here = all(tensor.device.type == device.type and tensor.dtype == dtype for tensor in tensors)
+    here = here and all(device.index in (None, tensor.device.index) for tensor in tensors)
     return here and not any(module.training for module in model.modules())
 
 

@@ -40,7 +40,7 @@ def load_start(
         if init == "random":
             return create_model(model, **options)
         start = _of_width(init, model, options) if init in STARTS else init
-        if Path(start).is_dir():
+        if start not in list_weights() and Path(start).is_dir():
             start = str(file_inside(Path(start)))
         says_itself = init not in STARTS and (start in list_weights() or _says_architecture(start))
         name = None if says_itself else model

@@ -1,6 +1,6 @@
 """Names of files as text: in one line of a terminal, and in letters that a picture can show."""
 
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from matplotlib import get_data_path
@@ -21,7 +21,7 @@ def drawable(text: str) -> str:
     return "".join(letter if ord(letter) in letters else _escape(letter) for letter in printable(text))
 
 
-@cache
+@lru_cache(maxsize=32)
 def font(size: float) -> ImageFont.FreeTypeFont:
     """The font of captions; `size` is in pixels."""
     return ImageFont.truetype(Path(get_data_path()) / _FONT, size)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..data.transforms import EvalTransform
 from ..evaluation.features import view_features
+from ..evaluation.prepare import prepare
 from ..models import ZooModel
 from .clips import Chunk, Piece
 from .feature_table import Store
@@ -45,7 +46,7 @@ class Compute:
         for name, value, allowed in (("pooling", pooling, get_args(Pooling)), ("store", store, get_args(Store))):
             if value not in allowed:
                 raise ValueError(f"{name} is one of {', '.join(allowed)}, got {value!r}")
-        self.network = network.to(device=device, dtype=dtype)
+        self.network = prepare(network, device, dtype)[0]  # the caller's own stays as it is
         self.pooling = pooling
         self.store = store
         self.device = device

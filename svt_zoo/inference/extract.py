@@ -208,6 +208,7 @@ def _story(network: ZooModel, videos: VideoList) -> dict[str, str]:
         "weights": os.path.abspath(weights) if os.path.exists(weights) else weights,
         "model": str(meta.get("model") or type(network).__name__),
         "recipe": json.dumps(meta.get("recipe") or meta.get("title") or ""),
+        "frame_rate": str(videos.frame_rate),
         "root": videos.root if is_url(videos.root) else os.path.abspath(videos.root),
         "svt_zoo_version": own_version,
     }

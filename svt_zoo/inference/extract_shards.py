@@ -50,11 +50,10 @@ class ShardedTable:
         Raises:
             ValueError: it holds something else.
         """
-        with suppress(FileNotFoundError):  # another process has merged the shards meanwhile
-            if not self.path.exists():
-                if not any(self.folder.glob("shard_*.parquet")):  # what a run intended that has left nothing
-                    (self.folder / "settings.json").unlink(missing_ok=True)
-                claim(self.folder, self.identity | {"shard_size": str(self.shard_size)})
+        if not self.path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError), FileLock(self.folder / "claim.lock"):  # unless the shards were merged
+                self._claim_folder()
         if not self.path.exists():
             return
         found = FeatureTable(self.path).metadata
@@ -93,9 +92,11 @@ class ShardedTable:
             shard = one.part // self.shard_size
             waiting[shard].remove(one.part)
             if not waiting[shard]:
-                self.claim()  # while there was no shard, another command may have taken the folder
                 members = sorted(part for part in ready if part // self.shard_size == shard)
-                write_shard(self._shard(shard), [row for part in members for row in ready.pop(part)], self.schema)
+                rows = [row for part in members for row in ready.pop(part)]
+                with FileLock(self.folder / "claim.lock"):
+                    self._claim_folder()  # while there was no shard, another command may have taken it
+                    write_shard(self._shard(shard), rows, self.schema)
             for name in (self.names[i] for i in parts[one.part]):
                 yield Done(name, None if name in errors else True, errors.get(name) or "")
 
@@ -109,6 +110,11 @@ class ShardedTable:
         if self.path.exists():
             shutil.rmtree(self.folder, ignore_errors=True)
         return self.path.exists()
+
+    def _claim_folder(self) -> None:
+        if not any(self.folder.glob("shard_*.parquet")):  # what a run intended that has left nothing
+            (self.folder / "settings.json").unlink(missing_ok=True)
+        claim(self.folder, self.identity | {"shard_size": str(self.shard_size)})
 
     def _shard(self, shard: int) -> Path:
         return self.folder / f"shard_{shard:06d}.parquet"

@@ -1,17 +1,18 @@
 """A query and what is like it, as one picture."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from PIL import Image, ImageDraw
 
-from ..data.datasets import frame_range
+from ..data.datasets import FrameReader, frame_range
 from ..data.limits import Limits, VideoReadError
 from ..data.lists import Row
 from ..data.sampling import uniform_clip
 from .captions import drawable, font
 from .feature_table import FeatureTable
-from .search import Neighbour, open_query
+from .search import Neighbour, frame_rate_of, open_query
 
 _HEIGHT, _GAP, _FONT_SIZE = 128, 6, 14  # pixels
 _INK, _PAPER = (40, 40, 40), (255, 255, 255)
@@ -36,7 +37,9 @@ def neighbour_sheet(
     for rank, (similarity, row) in enumerate(neighbours, start=1):
         caption = f"{rank}.  {similarity:.3f}  {row.video}, {row.start_sec:.1f} to {row.end_sec:.1f} s"
         strips.append((caption, Row(table.locate(row.video), start_sec=row.start_sec, end_sec=row.end_sec)))
-    pictures = [_strip(*strips[0], num_frames, limits), *(_strip(*strip, num_frames) for strip in strips[1:])]
+    opener = partial(open_query, frame_rate=frame_rate_of(table))
+    pictures = [_strip(*strips[0], num_frames, partial(opener, limits=limits))]
+    pictures += [_strip(*strip, num_frames, opener) for strip in strips[1:]]
     width, height = max(picture.width for picture in pictures), sum(picture.height + _GAP for picture in pictures)
     sheet = Image.new("RGB", (width + 2 * _GAP, height + _GAP), _PAPER)
     top = _GAP
@@ -46,10 +49,10 @@ def neighbour_sheet(
     return sheet
 
 
-def _strip(caption: str, row: Row, num_frames: int, limits: Limits | None = None) -> Image.Image:
+def _strip(caption: str, row: Row, num_frames: int, opener: Callable[[Row], FrameReader]) -> Image.Image:
     """Frames of a row side by side under a caption."""
     try:
-        frames = _frames(row, num_frames, limits)
+        frames = _frames(row, num_frames, opener)
     except VideoReadError as error:
         frames, caption = [], f"{caption}: {error.reason}"
     caption, letters = drawable(caption), font(_FONT_SIZE)
@@ -64,8 +67,8 @@ def _strip(caption: str, row: Row, num_frames: int, limits: Limits | None = None
     return strip
 
 
-def _frames(row: Row, num_frames: int, limits: Limits | None) -> list[Image.Image]:
-    with open_query(row, limits=limits) as reader:
+def _frames(row: Row, num_frames: int, opener: Callable[[Row], FrameReader]) -> list[Image.Image]:
+    with opener(row) as reader:
         first, last = frame_range(row, reader)
         numbers = sorted(set(uniform_clip(last - first, num_frames)))
         frames = reader.frames_at([first + number for number in numbers]).numpy()  # (n, H, W, 3)

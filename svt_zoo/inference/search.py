@@ -87,13 +87,18 @@ def query_feature(
     network = check_weights(table, network)
     transform = EvalTransform(**json.loads(told["clip"]))
     query = VideoList((Row(os.fspath(path), start_sec=start_sec, end_sec=end_sec),))
-    opener = partial(open_query, limits=limits)
+    opener = partial(open_query, limits=limits, frame_rate=frame_rate_of(table))
     reader = ClipReader(query, parse_views(told["views"], transform), transform, open_row=opener)
     compute = Compute(network, "cls", "float32", device, choose_dtype(told["dtype"], device))
     [piece], [feature], *_ = compute(next(reader.chunks(0, [0])))[1:]
     if feature is None:
         raise VideoReadError(path, str(piece.error))
     return torch.from_numpy(feature)
+
+
+def frame_rate_of(table: FeatureTable) -> float:
+    """What the table took for the frame rate of folders of frames."""
+    return float(table.metadata.get("frame_rate", 30.0))
 
 
 def weights_of(table: FeatureTable) -> str:
@@ -277,10 +282,12 @@ class _Image:
         """Nothing is held open."""
 
 
-def open_query(row: Row, *, limits: Limits | None = None) -> FrameReader:
-    """Open a video, a URL of one, a folder of frames or an image; `limits` are those of `open_video`.
+def open_query(row: Row, *, limits: Limits | None = None, frame_rate: float = 30.0) -> FrameReader:
+    """Open a video, a URL of one, a folder of frames or an image; options as of `datasets.open_row`.
 
     Raises:
         VideoReadError: it cannot be read.
     """
-    return _Image(row.path) if is_image(os.path.basename(row.path)) else open_row(row, limits=limits)
+    if is_image(os.path.basename(row.path)):
+        return _Image(row.path)
+    return open_row(row, limits=limits, frame_rate=frame_rate)

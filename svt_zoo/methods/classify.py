@@ -57,7 +57,7 @@ class Classify(Method):
         """The loss of a batch of views (B, 3, T, H, W) with labels.
 
         Raises:
-            ValueError: a video without a label, or a label that is no class.
+            ValueError: a video without a label, or a label that is no class (on a CPU; on a GPU the loss refuses it).
         """
         views, labels = self.check(batch)
         if self.training and self.mixers:
@@ -69,7 +69,7 @@ class Classify(Method):
         """The views and labels of a batch.
 
         Raises:
-            ValueError: a video without a label, or a label that is no class.
+            ValueError: a video without a label, or a label that is no class (on a CPU; on a GPU the loss refuses it).
         """
         views = check_views(batch, "Classify", 1)
         labels = batch.labels

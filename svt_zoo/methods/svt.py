@@ -46,8 +46,8 @@ class SVT(Method):
         center_momentum: share of the old centre that stays in a step.
         momentum: share of the teacher that stays in the first step; a cosine over the run leads to 1.
         freeze_last_layer: epochs at the start in which the prototypes do not move.
-        teacher_mode: "eval" has no drop path in the teacher, as DINO; "replica" has the student's, as SVT's released
-            code. Batch normalisation uses the batch's statistics in both, as the student does.
+        teacher_mode: "replica" (paper and released code) has the student's drop path in the teacher, too; "eval" has
+            none, as DINO. Batch normalisation uses the batch's statistics in both, as the student does.
     """
 
     center: Tensor

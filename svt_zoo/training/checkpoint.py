@@ -17,6 +17,7 @@ _log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 KEEP = 2  # the newest, and the one before it
+NONFINITE_NAME = "nonfinite.json"  # in the run's folder, while it has ended because of a loss that is not finite
 _NAME = re.compile(r"step_(\d{9})-([0-9a-f]{16})\.pt")
 
 # What a run may change on the way without becoming another run. The loader compares the lists by their hash, and the
@@ -42,7 +43,7 @@ HARMLESS = (
     "run.parallel",
     "run.tensorboard",
 )
-# What may change so that a run whose loss is not finite can be saved; schedules follow the new values.
+# What may change where the loss was not finite, so that the run can be saved; schedules follow the new values.
 RESCUE = ("optim.lr", "optim.clip_grad", "run.precision")
 
 
@@ -126,8 +127,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return payload
 
 
-def check_same_run(path: Path, saved: Mapping[str, Any], recipe: Mapping[str, Any], *, finished: bool = False) -> None:
-    """Refuse to go on from a checkpoint of another recipe; unless it is `finished`, what `RESCUE` names may differ.
+def check_same_run(path: Path, saved: Mapping[str, Any], recipe: Mapping[str, Any], *, rescue: bool = False) -> None:
+    """Refuse to go on from a checkpoint of another recipe; with `rescue`, what `RESCUE` names may differ.
 
     Raises:
         CheckpointError: names the keys that differ, with both values.
@@ -137,7 +138,7 @@ def check_same_run(path: Path, saved: Mapping[str, Any], recipe: Mapping[str, An
         for key in differences(saved, recipe)
         if key not in HARMLESS
     }
-    if refused := [text for key, text in told.items() if finished or key not in RESCUE]:
+    if refused := [text for key, text in told.items() if not (rescue and key in RESCUE)]:
         raise CheckpointError(
             f"{path} is of another recipe: {', '.join(refused)}; take these back, or give run.output another folder "
             "(init=FILE starts from a finished run's final.safetensors)"

@@ -19,6 +19,7 @@ from ..distributed import all_mean, is_main, rank
 from ..methods import Method
 from ..models import Backbone, ZooModel
 from ..schedules import cosine, multi_step, warmup_cosine
+from .checkpoint import NONFINITE_NAME
 from .export import plain_copy
 from .monitor import Monitor
 from .optim import build_optimizer, clip_gradients, param_groups, scaled_lr, set_hyperparameters
@@ -109,7 +110,6 @@ class Trainer:
             folder=self.output / "checkpoints",
             recipe=recipe or {},
             videos_per_step=videos_per_step,
-            total_steps=self.total_steps,
         )
         self._saved_at = time.monotonic()
         self._data_seconds = 0.0
@@ -260,7 +260,7 @@ class Trainer:
 
     def _raise_nonfinite(self, names: list[str], losses: Mapping[str, Tensor], numbers: Mapping[str, float]) -> None:
         mine = {"rank": rank(), "losses": {name: str(loss.item()) for name, loss in losses.items()}, "videos": names}
-        path = self.output / "nonfinite.json"
+        path = self.output / NONFINITE_NAME
         processes = gather_objects(mine)
         if is_main():
             self.output.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import torch
 from ..data.loader import VideoLoader
 from ..distributed import is_main, rank, world_size
 from ..methods import Method
-from .checkpoint import CheckpointError, check_same_run, load_newest, read_checkpoint, save_checkpoint
+from .checkpoint import NONFINITE_NAME, CheckpointError, check_same_run, load_newest, read_checkpoint, save_checkpoint
 from .parallel import from_main, gather_objects, load_whole, load_whole_optimizer, whole
 from .random_state import random_state, set_random_state
 
@@ -29,7 +29,6 @@ class RunState:
         folder: of the checkpoints.
         recipe: as plain data; a checkpoint of another one is refused.
         videos_per_step: of all processes together, which must stay the same too.
-        total_steps: after which the run has ended.
     """
 
     def __init__(
@@ -43,11 +42,10 @@ class RunState:
         folder: Path,
         recipe: Mapping[str, Any],
         videos_per_step: int,
-        total_steps: int,
     ) -> None:
         self.method, self.optimizer, self.scaler, self.loader = method, optimizer, scaler, loader
         self.device, self.folder, self.recipe = device, folder, dict(recipe)
-        self.videos_per_step, self.total_steps = videos_per_step, total_steps
+        self.videos_per_step = videos_per_step
         self.step = 0
 
     def save(self) -> None:
@@ -63,6 +61,7 @@ class RunState:
         }
         if is_main():
             save_checkpoint(self.folder, self.step, payload)
+            (self.folder.parent / NONFINITE_NAME).unlink(missing_ok=True)  # the run is past it
 
     def resume(self) -> None:
         """Go to where the newest whole checkpoint is; stay at the start if there is none. All processes call it.
@@ -76,7 +75,7 @@ class RunState:
         if path is None:
             return
         payload = found.payload if found else read_checkpoint(path)
-        check_same_run(path, payload["recipe"], self.recipe, finished=payload["step"] >= self.total_steps)
+        check_same_run(path, payload["recipe"], self.recipe, rescue=(self.folder.parent / NONFINITE_NAME).exists())
         if payload["videos_per_step"] != self.videos_per_step:
             raise CheckpointError(
                 f"{path} is of a run with {payload['videos_per_step']} videos a step, this one has "

@@ -199,8 +199,11 @@ def test_the_tool_keeps_one_report_a_list(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     main = runpy.run_path(TOOL)["main"]
-    for source in (collection, collection / "list.csv"):
+    (tmp_path / "other").mkdir()
+    shutil.copytree(collection, tmp_path / "other" / "videos")
+    sources = (collection, collection / "list.csv", tmp_path / "other" / "videos")
+    for source in sources:
         assert main([str(source), "--workers", "0"]) == 1
-    assert "report: runs/data_report_list.parquet" in capsys.readouterr().out
-    reports = sorted(path.name for path in (tmp_path / "runs").glob("*.parquet"))
-    assert reports == ["data_report_list.parquet", "data_report_videos.parquet"]
+    reports = sorted(path.name.rpartition("_")[0] for path in (tmp_path / "runs").glob("*.parquet"))
+    assert reports == ["data_report_list", "data_report_videos", "data_report_videos"]
+    assert "report: runs/data_report_videos_" in capsys.readouterr().out

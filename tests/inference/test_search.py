@@ -179,15 +179,28 @@ def test_a_part_of_a_video_finds_itself_and_leaves_out_only_what_overlaps(dense:
     assert len(left_out) < len(overlapping(dense, folder / "3.mp4"))
 
 
-def test_a_table_computed_in_bfloat16_is_searched_by_the_same_weights(
-    folder: Path, weights: str, tmp_path: Path
-) -> None:
+def test_a_table_computed_in_bfloat16_is_searched_by_the_same_weights(folder: Path, tmp_path: Path) -> None:
     output, model = tmp_path / "f.parquet", network()
-    extract_features(weights, list_videos(folder), output, dtype="bfloat16", num_workers=0, device="cpu")
+    extract_features(model, list_videos(folder), output, dtype="bfloat16", num_workers=0, device="cpu")
     table = FeatureTable(output)
     [best, *_] = search(table, query_feature(table, folder / "2.mp4", model=model, device="cpu"))
     assert (best.row.video, round(best.similarity, 3)) == ("2.mp4", 1)
     assert next(model.parameters()).dtype == torch.float32  # the caller's model stays as it is
+
+
+def test_folders_of_frames_are_searched_and_shown_at_the_frame_rate_of_the_table(tmp_path: Path) -> None:
+    for name, level in (("dark", 40), ("bright", 200)):
+        (tmp_path / "frames" / name).mkdir(parents=True)
+        for i in range(60):
+            Image.new("RGB", (48, 40), (level, level, i)).save(tmp_path / "frames" / name / f"{i:02}.png")
+    output, videos = tmp_path / "f.parquet", list_videos(tmp_path / "frames", frame_rate=10.0)
+    extract_features(network(), videos, output, every=2.0, num_workers=0, device="cpu")
+    table, query = FeatureTable(output), tmp_path / "frames" / "dark"
+    [best] = search(table, query_feature(table, query, start_sec=4.0, model=network(), device="cpu"), top=1)
+    assert best.row.video == "dark"
+    assert best.row.end_sec > 3  # seconds: at 30 frames per second it would last 2
+    picture = neighbour_sheet(table, query, [best], start_sec=4.0)
+    assert picture.height > 2 * 128  # frames of the query and of its neighbour
 
 
 def test_other_weights_than_the_tables_are_refused_in_one_line(table: FeatureTable, folder: Path) -> None:
