@@ -115,11 +115,12 @@ class RandomClips:
         slow = self.transforms[0]
         height, width = frames.shape[1:3]
         views = []
-        for first in range(0, len(places), len(self.transforms)):
+        count = len(self.transforms)
+        for first in range(0, len(places), count):
             sides = (slow.resize_size, round(1.25 * slow.resize_size))
             box = random_short_side_box(height, width, slow.crop_size[0], sides, rng)
             flip = rng.random() < self.flip
-            for transform, place in zip(self.transforms, places[first:], strict=False):
+            for transform, place in zip(self.transforms, places[first : first + count], strict=True):
                 side = transform.crop_size[0]
                 clip = crop_and_resize(frames, box, side, index=place, interpolation="bilinear", antialias=False)
                 clip = clip.flip(2) if flip else clip  # (T, side, side, 3)

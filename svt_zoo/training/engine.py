@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,15 +24,14 @@ from .export import plain_copy
 from .monitor import Monitor
 from .optim import build_optimizer, clip_gradients, param_groups, scaled_lr, set_hyperparameters
 from .parallel import gather_objects, gradient_exchange, parallelise, whole
+from .precision import DTYPES, choose_precision
 from .random_state import seed_all
 from .signals import StopRequest
 from .state import RunState
 
 _log = logging.getLogger(__name__)
 
-Precision = Literal["bf16", "fp16", "fp32"]
 Evaluate = Callable[[ZooModel], Mapping[str, float]]
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -222,7 +221,7 @@ class Trainer:
             names += batch.names
             batch = augmented(batch.to(self.device), self.augment)
             with gradient_exchange(self.network, on=number == self.optim.accumulation):
-                with torch.autocast(self.device.type, _DTYPES[self.precision], enabled=self.precision != "fp32"):
+                with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
                     losses: dict[str, Tensor] = self.network(batch, epoch)
                 self.scaler.scale(torch.stack(list(losses.values())).sum() * share).backward()
             for name, loss in losses.items():
@@ -276,21 +275,6 @@ class Trainer:
         if epoch_ends and (self.step // self.steps_per_epoch) % self.run.checkpoint_every_epochs == 0:
             return True
         return self.step == self.total_steps or overdue or (steps is not None and self.step % steps == 0)
-
-
-def choose_precision(asked: Literal["auto", "bf16", "fp16", "fp32"], device: torch.device) -> Precision:
-    """The precision to train in; "auto" is the fastest that `device` has and that needs no care.
-
-    Raises:
-        ValueError: fp16, whose gradients need scaling, without a GPU.
-    """
-    if asked == "fp16" and device.type != "cuda":
-        raise ValueError(f"run.precision=fp16 needs a GPU, the device is {device}; use bf16 or fp32")
-    if asked != "auto":
-        return asked
-    if device.type != "cuda":
-        return "fp32"
-    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
 def augmented(batch: Batch, augment: Callable[[Tensor, Any], Tensor]) -> Batch:

@@ -32,7 +32,7 @@ def draw_curves(metrics: Sequence[Mapping[str, float]], path: Path) -> None:
     rows = -(-len(panels) // 2)
     figure = Figure(figsize=(11, 2.6 * rows), layout="constrained")
     axes = figure.subplots(rows, 2, squeeze=False).flatten()
-    for axis, (title, names) in zip(axes, panels, strict=False):
+    for axis, (title, names) in zip(axes[: len(panels)], panels, strict=True):
         for name in names:
             points = [(line["epoch"], line[name]) for line in metrics if name in line]
             axis.plot(*zip(*points, strict=True), linewidth=1, label=name, marker="." if len(points) < 50 else "")

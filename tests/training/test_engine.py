@@ -19,7 +19,8 @@ from svt_zoo.hub.loading import load_model
 from svt_zoo.methods import Method
 from svt_zoo.models import Backbone, Features
 from svt_zoo.training.build import pretrain
-from svt_zoo.training.engine import NonFiniteLoss, Trainer, choose_precision
+from svt_zoo.training.engine import NonFiniteLoss, Trainer
+from svt_zoo.training.precision import choose_precision
 
 CPU = torch.device("cpu")
 
