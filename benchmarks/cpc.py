@@ -1,4 +1,4 @@
-"""What CPC's pre-training is worth on a few hundred short clips, and what InfoNCE in pieces costs.
+"""What CPC's pre-training is worth on a few hundred short clips.
 
     python benchmarks/cpc.py --list /actions/list.csv --scratch /tmp/cpc --output benchmarks/results
 
@@ -12,9 +12,7 @@ import argparse
 import json
 import logging
 import platform
-import resource
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -29,7 +27,6 @@ from svt_zoo.data.encode import Encoding
 from svt_zoo.data.lists import read_list
 from svt_zoo.data.prepare import prepare_videos
 from svt_zoo.evaluation.build import evaluate_knn, evaluate_linear
-from svt_zoo.methods.infonce import info_nce
 from svt_zoo.models import Backbone, Features, list_models, register_model
 from svt_zoo.training.build import pretrain
 from svt_zoo.training.finetune import finetune
@@ -143,36 +140,6 @@ def evaluated(
     return {protocol: result.metrics["top1"] for protocol, result in found.items()}
 
 
-def info_nce_cost(form: str, batch: int) -> dict[str, float]:
-    """CPU seconds and peak memory of loss and gradient at 224 pixels: 3 predicted frames of 49 places of each clip."""
-    torch.manual_seed(0)
-    rows = batch * 3 * 49
-    queries, keys = (torch.randn(rows, 256, requires_grad=True) for _ in range(2))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds = []
-    for _ in range(3):
-        started = time.process_time()
-        if form == "pieces":
-            loss = info_nce(queries / 16, keys, rows_of_clip=147).loss
-        else:
-            loss = F.cross_entropy(queries / 16 @ keys.T, torch.arange(rows))
-        loss.backward()
-        seconds.append(time.process_time() - started)
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    return {"rows": rows, "cpu_seconds": round(min(seconds), 3), "added_peak_mib": round(peak), "loss": loss.item()}
-
-
-def info_nce_costs() -> list[dict[str, Any]]:
-    """Each form in a process of its own, for its peak of memory."""
-    costs = []
-    for batch in (16, 64):
-        for form in ("pieces", "plain"):
-            command = [sys.executable, __file__, "--info-nce", form, str(batch)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            costs.append({"form": form, "batch": batch, **json.loads(done.stdout)})
-    return costs
-
-
 def summary(cases: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean and deviation over seeds of each network, set and protocol."""
     table: dict[str, Any] = {}
@@ -196,14 +163,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=8, help="of pre-training")
     parser.add_argument("--scratch", type=Path, default=Path("runs/benchmark_cpc"))
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of cpc_cpu.json")
-    parser.add_argument("--info-nce", nargs=2, metavar=("FORM", "BATCH"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     if "thumbnail" not in list_models():
         register_model("thumbnail", Thumbnail)
-    if args.info_nce:
-        print(json.dumps(info_nce_cost(args.info_nce[0], int(args.info_nce[1]))))
-        return 0
     logging.basicConfig(level=logging.WARNING)
     lists = prepare(args.list, args.sets, args.scratch)
     kind = "cuda" if torch.cuda.is_available() else "cpu"
@@ -212,7 +175,6 @@ def main(argv: list[str] | None = None) -> int:
         "torch": torch.__version__,
         "epochs": args.epochs,
         "clips": {name: len(read_list(str(path))) for name, path in lists.items()},
-        "info_nce": info_nce_costs(),
         "cases": [],
     }
     args.output.mkdir(parents=True, exist_ok=True)

@@ -38,12 +38,12 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from svt_zoo.config import ViewsConfig
+from svt_zoo.data import enable_pytorchvideo_transforms
 from svt_zoo.data.augment import IMAGENET_MEAN, IMAGENET_STD, Augment
 from svt_zoo.data.build import svt_train_views
 from svt_zoo.data.datasets import VideoDataset
 from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.data.loader import build_loader, collate
-from svt_zoo.data.pytorchvideo_transforms import Div255
 from svt_zoo.data.random_views import ViewSpec, svt_view_specs
 from svt_zoo.data.sampling import sample_rng, svt_views
 from svt_zoo.data.video import open_video
@@ -123,6 +123,9 @@ def torchvision_views(*, real: bool, colors: bool = True) -> Callable[[str, int]
 
 def pytorchvideo_views() -> Callable[[str, int], list[Tensor]]:
     """The whole clip from PyTorchVideo, then one `Compose` a view."""
+    enable_pytorchvideo_transforms()
+    from pytorchvideo.transforms import Div255
+
     transforms = [v2.Compose([Div255(), view_by_hand(spec, real=True)]) for spec in svt_view_specs()]
 
     def run(path: str, number: int) -> list[Tensor]:

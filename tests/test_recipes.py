@@ -57,6 +57,13 @@ def test_a_recipe_opens_with_paper_result_hardware_and_command(path: Path) -> No
     assert any(str(path.relative_to(ROOT)) in line for line in header)
 
 
+@named([path for path in RECIPES if tool_of(path) in ("pretrain", "finetune")])
+def test_a_recipe_with_optical_flow_names_its_extra(path: Path) -> None:
+    recipe = read_recipe(FinetuneRecipe, path) if tool_of(path) == "finetune" else load_recipe(path)
+    flow = "temporal" in vars(recipe) and recipe.temporal.flow > 0
+    assert flow == ('# Needs: pip install "svt-zoo[flow]"' in path.read_text())
+
+
 @named(RECIPES)
 def test_a_recipe_loads_as_what_its_tool_takes(path: Path) -> None:
     tool = tool_of(path)

@@ -18,7 +18,7 @@ from .finetune import ClassifyConfig, FinetuneOptimConfig, FinetuneRecipe, Finet
 from .options import DataConfig, ModelConfig, OptimConfig, RunConfig, SVTConfig, ViewsConfig
 from .recipe import PRETRAINING, PretrainRecipe, Recipe, describe, load_recipe, read_recipe
 from .repeat import cases
-from .strict import ConfigError, build, differences, flatten, to_dict
+from .strict import ConfigError, build, differences, flatten, to_dict, was_removed
 from .temporal import TemporalConfig
 
 __all__ = [
@@ -60,4 +60,5 @@ __all__ = [
     "load_recipe",
     "read_recipe",
     "to_dict",
+    "was_removed",
 ]

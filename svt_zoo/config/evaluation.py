@@ -160,10 +160,6 @@ class EvaluationRecipe:
     report: ReportConfig = field(default_factory=ReportConfig)
     run: EvaluationRunConfig = field(default_factory=EvaluationRunConfig)
 
-    def __post_init__(self) -> None:
-        if self.data.backend != "pyav":
-            raise ValueError(f"data.backend={self.data.backend} is for training; evaluation reads with pyav")
-
 
 @dataclass(frozen=True)
 class KNNRecipe(EvaluationRecipe):

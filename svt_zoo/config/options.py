@@ -23,7 +23,6 @@ class DataConfig:
         subset: number of training videos to keep, drawn by the seed; null keeps all.
         allow_overlap: train on a list that shares files or groups with the evaluation list all the same.
         frame_rate: frames per second of folders of frames, which do not carry it.
-        backend: decoder of video files.
         num_workers: processes that read videos; null is one for each core, at most 8.
         batch_size: videos of a batch in each process.
         max_failure_share: share of the training list that may be unreadable in an epoch before the run stops.
@@ -40,7 +39,6 @@ class DataConfig:
     subset: int | None = None
     allow_overlap: bool = False
     frame_rate: float = 30.0
-    backend: Literal["pyav", "torchcodec"] = "pyav"
     num_workers: int | None = None
     batch_size: int = 8
     max_failure_share: float = 0.01

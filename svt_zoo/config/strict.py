@@ -5,11 +5,19 @@ import difflib
 import math
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
+# Options that were removed: whether a saved value, in its section, still means what is done today; else the way out.
+_REMOVED: dict[str, tuple[Callable[[Any, Mapping[str, Any]], bool], str]] = {
+    "data.backend": (lambda value, section: value == "pyav", "PyAV reads all videos"),
+    "temporal.flow_method": (
+        lambda value, section: value == "farneback" or not section.get("flow"),
+        "OpenCV computes optical flow",
+    ),
+}
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
@@ -26,6 +34,20 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def was_removed(key: str, section: Mapping[str, Any], source: str) -> bool:
+    """Whether `key` is a removed option whose value in `section` can be ignored.
+
+    Raises:
+        ConfigError: the option was removed, and its value asked for something that no longer exists.
+    """
+    if key not in _REMOVED:
+        return False
+    value, (same, why) = section[key.rpartition(".")[2]], _REMOVED[key]
+    if not same(value, section):
+        raise ConfigError(f"{source}: {key}={value!r} was removed: {why}; delete this option")
+    return True
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
@@ -59,6 +81,8 @@ def build(cls: type[T], values: Mapping[str, Any], *, source: str = "", path: st
     options = {}
     for key, value in values.items():
         full = f"{path}.{key}" if path else str(key)
+        if key not in names and was_removed(full, values, source):
+            continue
         if key not in names:
             near = difflib.get_close_matches(str(key), names, n=1)
             hint = f"; did you mean {full.removesuffix(str(key))}{near[0]}?" if near else ""

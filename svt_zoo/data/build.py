@@ -108,4 +108,4 @@ def training_dataset(
 ) -> VideoDataset:
     """A recipe's views of its training videos; `flow` as of `train_views`."""
     made = train_views(views, flow=flow)
-    return VideoDataset(training_list(data, seed=seed), made, train=True, seed=seed, backend=data.backend)
+    return VideoDataset(training_list(data, seed=seed), made, train=True, seed=seed)

@@ -33,7 +33,7 @@ class Limits:
         max_duration: of the video, in seconds.
         max_bytes: of the frames that one call returns.
         max_decode_time: of one pass over the file, in seconds; None is no limit. It is looked at between two packets,
-            so one frame may still take any time, and not within torchcodec, which decodes a request in one go.
+            so one frame may still take any time.
     """
 
     max_pixels: int = 8192 * 4352

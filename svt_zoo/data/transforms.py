@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -162,38 +162,22 @@ class Box(NamedTuple):
     width: int
 
 
-class Draws(Protocol):
-    """What a source of random numbers must offer here; `numpy.random.Generator` does."""
-
-    def uniform(self, low: float, high: float, /) -> float:
-        """A number in [low, high)."""
-
-    def integers(self, high: int, /) -> Any:
-        """A whole number in [0, high)."""
-
-
 def random_area_box(
     height: int,
     width: int,
     area: Sequence[float],
     ratio: Sequence[float],
-    rng: Draws,
-    *,
-    log_ratio: bool = True,
-    tries: int = 10,
+    rng: np.random.Generator,
 ) -> Box:
     """Draw a box whose share of the frame is uniform in `area` and whose width / height lies in `ratio`.
 
-    The rejection loop of torchvision's RandomResizedCrop: the ratio is log-uniform (or uniform), the first of
-    `tries` that fits wins, then the largest centred box of an allowed ratio. (SVT's released loop never stops
-    at a fit, which enlarges the boxes of wide videos.)
+    The rejection loop of torchvision's RandomResizedCrop: the ratio is log-uniform, and the first of 10 draws
+    that fits is used. If none fits, the box is the largest centered box of an allowed ratio. (SVT's released
+    loop does not stop at a fit, which enlarges the boxes of wide videos.)
     """
-    for _ in range(tries):
+    for _ in range(10):
         pixels = height * width * rng.uniform(area[0], area[1])
-        if log_ratio:
-            aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        else:
-            aspect = rng.uniform(ratio[0], ratio[1])
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
         w, h = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
         if 0 < w <= width and 0 < h <= height:
             return Box(int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w)

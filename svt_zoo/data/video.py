@@ -19,14 +19,14 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import pyav_backend, torchcodec_backend
+from . import pyav_backend
 from .limits import Limits, VideoReadError
 from .packets import VideoIndex
 from .pyav_backend import Source
@@ -37,12 +37,8 @@ __all__ = ["EncodedVideo", "Limits", "VideoPathHandler", "VideoReadError", "open
 # Times that differ by less are the same, so that the rounding of a sum adds or drops no frame.
 _SAME_TIME = 1e-6  # seconds
 
-Backend = Literal["pyav", "torchcodec"]
 
-
-def open_video(
-    path: str | os.PathLike[str], *, backend: Backend = "pyav", limits: Limits | None = None
-) -> "EncodedVideo":
+def open_video(path: str | os.PathLike[str], *, limits: Limits | None = None) -> "EncodedVideo":
     """Opens a video file, to be used in a `with` statement.
 
     Reads all packets once, which takes milliseconds, and decodes one frame. Files without usable timestamps (a raw
@@ -50,26 +46,16 @@ def open_video(
 
     Args:
         path: a regular file.
-        backend: what decodes the frames. "torchcodec" (an extra) gives the same frames as "pyav" or refuses: AVI and
-            other files whose frames cannot be told by their timestamps, MPEG transport and program streams, edit lists,
-            more than 8 bits a colour, odd sizes with subsampled colour.
         limits: the largest video and request to accept; the defaults of `Limits` if None.
 
     Raises:
         VideoReadError: if the file is missing, not a regular file, empty, not a video, damaged, or beyond the limits.
-        ImportError: if torchcodec is asked for and cannot be imported.
     """
-    if backend not in get_args(Backend):
-        raise ValueError(f"backend is one of {', '.join(map(repr, get_args(Backend)))}, got {backend!r}")
     limits = limits or Limits()
     name = os.fspath(path)
     _check_file(name)
     index, source = scan(name, limits)
-    video = EncodedVideo(name, index, source, backend=backend, limits=limits)
-    if backend == "torchcodec":
-        video.close()
-        torchcodec_backend.check(name, index)
-    return video
+    return EncodedVideo(name, index, source, limits=limits)
 
 
 def _check_file(path: str) -> None:
@@ -95,9 +81,7 @@ class EncodedVideo:
         container, codec: FFmpeg's names of them.
     """
 
-    def __init__(
-        self, path: str, index: VideoIndex, source: Source | None, *, backend: Backend, limits: Limits
-    ) -> None:
+    def __init__(self, path: str, index: VideoIndex, source: Source | None, *, limits: Limits) -> None:
         self.path = path
         self.container, self.codec = index.container, index.codec
         self.height, self.width = index.height, index.width
@@ -105,7 +89,6 @@ class EncodedVideo:
             self.height, self.width = self.width, self.height
         self._index = index
         self._source = source  # good for one pass over the file
-        self._backend = backend
         self._limits = limits
 
     @property
@@ -203,8 +186,6 @@ class EncodedVideo:
         return self.__dict__ | {"_source": None}
 
     def _decode(self, numbers: Sequence[int]) -> Iterator[tuple[int, NDArray[Any]]]:
-        if self._backend == "torchcodec":
-            return torchcodec_backend.decode(self.path, self._index, numbers)
         source, self._source = self._source, None
         return pyav_backend.decode(self.path, self._index, numbers, self._limits, source)
 
@@ -251,15 +232,14 @@ class VideoPathHandler:
     PyTorchVideo tries the next video when one cannot be read.
     """
 
-    def __init__(self, *, backend: Backend = "pyav", limits: Limits | None = None) -> None:
+    def __init__(self, *, limits: Limits | None = None) -> None:
         from pytorchvideo.data.video import Video
 
         Video.register(EncodedVideo)  # isinstance(video, Video) holds
-        self.backend = backend
         self.limits = limits
 
     def video_from_path(
         self, filepath: str, decode_audio: bool = False, decoder: str = "pyav", fps: int = 30
     ) -> EncodedVideo:
         """Opens `filepath`; the other arguments are PyTorchVideo's and have no say here."""
-        return open_video(filepath, backend=self.backend, limits=self.limits)
+        return open_video(filepath, limits=self.limits)

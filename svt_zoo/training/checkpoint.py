@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..config import differences
+from ..config import ConfigError, differences, was_removed
 
 _log = logging.getLogger(__name__)
 
@@ -133,11 +133,15 @@ def check_same_run(path: Path, saved: Mapping[str, Any], recipe: Mapping[str, An
     Raises:
         CheckpointError: names the keys that differ, with both values.
     """
-    told = {
-        key: f"{key} (was {_at(saved, key)!r}, is {_at(recipe, key)!r})"
-        for key in differences(saved, recipe)
-        if key not in HARMLESS
-    }
+    try:
+        changed = [
+            key
+            for key in differences(saved, recipe)
+            if key not in HARMLESS and not was_removed(key, _at(saved, key.rpartition(".")[0]), str(path))
+        ]
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+    told = {key: f"{key} (was {_at(saved, key)!r}, is {_at(recipe, key)!r})" for key in changed}
     if refused := [text for key, text in told.items() if not (rescue and key in RESCUE)]:
         raise CheckpointError(
             f"{path} is of another recipe: {', '.join(refused)}; take these back, or give run.output another folder "

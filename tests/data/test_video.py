@@ -173,11 +173,6 @@ def test_the_whole_request_is_limited_in_memory(tmp_path: Path) -> None:
             video.get_clip(0, 0.12)  # float32
 
 
-def test_an_unknown_backend_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="'pyav', 'torchcodec', got 'decord'"):
-        open_video(numbered(tmp_path / "three.mp4", 3), backend="decord")  # type: ignore[arg-type]
-
-
 def test_reading_starts_no_thread(shared: Path) -> None:
     before = psutil.Process().num_threads()
     for name in ("kinetics_clean_and_jerk_340x256.mp4", "tc_av1_video.mkv", "tc_h265_video.mp4"):
@@ -186,7 +181,7 @@ def test_reading_starts_no_thread(shared: Path) -> None:
             assert psutil.Process().num_threads() == before
 
 
-def test_importing_the_reader_imports_neither_pytorchvideo_nor_torchcodec() -> None:
-    code = "import sys, svt_zoo.data.video; print({'pytorchvideo', 'torchcodec', 'torchvision'} & set(sys.modules))"
+def test_importing_the_reader_imports_neither_pytorchvideo_nor_torchvision() -> None:
+    code = "import sys, svt_zoo.data.video; print({'pytorchvideo', 'torchvision'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

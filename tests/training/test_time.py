@@ -135,9 +135,9 @@ def test_a_clip_that_is_mixed_or_comes_with_a_fast_one_is_refused() -> None:
 
 def test_a_missing_opencv_is_an_error_of_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(ConfigError, match=r"temporal\.flow_method=farneback: .*pip install opencv-python-headless"):
-        build_flow(TemporalConfig(flow=1.0, flow_method="farneback"), 16)
-    assert build_flow(TemporalConfig(flow_method="farneback"), 16) is None
+    with pytest.raises(ConfigError, match=r'temporal\.flow=1\.0: .*pip install "svt-zoo\[flow\]", or set'):
+        build_flow(TemporalConfig(flow=1.0), 16)
+    assert build_flow(TemporalConfig(), 16) is None
 
 
 def test_the_authors_code_is_three_words_away() -> None:
