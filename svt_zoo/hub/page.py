@@ -16,7 +16,7 @@ from .weights import ClipSpec, Number, Weights
 
 _HEAD = """# Model zoo
 
-Written by `python tools/zoo_page.py` from `svt_zoo/hub/table.py` and `results/*.json`; a test keeps this page current.
+Written by `svt-zoo page` from `svt_zoo/hub/table.py` and `results/*.json`; a test keeps this page current.
 
 - Published numbers are their authors', with the source; measured numbers are ours, with command and commit. "not run"
   means that nobody measured it here, and an empty field that nobody stated it.
@@ -127,7 +127,8 @@ def _row_cost(row: Weights) -> tuple[float, float]:
     return cost(row.model, row.model_kwargs, row.clip.num_frames, row.clip.crop_size)
 
 
-def _frames(clip: ClipSpec) -> str:
+def frames_and_rate(clip: ClipSpec) -> str:
+    """A clip as "frames x rate"."""
     rate = clip.sampling_rate
     return f"{clip.num_frames} segments" if rate is None else f"{clip.num_frames}x{rate:.3g}"
 
@@ -138,7 +139,16 @@ def _weights(row: Weights) -> list[str]:
     pixels = f"{row.clip.crop_size}{'' if row.clip.channel_order == 'RGB' else ' ' + row.clip.channel_order}"
     architecture = f"`{row.model}`{kwargs}{'' if _exists(row) else ' (not in this version)'}"
     millions = f"{parameters} M" if parameters else ""
-    return [f"`{row.name}`", row.title, architecture, row.pretrained_on, _frames(row.clip), pixels, gflops, millions]
+    return [
+        f"`{row.name}`",
+        row.title,
+        architecture,
+        row.pretrained_on,
+        frames_and_rate(row.clip),
+        pixels,
+        gflops,
+        millions,
+    ]
 
 
 def _file(row: Weights) -> list[str]:

@@ -1,6 +1,5 @@
 import csv
 import os
-import runpy
 import shutil
 import signal
 import subprocess
@@ -11,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from commands import command
 from filelock import FileLock
 
 from svt_zoo import open_video
@@ -228,7 +228,7 @@ def test_one_file_written_in_two_ways_is_one_output() -> None:
 def test_the_tool_prints_the_quality_and_exits_with_what_failed(
     collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main = runpy.run_path(TOOL)["main"]
+    main = command("prepare")
     argv = [str(collection), "--output", str(tmp_path / "out"), "--workers", "0", "--preset", "ultrafast"]
     assert main([*argv, "--intra", "--short-side", "32"]) == 0
     out = capsys.readouterr().out
@@ -253,7 +253,7 @@ def test_the_tool_prints_the_quality_and_exits_with_what_failed(
 def test_a_wrong_argument_gives_one_line(
     argv: list[str], message: str, collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main = runpy.run_path(TOOL)["main"]
+    main = command("prepare")
     assert main([str(collection), "--output", str(tmp_path / "out"), *argv]) == 2
     err = capsys.readouterr().err
     assert message in err
