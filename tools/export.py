@@ -1,21 +1,19 @@
-"""Export a network: a program for torch, or ONNX, or weights for transformers or timm; each is checked by running."""
+"""Export a network: a program for torch, or ONNX, or weights for transformers; each is checked by running."""
 
 import argparse
 import sys
 
 from svt_zoo import WeightsError, load_model
 from svt_zoo.inference.export import ExportError, export_program
-from svt_zoo.inference.export_weights import export_timm, export_transformers
-
-WEIGHTS = {"transformers": export_transformers, "timm": export_timm}
+from svt_zoo.inference.export_weights import export_transformers
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="svt_vitb_k400", help="a row of the table, a path or an address")
     parser.add_argument("--weights", help="a file or address of other weights for --model")
-    parser.add_argument("--format", default="onnx", choices=["torch_export", "aotinductor", "onnx", *WEIGHTS])
-    parser.add_argument("--output", required=True, help="the file (.pt2, .onnx, .safetensors) or folder to write")
+    parser.add_argument("--format", default="onnx", choices=["torch_export", "aotinductor", "onnx", "transformers"])
+    parser.add_argument("--output", required=True, help="the file (.pt2, .onnx) or folder to write")
     parser.add_argument("--num-frames", type=int, help="another clip than the weights were trained with")
     parser.add_argument("--img-size", type=int, help="its pixels")
     parser.add_argument("--features", action="store_true", help="without the classifier, even if there is one")
@@ -28,8 +26,8 @@ def main(argv: list[str] | None = None) -> int:
             num_frames=args.num_frames,
             img_size=args.img_size,
         )
-        if args.format in WEIGHTS:
-            exported = WEIGHTS[args.format](model, args.output)
+        if args.format == "transformers":
+            exported = export_transformers(model, args.output)
         else:
             exported = export_program(model, args.output, args.format)
     except (ExportError, WeightsError, ValueError) as error:
