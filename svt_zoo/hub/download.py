@@ -213,7 +213,7 @@ def _fetch_iopath(file: IoPath, sha256: str | None) -> Path:
     if local == file.uri:
         raise WeightsError(
             f"{file}: iopath has no handler for {file.uri.partition('://')[0]}://; register one with "
-            "iopath.common.file_io.g_pathmgr.register_handler, or {OWN_FILE}"
+            f"iopath.common.file_io.g_pathmgr.register_handler, or {OWN_FILE}"
         )
     path = Path(local)
     _require_file(file, path)

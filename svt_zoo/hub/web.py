@@ -158,7 +158,7 @@ def _check_origin(file: UrlFile, path: Path, digest: str) -> None:
         if sha256 == digest and other.startswith("http") and other.endswith(f"/{path.name}"):
             raise WeightsError(
                 f"{file}: {path} was downloaded from {other}; delete it, or fetch this one by hand under "
-                "another name and {OWN_FILE}"
+                f"another name and {OWN_FILE}"
             )
 
 

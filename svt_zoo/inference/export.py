@@ -56,8 +56,8 @@ def export_program(model: ZooModel, path: str | os.PathLike[str], format: Progra
         model: a backbone or a classifier; left as it is.
         path: the file to write: `.onnx` for "onnx", `.pt2` for the others.
         format: "torch_export" (`torch.export.load(path).module()`), "aotinductor" (compiled for this kind of machine;
-            needs a C++ compiler; `torch._inductor.aoti_load_package(path)`), or "onnx" (input `clip`, whose free axes are
-            named batch, frames, height and width; outputs `cls` and `patches`, or `logits`).
+            needs a C++ compiler; `torch._inductor.aoti_load_package(path)`), or "onnx" (input `clip`, whose free
+            axes are named batch, frames, height, width; outputs `cls` and `patches`, or `logits`).
 
     Raises:
         ExportError: the network cannot be exported, its export gives other numbers, or a package is missing.

@@ -7,6 +7,7 @@ The pieces work alone too: `attention_maps`, `unnormalise`, `overlay`, `contact_
 """
 
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib import colormaps
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor, nn
 
 from ..data.limits import Limits
@@ -31,16 +32,16 @@ from ..models import ZooModel
 from ..models.attention import attention_rollout, class_attention
 from ..models.base import backbone_of
 from ..models.timesformer import TimeSformer
-from .captions import drawable, font
+from .captions import caption, text_width
 
 _log = logging.getLogger(__name__)
 
 Method = Literal["last", "rollout"]
 _METHODS = {"last": class_attention, "rollout": attention_rollout}
 _GAP = 8  # pixels between and around pictures
-_FONT_SIZE, _LINE = 16, 24  # pixels: of letters, of a line with its space
+_LINE = 24  # pixels: height of a line of text
 _BAR = 24  # pixels: width of a color bar
-_INK, _PAPER = 40, 255
+_PAPER = 255
 
 
 def attention_maps(model: nn.Module, clip: Tensor, *, method: Method = "last") -> Tensor:
@@ -109,12 +110,16 @@ def _paint(grey: Tensor, heat: Tensor) -> Tensor:
 def color_bar(maps: Tensor, height: int) -> Tensor:
     """The scale of `overlay`'s colors for these maps, on mid-gray, with numbers: uint8 (height, width, 3).
 
-    The numbers are the attention of one patch, in percent of all attention of the class token.
+    The numbers are the attention of the class token to one patch, in percent. In a frame too small for them they are
+    cut off.
     """
-    heat = torch.linspace(1, 0, height - 2 * _LINE).unsqueeze(1).expand(-1, _BAR)  # highest attention at the top
-    low, high = (_caption(f"{100 * value:.2g} %", _LINE, 4 * _BAR) for value in _value_range(maps))
+    line = min(_LINE, height // 4)
+    heat = torch.linspace(1, 0, height - 2 * line).unsqueeze(1).expand(-1, _BAR)  # highest attention at the top
+    percent = [100 * value for value in _value_range(maps)]
+    decimals = max(0, 1 - math.floor(math.log10(percent[1])))  # two digits of the highest
+    low, high = (caption(f"{value:.{decimals}f} %", line, 4 * _BAR) for value in percent)
     bar = F.pad(_paint(torch.full((*heat.shape, 1), 128.0), heat), (0, 0, 0, 3 * _BAR), value=_PAPER)
-    words = [_caption(word, _LINE, 3 * _BAR) for word in ("highest", "attention", "lowest")]
+    words = [caption(word, _LINE, 3 * _BAR) for word in ("highest", "attention", "lowest")]
     space = (len(bar) - 3 * _LINE) // 2
     if space >= 0:
         for word, top in zip(words, (0, _LINE + space, len(bar) - _LINE), strict=True):
@@ -138,14 +143,14 @@ def contact_sheet(
     num_columns = min(num_columns, num_frames)
     columns = [(2 * i + 1) * num_frames // (2 * num_columns) for i in range(num_columns)]  # centres of equal parts
     pictures = _pictures(frames, rows)
-    label_width = max(_text_width(label) for label in pictures) + 2 * _GAP
+    label_width = max(text_width(label) for label in pictures) + 2 * _GAP
     lines = []
     if seconds is not None:
-        times = [_caption(f"{seconds[column]:.1f} s", _LINE, width) for column in columns]
-        lines.append([_caption("", _LINE, label_width), *times, _caption("", _LINE, 4 * _BAR)])
+        times = [caption(f"{seconds[column]:.1f} s", _LINE, width) for column in columns]
+        lines.append([caption("", _LINE, label_width), *times, caption("", _LINE, 4 * _BAR)])
     for label, picture in pictures.items():
-        scale = color_bar(rows[label], height) if label in rows else _caption("", height, 4 * _BAR)
-        lines.append([_caption(label, height, label_width), *(picture[column] for column in columns), scale])
+        scale = color_bar(rows[label], height) if label in rows else caption("", height, 4 * _BAR)
+        lines.append([caption(label, height, label_width), *(picture[column] for column in columns), scale])
     sheet = _join([_join(line, dim=1) for line in lines], dim=0)
     return Image.fromarray(F.pad(sheet, (0, 0, _GAP, _GAP, _GAP, _GAP), value=_PAPER).numpy())
 
@@ -156,7 +161,7 @@ def side_by_side(frames: Tensor, rows: Mapping[str, Tensor]) -> Tensor:
     height = _LINE * max(label.count("\n") + 1 for label in rows)
     panels = []
     for label, picture in _pictures(frames, rows).items():
-        title = _caption(label, height, width).expand(num_frames, -1, -1, -1)
+        title = caption(label, height, width).expand(num_frames, -1, -1, -1)
         panels.append(torch.cat((title, picture), dim=1))
     return F.pad(_join(panels, dim=2), (0, 0, _GAP, _GAP, 0, _GAP), value=_PAPER)
 
@@ -284,20 +289,6 @@ def _transform(model: ZooModel, like: ZooModel) -> EvalTransform:
 
 def _pictures(frames: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {"frames": frames} | {label: overlay(frames, maps) for label, maps in rows.items()}
-
-
-def _caption(text: str, height: int, width: int) -> Tensor:
-    """Text in the middle of an empty picture, smaller if it has to fit: uint8 (height, width, 3)."""
-    text = "\n".join(map(drawable, text.split("\n")))
-    image = Image.new("L", (width, height), _PAPER)
-    size = min(_FONT_SIZE, _FONT_SIZE * (width - _GAP) / max(1, _text_width(text)))
-    middle = (width // 2, height // 2)
-    ImageDraw.Draw(image).multiline_text(middle, text, fill=_INK, anchor="mm", align="center", font=font(size))
-    return torch.from_numpy(np.array(image)).unsqueeze(-1).repeat(1, 1, 3)
-
-
-def _text_width(text: str) -> int:
-    return max(round(font(_FONT_SIZE).getlength(drawable(line))) for line in text.split("\n"))
 
 
 def _join(pictures: Sequence[Tensor], dim: int) -> Tensor:
