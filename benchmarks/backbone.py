@@ -39,9 +39,8 @@ FRAMES, CROP = 8, 224
 Outputs = Sequence[Tensor]  # what the loss of a training step looks at; the class feature (B, D) first
 PLAIN, OURS, OURS_BF16 = "plain float32", "svt_zoo float32", "svt_zoo bfloat16"
 COMPILED, HF = "svt_zoo bfloat16 compiled", "transformers float32"
-# Of Motionformer: the same function with its projections folded, and three approximations of it.
+# Three approximations of Motionformer.
 VARIANTS: dict[str, dict[str, Any]] = {
-    "folded": {"folded": True},
     "orthoformer": {"approximation": "orthoformer"},
     "nystrom": {"approximation": "nystrom"},
     "performer": {"approximation": "performer"},

@@ -28,6 +28,7 @@ ALLOWED = {
 WHEN_ASKED = {
     ("models/base.py", "hub"),
     ("models/base.py", "data"),
+    ("models/__init__.py", "hub"),
     ("hub/weights.py", "data"),
 }
 

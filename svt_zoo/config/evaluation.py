@@ -163,15 +163,25 @@ class EvaluationRecipe:
 
 @dataclass(frozen=True)
 class KNNRecipe(EvaluationRecipe):
-    """One evaluation by nearest neighbours."""
+    """One evaluation by nearest neighbors.
 
+    Attributes:
+        kind: states that this is a recipe of nearest neighbors.
+    """
+
+    kind: Literal["knn"] = "knn"
     knn: KNNConfig = field(default_factory=KNNConfig)
 
 
 @dataclass(frozen=True)
 class LinearRecipe(EvaluationRecipe):
-    """One linear probe."""
+    """One linear probe.
 
+    Attributes:
+        kind: states that this is a recipe of a linear probe.
+    """
+
+    kind: Literal["linear"] = "linear"
     linear: LinearConfig = field(default_factory=LinearConfig)
 
 
@@ -182,6 +192,8 @@ class MultiviewRecipe(EvaluationRecipe):
     Attributes:
         init: the classifier: a row of `svt_zoo.list_weights()` that has one, a file, an address, or the folder of a
             finished fine-tuning run.
+        kind: states that this is a recipe of a classifier's test.
     """
 
+    kind: Literal["test"] = "test"
     multiview: MultiviewConfig = field(default_factory=MultiviewConfig)

@@ -31,6 +31,10 @@ _FORMATS = (
     "roq,yuv4mpegpipe,h261,h263,h264,hevc,vvc,m4v,vc1,obu,av1,dirac,mjpeg,mpjpeg"
 )
 
+# PyAV 17 and 18 refuse a file whose tags (title, artist, ...) are not UTF-8 unless told otherwise. PyAV 19 always reads
+# such tags and has no such option.
+_TAGS: dict[str, Any] = {"metadata_errors": "replace"} if hasattr(InputContainer, "metadata_errors") else {}
+
 
 class Source:
     """An open file and its video stream, with its packets once they are read: enough for one pass of decoding."""
@@ -63,7 +67,7 @@ def open_source(path: str, limits: Limits) -> Source:
             os.path.abspath(path),  # "a:b.mp4" alone would be file b.mp4 of protocol a
             options=size_limit,
             container_options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"},
-            metadata_errors="replace",
+            **_TAGS,
         )
     except (av.FFmpegError, MemoryError) as error:
         raise VideoReadError(path, f"not a video that FFmpeg can open ({said(error)})") from error

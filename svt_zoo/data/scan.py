@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import av
 from av.video import VideoStream
@@ -75,11 +76,15 @@ class _Header:
             stream=stream.index,
             container=container.format.name.split(",")[0],
             codec=codec,
-            time_base=stream.time_base or Fraction(1, 90_000),
-            rate=stream.average_rate or stream.guessed_rate or Fraction(25),
+            time_base=_fraction(stream.time_base or Fraction(1, 90_000)),
+            rate=_fraction(stream.average_rate or stream.guessed_rate or Fraction(25)),
             length_size=packets.nal_length_size(codec, stream.codec_context.extradata),
             num_entries=len(stream.index_entries),
         )
+
+
+def _fraction(value: Any) -> Fraction:
+    return Fraction(value)  # PyAV 19 returns a type of its own, which is a Rational though its stubs do not state it
 
 
 @dataclass

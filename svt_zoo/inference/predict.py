@@ -1,5 +1,6 @@
 """Videos in, features or labels out."""
 
+import csv
 import json
 import logging
 import os
@@ -8,11 +9,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from ..data.datasets import Views
+from ..data.jobs import atomic
 from ..data.limits import Limits, VideoReadError
 from ..evaluation.prepare import DType, prepare
 from ..evaluation.views import load_views, parse_views
@@ -94,7 +97,7 @@ def predict(
     top: int = 5,
     dtype: DType = "auto",
     device: str | torch.device | None = None,
-    views: str = "3x1",
+    views: str = "1x1",
     batch_size: int = 4,
     progress: bool = True,
     limits: Limits | None = None,
@@ -125,7 +128,7 @@ def predict_each(
     top: int = 5,
     dtype: DType = "auto",
     device: str | torch.device | None = None,
-    views: str = "3x1",
+    views: str = "1x1",
     batch_size: int = 4,
     progress: bool = False,
     limits: Limits | None = None,
@@ -151,6 +154,19 @@ def predict_each(
             continue
         best = logits.softmax(dim=-1).mean(dim=0).topk(min(top, num_classes))
         yield Prediction(path, [names[i] for i in best.indices.tolist()], best.values.tolist())
+
+
+def write_features(target: Path, paths: Sequence[str], features: Tensor) -> None:
+    """Write features (N, D) as .npy, or as .csv with the paths in the first column."""
+    with atomic(target) as part:
+        if target.suffix == ".npy":
+            with part.open("wb") as file:
+                np.save(file, features.numpy())
+            return
+        with part.open("w", encoding="utf-8", newline="") as text:
+            writer = csv.writer(text)
+            writer.writerow(["video", *range(features.shape[1])])
+            writer.writerows([path, *row] for path, row in zip(paths, features.tolist(), strict=True))
 
 
 def _sound(result: _T | VideoReadError) -> _T:

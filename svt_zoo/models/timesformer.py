@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from .base import Backbone
 from .layers import (
@@ -163,24 +162,19 @@ class TimeSformer(Backbone):
             table = resize_time(table, self.max_frames, self.time_mode)
         return resize_time(table, num_frames, self.time_mode)
 
-    def forward(self, clip: Tensor) -> Features:
-        """Features of clip (B, 3, T, H, W), H and W in pixels; class feature and patches after the final norm."""
+    def embed_clip(self, clip: Tensor) -> tuple[Tensor, int]:
+        """Tokens (B, 1 + T*N, D) of clip (B, 3, T, H, W), time-major after the class token, and T."""
         grid = self.patch_embed.grid(clip)
         num_frames = clip.shape[2]
         cls_position, patch_positions = self.positions(grid)
         patches = self.patch_embed(clip) + patch_positions.unsqueeze(1) + self.times(num_frames).unsqueeze(2)
         cls = (self.cls_token + cls_position).expand(clip.shape[0], -1, -1)  # (B, 1, D)
-        x = torch.cat((cls, patches.flatten(1, 2)), dim=1)  # (B, 1+T*N, D): time-major
-        x = self.norm(self._encode(x, num_frames))
-        return Features(x[:, 0], x[:, 1:].unflatten(1, (num_frames, -1)))
+        return torch.cat((cls, patches.flatten(1, 2)), dim=1), num_frames  # (B, 1+T*N, D)
 
-    def _encode(self, x: Tensor, num_frames: int) -> Tensor:
-        for block in self.blocks:
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, num_frames, use_reentrant=False)
-            else:
-                x = block(x, num_frames)
-        return x
+    def split(self, x: Tensor, clip: Tensor, *, norm: bool) -> Features:
+        """Class token and patches of x (B, 1 + T*N, D)."""
+        x = self.norm(x) if norm else x
+        return Features(x[:, 0], x[:, 1:].unflatten(1, (clip.shape[2], -1)))
 
 
 class JointTimeSformer(TimeSformer):
@@ -197,15 +191,19 @@ class SpaceOnlyTimeSformer(TimeSformer):
     def _add_time_table(self) -> None:
         pass
 
-    def forward(self, clip: Tensor) -> Features:
-        """Features of clip (B, 3, T, H, W): class tokens averaged over frames, then normalised; patches per frame."""
+    def embed_clip(self, clip: Tensor) -> tuple[Tensor, int]:
+        """Tokens (B*T, 1 + N, D): every frame is a sequence of its own."""
         grid = self.patch_embed.grid(clip)
-        batch, num_frames = clip.shape[0], clip.shape[2]
         cls_position, patch_positions = self.positions(grid)
         patches = self.patch_embed(clip).flatten(0, 1) + patch_positions  # (B*T, N, D)
-        cls = (self.cls_token + cls_position).expand(batch * num_frames, -1, -1)  # (B*T, 1, D)
-        x = self._encode(torch.cat((cls, patches), dim=1), 1).unflatten(0, (batch, num_frames))  # (B, T, 1+N, D)
-        return Features(self.norm(x[:, :, 0].mean(dim=1)), self.norm(x[:, :, 1:]))
+        cls = (self.cls_token + cls_position).expand(patches.shape[0], -1, -1)  # (B*T, 1, D)
+        return torch.cat((cls, patches), dim=1), 1
+
+    def split(self, x: Tensor, clip: Tensor, *, norm: bool) -> Features:
+        """The class tokens of x (B*T, 1 + N, D), averaged over frames before the norm, and the patches."""
+        x = x.unflatten(0, (clip.shape[0], clip.shape[2]))  # (B, T, 1+N, D)
+        cls, patches = x[:, :, 0].mean(dim=1), x[:, :, 1:]
+        return Features(self.norm(cls), self.norm(patches)) if norm else Features(cls, patches)
 
 
 _ATTENTION: dict[str, type[TimeSformer]] = {

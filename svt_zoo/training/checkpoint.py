@@ -30,6 +30,7 @@ HARMLESS = (
     "data.batch_size",
     "data.max_failure_share",
     "data.allow_overlap",
+    "model.options.folded",  # no longer has an effect
     "model.options.grad_checkpointing",
     "optim.accumulation",
     "run.compile",

@@ -31,7 +31,7 @@ from .temporal import build_flow, build_terms
 
 _log = logging.getLogger(__name__)
 
-_NOT_TRAINING = ("repeat", "report")  # sections that may change without another run
+_NOT_TRAINING = ("kind", "repeat", "report")  # may change without another run
 
 
 def finetune(recipe: FinetuneRecipe) -> list[Result] | None:

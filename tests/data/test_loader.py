@@ -1,5 +1,6 @@
 import csv
 import hashlib
+import os
 import signal
 import subprocess
 import sys
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from hypothesis import given, settings
@@ -333,7 +333,7 @@ def test_workers_start_by_any_method(start_method: str) -> None:
 
 
 LEAVES = """
-import sys, time
+import sys
 from svt_zoo.data.datasets import TrainViews, VideoDataset
 from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.data.loader import build_loader
@@ -344,28 +344,34 @@ def sampler(total, fps, rng):
     return [[0, 5]]
 
 if __name__ == "__main__":
-    movie, start_method, wait = sys.argv[1:]
+    movie, start_method = sys.argv[1:]
     open_video(movie).frames_at([0])  # the parent has decoded before it forks
     views = TrainViews(sampler, [ViewTransform(ViewSpec(size=16))])
     dataset = VideoDataset(VideoList((Row(movie),) * 100), views, train=True)
     loader = build_loader(dataset, batch_size=2, num_workers=2, start_method=start_method)
     for batch in loader:
         print(len(batch), *(worker.pid for worker in loader.batches._iterator._workers), flush=True)
-        time.sleep(float(wait))
-        break
+        if not sys.stdin.readline():
+            break
 """
 
 
-def start_program(tmp_path: Path, movie: Path, start_method: str, wait: float) -> subprocess.Popen[str]:
+def start_program(tmp_path: Path, movie: Path, start_method: str) -> subprocess.Popen[str]:
+    """A program that prints a line per batch, and reads one before it goes on; it leaves at the end of its input."""
     (tmp_path / "program.py").write_text(LEAVES)
-    command = [sys.executable, str(tmp_path / "program.py"), str(movie), start_method, str(wait)]
-    root = Path(__file__).resolve().parents[2]
-    return subprocess.Popen(command, cwd=root, env={"PYTHONPATH": str(root)}, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, str(tmp_path / "program.py"), str(movie), start_method]
+    root, pipe = Path(__file__).resolve().parents[2], subprocess.PIPE
+    return subprocess.Popen(command, cwd=root, env={"PYTHONPATH": str(root)}, stdin=pipe, stdout=pipe, text=True)
+
+
+def wait_until_all_ended(program: subprocess.Popen[str]) -> str:
+    """What is left to read of the program and of its workers, who keep the pipe open while they live."""
+    return program.communicate(timeout=300)[0]
 
 
 def test_a_program_that_leaves_in_mid_epoch_ends(tmp_path: Path, grey_video: Callable[..., Path]) -> None:
-    program = start_program(tmp_path, grey_video(12), "fork", 0)
-    out, _ = program.communicate(timeout=120)
+    program = start_program(tmp_path, grey_video(12), "fork")
+    out = wait_until_all_ended(program)
     assert program.returncode == 0
     assert out.split()[0] == "2"
 
@@ -374,25 +380,28 @@ def test_a_program_that_leaves_in_mid_epoch_ends(tmp_path: Path, grey_video: Cal
 def test_workers_do_not_outlive_a_program_that_is_killed(
     tmp_path: Path, grey_video: Callable[..., Path], start_method: str
 ) -> None:
-    program = start_program(tmp_path, grey_video(12), start_method, 60)
+    program = start_program(tmp_path, grey_video(12), start_method)
     assert program.stdout is not None
-    workers = [int(pid) for pid in program.stdout.readline().split()[1:]]
-    assert len(workers) == 2
+    assert len(program.stdout.readline().split()) == 3
     program.kill()
-    program.wait()
-    assert not psutil.wait_procs([psutil.Process(pid) for pid in workers if psutil.pid_exists(pid)], timeout=10)[1]
+    wait_until_all_ended(program)
 
 
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="signals with a sender need Linux")
 def test_workers_leave_a_signal_to_all_processes_to_their_parent(
     tmp_path: Path, grey_video: Callable[..., Path]
 ) -> None:
-    program = start_program(tmp_path, grey_video(12), "fork", 3)
+    program = start_program(tmp_path, grey_video(12), "fork")
     assert program.stdout is not None
-    workers = [psutil.Process(int(pid)) for pid in program.stdout.readline().split()[1:]]
-    for worker in workers:
-        worker.send_signal(signal.SIGTERM)
-        worker.send_signal(signal.SIGUSR1)
-    assert not psutil.wait_procs(workers, timeout=1)[0]  # the program needs them still
-    assert program.wait(timeout=60) == 0
-    assert not psutil.wait_procs(workers, timeout=10)[1]
+    assert program.stdin is not None
+    first = program.stdout.readline()
+    for turn in range(20):  # more batches than were ready: the workers go on
+        program.stdin.write("\n")
+        program.stdin.flush()
+        assert program.stdout.readline() == first
+        if turn == 0:  # each worker has given a batch
+            for pid in first.split()[1:]:
+                os.kill(int(pid), signal.SIGTERM)
+                os.kill(int(pid), signal.SIGUSR1)
+    wait_until_all_ended(program)
+    assert program.returncode == 0

@@ -230,3 +230,19 @@ def test_the_error_keeps_its_parts_on_its_way_between_processes() -> None:
     error = pickle.loads(pickle.dumps(VideoReadError("a.mp4", "an empty file")))
     assert isinstance(error, VideoReadError)
     assert (error.path, error.reason, str(error)) == ("a.mp4", "an empty file", "a.mp4: an empty file")
+
+
+def test_tags_that_are_not_utf_8_do_not_matter(tmp_path: Path, good: bytes) -> None:
+    plain = write(tmp_path / "plain.mp4", good)
+    with av.open(str(plain)) as source, av.open(str(tmp_path / "tagged.mkv"), "w") as out:
+        out.metadata["title"] = "a title"
+        copy = out.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.size:
+                packet.stream = copy
+                out.mux(packet)
+    tagged = (tmp_path / "tagged.mkv").read_bytes()
+    assert tagged.count(b"a title") == 1
+    latin = write(tmp_path / "latin.mkv", tagged.replace(b"a title", b"a titl\xe9"))
+    with open_video(plain) as expected, open_video(latin) as video:
+        assert np.array_equal(video.frames_at([0, 59]), expected.frames_at([0, 59]))

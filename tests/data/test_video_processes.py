@@ -46,7 +46,7 @@ def test_forked_workers_read_what_the_parent_has_used(video_path: Path) -> None:
     garbage.append(garbage)  # type: ignore[arg-type]  # a cycle: open until the collector runs, in the worker
     del garbage
     fork = multiprocessing.get_context("fork")
-    loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context=fork, timeout=60)
+    loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context=fork, timeout=300)
     assert [numbers(frames) for frames in loader] == [[i, i + 1] for i in range(8)]
 
 
@@ -58,7 +58,7 @@ def test_spawned_workers_read_a_video_that_was_sent_to_them(video_path: Path) ->
 
 def test_a_read_error_in_a_worker_reaches_the_parent_with_its_message(tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").write_bytes(b"")
-    loader = DataLoader([tmp_path / "empty.mp4"], batch_size=None, num_workers=1, collate_fn=open_video, timeout=60)
+    loader = DataLoader([tmp_path / "empty.mp4"], batch_size=None, num_workers=1, collate_fn=open_video, timeout=300)
     with pytest.raises(RuntimeError, match=r"empty.mp4: an empty file"):
         next(iter(loader))
 
@@ -67,6 +67,7 @@ def grown(path: Path, opens: int) -> float:
     """By how many MiB the process grows while it opens, reads and refuses videos so many times, after a warm-up."""
     broken = path.with_suffix(".broken.mp4")
     broken.write_bytes(path.read_bytes()[:-100])
+    gc.collect()  # what earlier tests left open would close on the way
     process = psutil.Process()
     before, files = 0, 0
     for i in range(opens + 50):
@@ -78,7 +79,7 @@ def grown(path: Path, opens: int) -> float:
         open_video(path)  # not closed by anybody
         with pytest.raises(VideoReadError):
             open_video(broken).frames_at([19])
-    assert process.num_fds() == files
+    assert process.num_fds() <= files
     return (process.memory_info().rss - before) / 2**20
 
 
@@ -136,7 +137,7 @@ def test_pytorchvideos_other_samplers_work_on_it(video_path: Path, name: str, ar
 def test_pytorchvideo_reads_it_in_workers(video_path: Path) -> None:
     fork = multiprocessing.get_context("fork")
     dataset = dataset_of(video_path, "uniform", Fraction(2, 5))
-    loader = DataLoader(dataset, batch_size=5, num_workers=2, multiprocessing_context=fork, timeout=60)
+    loader = DataLoader(dataset, batch_size=5, num_workers=2, multiprocessing_context=fork, timeout=300)
     assert sorted(int(label) for batch in loader for label in batch["label"]) == [7] * 5 + [8] * 5
 
 

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import runpy
 import shutil
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from commands import command
 from torch import nn
 
 from svt_zoo.inference import export
@@ -287,7 +287,7 @@ def test_the_tool_says_what_is_free_and_how_far_it_is_off(
 ) -> None:
     build("timesformer", num_classes=3).save_pretrained(tmp_path / "mine")
     arguments = ["--model", str(tmp_path / "mine" / "model.safetensors"), "--format", "torch_export"]
-    tool = runpy.run_path(str(ROOT / "tools" / "export.py"))["main"]
+    tool = command("export")
     assert tool([*arguments, "--output", str(tmp_path / "net.pt2")]) == 0
     said = capsys.readouterr().out
     assert "free are batch, frames, height, width" in said

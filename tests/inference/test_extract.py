@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import pyarrow.dataset
 import pyarrow.parquet
 import pytest
 import torch
+from commands import command
 from processes import ROOT
 from torch.testing import assert_close
 
@@ -413,7 +413,7 @@ def test_the_tool_writes_a_table_and_sums_up(
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    main = runpy.run_path(str(TOOL))["main"]
+    main = command("extract")
     arguments = [str(folder), "-o", str(tmp_path / "f.parquet"), "--model", weights, "--device", "cpu"]
     with caplog.at_level(logging.INFO):
         assert main([*arguments, "--workers", "0", "--batch-size", "2"]) == 0
@@ -430,7 +430,7 @@ def test_the_tool_writes_a_table_and_sums_up(
 def test_the_tool_fails_when_no_video_can_be_read_also_the_second_time(
     folder: Path, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main = runpy.run_path(str(TOOL))["main"]
+    main = command("extract")
     arguments = [str(folder / "2.mp4"), "-o", str(tmp_path / "f.parquet"), "--model", weights, "--device", "cpu"]
     for _ in range(2):
         assert main([*arguments, "--workers", "0"]) == 1

@@ -1,13 +1,13 @@
 """Videos in, features or labels out."""
 
 import json
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from commands import command
 from torch.testing import assert_close
 
 import svt_zoo
@@ -143,7 +143,7 @@ def test_a_backbone_predicts_no_label(videos: list[Path]) -> None:
 def test_the_tool_prints_features_or_labels(
     videos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tool = runpy.run_path(str(ROOT / "tools" / "predict.py"))["main"]
+    tool = command("predict")
     model = network(num_classes=2)
     model.meta["categories"] = ["clean", "jerk"]
     file = str(model.save_pretrained(tmp_path / "mine") / "model.safetensors")
@@ -208,7 +208,7 @@ def test_the_tool_shows_the_sound_videos_and_names_the_broken_one(
 ) -> None:
     folder, broken = network(num_classes).save_pretrained(tmp_path / "model"), tmp_path / "broken.mp4"
     broken.write_bytes(b"not a video")
-    main = runpy.run_path(str(ROOT / "tools" / "predict.py"))["main"]
+    main = command("predict")
     options = ["--model", str(folder), "--device", "cpu", "--dtype", "float32"]
     assert main([str(videos[0]), str(broken), str(videos[1]), *options]) == 1
     said = capsys.readouterr()
@@ -222,7 +222,7 @@ def test_the_tool_shows_the_sound_videos_and_names_the_broken_one(
 def test_a_model_without_a_clip_works_once_it_has_one_in_either_way_that_the_error_names(
     videos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main = runpy.run_path(str(ROOT / "tools" / "predict.py"))["main"]
+    main = command("predict")
     options = ["--device", "cpu", "--dtype", "float32"]
     model = create_model("svt_vitb", depth=1)
     folder = str(model.save_pretrained(tmp_path / "model"))

@@ -216,23 +216,12 @@ def test_positions_are_stretched_by_the_mode_asked_for(mode: str, torch_mode: st
     assert_close(model.positions((6, 3))[1], expected)
 
 
-def test_gradient_checkpointing_changes_no_gradient() -> None:
-    clip = torch.randn(1, 3, 2, 32, 32)
-    gradients = []
-    for recompute in (False, True):
-        torch.manual_seed(0)
-        model = timesformer(**TINY, drop_path_rate=0.0, grad_checkpointing=recompute)
-        model(clip).cls.square().sum().backward()
-        gradients.append([p.grad for p in model.parameters()])
-    assert_close(gradients[0], gradients[1])
-
-
 @pytest.mark.parametrize(
     ("clip", "message"),
     [
         (torch.zeros(3, 4, 64, 64), r"must be \(B, C=3, T, H, W\), got shape \(3, 4, 64, 64\)"),
         (torch.zeros(1, 4, 3, 64, 64), r"must be \(B, C=3, T, H, W\)"),
-        (torch.zeros(1, 3, 4, 64, 15), r"one patch of 16 x 16 pixels, got \(T, H, W\) = \(4, 64, 15\)"),
+        (torch.zeros(1, 3, 4, 64, 15), r"at least 1 frame of 16 x 16 pixels, got \(T, H, W\) = \(4, 64, 15\)"),
     ],
 )
 def test_a_wrong_clip_is_refused_with_its_shape(clip: Tensor, message: str) -> None:

@@ -21,10 +21,10 @@ from ..data.video import open_video
 from ..evaluation.features import Extracted, extract
 from ..evaluation.knn import knn_scores, nearest
 from ..evaluation.metrics import accuracy, confusion_matrix
+from ..inference.visualize import attention_maps, contact_sheet, unnormalise
 from ..models import ZooModel
 from . import figures
 from .page import Picture, Section, page
-from .visualize import attention_maps, contact_sheet, unnormalise
 
 _VOTES = 10  # neighbours that vote for a class
 _QUERIES, _SHOWN = 8, 4  # videos whose neighbours are shown, and how many of those

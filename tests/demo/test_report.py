@@ -8,8 +8,8 @@ from types import ModuleType
 import pytest
 from training_runs import make_training_videos
 
-from svt_zoo.inference.page import Picture, Section, page
-from svt_zoo.inference.report import Score, verdict
+from svt_zoo.demo.page import Picture, Section, page
+from svt_zoo.demo.report import Score, verdict
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "demo.py"
 TINY = ["optim.epochs=1", "optim.warmup_epochs=0", "data.num_workers=0"]

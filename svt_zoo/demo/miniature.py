@@ -5,9 +5,9 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from .encode import Encoding
-from .lists import VideoList, read_list
-from .prepare import prepare_videos
+from ..data.encode import Encoding
+from ..data.lists import VideoList, read_list
+from ..data.prepare import prepare_videos
 
 _log = logging.getLogger(__name__)
 _HELD_OUT = 0.25  # of the groups of a class
