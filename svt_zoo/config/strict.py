@@ -13,6 +13,10 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 # Options that were removed: whether a saved value, in its section, still means what is done today; else the way out.
 _REMOVED: dict[str, tuple[Callable[[Any, Mapping[str, Any]], bool], str]] = {
     "data.backend": (lambda value, section: value == "pyav", "PyAV reads all videos"),
+    "views.augment": (
+        lambda value, section: value == "device",
+        "images are augmented in one way",
+    ),
     "temporal.flow_method": (
         lambda value, section: value == "farneback" or not section.get("flow"),
         "OpenCV computes optical flow",

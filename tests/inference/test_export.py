@@ -24,7 +24,7 @@ CPC = {"num_frames": 3, "img_size": 64, "embed_dim": 16, "depth": 1, "num_heads"
 # One network a family, the part of a name before its "_".
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "timesformer": ("timesformer_vitt", TINY),
-    "svt": ("svt_vitt", {**TINY, "table": "shared_max"}),
+    "svt": ("svt_vitt", TINY),
     "motionformer": ("motionformer_vitb", TINY),
     "xvit": ("xvit_vitb", TINY),
     "cpc": ("cpc_resnet18", CPC),
