@@ -18,7 +18,7 @@ from .finetune import ClassifyConfig, FinetuneOptimConfig, FinetuneRecipe, Finet
 from .options import DataConfig, ModelConfig, OptimConfig, RunConfig, SVTConfig, ViewsConfig
 from .recipe import PRETRAINING, PretrainRecipe, Recipe, describe, load_recipe, read_recipe
 from .repeat import cases
-from .strict import ConfigError, build, differences, flatten, to_dict
+from .strict import ConfigError, build, current_names, differences, flatten, to_dict
 from .temporal import TemporalConfig
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "ViewsConfig",
     "build",
     "cases",
+    "current_names",
     "describe",
     "differences",
     "flatten",

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..config import differences
+from ..config import current_names, differences
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ HARMLESS = (
     "data.val",
     "data.num_workers",
     "data.batch_size",
-    "data.max_failure_share",
+    "data.max_failure_fraction",
     "data.allow_overlap",
     "model.options.grad_checkpointing",
     "optim.accumulation",
@@ -133,6 +133,7 @@ def check_same_run(path: Path, saved: Mapping[str, Any], recipe: Mapping[str, An
     Raises:
         CheckpointError: names the keys that differ, with both values.
     """
+    saved = current_names(saved)
     told = {
         key: f"{key} (was {_at(saved, key)!r}, is {_at(recipe, key)!r})"
         for key in differences(saved, recipe)
