@@ -37,7 +37,7 @@ from svt_zoo.data.lists import Row, VideoList, read_list
 from svt_zoo.data.loader import collate
 from svt_zoo.data.transforms import EvalTransform
 from svt_zoo.evaluation.knn import knn_scores
-from svt_zoo.methods import SVT, Classify, Method, SVTTemporal, Temporal, TemporalTerms
+from svt_zoo.methods import SVT, Classify, ClassifyConfig, Method, SVTConfig, SVTTemporal, Temporal, TemporalConfig
 from svt_zoo.methods.temporal import draw_permutations, shuffle_steps
 from svt_zoo.models import Backbone, create_model
 from svt_zoo.schedules import warmup_cosine
@@ -47,8 +47,9 @@ FRAMES, PATCH = 8, 16
 MADE, REAL = 32, 48  # pixels of the clips of each data set
 MEAN = STD = (0.5, 0.5, 0.5)
 CODE = {"order_of": "straight", "permutation": "batch"}
+ON = {"order": 1.0, "low_confidence": 1.0, "flow": 1.0, "order_smoothing": 0.0, "flow_smoothing": 0.0}
 ALONE = {"order": 0.0, "low_confidence": 0.0, "flow": 0.0}
-# name: (keywords of TemporalTerms, rule of the flow labels); None is the plain classifier
+# name: (options of TemporalConfig, rule of the flow labels); None is the plain classifier
 VARIANTS: dict[str, tuple[dict[str, Any], str] | None] = {
     "baseline": None,
     "order": ({**ALONE, "order": 1.0}, "absolute"),
@@ -207,10 +208,10 @@ def classify(clips: Clips, variant: str, seed: int, steps: int, model: str) -> d
     rng, asked = np.random.default_rng(seed), VARIANTS[variant]
     backbone = new_backbone(model, clips.test.shape[-1])
     if asked is None:
-        method: Classify = Classify(backbone, clips.num_classes, label_smoothing=0.1)
+        method: Classify = Classify(backbone, clips.num_classes, ClassifyConfig(label_smoothing=0.1))
     else:
-        terms = TemporalTerms(backbone, order_smoothing=0.1, flow_smoothing=0.1, **asked[0])
-        method = Temporal(backbone, clips.num_classes, terms, label_smoothing=0.1)
+        temporal = TemporalConfig(**{**ON, "order_smoothing": 0.1, "flow_smoothing": 0.1, **asked[0]})
+        method = Temporal(backbone, clips.num_classes, temporal, ClassifyConfig(label_smoothing=0.1))
     flow = clips.flow["absolute" if asked is None else asked[1]]
 
     def batch_at(step: int) -> Batch:
@@ -252,11 +253,13 @@ def pretrain(terms: dict[str, float] | None, seed: int, steps: int, model: str, 
         return batch
 
     svt = SVT(
-        new_backbone(model, MADE), epochs=1, out_dim=256, hidden_dim=256, bottleneck_dim=64, freeze_last_layer=0.05
+        new_backbone(model, MADE),
+        SVTConfig(out_dim=256, hidden_dim=256, bottleneck_dim=64, freeze_last_layer=0.05),
+        epochs=1,
     )
     method: Method = svt
     if terms is not None:
-        method = SVTTemporal(svt, TemporalTerms(svt.student.backbone, **terms))
+        method = SVTTemporal(svt, TemporalConfig(**{**ON, **terms}))
     clips = [
         torch.stack([tested[i]["video"] for i in range(len(tested))])
         for tested in (

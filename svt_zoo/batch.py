@@ -1,4 +1,4 @@
-"""What the data side hands to methods and to evaluation."""
+"""The batch that data loaders give to methods and evaluations."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Failure(NamedTuple):
-    """A video that could not be read."""
+    """A video that could not be read, and why."""
 
     path: str
     reason: str
@@ -18,18 +18,18 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Views of B videos, view by view.
+    """Views of B videos.
 
     Attributes:
-        views: one tensor a view. Training views are uint8 (B, T, H, W, 3) that the device still augments, evaluation
-            views float32 (B, 3, T, H, W), ready for a model.
-        labels: (B,) int64, -1 where the list has none.
+        views: one tensor per view. Training views are uint8 (B, T, H, W, 3) and are augmented on the device; evaluation
+            views are float32 (B, 3, T, H, W), ready for a model.
+        labels: (B,) int64, -1 for a video without a label.
         video_index: (B,) int64, row of each video in its list.
         names: path of each video.
-        params: for each view what was drawn for it, stacked over the batch, or None.
-        targets: what the data side knows of the first view besides the label, such as the flow labels (B, T-1, N).
-        failures: videos that could not be read while this batch was made. In training others stand in for them, in
-            evaluation they are absent from the batch.
+        params: random parameters of each view, stacked over the batch, or None.
+        targets: targets of the first view besides the label, such as flow labels (B, T-1, N).
+        failures: videos that could not be read for this batch. In training other videos replace them; in evaluation
+            they are missing from the batch.
     """
 
     views: list[Tensor]
@@ -46,7 +46,7 @@ class Batch:
     def to(self, device: torch.device | str, *, non_blocking: bool = True) -> "Batch":
         """The same batch with views, labels and targets on `device`.
 
-        What was drawn for the views stays in host memory: `Augment` decides by it, which would stall a device.
+        Random parameters stay in host memory: `Augment` branches on them, which would synchronize the device.
         """
         return replace(
             self,
@@ -65,8 +65,8 @@ class Batch:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        # A tensor crosses from a worker as a file descriptor. Ten views have a hundred small tensors of parameters, and
-        # a few prefetched batches of them exceed the usual limit of 1,024: all but views go by value, as arrays.
+        # A worker sends each tensor as a file descriptor. Ten views have a hundred small tensors of parameters, and a
+        # few prefetched batches exceed the usual limit of 1,024. Everything except views is sent by value, as arrays.
         return {name: value if name == "views" else _as_arrays(value) for name, value in vars(self).items()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -83,7 +83,7 @@ def _as_tensors(value: Any) -> Any:
 
 
 def _map(function: Callable[[Any], Any], value: Any) -> Any:
-    """`function` of each element of a list, tuple, named tuple or dictionary; other values as they are."""
+    """Apply `function` to each element of a list, tuple, named tuple or dictionary; return other values unchanged."""
     if isinstance(value, dict):
         return {key: function(item) for key, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):

@@ -1,7 +1,7 @@
-"""Processes that train together: who am I, how many are we, and the few things said between us.
+"""Processes that train together: rank, world size, and a few collective operations.
 
-With one process everything here is a no-op, so code that calls it needs no `if distributed`. Several processes are
-started by `torchrun`, which tells each its place by environment variables that `init` reads.
+With one process all functions are no-ops, so callers need no `if distributed`. `torchrun` starts several processes and
+sets the environment variables that `init` reads.
 """
 
 import os
@@ -17,10 +17,10 @@ T = TypeVar("T")
 
 
 def init(device: torch.device | str) -> torch.device:
-    """Join the processes that torchrun started, if it did, and give the device that is this process's own.
+    """Join the process group if torchrun started several processes; returns the device of this process.
 
     Args:
-        device: "cpu", or "cuda", which becomes the GPU of this process's local rank when there are several processes.
+        device: "cpu" or "cuda"; with several processes, "cuda" becomes the GPU of the local rank.
 
     Raises:
         ValueError: this machine has fewer GPUs than processes.
@@ -31,8 +31,8 @@ def init(device: torch.device | str) -> torch.device:
     if device.type == "cuda":
         if local_rank() >= torch.cuda.device_count():
             raise ValueError(
-                f"process {local_rank()} of this machine has no GPU of its own, torch sees "
-                f"{torch.cuda.device_count()}; start torchrun with --nproc-per-node at most that"
+                f"process {local_rank()} of this machine has no GPU, torch found {torch.cuda.device_count()}; "
+                "start torchrun with at most that many processes (--nproc-per-node)"
             )
         device = torch.device("cuda", local_rank())
         torch.cuda.set_device(device)
@@ -43,45 +43,45 @@ def init(device: torch.device | str) -> torch.device:
 
 
 def shutdown() -> None:
-    """Leave the group that `init` joined."""
+    """Leave the process group."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """Number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process among all, from 0."""
+    """Number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def local_rank() -> int:
-    """This process among those of its machine, from 0."""
+    """Number of this process on its machine, from 0."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def is_main() -> bool:
-    """Whether this is the one process that writes files and shows progress."""
+    """Whether this is rank 0, which writes files and shows progress."""
     return rank() == 0
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Wait for all processes."""
     if world_size() > 1:
         dist.barrier()
 
 
 def in_turn(load: Callable[[], T]) -> T:
-    """`load()` by the main process, then by the first of each other machine, then by all others.
+    """Call `load()` in the main process, then in the first process of each other machine, then in all others.
 
-    What it downloads is so written once to a cache that machines share, once to each that they do not, and found there
-    by the rest. Every process must call it; those that wait do so as long as the group's timeout lets them.
+    A download is thus written once to each cache, shared or not, and the other processes find it there. Every process
+    must call this function; the others wait up to the timeout of the process group.
 
     Raises:
-        Exception: what `load` raised in any process, in all of them.
+        Exception: in all processes, the exception that `load` raised in any of them.
     """
     if world_size() == 1:
         return load()
@@ -92,7 +92,7 @@ def in_turn(load: Callable[[], T]) -> T:
         if turn == my_turn:
             try:
                 loaded = load()
-            except Exception as caught:  # whatever it is: the others must not wait for this process
+            except Exception as caught:  # any kind: the others must not wait for this process
                 error = _sendable(caught)
         dist.all_gather_object(errors, error)
         if failed := [one for one in (error, *errors) if one]:
@@ -101,16 +101,16 @@ def in_turn(load: Callable[[], T]) -> T:
 
 
 def _sendable(error: Exception) -> Exception:
-    """The error, or one that says the same and that can go to other processes."""
+    """The error if it can be pickled, or a RuntimeError with the same message."""
     try:
         pickle.dumps(error)
-    except Exception:  # what pickle raises depends on the object
+    except Exception:  # the kind depends on the object
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
 
 
 def all_mean(tensor: Tensor) -> Tensor:
-    """The mean of `tensor` over all processes, without gradient; every process must call it with the same shape."""
+    """Mean of `tensor` over all processes, without gradient; every process must call it with the same shape."""
     if world_size() == 1:
         return tensor.detach()
     total = tensor.detach().clone()

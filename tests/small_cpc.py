@@ -11,7 +11,7 @@ from torch import Tensor
 
 from svt_zoo.batch import Batch
 from svt_zoo.hub.convert_cpc import from_cpc
-from svt_zoo.methods import CPC
+from svt_zoo.methods import CPC, CPCConfig
 from svt_zoo.models import Classifier, create_model
 
 CLASSIFIER = {"relu": True, "pool": "context", "final_bn": True}  # what the original fine-tunes
@@ -55,7 +55,7 @@ def original_cpc(state: dict[str, Tensor], net: str, dtype: torch.dtype, **optio
     """The method as the original trains it, with the original's weights and without dropout."""
     method = CPC(
         create_model(f"cpc_{net}", dropout=0.0),
-        **{"attention": "full", "normalize": False, "temperature": 1.0, **options},
+        CPCConfig(**{"attention": "full", "normalize": False, "temperature": 1.0, **options}),
     ).to(dtype)
     ours = from_cpc(state, predictor=True)
     prefixed = {key if key.startswith("predictor.") else f"backbone.{key}": value for key, value in ours.items()}
@@ -77,8 +77,16 @@ def clip_batch(clip: Tensor) -> Batch:
     return Batch(views=[clip], labels=torch.full((len(clip),), -1), video_index=torch.arange(len(clip)))
 
 
-def small_cpc(model: str = "cpc_resnet18", model_options: dict[str, Any] | None = None, **options: Any) -> CPC:
+def small_cpc(
+    model: str = "cpc_resnet18",
+    model_options: dict[str, Any] | None = None,
+    *,
+    context_frames: int = 2,
+    pred_frames: int = 3,
+    **options: Any,
+) -> CPC:
     """A small CPC that sees two frames and predicts three."""
     torch.manual_seed(0)
     network = create_model(model, **(SMALL if model_options is None else model_options))
-    return CPC(network, **{"context_frames": 2, "pred_frames": 3, "dropout": 0.0, **options})
+    config = CPCConfig(**{"dropout": 0.0, **options})
+    return CPC(network, config, context_frames=context_frames, pred_frames=pred_frames)

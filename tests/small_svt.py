@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from svt_zoo.batch import Batch
-from svt_zoo.methods import SVT
+from svt_zoo.methods import SVT, SVTConfig
 from svt_zoo.models import Backbone, Features
 from svt_zoo.models.timesformer import timesformer
 
@@ -18,7 +18,12 @@ SHAPES = [(4, 32), (8, 32), (2, 16), (2, 16), (4, 16), (8, 16)]  # (frames, pixe
 
 def tiny_svt(drop_path_rate: float = 0.0, **options: Any) -> SVT:
     torch.manual_seed(0)
-    return SVT(timesformer(**TINY, drop_path_rate=drop_path_rate), **{"epochs": 4, **HEAD, **options})
+    return svt_of(timesformer(**TINY, drop_path_rate=drop_path_rate), **options)
+
+
+def svt_of(backbone: Backbone, *, epochs: float = 4, num_global: int = 2, **options: Any) -> SVT:
+    """SVT with a small head."""
+    return SVT(backbone, SVTConfig(**{**HEAD, **options}), epochs=epochs, num_global=num_global)
 
 
 def make_batch(views: Sequence[Tensor]) -> Batch:

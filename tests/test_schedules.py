@@ -79,5 +79,5 @@ def test_a_rate_drops_at_its_milestones() -> None:
 
 
 def test_a_warmup_longer_than_the_run_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"warmup_steps must lie in 0..total_steps=5, got 6"):
+    with pytest.raises(ValueError, match=r"warmup_steps must be >= 0 and <= total_steps=5, got 6"):
         warmup_cosine(1.0, 0.0, step=0, total_steps=5, warmup_steps=6)

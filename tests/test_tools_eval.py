@@ -81,7 +81,7 @@ def test_wrong_arguments_give_one_line(kind: str, places: list[str], capsys: pyt
     for arguments, message in (
         ([CONFIGS / "absent.yaml"], "no such recipe"),
         ([recipe, "data.trian=x"], "did you mean data.train?"),
-        ([recipe, "run.seed=a"], "run.seed must be a whole number, got 'a'"),
+        ([recipe, "run.seed=a"], "run.seed must be an integer, got 'a'"),
         ([recipe, "svt.out_dim=1"], "unknown key svt"),
         ([recipe, *places, "init=no_such_row"], "no_such_row"),
         ([recipe, *places, "init=no/such/file.pth"], "no/such/file.pth"),
@@ -116,7 +116,7 @@ def test_every_recipe_loads_and_builds(kind: str, path: Path) -> None:
         with torch.device("meta"):
             network = create_model(named.model if named else recipe.model.name, **recipe.model.options)
             if isinstance(recipe, FinetuneRecipe):
-                Classify(network, 101, **vars(recipe.classify))
+                Classify(network, 101, recipe.classify)
         clip = choose_clip(named.clip if named else None, recipe.clip, network)
         assert isinstance(clip, ClipSpec)
         assert recipe.init in (*STARTS, *list_weights(), "random") or recipe.init.startswith("runs/")

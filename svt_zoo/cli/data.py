@@ -88,12 +88,12 @@ def preview(args: Namespace) -> int:
     from ..config import load_recipe
     from ..data.build import training_dataset
     from ..data.preview import preview_sheet
-    from ..training.pieces import PIECES
+    from ..training.objectives import OBJECTIVES
 
     recipe = load_recipe(args.recipe, args.overrides)
     dataset = training_dataset(recipe.data, recipe.views, seed=recipe.run.seed)
     indices = range(0, len(dataset), max(1, len(dataset) // args.videos))[: args.videos]
-    augment = PIECES[recipe.method].augment(recipe)
+    augment = OBJECTIVES[recipe.method].augment(recipe)
     picture = preview_sheet(dataset, indices, augment, mean=recipe.views.mean, std=recipe.views.std)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     picture.save(args.output)

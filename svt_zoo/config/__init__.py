@@ -1,36 +1,35 @@
-"""Every option of a run as frozen dataclasses, and the strict loader of recipes (YAML) into them."""
+"""Recipes: dataclasses of all options, and the strict loader from YAML.
 
-from .cpc import CPCConfig, CPCOptimConfig, CPCRecipe, CPCViewsConfig
-from .evaluation import (
-    ClipConfig,
-    EvaluationRecipe,
-    EvaluationRunConfig,
-    KNNConfig,
-    KNNRecipe,
-    LinearConfig,
-    LinearRecipe,
-    MultiviewConfig,
-    MultiviewRecipe,
-    RepeatConfig,
-    ReportConfig,
-)
+The options of a method are the dataclass beside its code in `methods/`; those of the optimizer are in
+`training/optim.py`.
+"""
+
+from ..methods.classify import ClassifyConfig
+from ..methods.cpc import CPCConfig
+from ..methods.svt import SVTConfig
+from ..methods.temporal import TemporalConfig
+from ..training.optim import CPCOptimConfig, FinetuneOptimConfig, OptimConfig
+from .evaluation import EvaluationRunConfig, KNNConfig, LinearConfig, MultiviewConfig, RepeatConfig, ReportConfig
 from .find import find_recipe, list_recipes
-from .finetune import ClassifyConfig, FinetuneOptimConfig, FinetuneRecipe, FinetuneViewsConfig
-from .options import DataConfig, ModelConfig, OptimConfig, RunConfig, SVTConfig, ViewsConfig
+from .options import ClipConfig, CPCViewsConfig, DataConfig, FinetuneViewsConfig, ModelConfig, RunConfig, ViewsConfig
 from .recipe import (
     EVALUATIONS,
     PRETRAINING,
+    CPCRecipe,
+    EvaluationRecipe,
+    FinetuneRecipe,
+    KNNRecipe,
+    LinearRecipe,
+    MultiviewRecipe,
     PretrainRecipe,
     Recipe,
-    describe,
+    expand_repeats,
     load_any,
     load_evaluation,
     load_recipe,
     read_recipe,
 )
-from .repeat import cases
-from .strict import ConfigError, build, current_names, differences, flatten, to_dict, was_removed
-from .temporal import TemporalConfig
+from .strict import ConfigError, build, current_names, describe, differences, flatten, to_dict, was_removed
 
 __all__ = [
     "EVALUATIONS",
@@ -65,10 +64,10 @@ __all__ = [
     "TemporalConfig",
     "ViewsConfig",
     "build",
-    "cases",
     "current_names",
     "describe",
     "differences",
+    "expand_repeats",
     "find_recipe",
     "flatten",
     "list_recipes",

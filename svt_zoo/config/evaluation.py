@@ -1,42 +1,21 @@
-"""Recipes of evaluations: nearest neighbours, a linear probe, the multi-view test of a classifier."""
+"""Sections of evaluation recipes: nearest neighbors, linear probe, multi-view test of a classifier."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-from .options import DataConfig, ModelConfig
-
-
-@dataclass(frozen=True)
-class ClipConfig:
-    """The clip that the network looks at; null takes what the weights say, and of those that say nothing, SVT's.
-
-    Attributes:
-        num_frames: frames of a clip, over the same seconds unless `sampling_rate` says otherwise.
-        sampling_rate: a clip lasts `num_frames` times so many frames of a video of 30 a second; "segments" spreads its
-            frames over the whole video (Something-Something).
-        resize_size: short side in pixels before the crop.
-        crop_size: side of the square crop in pixels.
-        mean, std: normalisation on the scale [0, 1].
-    """
-
-    num_frames: int | None = None
-    sampling_rate: float | Literal["segments"] | None = None
-    resize_size: int | None = None
-    crop_size: int | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+from .options import at_least_one
 
 
 @dataclass(frozen=True)
 class KNNConfig:
-    """Weighted nearest neighbours (Wu et al. 2018, section 3.4; as DINO and SVT evaluate).
+    """Weighted k-nearest-neighbor evaluation (Wu et al. 2018, section 3.4; as DINO and SVT).
 
     Attributes:
-        ks: numbers of neighbours; each gives a result. More than there are training videos are left out.
-        temperature: of the votes exp(similarity / temperature).
-        views: crops x clips of each video, training and evaluation, whose features are averaged; "slow-fast 3x1"
-            adds fast clips (SVT section 3.4).
-        shots: so many training videos of each class, drawn by the seed; null takes all.
+        ks: numbers of neighbors, one result each; those above the number of training videos are skipped.
+        temperature: temperature of the votes exp(similarity / temperature).
+        views: crops x clips of each training and evaluation video, whose features are averaged; "slow-fast 3x1" adds
+            fast clips (SVT section 3.4).
+        shots: number of training videos per class, drawn by the seed; null uses all.
     """
 
     ks: tuple[int, ...] = (10, 20, 100, 200)
@@ -50,18 +29,18 @@ class LinearConfig:
     """A linear probe on frozen features (SVT section 4.1).
 
     Attributes:
-        lrs: learning rates, not scaled by the batch; of several, a part of the training videos chooses one.
+        lrs: learning rates, not scaled with the batch; with several, held-out training videos choose one.
         epochs: passes over the training videos.
-        batch_size: videos of a step.
-        momentum, weight_decay: of SGD.
-        standardize: bring each feature to mean 0 and deviation 1 first; not in SVT's recipe.
-        validation_fraction: share of each class that is set aside to choose among `lrs`.
-        clips: random clips of each training video, whose features are kept; each epoch draws one of them. As many as
-            epochs is the paper's amount of variation, fewer take less time.
-        hflip: probability of a horizontal flip; 0 where left and right matter.
-        slow_fast: average the features of a slow and a fast clip in training, too (SVT section 3.4).
-        views: crops x clips of each evaluation video; "slow-fast 3x1" for both kinds of clips.
-        pool: "mean" of all views; "sum" adds up those of slow and of fast clips.
+        batch_size: videos per step.
+        momentum, weight_decay: options of SGD.
+        standardize: scale each feature to mean 0 and standard deviation 1 first; not in SVT's recipe.
+        validation_fraction: fraction of each class to hold out for the choice among `lrs`.
+        clips: random clips per training video whose features are stored; each epoch draws one of them. The paper's
+            variation needs `clips` = `epochs`; fewer clips take less time.
+        hflip: probability of a horizontal flip; set 0 where left and right matter.
+        slow_fast: average the features of a slow and a fast clip in training too (SVT section 3.4).
+        views: crops x clips of each evaluation video; "slow-fast 3x1" adds fast clips.
+        pool: "mean" of all views; "sum" adds the mean of the slow and the mean of the fast clips.
     """
 
     lrs: tuple[float, ...] = (8e-3,)
@@ -80,12 +59,12 @@ class LinearConfig:
 
 @dataclass(frozen=True)
 class MultiviewConfig:
-    """The test of a classifier: the logits of all views of a video are pooled.
+    """The test of a classifier, with pooled logits of all views of a video.
 
     Attributes:
-        views: crops x clips, as "3x1" or "3x2"; "slow-fast 3x1" for both kinds of clips (SVT section 3.4).
-        pool: "mean" of the logits of all views, which is their sum; "sum" averages slow clips and fast clips, and adds
-            up the two; "softmax" averages probabilities; "max" takes each class's largest logit.
+        views: crops x clips, such as "3x1" or "3x2"; "slow-fast 3x1" adds fast clips (SVT section 3.4).
+        pool: "mean" averages the logits of all views. "sum" adds the mean of the slow and the mean of the fast clips.
+            "softmax" averages probabilities. "max" takes the largest logit of each class.
     """
 
     views: str = "slow-fast 3x1"
@@ -94,30 +73,29 @@ class MultiviewConfig:
 
 @dataclass(frozen=True)
 class RepeatConfig:
-    """How often an evaluation is done; the result is the mean.
+    """Repetitions of an evaluation; the result is the mean.
 
     Attributes:
-        num_seeds: seeds, counted from `run.seed`.
-        splits: official splits; each number takes the place of {split} in `data.train`, `data.val` and the like.
+        num_seeds: number of seeds, counted from `run.seed`.
+        splits: official splits; each number replaces {split} in `data.train`, `data.val` and other options of `data`.
     """
 
     num_seeds: int = 1
     splits: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.num_seeds < 1:
-            raise ValueError(f"num_seeds starts at 1, got {self.num_seeds}")
+        at_least_one(self, "num_seeds")
 
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """What a result says of itself, and where it goes.
+    """Names in a result file, and its folder.
 
     Attributes:
-        name: what was evaluated; by default what `init` says.
-        dataset: name of the data set; by default that of the list `data.val`.
-        split: on which part of it.
-        folder: where result files are collected.
+        name: what was evaluated; by default the name of `init`.
+        dataset: name of the data set; by default the name of the list `data.val`.
+        split: part of the data set.
+        folder: folder of the result files.
     """
 
     name: str = ""
@@ -128,72 +106,16 @@ class ReportConfig:
 
 @dataclass(frozen=True)
 class EvaluationRunConfig:
-    """Where an evaluation writes, and on what it runs.
+    """The folder, the device and the seed of an evaluation.
 
     Attributes:
-        output: folder of features, predictions and pictures; features that are there already are not made again.
-        seed: of all that is drawn, and of the weights of init=random.
-        device: "auto" takes a GPU if there is one.
-        dtype: what the network computes in; "auto" is bfloat16 where that is faster on this machine.
+        output: folder of features, predictions and figures; existing features are reused.
+        seed: seed of everything random, and of the weights of init=random.
+        device: "auto" uses a GPU if there is one.
+        dtype: data type of the network; "auto" is bfloat16 where that is faster.
     """
 
     output: str = "runs/evaluation"
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
-
-
-@dataclass(frozen=True)
-class EvaluationRecipe:
-    """What all evaluations of a network say.
-
-    Attributes:
-        init: the network: a row of `svt_zoo.list_weights()`, a file, an address, the folder of a finished run, or
-            "svt", "dino", "image_supervised", "random" for `model`.
-    """
-
-    init: str = "svt"
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    clip: ClipConfig = field(default_factory=ClipConfig)
-    repeat: RepeatConfig = field(default_factory=RepeatConfig)
-    report: ReportConfig = field(default_factory=ReportConfig)
-    run: EvaluationRunConfig = field(default_factory=EvaluationRunConfig)
-
-
-@dataclass(frozen=True)
-class KNNRecipe(EvaluationRecipe):
-    """One evaluation by nearest neighbors.
-
-    Attributes:
-        kind: states that this is a recipe of nearest neighbors.
-    """
-
-    kind: Literal["knn"] = "knn"
-    knn: KNNConfig = field(default_factory=KNNConfig)
-
-
-@dataclass(frozen=True)
-class LinearRecipe(EvaluationRecipe):
-    """One linear probe.
-
-    Attributes:
-        kind: states that this is a recipe of a linear probe.
-    """
-
-    kind: Literal["linear"] = "linear"
-    linear: LinearConfig = field(default_factory=LinearConfig)
-
-
-@dataclass(frozen=True)
-class MultiviewRecipe(EvaluationRecipe):
-    """One test of a classifier.
-
-    Attributes:
-        init: the classifier: a row of `svt_zoo.list_weights()` that has one, a file, an address, or the folder of a
-            finished fine-tuning run.
-        kind: states that this is a recipe of a classifier's test.
-    """
-
-    kind: Literal["test"] = "test"
-    multiview: MultiviewConfig = field(default_factory=MultiviewConfig)

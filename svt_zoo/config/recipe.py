@@ -1,33 +1,34 @@
-"""A recipe: what one run is. Read from YAML, with `key=value` overrides, through the strict loader."""
+"""Recipes: one dataclass per kind of run, and how it is read from YAML with `key=value` overrides."""
 
-import dataclasses
-import inspect
-import json
+import logging
 import os
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, cast, get_type_hints
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, TypeVar
 
-from .cpc import CPCRecipe
-from .evaluation import KNNRecipe, LinearRecipe, MultiviewRecipe
+from ..methods.classify import ClassifyConfig
+from ..methods.cpc import CPCConfig
+from ..methods.svt import SVTConfig
+from ..methods.temporal import TemporalConfig
+from ..training.optim import CPCOptimConfig, FinetuneOptimConfig, OptimConfig
+from .evaluation import EvaluationRunConfig, KNNConfig, LinearConfig, MultiviewConfig, RepeatConfig, ReportConfig
 from .find import find_recipe
-from .finetune import FinetuneRecipe
-from .options import DataConfig, ModelConfig, OptimConfig, RunConfig, SVTConfig, ViewsConfig
-from .strict import ConfigError, build, said
-from .temporal import TemporalConfig
+from .options import ClipConfig, CPCViewsConfig, DataConfig, FinetuneViewsConfig, ModelConfig, RunConfig, ViewsConfig
+from .strict import ConfigError, build
 
 T = TypeVar("T")
+_MARK = "{split}"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One pre-training by SVT: a file below `configs/`, which names only what differs from the paper's defaults.
+    """Pre-training by SVT.
 
     Attributes:
-        method: says that this is a recipe of SVT; a recipe that says no method is one.
-        init: where the backbone's weights come from: "dino" (DINO's ImageNet weights, as in the paper),
-            "image_supervised", "svt", "random", or a file, an address or a row of `svt_zoo.list_weights()`.
+        method: "svt", also where a recipe names no method.
+        init: initial weights of the backbone: "dino" (DINO's ImageNet weights, as in the paper), "image_supervised",
+            "svt", "random", or a file, a URL or a row of `svt_zoo.list_weights()`.
     """
 
     method: Literal["svt"] = "svt"
@@ -47,22 +48,186 @@ class Recipe:
             raise ValueError("temporal.flow needs one crop for all frames; set views.consistent=true")
 
 
+@dataclass(frozen=True)
+class CPCModelConfig(ModelConfig):
+    """The network; by default CPC's own."""
+
+    name: str = "cpc_resnet18"
+
+
+@dataclass(frozen=True)
+class CPCRecipe:
+    """Pre-training by CPC.
+
+    Attributes:
+        method: "cpc".
+        init: initial weights of the network: "random", or a file, a URL or a row of `svt_zoo.list_weights()`.
+    """
+
+    method: Literal["cpc"] = "cpc"
+    init: str = "random"
+    model: CPCModelConfig = field(default_factory=CPCModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    views: CPCViewsConfig = field(default_factory=CPCViewsConfig)
+    cpc: CPCConfig = field(default_factory=CPCConfig)
+    optim: CPCOptimConfig = field(default_factory=CPCOptimConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
 PretrainRecipe = Recipe | CPCRecipe
-PRETRAINING: dict[str, type[PretrainRecipe]] = {"svt": Recipe, "cpc": CPCRecipe}  # by what a recipe says in `method`
+PRETRAINING: dict[str, type[PretrainRecipe]] = {"svt": Recipe, "cpc": CPCRecipe}  # by the key `method` of a recipe
+
+
+@dataclass(frozen=True)
+class FinetuneRecipe:
+    """Fine-tuning of a backbone with a linear layer, and the test of the classifier; defaults are the SVT paper's.
+
+    Attributes:
+        kind: "finetune".
+        init: initial weights of the backbone: a row of `svt_zoo.list_weights()`, a file, a URL, the folder of a
+            finished run, or "svt", "dino", "image_supervised", "random" for `model`.
+    """
+
+    kind: Literal["finetune"] = "finetune"
+    init: str = "svt"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    views: FinetuneViewsConfig = field(default_factory=FinetuneViewsConfig)
+    classify: ClassifyConfig = field(default_factory=ClassifyConfig)
+    temporal: TemporalConfig = field(default_factory=TemporalConfig)
+    optim: FinetuneOptimConfig = field(default_factory=FinetuneOptimConfig)
+    multiview: MultiviewConfig = field(default_factory=MultiviewConfig)
+    repeat: RepeatConfig = field(default_factory=RepeatConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        if self.views.slow_fast and self.classify.cutmix:
+            raise ValueError(
+                f"classify.cutmix={self.classify.cutmix} needs one clip size; set views.slow_fast=false, or cutmix=0"
+            )
+        if self.temporal.is_on and (self.views.slow_fast or self.classify.mixup or self.classify.cutmix):
+            raise ValueError(
+                f"the temporal losses need one unmixed clip, got views.slow_fast={self.views.slow_fast}, "
+                f"classify.mixup={self.classify.mixup}, classify.cutmix={self.classify.cutmix}; set false, 0 and 0"
+            )
+
+
+@dataclass(frozen=True)
+class EvaluationRecipe:
+    """What all evaluations of a network share.
+
+    Attributes:
+        init: the network: a row of `svt_zoo.list_weights()`, a file, a URL, the folder of a finished run, or "svt",
+            "dino", "image_supervised", "random" for `model`.
+    """
+
+    init: str = "svt"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    repeat: RepeatConfig = field(default_factory=RepeatConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+    run: EvaluationRunConfig = field(default_factory=EvaluationRunConfig)
+
+
+@dataclass(frozen=True)
+class KNNRecipe(EvaluationRecipe):
+    """A k-nearest-neighbor evaluation.
+
+    Attributes:
+        kind: "knn".
+    """
+
+    kind: Literal["knn"] = "knn"
+    knn: KNNConfig = field(default_factory=KNNConfig)
+
+
+@dataclass(frozen=True)
+class LinearRecipe(EvaluationRecipe):
+    """A linear probe.
+
+    Attributes:
+        kind: "linear".
+    """
+
+    kind: Literal["linear"] = "linear"
+    linear: LinearConfig = field(default_factory=LinearConfig)
+
+
+@dataclass(frozen=True)
+class MultiviewRecipe(EvaluationRecipe):
+    """The test of a classifier.
+
+    Attributes:
+        kind: "test".
+        init: the classifier: a row of `svt_zoo.list_weights()` that has one, a file, a URL, or the folder of a finished
+            fine-tuning run.
+    """
+
+    kind: Literal["test"] = "test"
+    multiview: MultiviewConfig = field(default_factory=MultiviewConfig)
 
 
 AnyEvaluation = KNNRecipe | LinearRecipe | MultiviewRecipe
 EVALUATIONS: dict[str, type[AnyEvaluation]] = {"knn": KNNRecipe, "linear": LinearRecipe, "test": MultiviewRecipe}
 KINDS: dict[str, type[AnyEvaluation | FinetuneRecipe]] = {"finetune": FinetuneRecipe, **EVALUATIONS}  # by key `kind`
+R = TypeVar("R", KNNRecipe, LinearRecipe, MultiviewRecipe, FinetuneRecipe)
+
+
+def expand_repeats(recipe: R) -> list[R]:
+    """One recipe per split and seed, splits first; if there are several, each has its own folder in `run.output`.
+
+    `repeat.splits` has no effect if no option of `data` contains {split}.
+
+    Raises:
+        ConfigError: an option of `data` contains {split}, but `repeat.splits` is empty.
+    """
+    marked = any(isinstance(value, str) and _MARK in value for value in vars(recipe.data).values())
+    splits = recipe.repeat.splits if marked else ()
+    if marked and not splits:
+        raise ConfigError(
+            "repeat.splits must list the numbers that replace {split} in data.train, data.val, data.where_train and "
+            f"data.where_val; it is empty, and data.train={recipe.data.train!r}, data.val={recipe.data.val!r}"
+        )
+    if recipe.repeat.splits and not marked:
+        _log.info("repeat.splits=%s has no effect: no option of data contains {split}", list(recipe.repeat.splits))
+    single = recipe.repeat.num_seeds == 1 and not splits
+    # A result on held-out training videos must not look like a test result.
+    name = "validation" if recipe.data.validation_fraction else recipe.report.split
+    recipes = []
+    for split in splits or (None,):
+        for seed in range(recipe.run.seed, recipe.run.seed + recipe.repeat.num_seeds):
+            folder = f"seed{seed}" if split is None else f"split{split}_seed{seed}"
+            output = recipe.run.output if single else f"{recipe.run.output}/{folder}"
+            recipes.append(
+                replace(
+                    recipe,
+                    data=_with_split(recipe.data, split),
+                    report=replace(recipe.report, split=name if split is None else f"{name} {split}"),
+                    run=replace(recipe.run, seed=seed, output=output),
+                )
+            )
+    return recipes
+
+
+def _with_split(data: DataConfig, split: int | None) -> DataConfig:
+    texts: dict[str, Any] = {
+        option.name: value.replace(_MARK, str(split))
+        for option in fields(data)
+        if isinstance(value := getattr(data, option.name), str)
+    }
+    return data if split is None else replace(data, **texts)
 
 
 def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> PretrainRecipe:
-    """Read a recipe of a pre-training, of the class that its `method` names. Raises as `read_recipe`."""
-    return _of_method(path, _read_values(path, overrides))
+    """Read a pre-training recipe; its `method` selects the class. Raises as `read_recipe`."""
+    return _pretraining(path, _read_values(path, overrides))
 
 
 def load_evaluation(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> AnyEvaluation:
-    """Read a recipe of an evaluation, of the class that its `kind` names. Raises as `read_recipe`."""
+    """Read an evaluation recipe; its `kind` selects the class. Raises as `read_recipe`."""
     values = _read_values(path, overrides)
     return build(_choose(EVALUATIONS, "kind", values.get("kind"), path), values, source=str(path))
 
@@ -70,14 +235,14 @@ def load_evaluation(path: str | os.PathLike[str], overrides: Sequence[str] = ())
 def load_any(
     path: str | os.PathLike[str], overrides: Sequence[str] = ()
 ) -> PretrainRecipe | FinetuneRecipe | AnyEvaluation:
-    """Read any recipe, of the class that its `kind` or its `method` names. Raises as `read_recipe`."""
+    """Read any recipe; its `kind` or its `method` selects the class. Raises as `read_recipe`."""
     values = _read_values(path, overrides)
     if "kind" not in values:
-        return _of_method(path, values)
+        return _pretraining(path, values)
     return build(_choose(KINDS, "kind", values["kind"], path), values, source=str(path))
 
 
-def _of_method(path: str | os.PathLike[str], values: dict[str, Any]) -> PretrainRecipe:
+def _pretraining(path: str | os.PathLike[str], values: dict[str, Any]) -> PretrainRecipe:
     if values.get("kind") in KINDS:
         command = "finetune" if values["kind"] == "finetune" else "evaluate"
         raise ConfigError(f"{path}: kind={values['kind']} is not a pre-training; use svt-zoo {command}")
@@ -85,7 +250,7 @@ def _of_method(path: str | os.PathLike[str], values: dict[str, Any]) -> Pretrain
 
 
 def _choose(classes: dict[str, type[T]], key: str, value: object, path: str | os.PathLike[str]) -> type[T]:
-    """The class that a recipe's `method` or `kind` names."""
+    """The class for a recipe's `method` or `kind`."""
     if not isinstance(value, str) or value not in classes:
         got = "nothing" if value is None else repr(value)
         raise ConfigError(f"{path}: {key} must be one of {', '.join(classes)}, got {got}; state it in the recipe")
@@ -96,79 +261,43 @@ def read_recipe(cls: type[T], path: str | os.PathLike[str], overrides: Sequence[
     """Read a recipe of the class `cls` and apply `key=value` overrides, such as `data.train=/videos`.
 
     `path` is a file, or the name of a recipe that comes with the package, such as "svt/vitb_k400".
-    `_BASE_: other.yaml` at the top of a recipe takes that file's values first.
+    `_BASE_: other.yaml` at the top of a recipe reads that file first; the recipe's own keys replace its values.
 
     Raises:
-        ConfigError: a file that is no recipe, an unknown key, a wrong type, a value that is not allowed.
+        ConfigError: a file that is not a recipe, an unknown key, a wrong type, a value that is not allowed.
     """
     return build(cls, _read_values(path, overrides), source=str(path))
 
 
 def _read_values(path: str | os.PathLike[str], overrides: Sequence[str]) -> dict[str, Any]:
-    """A recipe's keys and values, overrides applied."""
+    """The keys and values of a recipe, with overrides."""
     values = _read_yaml(find_recipe(path))
     for override in overrides:
-        key, found, text = override.partition("=")
-        if not found or not key:
-            raise ConfigError(f"{override!r} is not of the form key=value, such as data.train=/videos")
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{override!r} must be of the form key=value, such as data.train=/videos")
         _set(values, key.split("."), _parse(text), override)
     return values
 
 
-def describe(cls: type[Any] = Recipe) -> str:
-    """All keys that a recipe can set, one a line, with what they take, their defaults and what they mean."""
-    return "\n".join(
-        f"  {key}={_shown(default)}  ({said(kind)})\n      {text}" for key, kind, default, text in _keys(cls, "")
-    )
-
-
-def _keys(cls: type[Any], prefix: str) -> Iterator[tuple[str, Any, Any, str]]:
-    hints, texts, defaults = get_type_hints(cls), attribute_texts(cls), cls()
-    for option in dataclasses.fields(cls):
-        kind = hints[option.name]
-        if dataclasses.is_dataclass(kind):
-            yield from _keys(cast(type[Any], kind), f"{prefix}{option.name}.")
-        else:
-            yield prefix + option.name, kind, getattr(defaults, option.name), texts[option.name]
-
-
-def attribute_texts(cls: type[Any]) -> dict[str, str]:
-    """What the docstrings of `cls` and of what it derives from say of each attribute, below `Attributes:`."""
-    texts: dict[str, str] = {}
-    for one in reversed(cls.__mro__):
-        section = inspect.cleandoc(one.__doc__ or "").partition("Attributes:\n")[2]
-        for entry in re.split(r"\n(?=    \w)", section.rstrip()):
-            names, found, text = entry.partition(": ")
-            if found:
-                texts |= {name.strip(): " ".join(text.split()) for name in names.split(",")}
-    return texts
-
-
-def _shown(default: Any) -> str:
-    """A default as one writes it in YAML."""
-    if isinstance(default, tuple):
-        return f"[{','.join(map(_shown, default))}]"
-    return json.dumps(default) if default in (None, "") or isinstance(default, bool) else str(default)
-
-
 def _read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     import yaml
-    from fvcore.common.config import CfgNode  # asked for: torch.hub must not need it
+    from fvcore.common.config import CfgNode  # imported late: torch.hub must not need it
 
     try:
         with open(path, encoding="utf-8") as file:
-            alone = yaml.safe_load(file)
-        if alone is None:
-            return {}  # nothing but comments: all defaults
-        if not isinstance(alone, dict):
-            raise ConfigError(f"{path}: not a recipe (sections of keys and values), but {alone!r}")
+            top = yaml.safe_load(file)
+        if top is None:
+            return {}  # only comments: all defaults
+        if not isinstance(top, dict):
+            raise ConfigError(f"{path}: a recipe has sections of keys and values, got {top!r}")
         return dict(CfgNode.load_yaml_with_base(os.fspath(path), allow_unsafe=False))
     except (yaml.YAMLError, OSError, UnicodeDecodeError, AssertionError, AttributeError, TypeError) as error:
         raise ConfigError(f"{path}: not a recipe ({' '.join(str(error).split())})") from error
 
 
 def _parse(text: str) -> Any:
-    """The value of an override: numbers, lists, true and null are what they look like; a date stays a text."""
+    """The value of an override as in YAML, except that dates stay strings."""
     import yaml
 
     try:

@@ -1,23 +1,22 @@
-"""Plain data become frozen dataclasses, strictly: what is unknown or of another type is an error of one line."""
+"""The strict loader of recipes: plain data to frozen dataclasses and back, and the description of their options."""
 
 import dataclasses
 import difflib
+import inspect
+import json
 import math
 import re
 import types
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
-# Options that were removed: whether a saved value, in its section, still means what is done today; else the way out.
+_TYPE_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a string", type(None): "null"}
+# Options that were removed: whether a saved value, in its section, still has its old meaning; why it was removed.
 _REMOVED: dict[str, tuple[Callable[[Any, Mapping[str, Any]], bool], str]] = {
     "data.backend": (lambda value, section: value == "pyav", "PyAV reads all videos"),
-    "views.augment": (
-        lambda value, section: value == "device",
-        "images are augmented in one way",
-    ),
+    "views.augment": (lambda value, section: value == "device", "images are augmented in one way"),
     "temporal.flow_method": (
         lambda value, section: value == "farneback" or not section.get("flow"),
         "OpenCV computes optical flow",
@@ -31,11 +30,11 @@ RENAMED = {"max_failure_share": "max_failure_fraction", "validation_share": "val
 
 
 class ConfigError(ValueError):
-    """A recipe or an override that cannot be used: one line with the place, the value and what is allowed."""
+    """A recipe or an override is not valid; the message is one line with the key, the value and what is allowed."""
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as one level of keys: `{"data": {"train": "x"}}` becomes `{"data.train": "x"}`."""
+    """Nested sections as one level of full keys: `{"data": {"train": "x"}}` becomes `{"data.train": "x"}`."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -60,7 +59,7 @@ def was_removed(key: str, section: Mapping[str, Any], source: str) -> bool:
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Keys in which two recipes, as plain data, differ: `data.train`, in the order of the first."""
+    """Full keys, such as `data.train`, whose values differ between two recipes as plain data."""
     a, b, absent = flatten(one), flatten(other), object()
     return [key for key in {**a, **b} if a.get(key, absent) != b.get(key, absent)]
 
@@ -74,7 +73,7 @@ def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A config as plain data, with lists for tuples: what `config.yaml` of a run holds, and `build` reads."""
+    """A dataclass as plain data with lists instead of tuples, as in the `config.yaml` of a run; `build` reads it."""
     plain: dict[str, Any] = {}
     for option in dataclasses.fields(config):
         value = getattr(config, option.name)
@@ -85,10 +84,10 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def build(cls: type[T], values: Mapping[str, Any], *, source: str = "", path: str = "") -> T:
-    """Make the dataclass `cls` of plain data, strictly; `source` and `path` say in errors where the data stand.
+    """Build the dataclass `cls` from plain data; errors name `source` (a file) and `path` (a section).
 
     Raises:
-        ConfigError: an unknown key, a wrong type, a value that is not allowed, or one that the class refuses.
+        ConfigError: an unknown key, a wrong type, a value that is not allowed.
     """
     where = f"{source}: {path}" if source else path
     if not isinstance(values, Mapping):
@@ -117,7 +116,7 @@ def build(cls: type[T], values: Mapping[str, Any], *, source: str = "", path: st
 
 
 def _convert(value: Any, kind: Any, source: str, path: str) -> Any:
-    """`value` as the type `kind`: no rounding, no guessing, but 1e-3, which YAML takes for a text."""
+    """`value` as the type `kind`, without conversion except 1e-3, which YAML reads as a string."""
     if dataclasses.is_dataclass(kind):
         return build(kind, value, source=source, path=path)  # type: ignore[arg-type]
     origin, args = get_origin(kind), get_args(kind)
@@ -151,11 +150,11 @@ def _convert(value: Any, kind: Any, source: str, path: str) -> Any:
             return number
     elif kind is Any or type(value) is kind:
         return value
-    raise ConfigError(f"{source}: {path} must be {said(kind)}, got {value!r}")
+    raise ConfigError(f"{source}: {path} must be {type_name(kind)}, got {value!r}")
 
 
 def _number(value: Any) -> float | None:
-    """A finite number, also where YAML saw a text: 1e-3 has no dot."""
+    """A finite number, also from a string: YAML reads 1e-3, without a dot, as one."""
     if isinstance(value, str):
         return float(value) if _NUMBER.fullmatch(value) else None
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -163,18 +162,54 @@ def _number(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def said(kind: Any) -> str:
-    """A type in words, for an error or a help text."""
+def type_name(kind: Any) -> str:
+    """The name of a type in errors and descriptions."""
     if get_origin(kind) is dict:
         return "a section of keys and values"
     if get_origin(kind) is tuple:
         args = get_args(kind)
         if get_origin(args[0]) is Literal:
-            return f"a list of {said(args[0])}"
+            return f"a list of {type_name(args[0])}"
         count = "" if args[-1] is Ellipsis else f"{len(args)} "
-        return f"a list of {count}{said(args[0]).split(' ')[-1]}s"
+        return f"a list of {count}{type_name(args[0]).split(' ')[-1]}s"
     if get_origin(kind) in (Union, types.UnionType):
-        return " or ".join(said(one) for one in get_args(kind))
+        return " or ".join(type_name(one) for one in get_args(kind))
     if get_origin(kind) is Literal:
         return ", ".join(map(str, get_args(kind)))
-    return _WORDS.get(kind, str(kind))
+    return _TYPE_NAMES.get(kind, str(kind))
+
+
+def describe(cls: type[Any]) -> str:
+    """All keys of a recipe class with default, type and description."""
+    return "\n".join(
+        f"  {key}={_shown(default)}  ({type_name(kind)})\n      {text}" for key, kind, default, text in _keys(cls, "")
+    )
+
+
+def _keys(cls: type[Any], prefix: str) -> Iterator[tuple[str, Any, Any, str]]:
+    hints, texts, defaults = get_type_hints(cls), attribute_texts(cls), cls()
+    for option in dataclasses.fields(cls):
+        kind = hints[option.name]
+        if dataclasses.is_dataclass(kind):
+            yield from _keys(cast(type[Any], kind), f"{prefix}{option.name}.")
+        else:
+            yield prefix + option.name, kind, getattr(defaults, option.name), texts[option.name]
+
+
+def attribute_texts(cls: type[Any]) -> dict[str, str]:
+    """The description of each attribute in the `Attributes:` sections of `cls` and its base classes."""
+    texts: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        section = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")[2]
+        for entry in re.split(r"\n(?=    \w)", section.rstrip()):
+            names, colon, text = entry.partition(": ")
+            if colon:
+                texts |= {name.strip(): " ".join(text.split()) for name in names.split(",")}
+    return texts
+
+
+def _shown(default: Any) -> str:
+    """A default as in YAML."""
+    if isinstance(default, tuple):
+        return f"[{','.join(map(_shown, default))}]"
+    return json.dumps(default) if default in (None, "") or isinstance(default, bool) else str(default)

@@ -17,7 +17,7 @@ from ..config import (
     LinearRecipe,
     MultiviewRecipe,
     ReportConfig,
-    cases,
+    expand_repeats,
     to_dict,
 )
 from ..data.build import evaluation_list, training_list
@@ -101,7 +101,7 @@ def _run(
     recipe: R, evaluate: Callable[[R, Extractor], tuple[VideoList, list[Outcome]]], *, num_classes: int | None = 0
 ) -> list[Result]:
     """Evaluate each split with each seed, write what was found, and the results."""
-    each = cases(recipe)
+    each = expand_repeats(recipe)
     device = distributed.init(choose_device(recipe.run.device))
     try:
         done = []

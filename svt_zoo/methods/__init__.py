@@ -1,10 +1,23 @@
-"""The objectives: networks, and the loss that trains them."""
+"""Objectives: networks, and the losses that train them. The options of each are the dataclass beside it."""
 
-from .classify import Classify
-from .cpc import CPC
+from .classify import Classify, ClassifyConfig
+from .cpc import CPC, CPCConfig
 from .dino_head import DINOHead
 from .method import Method
-from .svt import SVT
-from .temporal import SVTTemporal, Temporal, TemporalTerms
+from .svt import SVT, SVTConfig
+from .temporal import SVTTemporal, Temporal, TemporalConfig, TemporalTerms
 
-__all__ = ["CPC", "SVT", "Classify", "DINOHead", "Method", "SVTTemporal", "Temporal", "TemporalTerms"]
+__all__ = [
+    "CPC",
+    "SVT",
+    "CPCConfig",
+    "Classify",
+    "ClassifyConfig",
+    "DINOHead",
+    "Method",
+    "SVTConfig",
+    "SVTTemporal",
+    "Temporal",
+    "TemporalConfig",
+    "TemporalTerms",
+]

@@ -1,6 +1,7 @@
-"""Supervised training: a backbone and a linear layer learn the labels, to fine-tune or from scratch."""
+"""Supervised training of a backbone and a linear layer: fine-tuning, or training from scratch."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,56 +10,57 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..models import Backbone, Classifier
-from .method import Method, check_views
+from .method import Method, check_options, check_views, full_precision
+
+
+@dataclass(frozen=True)
+class ClassifyConfig:
+    """Cross entropy; its regularization is not in the SVT paper and is off by default.
+
+    Attributes:
+        label_smoothing: fraction of the target that is spread evenly over all classes.
+        mixup: alpha of mixup's Beta distribution (Zhang et al. 2018); 0 is off. With `cutmix`, each batch draws one of
+            the two.
+        cutmix: alpha of cutmix's Beta distribution (Yun et al. 2019), with the same box in all frames; 0 is off.
+    """
+
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_options(self, non_negative=("label_smoothing", "mixup", "cutmix"))
+        if self.label_smoothing >= 1:
+            raise ValueError(f"label_smoothing must be < 1, got {self.label_smoothing}")
 
 
 class Classify(Method):
-    """Cross entropy of a linear layer on the class feature, which is the mean over all views of a video.
+    """Cross entropy of a linear layer on the class feature, averaged over all views of a video.
 
-    With one slow and one fast clip as views, that mean is SVT's slow-fast fine-tuning (SVT section 3.4). Mixup and
-    cutmix mix whole clips: all frames of a clip with one weight, or in one box.
+    With one slow and one fast clip as views, this is SVT's slow-fast fine-tuning (SVT section 3.4). Mixup and cutmix
+    use one weight or one box for all frames of a clip.
 
     Args:
-        backbone: any network of the zoo's contract.
+        backbone: the network to train.
         num_classes: K.
-        label_smoothing: share of the target that is spread over all classes.
-        mixup: alpha of mixup's Beta distribution (Zhang et al. 2018); 0 is none.
-        cutmix: alpha of cutmix's (Yun et al. 2019); 0 is none. With both, each batch draws one of them.
-
-    Raises:
-        ValueError: a number that is out of its range.
+        config: options of the objective.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        num_classes: int,
-        *,
-        label_smoothing: float = 0.0,
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
-    ) -> None:
+    def __init__(self, backbone: Backbone, num_classes: int, config: ClassifyConfig | None = None) -> None:
         super().__init__()
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing (classify.label_smoothing) lies in 0 to 1, got {label_smoothing}")
-        if min(mixup, cutmix) < 0:
-            raise ValueError(f"mixup and cutmix (classify) start at 0, got mixup={mixup}, cutmix={cutmix}")
+        self.config = config or ClassifyConfig()
         self.classifier = Classifier(backbone, num_classes)
-        self.num_classes, self.label_smoothing = num_classes, label_smoothing
-        self.mixers = _mixers(num_classes, mixup, cutmix)
+        self.num_classes = num_classes
+        self.mixers = _mixers(num_classes, self.config)
         self._metrics: dict[str, float | Tensor] = {}
 
     @property
-    def backbone(self) -> Backbone:  # type: ignore[override]  # a name for the classifier's, not a second copy of its keys
+    def backbone(self) -> Backbone:  # type: ignore[override]  # an alias; a submodule would duplicate state-dict keys
         """The network below the linear layer."""
         return self.classifier.backbone
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
-        """The loss of a batch of views (B, 3, T, H, W) with labels.
-
-        Raises:
-            ValueError: a video without a label, or a label that is no class (on a CPU; on a GPU the loss refuses it).
-        """
+        """The loss of a batch of views (B, 3, T, H, W) with labels. Raises as `check`."""
         views, labels = self.check(batch)
         if self.training and self.mixers:
             views, labels = self._mixed(views, labels)
@@ -69,16 +71,12 @@ class Classify(Method):
         """The views and labels of a batch.
 
         Raises:
-            ValueError: a video without a label, or a label that is no class (on a CPU; on a GPU the loss refuses it).
+            ValueError: a label outside of 0 to K - 1 (checked on a CPU; on a GPU the loss raises an error).
         """
         views = check_views(batch, "Classify", 1)
         labels = batch.labels
-        # On a GPU a look would wait for it, in every step; there the cross-entropy refuses such labels.
-        if (
-            labels.device.type == "cpu"
-            and labels.numel()
-            and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes
-        ):
+        # Reading labels on a GPU would synchronize in every step.
+        if labels.device.type == "cpu" and not bool(((labels >= 0) & (labels < self.num_classes)).all()):
             raise ValueError(
                 f"Classify: labels must lie in 0 to {self.num_classes - 1}, got {int(labels.min())} to "
                 f"{int(labels.max())} (-1 is a video without a label); give data.train a list with labels"
@@ -86,42 +84,36 @@ class Classify(Method):
         return views, labels
 
     def cross_entropy(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Of the linear layer on features (B, D), with labels (B,) or shares (B, K)."""
+        """Loss of the linear layer on features (B, D), with labels (B,) or class weights (B, K)."""
         logits = full_precision(self.classifier.head(features))  # (B, K)
         classes = labels if labels.ndim == 1 else labels.argmax(dim=1)
         self._metrics = {"train_top1": 100 * (logits.detach().argmax(dim=1) == classes).float().mean()}
-        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        return F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
 
     def _mixed(self, views: list[Tensor], labels: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Views and labels after mixup or cutmix: the labels become shares (B, K)."""
+        """Views and class weights (B, K) after mixup or cutmix."""
         from torchvision.tv_tensors import Video
 
         mixer = self.mixers[int(torch.randint(len(self.mixers), ()))]
-        *mixed, shares = mixer(*(Video(view) for view in views), labels)
-        return [view.as_subclass(Tensor) for view in mixed], shares
+        *mixed, weights = mixer(*(Video(view) for view in views), labels)
+        return [view.as_subclass(Tensor) for view in mixed], weights
 
     def metrics(self) -> dict[str, float | Tensor]:
-        """Of the last batch: `train_top1` in percent; with mixup or cutmix, of the class with the larger share."""
+        """`train_top1` of the last batch in percent; after mixup or cutmix, of the class with the larger weight."""
         return dict(self._metrics)
 
 
-def full_precision(logits: Tensor) -> Tensor:
-    """Logits in float32 at least: a cross entropy is no place for 16 bits."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def _mixers(num_classes: int, mixup: float, cutmix: float) -> list[Any]:
-    """Torchvision's mixup and cutmix, of those that are on."""
-    if not (mixup or cutmix):
+def _mixers(num_classes: int, config: ClassifyConfig) -> list[Any]:
+    """Torchvision's mixup and cutmix, if they are on."""
+    if not (config.mixup or config.cutmix):
         return []
-    from torchvision.transforms import v2  # asked for: most runs mix nothing
+    from torchvision.transforms import v2  # imported late: most runs use neither
 
     options: dict[str, Any] = {"num_classes": num_classes, "labels_getter": _last}
-    mixers: list[Any] = [v2.MixUp(alpha=mixup, **options)] if mixup else []
-    return mixers + ([v2.CutMix(alpha=cutmix, **options)] if cutmix else [])
+    kinds = ((v2.MixUp, config.mixup), (v2.CutMix, config.cutmix))
+    return [kind(alpha=alpha, **options) for kind, alpha in kinds if alpha]
 
 
-def _last(inputs: Sequence[Any]) -> Tensor:
-    """The labels, which stand behind all views."""
-    labels: Tensor = inputs[-1]
-    return labels
+def _last(inputs: Sequence[Any]) -> Any:
+    """The labels, which come after all views."""
+    return inputs[-1]

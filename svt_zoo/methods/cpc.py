@@ -1,12 +1,13 @@
-"""Contrastive predictive coding of video: say what the next frames look like, and find them among others.
+"""Contrastive predictive coding (CPC) of video: predict the tokens of future frames, trained with InfoNCE.
 
 Van den Oord et al. (2018); for video DPC (Han et al., ICCV workshops 2019) and CPCTR (Liu et al., Neurocomputing 482,
-2022), whose code "SSL for Video Understanding" (2025) goes on from.
+2022), whose code the project "SSL for Video Understanding" (2025) continues.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,65 +18,70 @@ from ..models import Backbone
 from ..models.conv_gru import ConvGRU, orthogonal_conv
 from ..models.cpc import CPCNetwork
 from .infonce import Negatives, Scores, info_nce
-from .method import Method, check_views
+from .method import Method, check_options, check_views
 
-Isolation = Literal["isolated", "frame_causal", "full"]
-Target = Literal["transformer", "backbone"]
+
+@dataclass(frozen=True)
+class CPCConfig:
+    """CPC's objective.
+
+    Attributes:
+        attention: "isolated" encodes the context and each predicted frame separately, so that batch statistics are
+            separate too; "frame_causal" masks later frames from earlier ones, but not the context from the targets;
+            "full" masks nothing, as in the original, where the context sees the future. "frame_causal" needs a cpc_*
+            model.
+        target: what is predicted: tokens after the "transformer", or before it ("backbone", as in DPC; needs a cpc_*
+            model).
+        negatives: the candidates besides the correct one: "all" tokens of the batch, those of the "same_clip", or of
+            "other_clips".
+        normalize: compare by cosine similarity; the original uses dot products.
+        temperature: divides the scores; the original has 1.
+        dropout: of the ConvGRU of a backbone that has none of its own (cpc_* models have `model.options.dropout`).
+    """
+
+    attention: Literal["isolated", "frame_causal", "full"] = "isolated"
+    target: Literal["transformer", "backbone"] = "transformer"
+    negatives: Negatives = "all"
+    normalize: bool = True
+    temperature: float = 0.1
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be > 0, got {self.temperature}")
 
 
 class CPC(Method):
-    """CPC's pre-training: context frames, a recurrent network that goes on without them, a predictor, InfoNCE.
+    """CPC's pre-training: encode the context frames, predict the next frames with a ConvGRU, compare with InfoNCE.
 
-    The first `context_frames` of a clip become tokens and, place by place, the state of a ConvGRU. From the state a
-    predictor says the next frame's tokens; its answer is the ConvGRU's next input, and so on. The loss is InfoNCE of
-    each predicted token with the token of that frame and place. What is exported is the backbone.
-
-    Prediction needs a future that the past has not seen. In the original, all frames attend to each other before they
-    are separated, and share the statistics of batch normalisation: `attention="full"` is that.
+    The tokens of the first `context_frames` are the input of a ConvGRU, at each position separately. A predictor maps
+    its state to the tokens of the next frame, which are the next input of the ConvGRU. The loss is InfoNCE of each
+    predicted token with the token of that frame and position. The exported network is the backbone.
 
     Args:
-        backbone: a network whose `cls`, which is what evaluations read, is made by what `patches` train. One of CPC's
-            own (`cpc_resnet18`, ...) brings its ConvGRU along and keeps it, others get one that is left behind.
-        context_frames: frames that are seen.
-        pred_frames: frames that are predicted, behind them.
-        attention: "isolated" encodes the context by itself and each predicted frame by itself, in two passes, so that
-            batch normalisation mixes nothing either; "frame_causal" hides later frames from earlier ones, but not the
-            context from the targets; "full" hides nothing. The second needs a network of CPC's own.
-        target: tokens behind the "transformer", or in front of it ("backbone", as in DPC; for networks of CPC's own).
-        negatives: as of `info_nce`.
-        normalize: compare directions; the original takes dot products as they are.
-        temperature: that scores are divided by; the original has 1.
-        dropout: of the ConvGRU of a backbone that brings none.
+        backbone: a network whose `cls`, which evaluations read, uses only parameters that train `patches` too. A cpc_*
+            model has a ConvGRU and exports it; other networks get one that is not exported.
+        config: options of the objective.
+        context_frames: frames that are encoded as context.
+        pred_frames: frames after the context that are predicted.
 
     Raises:
-        ValueError: a choice that does not exist, or not for this backbone; a backbone whose `cls` would stay untrained.
+        ValueError: an option that does not fit this backbone, or a backbone whose `cls` would stay untrained.
     """
 
     def __init__(
-        self,
-        backbone: Backbone,
-        *,
-        context_frames: int = 5,
-        pred_frames: int = 3,
-        attention: Isolation = "isolated",
-        target: Target = "transformer",
-        negatives: Negatives = "all",
-        normalize: bool = True,
-        temperature: float = 0.1,
-        dropout: float = 0.1,
+        self, backbone: Backbone, config: CPCConfig | None = None, *, context_frames: int = 5, pred_frames: int = 3
     ) -> None:
         super().__init__()
-        for name, value, allowed in (("attention", attention, Isolation), ("target", target, Target)):
-            if value not in get_args(allowed):
-                raise ValueError(f"{name} must be one of {', '.join(get_args(allowed))}, got {value!r}")
-        if min(context_frames, pred_frames) < 1 or not temperature > 0:
-            given = f"{context_frames=}, {pred_frames=}, {temperature=}"
-            raise ValueError(f"CPC needs frames to see and to predict, and a temperature above 0, got {given}")
-        own = isinstance(backbone, CPCNetwork)
-        if not own and (attention == "frame_causal" or target == "backbone"):
+        self.config = config = config or CPCConfig()
+        if min(context_frames, pred_frames) < 1:
+            raise ValueError(f"context_frames and pred_frames must be >= 1, got {context_frames} and {pred_frames}")
+        has_gru = isinstance(backbone, CPCNetwork)
+        if not has_gru and (config.attention == "frame_causal" or config.target == "backbone"):
             raise ValueError(
-                f"attention={attention}, target={target}: {type(backbone).__name__} has no transformer that can be "
-                "masked or taken off; use attention=isolated or full with target=transformer, or a cpc_* model"
+                f"attention={config.attention}, target={config.target}: {type(backbone).__name__} has no separate "
+                "transformer; use attention=isolated or full with target=transformer, or a cpc_* model"
             )
         if untrained := [name for name in only_cls_depends_on(backbone, context_frames) if not name.startswith("gru.")]:
             names = ", ".join(untrained[:3]) + (", ..." if untrained[3:] else "")
@@ -85,10 +91,8 @@ class CPC(Method):
             )
         self.backbone = backbone
         self.context_frames, self.pred_frames = context_frames, pred_frames
-        self.attention, self.target, self.negatives = attention, target, negatives
-        self.normalize, self.temperature = normalize, temperature
         dim = backbone.embed_dim
-        self.own_gru = None if own else ConvGRU(dim, dim, dropout=dropout)
+        self.own_gru = None if has_gru else ConvGRU(dim, dim, dropout=config.dropout)
         self.gru.requires_grad_(True)
         self.predictor = nn.Sequential(orthogonal_conv(dim, dim), nn.ReLU(), orthogonal_conv(dim, dim))
         self._metrics: dict[str, float | Tensor] = {}
@@ -96,61 +100,61 @@ class CPC(Method):
     @property
     def gru(self) -> ConvGRU:
         """The recurrent network: the backbone's, or this method's own."""
-        return self._own.gru if self.own_gru is None else self.own_gru
+        return self._cpc_network.gru if self.own_gru is None else self.own_gru
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
-        """The loss of a batch whose first view (B, 3, T, H, W) has the context's and the predicted frames."""
+        """The loss of a batch whose first view (B, 3, T, H, W) holds the context frames and the frames to predict."""
         clip = check_views(batch, "CPC", 1)[0]
         context, targets = self.encode(clip)
-        scores = self.compare(self.predict(context), targets)
-        return {"cpc": scores.loss}
+        return {"cpc": self.compare(self.predict(context), targets).loss}
 
     def encode(self, clip: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens of the context (B, context frames, N, D) and of the frames to predict (B, pred frames, N, D).
+        """Tokens of the context (B, context_frames, N, D) and of the frames to predict (B, pred_frames, N, D).
 
         Raises:
-            ValueError: a clip of another length, or a network that has no tokens of each frame.
+            ValueError: a clip of another length, or a network that does not output tokens for each frame.
         """
         if clip.shape[2] != self.context_frames + self.pred_frames:
             raise ValueError(
                 f"CPC needs clips of {self.context_frames} context and {self.pred_frames} predicted frames, got "
-                f"{clip.shape[2]}; the recipe's views.context_frames and views.pred_frames make them"
+                f"{clip.shape[2]}; set views.context_frames and views.pred_frames"
             )
-        context, targets = self._encode_apart(clip) if self.attention == "isolated" else self._encode_together(clip)
+        encode = self._encode_isolated if self.config.attention == "isolated" else self._encode_jointly
+        context, targets = encode(clip)
         if targets.shape[1:3] != (self.pred_frames, context.shape[2]):
             raise ValueError(
-                f"CPC needs tokens of each frame by itself: {type(self.backbone).__name__} has {context.shape[2]} in a "
-                f"frame of the context, and for {self.pred_frames} predicted frames {tuple(targets.shape[1:3])}"
+                f"CPC needs the tokens of each frame: {type(self.backbone).__name__} outputs {context.shape[2]} for a "
+                f"context frame, and {tuple(targets.shape[1:3])} for {self.pred_frames} predicted frames"
             )
         return context, targets
 
-    def _encode_apart(self, clip: Tensor) -> tuple[Tensor, Tensor]:
+    def _encode_isolated(self, clip: Tensor) -> tuple[Tensor, Tensor]:
         future = clip[:, :, self.context_frames :]
         context = self.backbone(clip[:, :, : self.context_frames]).patches
-        if self.target == "backbone":
-            return context, self._own.frame_features(future)
-        alone = future.transpose(1, 2).flatten(0, 1).unsqueeze(2)  # (B*P, 3, 1, H, W): each frame a clip
-        targets = self.backbone(alone).patches.flatten(1, 2)  # (B*P, N, D)
+        if self.config.target == "backbone":
+            return context, self._cpc_network.frame_features(future)
+        single = future.transpose(1, 2).flatten(0, 1).unsqueeze(2)  # (B*P, 3, 1, H, W): each frame a clip
+        targets = self.backbone(single).patches.flatten(1, 2)  # (B*P, N, D)
         return context, targets.unflatten(0, (len(clip), -1))  # (B, P, N, D)
 
-    def _encode_together(self, clip: Tensor) -> tuple[Tensor, Tensor]:
+    def _encode_jointly(self, clip: Tensor) -> tuple[Tensor, Tensor]:
         if isinstance(self.backbone, CPCNetwork):
             frames = self.backbone.frame_features(clip)
-            causal = self.attention == "frame_causal"
+            causal = self.config.attention == "frame_causal"
             tokens = self.backbone.tokens(frames, self.backbone.grid(clip), causal=causal)
         else:
             frames = tokens = self.backbone(clip).patches
-        targets = tokens if self.target == "transformer" else frames
+        targets = tokens if self.config.target == "transformer" else frames
         return tokens[:, : self.context_frames], targets[:, self.context_frames :]
 
     @property
-    def _own(self) -> CPCNetwork:
+    def _cpc_network(self) -> CPCNetwork:
         assert isinstance(self.backbone, CPCNetwork)
         return self.backbone
 
     def predict(self, context: Tensor) -> Tensor:
-        """The predicted tokens (B, pred frames, N, D) behind those of the context (B, T, N, D)."""
-        maps = F.relu(context).transpose(2, 3).unsqueeze(-1)  # (B, T, D, N, 1): the GRU looks at each place alone
+        """The predicted tokens (B, pred_frames, N, D) after those of the context (B, T, N, D)."""
+        maps = F.relu(context).transpose(2, 3).unsqueeze(-1)  # (B, T, D, N, 1): positions do not mix in the GRU
         state = self.gru(maps)[:, -1]
         predicted = [self.predictor(state)]
         for _ in range(self.pred_frames - 1):
@@ -159,18 +163,19 @@ class CPC(Method):
         return torch.stack(predicted, dim=1).squeeze(-1).transpose(2, 3)  # (B, P, N, D)
 
     def compare(self, predicted: Tensor, targets: Tensor) -> Scores:
-        """InfoNCE of predicted and true tokens, both (B, P, N, D); takes note of how often the right one is found."""
-        _, steps, places, _ = predicted.shape
-        with torch.autocast(predicted.device.type, enabled=False):  # a softmax over thousands needs its digits
+        """InfoNCE of predicted and true tokens, both (B, P, N, D); it also updates `metrics()`."""
+        _, steps, positions, _ = predicted.shape
+        with torch.autocast(predicted.device.type, enabled=False):  # a softmax over thousands needs more than 16 bits
             dtype = torch.promote_types(predicted.dtype, torch.float32)
             queries, keys = (x.to(dtype).flatten(0, 2) for x in (predicted, targets))  # (B*P*N, D)
-            if self.normalize:
+            if self.config.normalize:
                 queries, keys = F.normalize(queries, dim=-1), F.normalize(keys, dim=-1)
-            rows_of_clip = steps * places
-            scores = info_nce(queries / self.temperature, keys, rows_of_clip=rows_of_clip, negatives=self.negatives)
+            rows_of_clip = steps * positions
+            queries = queries / self.config.temperature
+            scores = info_nce(queries, keys, rows_of_clip=rows_of_clip, negatives=self.config.negatives)
         row = torch.arange(len(queries), device=queries.device)
         right_clip = scores.nearest // rows_of_clip == row // rows_of_clip
-        right_step = right_clip & (scores.nearest // places % steps == row // places % steps)
+        right_step = right_clip & (scores.nearest // positions % steps == row // positions % steps)
         self._metrics = {
             "top1": 100 * (scores.nearest == row).float().mean(),
             "right_clip": 100 * right_clip.float().mean(),
@@ -179,47 +184,49 @@ class CPC(Method):
         }
         return scores
 
-    def chance(self, clips: int, places: int) -> tuple[float, float, float]:
-        """`top1`, `right_clip` and `right_step` of who guesses, in percent, of clips with so many places a frame."""
+    def chance(self, clips: int, positions: int) -> tuple[float, float, float]:
+        """`top1`, `right_clip` and `right_step` of a random guess, in percent; `positions` is N per frame."""
+        negatives = self.config.negatives
         candidates = {
-            "all": clips * self.pred_frames * places,
-            "same_clip": self.pred_frames * places,
-            "other_clips": (clips - 1) * self.pred_frames * places + 1,
-        }[self.negatives]
-        right_clip = {"all": 1 / clips, "same_clip": 1.0, "other_clips": 1 / candidates}[self.negatives]
-        return 100 / candidates, 100 * right_clip, 100.0 if self.negatives == "other_clips" else 100 / self.pred_frames
+            "all": clips * self.pred_frames * positions,
+            "same_clip": self.pred_frames * positions,
+            "other_clips": (clips - 1) * self.pred_frames * positions + 1,
+        }[negatives]
+        right_clip = {"all": 1 / clips, "same_clip": 1.0, "other_clips": 1 / candidates}[negatives]
+        return 100 / candidates, 100 * right_clip, 100.0 if negatives == "other_clips" else 100 / self.pred_frames
 
     def metrics(self) -> dict[str, float | Tensor]:
-        """Of the last batch, in percent: `top1`, `right_clip`, and `right_step` among those of the right clip.
+        """Of the last batch, in percent: `top1` (nearest token is the correct one), `right_clip` (it is of the correct
+        clip), and `right_step` (of these, it is of the correct frame).
 
-        `chance` says what guessing gives. `feature_std` tells a collapse, at which it is 0.
+        `chance` returns their values for a random guess. `feature_std` is 0 at a collapse.
         """
         return dict(self._metrics)
 
 
 def only_cls_depends_on(backbone: Backbone, num_frames: int) -> list[str]:
-    """Trained parameters that move the `cls` of a small clip and not its `patches`; none on the meta device.
+    """Trained parameters with a gradient from the `cls` of a small clip, but not from its `patches`.
 
-    Some networks' graphs reach a parameter whose gradient is zero all the same (Motionformer's class token), so
-    gradients are what is looked at.
+    It compares gradients: Motionformer's class token is in the graph of its patches, with a zero gradient. On the meta
+    device the list is empty.
     """
-    named = {name: parameter for name, parameter in backbone.named_parameters() if parameter.requires_grad}
-    if not named or any(parameter.is_meta for parameter in named.values()):
+    parameters = {name: parameter for name, parameter in backbone.named_parameters() if parameter.requires_grad}
+    if not parameters or any(parameter.is_meta for parameter in parameters.values()):
         return []
     shape = (1, 3, num_frames, backbone.patch_size, backbone.patch_size)
     was_training = backbone.training
     with torch.enable_grad():
-        features = backbone.eval()(_waves(shape).to(next(iter(named.values()))))
-        moved = [_moves(named, output) for output in features]
+        features = backbone.eval()(_waves(shape).to(next(iter(parameters.values()))))
+        by_cls, by_patches = (_with_gradient(parameters, output) for output in features)
     backbone.train(was_training)
-    return [name for name in named if name in moved[0] - moved[1]]
+    return [name for name in parameters if name in by_cls - by_patches]
 
 
-def _moves(named: dict[str, nn.Parameter], output: Tensor) -> set[str]:
-    """Names of the parameters by which `output` has a gradient; its plain sum would be blind behind a norm."""
+def _with_gradient(parameters: dict[str, nn.Parameter], output: Tensor) -> set[str]:
+    """Names of the parameters with a gradient from a weighted sum; after a norm the gradient of a plain sum is 0."""
     weighted = (output * _waves(output.shape).to(output)).sum()
-    gradients = torch.autograd.grad(weighted, list(named.values()), retain_graph=True, allow_unused=True)
-    return {name for name, g in zip(named, gradients, strict=True) if g is not None and g.any()}
+    gradients = torch.autograd.grad(weighted, list(parameters.values()), retain_graph=True, allow_unused=True)
+    return {name for name, g in zip(parameters, gradients, strict=True) if g is not None and g.any()}
 
 
 def _waves(shape: Sequence[int]) -> Tensor:

@@ -7,19 +7,18 @@ from torch.nn import Parameter
 
 
 class DINOHead(nn.Module):
-    """A multi-layer perceptron to a unit vector, and its cosine with each of K prototypes: (R, D) -> (R, K).
+    """An MLP to a unit vector, then its cosine similarity with each of K prototypes: (R, D) -> (R, K).
 
-    Caron et al., "Emerging Properties in Self-Supervised Vision Transformers" (ICCV 2021), appendix C. Names of
-    parameters are the original's: `mlp.0`, `mlp.2`, ..., `last_layer.weight_g`, `last_layer.weight_v`.
+    Caron et al., "Emerging Properties in Self-Supervised Vision Transformers" (ICCV 2021), appendix C. Parameters have
+    the names of the original: `mlp.0`, `mlp.2`, ..., `last_layer.weight_g`, `last_layer.weight_v`.
 
     Args:
         in_dim: width D of the features.
         out_dim: number K of prototypes.
-        hidden_dim: width of the hidden layers.
-        bottleneck_dim: width of the unit vector.
-        num_layers: linear layers in front of the unit vector.
-        use_bn: batch normalisation behind each of them but the last.
-        norm_last_layer: keep every prototype's length at 1; False learns it.
+        hidden_dim, bottleneck_dim: widths of the hidden layers and of the unit vector.
+        num_layers: linear layers before the unit vector.
+        use_bn: batch normalization after each of them except the last.
+        norm_last_layer: keep the length of every prototype at 1; False learns it.
     """
 
     def __init__(
@@ -35,7 +34,7 @@ class DINOHead(nn.Module):
     ) -> None:
         super().__init__()
         if num_layers < 1:
-            raise ValueError(f"a projection head needs num_layers >= 1, got {num_layers}")
+            raise ValueError(f"num_layers must be >= 1, got {num_layers}")
         layers: list[nn.Module] = []
         for index in range(num_layers - 1):
             layers.append(nn.Linear(hidden_dim if index else in_dim, hidden_dim))
@@ -49,16 +48,16 @@ class DINOHead(nn.Module):
         self.last_layer = Prototypes(bottleneck_dim, out_dim, learn_length=not norm_last_layer)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features (R, D) -> one logit a prototype (R, K)."""
+        """Logits (R, K) of features (R, D)."""
         x = self.mlp(x)  # (R, bottleneck_dim)
-        # Half precision has no 1e-12: a feature of zeros would become 0 / 0.
+        # 1e-12 is 0 in half precision: a zero feature would become 0 / 0.
         return self.last_layer(F.normalize(x, dim=-1, eps=1e-6 if x.dtype == torch.float16 else 1e-12))
 
 
 class Prototypes(nn.Module):
-    """A linear layer without bias whose rows are a direction `weight_v` times a length `weight_g`: (R, D) -> (R, K).
+    """A linear layer without bias; each row is a direction `weight_v` times a length `weight_g`: (R, D) -> (R, K).
 
-    Plain parameters, unlike torch's weight normalisation: these names are the original's, and a copy is a deepcopy.
+    It has plain parameters instead of torch's weight normalization: the names are the original's, and deepcopy works.
     """
 
     def __init__(self, in_dim: int, out_dim: int, *, learn_length: bool) -> None:
@@ -68,5 +67,5 @@ class Prototypes(nn.Module):
         nn.init.uniform_(self.weight_v, -(in_dim**-0.5), in_dim**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Dot product of x (R, D) with every prototype, (R, K)."""
+        """Dot products (R, K) of x (R, D) with every prototype."""
         return F.linear(x, self.weight_g * F.normalize(self.weight_v, dim=1))

@@ -1,5 +1,8 @@
-"""What every objective offers to the training loop."""
+"""The interface between an objective and the training loop, and what all objectives share."""
 
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import torch
 from torch import Tensor, nn
 
 from ..batch import Batch
@@ -7,11 +10,11 @@ from ..models import Backbone
 
 
 class Method(nn.Module):
-    """An objective that owns its networks: its forward is the loss, one `state_dict` resumes all of it.
+    """An objective that owns its networks: `forward` returns the losses, one state dict resumes everything.
 
-    In a step the loop calls `forward` and backward, once for each batch that is accumulated, then `before_step`, clips
-    gradients, calls the optimiser, then `after_step`. All get the same `epoch`, the only clock there is: steps done
-    divided by steps in an epoch, 0.0 at the first step of a run.
+    One step of the loop: `forward` and backward for each accumulated batch, `before_step`, gradient clipping, the
+    optimizer, `after_step`. All of them get the same `epoch`, the only clock: completed steps / steps per epoch, which
+    is 0.0 at the first step of a run.
 
     Attributes:
         backbone: the network that is exported and evaluated.
@@ -20,31 +23,31 @@ class Method(nn.Module):
     backbone: Backbone
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
-        """The losses of `batch` by name, which the loop sums.
+        """The losses of `batch` by name; the loop adds them.
 
-        The batch's views are floating point (B, 3, T, H, W), normalised, on the device of the networks.
+        The views are floating point (B, 3, T, H, W), normalized, on the device of the networks.
         """
         raise NotImplementedError(f"{type(self).__name__} has no forward(batch, epoch) -> losses")
 
     def before_step(self, epoch: float) -> None:
-        """What is to happen behind backward, before gradients are clipped; nothing by default."""
+        """Called after backward and before gradient clipping; does nothing by default."""
 
     def after_step(self, epoch: float) -> None:
-        """What is to happen behind the optimiser, such as moving a teacher; nothing by default."""
+        """Called after the optimizer, for example to update a teacher; does nothing by default."""
 
     def metrics(self) -> dict[str, float | Tensor]:
-        """Numbers of the last step that a monitor shows, without gradient; tensors stay on the device, unread."""
+        """Numbers of the last step for the monitor, without gradient; tensors stay on the device."""
         return {}
 
 
-def check_views(batch: Batch, method: str, least: int) -> list[Tensor]:
-    """The views of `batch`, if they are what a method can use.
+def check_views(batch: Batch, method: str, minimum: int) -> list[Tensor]:
+    """The views of `batch`, after a check that a method can use them.
 
     Raises:
-        ValueError: fewer than `least` views, or views that are not floating point (B, 3, T, H, W) of one B.
+        ValueError: fewer than `minimum` views, or views that are not floating point (B, 3, T, H, W) with the same B.
     """
-    if len(batch.views) < least:
-        raise ValueError(f"{method} needs at least {least} views of a video, got {len(batch.views)}")
+    if len(batch.views) < minimum:
+        raise ValueError(f"{method} needs at least {minimum} views of a video, got {len(batch.views)}")
     for index, view in enumerate(batch.views):
         if view.ndim != 5 or not view.is_floating_point() or len(view) != len(batch.views[0]):
             raise ValueError(
@@ -52,3 +55,22 @@ def check_views(batch: Batch, method: str, least: int) -> list[Tensor]:
                 f"got {tuple(view.shape)} of {view.dtype}; uint8 frames go through data.augment first"
             )
     return batch.views
+
+
+def check_options(options: Any, *, non_negative: tuple[str, ...] = ()) -> None:
+    """Check a dataclass of options: every `Literal` field holds an allowed value, `non_negative` fields are >= 0.
+
+    Raises:
+        ValueError: names the option, its value and what is allowed.
+    """
+    for name, kind in get_type_hints(type(options)).items():
+        value = getattr(options, name)
+        if get_origin(kind) is Literal and value not in get_args(kind):
+            raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
+        if name in non_negative and value < 0:
+            raise ValueError(f"{name} must be >= 0, got {value}")
+
+
+def full_precision(logits: Tensor) -> Tensor:
+    """Logits in float32 or wider, because a cross entropy needs more than 16 bits."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -20,9 +20,9 @@ from ..models import Backbone, list_models
 from .engine import Trainer
 from .environment import record_start
 from .export import export_model
+from .objectives import OBJECTIVES
 from .online_knn import OnlineKNN
 from .parallel import whole
-from .pieces import PIECES
 from .random_state import seed_all
 
 _log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def pretrain(recipe: PretrainRecipe) -> bool:
     device = distributed.init(pick_device(recipe.run.device))
     try:
         output = Path(recipe.run.output)
-        flow = PIECES[recipe.method].flow(recipe)
+        flow = OBJECTIVES[recipe.method].flow(recipe)
         dataset = training_dataset(recipe.data, recipe.views, seed=recipe.run.seed, flow=flow)
         loader = build_loader(
             dataset,
@@ -60,13 +60,13 @@ def pretrain(recipe: PretrainRecipe) -> bool:
         trainer = Trainer(
             method,
             loader,
-            PIECES[recipe.method].augment(recipe).to(device),
+            OBJECTIVES[recipe.method].augment(recipe).to(device),
             optim=recipe.optim,
             run=recipe.run,
             device=device,
             recipe=to_dict(recipe),
             evaluate=build_knn(recipe, dataset.videos, device),
-            max_entropy=PIECES[recipe.method].max_entropy(recipe),
+            max_entropy=OBJECTIVES[recipe.method].max_entropy(recipe),
         )
         if not trainer.fit(started=lambda: write_description(output, recipe, device)):
             return False
@@ -97,7 +97,7 @@ def build_method(recipe: PretrainRecipe, backbone: Backbone) -> Method:
         ConfigError: the method has no such option, or not for this network.
     """
     try:
-        return PIECES[recipe.method].method(recipe, backbone)
+        return OBJECTIVES[recipe.method].method(recipe, backbone)
     except ValueError as error:
         raise ConfigError(f"{recipe.method}: {error}") from error
 
@@ -126,7 +126,7 @@ def build_backbone(recipe: PretrainRecipe) -> Backbone:
         "model": name,
         "model_kwargs": network.meta["model_kwargs"],
         "num_classes": 0,
-        "clip": asdict(PIECES[recipe.method].clip(recipe, network)),
+        "clip": asdict(OBJECTIVES[recipe.method].clip(recipe, network)),
         "title": f"{name}, trained by svt_zoo ({recipe.method}) from init={recipe.init}",
         "recipe": told,  # without the paths of this machine: the file may be published
     }

@@ -1,4 +1,4 @@
-"""On what a run ran: versions, machine, command, commit."""
+"""The environment of a run: versions, machine, command, commit."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from ..evaluation.results import provenance, write_atomically
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What another person needs to know to repeat this start of a run."""
+    """What is needed to repeat this start of a run."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         **provenance(device),
@@ -27,6 +27,6 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def record_start(path: Path, device: torch.device) -> None:
-    """Add this start of a run to `environment.json`, a list of all its starts."""
+    """Append this start of a run to `environment.json`, the list of all its starts."""
     starts = json.loads(path.read_text()) if path.exists() else []
     write_atomically(path, f"{json.dumps([*starts, environment(device)], indent=2)}\n".encode())

@@ -1,4 +1,4 @@
-"""The network that a run was for, as one file in the zoo's own format."""
+"""Export of a trained network to one file in the zoo's format."""
 
 import copy
 from collections.abc import Mapping
@@ -14,15 +14,15 @@ from .parallel import whole
 
 
 def export_model(model: ZooModel, state: Mapping[str, Tensor], path: Path) -> None:
-    """Write whole weights `state` of a backbone or a classifier to a file that `svt_zoo.load_model(path)` reads.
+    """Write the full state dict of a backbone or a classifier to a file that `svt_zoo.load_model(path)` reads.
 
-    `model.meta` travels along: architecture, clip, origin. The file is whole or absent.
+    The file contains `model.meta`: architecture, clip, origin. It is written atomically.
     """
     write_weights(path, state, config_of(model))
 
 
 def plain_copy(backbone: Backbone, device: torch.device) -> ZooModel:
-    """A network of its own with the weights of `backbone`, which may be spread over processes; all of them call it."""
+    """A copy of `backbone` that is not sharded, in eval mode; all processes must call it."""
     state = backbone.state_dict()
     if not any(isinstance(value, DTensor) for value in state.values()):
         return copy.deepcopy(backbone).eval()

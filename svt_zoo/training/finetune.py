@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from .. import distributed
-from ..config import ConfigError, FinetuneRecipe, cases, to_dict
+from ..config import ConfigError, FinetuneRecipe, expand_repeats, to_dict
 from ..data.augment import Augment
 from ..data.build import evaluation_list, training_list
 from ..data.datasets import VideoDataset
@@ -24,10 +24,10 @@ from ..models import Backbone
 from .build import pick_device, write_description
 from .engine import Trainer
 from .export import export_model
+from .objectives import build_flow
 from .online_knn import OnlineKNN
 from .parallel import whole
 from .random_state import seed_all
-from .temporal import build_flow, build_terms
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def finetune(recipe: FinetuneRecipe) -> list[Result] | None:
     Raises:
         As `training.build.pretrain`, and ValueError for lists without labels or that share videos.
     """
-    each = cases(recipe)
+    each = expand_repeats(recipe)
     device = distributed.init(pick_device(recipe.run.device))
     try:
         done = []
@@ -99,10 +99,9 @@ def train_classifier(recipe: FinetuneRecipe, train: VideoList, val: VideoList, d
 def build_classify(recipe: FinetuneRecipe, backbone: Backbone, train: VideoList) -> Classify:
     """The objective of a recipe around `backbone`, for the classes of `train`, with its story in `classifier.meta`."""
     if recipe.temporal.is_on:
-        terms, smoothing = build_terms(recipe.temporal, backbone), recipe.classify.label_smoothing
-        method: Classify = Temporal(backbone, train.num_classes, terms, label_smoothing=smoothing)
+        method: Classify = Temporal(backbone, train.num_classes, recipe.temporal, recipe.classify)
     else:
-        method = Classify(backbone, train.num_classes, **asdict(recipe.classify))
+        method = Classify(backbone, train.num_classes, recipe.classify)
     told = {name: section for name, section in to_dict(recipe).items() if name not in ("data", "run", "report")}
     method.classifier.meta = {
         **{key: backbone.meta[key] for key in ("model", "model_kwargs", "clip")},

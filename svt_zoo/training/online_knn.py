@@ -1,4 +1,4 @@
-"""How good the features are while they are trained: weighted nearest neighbours, every few epochs."""
+"""k-nearest-neighbor evaluation of the backbone during training."""
 
 import shutil
 from pathlib import Path
@@ -14,17 +14,17 @@ from ..models import ZooModel
 
 
 class OnlineKNN:
-    """Called with a backbone: top-1 accuracy of the evaluation videos by their neighbours among the training ones.
+    """Callable that measures the top-1 accuracy of a backbone by weighted nearest neighbors.
 
-    All processes call it; they share the work through `scratch`, a folder that is made and removed.
+    All processes must call it. They share the work through the folder `scratch`, which is created and removed.
 
     Args:
-        train, val: lists with labels; one clip and the centre crop of each video are looked at.
-        scratch: a folder that all processes see.
-        k: neighbours, all if there are fewer training videos.
+        train, val: lists with labels; one clip with a center crop is evaluated per video.
+        scratch: a folder that all processes can access.
+        k: number of neighbors, at most the number of training videos.
 
     Raises:
-        ValueError: the lists have videos without a label.
+        ValueError: a video has no label.
     """
 
     def __init__(
@@ -40,13 +40,13 @@ class OnlineKNN:
     ) -> None:
         for name, videos in (("data.train", train), ("data.val", val)):
             if any(row.label is None for row in videos.rows):
-                raise ValueError(f"kNN needs a label of each video in {name}; run.knn_every_epochs=0 goes without it")
+                raise ValueError(f"kNN needs labels in {name}; add them, or set run.knn_every_epochs=0")
         self.train, self.val, self.scratch, self.device = train, val, scratch, device
         self.batch_size, self.num_workers = batch_size, num_workers
         self.k = min(k, len(train))
 
     def __call__(self, backbone: ZooModel) -> dict[str, float]:
-        """Give `knn_top1`, in percent."""
+        """`knn_top1` in percent."""
         self._clear()
         bank, queries = (
             extract(
@@ -66,7 +66,7 @@ class OnlineKNN:
         return {"knn_top1": accuracy(scores[self.k], queries.labels)["top1"]}
 
     def _clear(self) -> None:
-        """Remove what an evaluation, perhaps a killed one, has left; nobody goes on before."""
+        """Remove the files of an earlier evaluation; all processes wait for it."""
         barrier()
         if is_main():
             shutil.rmtree(self.scratch, ignore_errors=True)

@@ -1,7 +1,8 @@
-"""Optimisers: which parameters are decayed, how a schedule reaches them, how gradients are clipped."""
+"""Options of the optimizer, parameter groups, schedules of learning rate and weight decay, gradient clipping."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -10,8 +11,100 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimizer, schedules and length of a run (SVT section 4.1; DINO's values where the paper gives none).
+
+    Attributes:
+        name: the optimizer; "adam" adds the weight decay to the gradient, "adamw" to the weights.
+        lr: peak learning rate.
+        lr_end: learning rate at the end of the cosine; not scaled.
+        scale_lr: True takes `lr` for a batch of 256 videos and scales it with the batch (processes x batch_size x
+            accumulation).
+        epochs: length of the run.
+        warmup_epochs: epochs in which the learning rate rises linearly from 0.
+        weight_decay: weight decay at the start; biases and norms have none.
+        weight_decay_end: weight decay at the end of its cosine.
+        betas: of AdamW and Adam.
+        amsgrad: for AdamW and Adam: divide by the largest second moment so far.
+        momentum: of SGD.
+        clip_grad: largest norm of a gradient; null does not clip.
+        clip_mode: "per_parameter" clips each tensor's gradient separately, as DINO does; "global" clips all together.
+        accumulation: batches whose gradients are accumulated in a step.
+        schedule: of the learning rate: "cosine" ends at `lr_end`; "steps" multiplies it by `factor` at each of the
+            `milestones`.
+        milestones: epochs.
+        factor: factor of the learning rate at a milestone.
+    """
+
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    lr: float = 5e-4
+    lr_end: float = 1e-6
+    scale_lr: bool = True
+    epochs: int = 20
+    warmup_epochs: int = 5
+    weight_decay: float = 0.04
+    weight_decay_end: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.999)
+    amsgrad: bool = False
+    momentum: float = 0.9
+    clip_grad: float | None = 3.0
+    clip_mode: Literal["per_parameter", "global"] = "per_parameter"
+    accumulation: int = 1
+    schedule: Literal["cosine", "steps"] = "cosine"
+    milestones: tuple[float, ...] = ()
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "accumulation"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.schedule == "steps" and not self.milestones:
+            raise ValueError("schedule=steps needs milestones (epochs), such as [100,200]")
+        if not 0 <= self.warmup_epochs <= self.epochs:
+            raise ValueError(f"warmup_epochs must be >= 0 and <= epochs={self.epochs}, got {self.warmup_epochs}")
+
+
+@dataclass(frozen=True)
+class CPCOptimConfig(OptimConfig):
+    """Optimizer, schedules and length of CPC's pre-training: the original's values except optimizer and schedule."""
+
+    lr: float = 1e-3
+    scale_lr: bool = False
+    epochs: int = 300
+    warmup_epochs: int = 0
+    weight_decay: float = 1e-5
+    weight_decay_end: float = 1e-5
+    clip_grad: float | None = None
+    clip_mode: Literal["per_parameter", "global"] = "global"
+
+
+@dataclass(frozen=True)
+class FinetuneOptimConfig(OptimConfig):
+    """Optimizer, schedules and length of fine-tuning (SVT section 4.1: TimeSformer's training with these values).
+
+    Attributes:
+        layer_decay: the learning rate of a block is this times that of the next one; 1 is the same for all.
+        lr_factors: factors of the learning rate by globs of parameter names, such as {"*.blocks.*": 0.1}.
+    """
+
+    name: Literal["adamw", "adam", "sgd"] = "sgd"
+    lr: float = 5e-3
+    scale_lr: bool = False
+    epochs: int = 15
+    warmup_epochs: int = 0
+    weight_decay: float = 1e-4
+    weight_decay_end: float = 1e-4
+    clip_grad: float | None = None
+    clip_mode: Literal["per_parameter", "global"] = "global"
+    schedule: Literal["cosine", "steps"] = "steps"
+    milestones: tuple[float, ...] = (11.0, 14.0)
+    layer_decay: float = 1.0
+    lr_factors: dict[str, float] = field(default_factory=dict)
+
+
 def scaled_lr(lr: float, batch_size: int) -> float:
-    """The learning rate of a global batch of `batch_size`, when `lr` is that of 256 (Goyal et al. 2017)."""
+    """The learning rate for a global batch of `batch_size`, where `lr` is for 256 (Goyal et al. 2017)."""
     return lr * batch_size / 256
 
 
@@ -21,20 +114,19 @@ def param_groups(
     layer_decay: float = 1.0,
     lr_factors: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """Groups for an optimiser, of all parameters of `module` that are trained, with their names.
+    """Optimizer groups of all trained parameters of `module`, with their names.
 
-    Weights are decayed, the class token and the tables of places among them, as by the authors of DINO and SVT; biases
-    and other vectors are not. Each group carries `decayed` and `lr_scale`, by which `set_hyperparameters` finds its
-    values.
+    Weights are decayed, including class token and position embeddings, as by the authors of DINO and SVT; biases and
+    other vectors are not. `set_hyperparameters` uses `decayed` and `lr_scale` of each group.
 
     Args:
-        layer_decay: the learning rate of a block is this times that of the next one (BEiT); what comes before the
-            blocks counts as one more block, what comes behind them has the full rate.
-        lr_factors: of the learning rate, by globs of parameter names; the first that fits counts, 1 where none does.
+        layer_decay: the learning rate of a block is this times that of the next one (BEiT). Parameters before the
+            blocks form one more block; those after the blocks have the full rate.
+        lr_factors: factors of the learning rate by globs of parameter names; the first match counts, 1 without a match.
 
     Raises:
-        ValueError: `layer_decay` for a network that has no `blocks.0`, `blocks.1`, ...; a glob of `lr_factors` that
-            fits nothing; or nothing is trained.
+        ValueError: `layer_decay` for a network without `blocks.0`, `blocks.1`, ...; a glob of `lr_factors` without a
+            match; or no trained parameter.
     """
     named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     if not named:
@@ -42,7 +134,7 @@ def param_groups(
     scales = _layer_scales([name for name, _ in named], layer_decay) if layer_decay != 1.0 else [1.0] * len(named)
     factors = lr_factors or {}
     if unused := [glob for glob in factors if not any(fnmatchcase(name, glob) for name, _ in named)]:
-        raise ValueError(f"lr_factors: no parameter of {type(module).__name__} is named like {unused[0]}")
+        raise ValueError(f"lr_factors: no parameter of {type(module).__name__} matches {unused[0]}")
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for (name, parameter), layer_scale in zip(named, scales, strict=True):
         scale = layer_scale * next((factor for glob, factor in factors.items() if fnmatchcase(name, glob)), 1.0)
@@ -53,11 +145,11 @@ def param_groups(
 
 
 def _layer_scales(names: Sequence[str], layer_decay: float) -> list[float]:
-    """The factor of each parameter's learning rate; `names` in the order of the network."""
+    """The learning-rate factor of each parameter; `names` are in the order of the network."""
     blocks = [re.search(r"(?:^|\.)blocks\.(\d+)\.", name) for name in names]
     depth = max((int(block[1]) + 1 for block in blocks if block), default=0)
     if not depth:
-        raise ValueError(f"layer_decay={layer_decay} needs parameters named blocks.0, blocks.1, ...; leave it at 1.0")
+        raise ValueError(f"layer_decay={layer_decay} needs parameters named blocks.0, blocks.1, ...; set it to 1.0")
     scales, reached = [], False
     for block in blocks:
         reached = reached or block is not None
@@ -76,18 +168,18 @@ def build_optimizer(
     momentum: float = 0.9,
     amsgrad: bool = False,
 ) -> Optimizer:
-    """An optimiser over `param_groups`; Adam and AdamW in one fused kernel a step where the device has it.
+    """An optimizer over `param_groups`; Adam and AdamW are fused on CPU and CUDA.
 
-    SGD is not fused: its kernel refuses parameters whose first gradient comes later (frozen prototypes), and shards.
+    SGD is not fused: its fused kernel fails for shards and for a first gradient in a later step (frozen prototypes).
 
     Args:
-        lr, weight_decay: values until the first `set_hyperparameters`.
+        lr, weight_decay: values before the first `set_hyperparameters`.
         betas: of Adam and AdamW.
         momentum: of SGD.
-        amsgrad: of Adam and AdamW: divide by the largest second moment so far.
+        amsgrad: for Adam and AdamW: divide by the largest second moment so far.
 
     Raises:
-        ValueError: no such optimiser.
+        ValueError: an unknown optimizer.
     """
     groups = list(groups)
     if name in ("adamw", "adam"):
@@ -97,13 +189,13 @@ def build_optimizer(
     elif name == "sgd":
         optimizer = SGD(groups, lr=lr, momentum=momentum)
     else:
-        raise ValueError(f'the optimiser must be "adamw", "adam" or "sgd", got {name!r}')
+        raise ValueError(f'optimizer must be "adamw", "adam" or "sgd", got {name!r}')
     set_hyperparameters(optimizer, lr=lr, weight_decay=weight_decay)
     return optimizer
 
 
 def set_hyperparameters(optimizer: Optimizer, *, lr: float, weight_decay: float) -> None:
-    """Give each group of `param_groups` its values for the step to come."""
+    """Set learning rate and weight decay of each group of `param_groups` for the next step."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
         group["weight_decay"] = weight_decay if group["decayed"] else 0.0
@@ -113,15 +205,14 @@ def set_hyperparameters(optimizer: Optimizer, *, lr: float, weight_decay: float)
 def clip_gradients(
     parameters: Iterable[Tensor], max_norm: float | None, *, mode: Literal["per_parameter", "global"] = "global"
 ) -> Tensor:
-    """Shorten gradients in place to `max_norm` at most; gives the norm of all of them together, before.
+    """Clip gradients in place to the norm `max_norm`; returns their total norm before clipping.
 
     Args:
-        max_norm: None changes nothing.
-        mode: "per_parameter" shortens each parameter's gradient by itself, as DINO and SVT do, "global" all by one
-            factor.
+        max_norm: None does not clip.
+        mode: "per_parameter" clips each parameter's gradient separately, as DINO and SVT do; "global" clips the total.
 
     Raises:
-        ValueError: no such mode.
+        ValueError: an unknown mode.
     """
     if mode not in ("per_parameter", "global"):
         raise ValueError(f'mode must be "per_parameter" or "global", got {mode!r}')

@@ -4,14 +4,14 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-# Panels, and the numbers that each shows if the run has them.
+# Title of each panel, and the metrics in it.
 _PANELS = (
     ("loss", ("loss",)),
     ("learning rate", ("lr",)),
     ("weight decay", ("weight_decay",)),
-    ("norm of the gradient", ("grad_norm",)),
-    ("teacher's entropy (nats)", ("teacher_entropy",)),
-    ("spread of the features", ("feature_std",)),
+    ("gradient norm", ("grad_norm",)),
+    ("entropy of the teacher (nats)", ("teacher_entropy",)),
+    ("standard deviation of the features", ("feature_std",)),
     ("rank of the features", ("feature_rank",)),
     ("kNN top-1 (%)", ("knn_top1",)),
     ("seconds a step", ("compute_seconds", "data_seconds")),
@@ -19,7 +19,7 @@ _PANELS = (
 
 
 def draw_curves(metrics: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draw the numbers of `metrics` over the epochs, one panel a number, as a PNG that replaces an older one."""
+    """Plot the metrics over the epochs into a PNG, one panel per metric."""
     from matplotlib.figure import Figure  # slow to load, and only the main process draws
 
     panels = [

@@ -1,4 +1,4 @@
-"""The numbers that a training computes in."""
+"""Precision of training."""
 
 from typing import Literal
 
@@ -9,10 +9,10 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def choose_precision(asked: Literal["auto", "bf16", "fp16", "fp32"], device: torch.device) -> Precision:
-    """The precision to train in; "auto" is the fastest that `device` has and that needs no care.
+    """The precision for `device`; "auto" is bf16 on a GPU that supports it, fp16 on other GPUs, fp32 on a CPU.
 
     Raises:
-        ValueError: fp16, whose gradients need scaling, without a GPU.
+        ValueError: fp16 without a GPU.
     """
     if asked == "fp16" and device.type != "cuda":
         raise ValueError(f"run.precision=fp16 needs a GPU, the device is {device}; use bf16 or fp32")

@@ -1,4 +1,4 @@
-"""Every generator that training may draw from: their start, and their states as plain data and tensors."""
+"""Seeds and states of all random generators that training may use."""
 
 import random
 from typing import Any
@@ -8,15 +8,15 @@ import torch
 
 
 def seed_all(seed: int, process: int = 0) -> None:
-    """Start the generators of torch, numpy and Python anew: other numbers for each seed and process."""
+    """Seed the generators of torch, NumPy and Python, differently for each seed and process."""
     numbers = np.random.SeedSequence(seed, spawn_key=(process,)).generate_state(3, np.uint32)
     torch.manual_seed(int(numbers[0]))
-    np.random.seed(int(numbers[1]))  # noqa: NPY002  # what other people's code draws from
+    np.random.seed(int(numbers[1]))  # noqa: NPY002  # other people's code uses the global generator
     random.seed(int(numbers[2]))
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """The states of all generators, as `torch.load(weights_only=True)` can read them back."""
+    """The states of all generators, as data that `torch.load(weights_only=True)` can read."""
     name, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
     version, internal, gauss_next = random.getstate()
     return {
@@ -28,7 +28,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Put all generators where `random_state` found them."""
+    """Restore the states of all generators from `random_state`."""
     torch.set_rng_state(state["torch"])
     if device.type == "cuda" and state["cuda"] is not None:
         torch.cuda.set_rng_state(state["cuda"], device)

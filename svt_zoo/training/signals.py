@@ -1,4 +1,4 @@
-"""Being asked to stop: a scheduler's SIGTERM or SIGUSR1 becomes a flag that the loop looks at between two steps."""
+"""Stop requests: SIGTERM or SIGUSR1 of a scheduler sets a flag that the loop checks between steps."""
 
 import signal
 import sys
@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-ASKED_TO_STOP = 75  # exit status of a run that saved itself and wants to be started again: EX_TEMPFAIL of sysexits.h
+ASKED_TO_STOP = 75  # exit status of a run that saved itself and can be resumed: EX_TEMPFAIL of sysexits.h
 
 
 class StopRequest:
-    """While it is entered, SIGTERM and SIGUSR1 set `asked` and do nothing else."""
+    """Context manager in which SIGTERM and SIGUSR1 only set `asked`."""
 
     signals = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -21,7 +21,7 @@ class StopRequest:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
             self._before = {number: signal.signal(number, self._ask) for number in self.signals}
         return self
 
@@ -35,9 +35,9 @@ class StopRequest:
 
 @contextmanager
 def exit_when_asked() -> Iterator[None]:
-    """While it is entered, SIGTERM and SIGUSR1 end the process with status 75: for a run outside of the loop.
+    """Context manager in which SIGTERM and SIGUSR1 end the process with status 75, before and after the loop.
 
-    Before the loop there is nothing to save, behind it everything is saved; inside, `StopRequest` takes over.
+    Before the loop there is nothing to save, and after it everything is saved. In the loop, `StopRequest` replaces it.
     """
     before = {number: signal.signal(number, _exit) for number in StopRequest.signals}
     try:

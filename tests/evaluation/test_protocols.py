@@ -25,7 +25,7 @@ from svt_zoo.config import (
     MultiviewRecipe,
     RepeatConfig,
     ReportConfig,
-    cases,
+    expand_repeats,
 )
 from svt_zoo.config.evaluation import EvaluationRunConfig
 from svt_zoo.data.lists import read_list
@@ -195,10 +195,10 @@ def test_seeds_and_splits_are_averaged(common: dict[str, Any], lists: dict[str, 
 
 def test_splits_need_numbers_and_a_place_for_them(common: dict[str, Any]) -> None:
     own = KNNRecipe(**common, repeat=RepeatConfig(splits=(1, 2)))
-    assert [case.data for case in cases(own)] == [own.data]  # lists without {split} are taken as they are
+    assert [case.data for case in expand_repeats(own)] == [own.data]  # lists without {split} are taken as they are
     data = dataclasses.replace(common["data"], train="list{split}.csv")
     with pytest.raises(ConfigError, match=r"repeat\.splits lists the numbers"):
-        cases(KNNRecipe(**{**common, "data": data}))
+        expand_repeats(KNNRecipe(**{**common, "data": data}))
 
 
 def test_results_of_validation_videos_say_so(common: dict[str, Any], lists: dict[str, Path]) -> None:

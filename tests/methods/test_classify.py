@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from svt_zoo.batch import Batch
-from svt_zoo.methods import Classify
+from svt_zoo.methods import Classify, ClassifyConfig
 from svt_zoo.models.timesformer import timesformer
 
 
 def network(**options: float) -> Classify:
     torch.manual_seed(0)
-    return Classify(timesformer(**TINY, drop_path_rate=0.0), 5, **options).eval()
+    return Classify(timesformer(**TINY, drop_path_rate=0.0), 5, ClassifyConfig(**options)).eval()
 
 
 def batch_of(*views: Tensor, labels: tuple[int, ...] = (0, 3, 4)) -> Batch:

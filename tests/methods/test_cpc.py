@@ -9,7 +9,7 @@ from small_svt import TINY, SmallCNN
 from torch import Tensor
 from torch.testing import assert_close
 
-from svt_zoo.methods import CPC
+from svt_zoo.methods import CPC, CPCConfig
 from svt_zoo.methods.cpc import only_cls_depends_on
 from svt_zoo.models import create_model
 
@@ -176,7 +176,7 @@ def test_normalised_scores_do_not_see_lengths() -> None:
     [
         ({"attention": "none"}, "attention must be one of isolated, frame_causal, full, got 'none'"),
         ({"target": "pixels"}, "target must be one of transformer, backbone, got 'pixels'"),
-        ({"pred_frames": 0}, "CPC needs frames to see and to predict"),
+        ({"pred_frames": 0}, "context_frames and pred_frames must be >= 1, got 2 and 0"),
     ],
 )
 def test_a_choice_that_does_not_exist_is_refused(options: dict[str, Any], message: str) -> None:
@@ -186,8 +186,8 @@ def test_a_choice_that_does_not_exist_is_refused(options: dict[str, Any], messag
 
 @pytest.mark.parametrize("options", [{"attention": "frame_causal"}, {"target": "backbone"}])
 def test_what_needs_cpcs_own_network_is_refused_for_others(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="TimeSformer has no transformer that can be masked or taken off"):
-        CPC(create_model("svt_vitt", **TINY), **options)
+    with pytest.raises(ValueError, match="TimeSformer has no separate transformer"):
+        CPC(create_model("svt_vitt", **TINY), CPCConfig(**options))
 
 
 def test_a_clip_of_another_length_is_refused() -> None:
@@ -196,6 +196,6 @@ def test_a_clip_of_another_length_is_refused() -> None:
 
 
 def test_a_network_that_merges_frames_is_refused_where_frames_must_be_told_apart() -> None:
-    method = CPC(SmallCNN(), context_frames=CONTEXT, pred_frames=FUTURE, attention="full")
-    with pytest.raises(ValueError, match="CPC needs tokens of each frame by itself: SmallCNN"):
+    method = CPC(SmallCNN(), CPCConfig(attention="full"), context_frames=CONTEXT, pred_frames=FUTURE)
+    with pytest.raises(ValueError, match="CPC needs the tokens of each frame: SmallCNN"):
         method(clip_batch(clips(2, 32)), 0.0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from processes import run_processes
-from small_svt import HEAD, SHAPES, TINY, SmallCNN, make_batch, random_batch, tiny_svt
+from small_svt import SHAPES, TINY, SmallCNN, make_batch, random_batch, svt_of, tiny_svt
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -155,7 +155,7 @@ def test_drop_path_is_in_the_student_and_in_a_replica_but_not_in_a_teacher_in_ev
 
 
 def test_batch_normalisation_of_the_teacher_uses_the_batch_in_training_only() -> None:
-    method = SVT(SmallCNN(), epochs=1, teacher_mode="eval", **HEAD)
+    method = svt_of(SmallCNN(), epochs=1, teacher_mode="eval")
     norms = [m for m in method.teacher.modules() if isinstance(m, nn.BatchNorm3d)]
     assert [norm.training for norm in norms] == [True, True]
     assert not method.teacher.backbone.training
@@ -187,7 +187,7 @@ def test_a_loss_in_eval_mode_leaves_the_centre_alone() -> None:
 TWO_RANKS = """
 import json, sys, torch
 sys.path.insert(0, "tests")
-from small_svt import make_batch, random_batch, tiny_svt
+from small_svt import make_batch, random_batch, svt_of, tiny_svt
 from svt_zoo import distributed
 distributed.init("cpu")
 torch.set_num_threads(1)
@@ -245,14 +245,14 @@ def test_the_last_layer_does_not_move_in_the_first_epoch_by_decay_neither() -> N
 
 def test_a_class_feature_may_be_wider_than_the_patches() -> None:
     network = create_model("xvit_vitt", **TINY, consensus_dim=48)
-    losses = SVT(network, epochs=1, **HEAD)(random_batch([(8, 32), (4, 32)]), epoch=0.0)
+    losses = svt_of(network, epochs=1)(random_batch([(8, 32), (4, 32)]), epoch=0.0)
     assert all(loss.isfinite() for loss in losses.values())
 
 
 @pytest.mark.parametrize("teacher_mode", ["eval", "replica"])
 def test_a_convolutional_network_of_ones_own_learns(teacher_mode: Any) -> None:
     torch.manual_seed(0)
-    method = SVT(SmallCNN(), epochs=10, teacher_mode=teacher_mode, use_bn_in_head=True, freeze_last_layer=0, **HEAD)
+    method = svt_of(SmallCNN(), epochs=10, teacher_mode=teacher_mode, use_bn_in_head=True, freeze_last_layer=0)
     losses = train(method, random_batch(size=4), 8, epoch=lambda step: 0.0, lr=3e-3)
     assert losses[-1] < losses[0] - 0.1
 
@@ -307,10 +307,10 @@ def test_the_loss_of_unit_targets_is_torchs_cross_entropy() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"teacher_mode": "train"}, "teacher_mode must be one of eval, replica, got 'train'"),
-        ({"correspondences": ("slow_to_fast",)}, r"any of local_to_global, .*, got 'slow_to_fast'"),
-        ({"correspondences": ()}, "at least one correspondence"),
-        ({"num_global": 0}, "num_global >= 1 global views for its teacher, got 0"),
+        ({"teacher_mode": "train"}, "teacher_mode must be one of replica, eval, got 'train'"),
+        ({"correspondences": ("slow_to_fast",)}, r"one or more of local_to_global, .*, got \\('slow_to_fast',\\)"),
+        ({"correspondences": ()}, r"one or more of local_to_global, .*, got \(\)"),
+        ({"num_global": 0}, "num_global must be >= 1, got 0"),
     ],
 )
 def test_an_option_that_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
@@ -332,5 +332,5 @@ def test_a_batch_that_cannot_be_is_refused(views: list[Tensor], message: str) ->
 
 
 def test_a_batch_without_a_pair_names_the_way_out() -> None:
-    with pytest.raises(ValueError, match=r"no pair of views for local_to_global among 2 views of which 2 are global"):
+    with pytest.raises(ValueError, match=r"no pair of views for local_to_global among 2 views with 2 global ones"):
         tiny_svt(correspondences=("local_to_global",))(random_batch(SHAPES[:2]), 0.0)

@@ -9,7 +9,7 @@ from small_svt import SmallCNN, make_batch, part, tiny_svt
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from svt_zoo.methods import SVT
+from svt_zoo.methods import SVT, SVTConfig
 from svt_zoo.schedules import cosine, warmup_cosine
 from svt_zoo.training.optim import build_optimizer, clip_gradients, param_groups, set_hyperparameters
 
@@ -24,7 +24,9 @@ def test_loss_gradient_and_centre_equal_the_original(
     tensors, record = oracle("svt/dino_loss")
     config = record["runs"][run]["cfg"]
     temps = ("warmup_teacher_temp", "teacher_temp", "warmup_teacher_temp_epochs")
-    method = SVT(SmallCNN(), epochs=config["nepochs"], out_dim=64, **{key: config[key] for key in temps}).to(dtype)
+    method = SVT(SmallCNN(), SVTConfig(out_dim=64, **{key: config[key] for key in temps}), epochs=config["nepochs"]).to(
+        dtype
+    )
     given: dict[str, Tensor] = {}
     method.student.forward = lambda views: (given["student"], given["student"])
     method.teacher.forward = lambda views: (given["teacher"], given["teacher"])

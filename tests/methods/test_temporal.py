@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from svt_zoo.batch import Batch
-from svt_zoo.methods import SVTTemporal, Temporal, TemporalTerms
+from svt_zoo.methods import SVTTemporal, Temporal, TemporalConfig, TemporalTerms
 from svt_zoo.methods.temporal import draw_permutations, shuffle_steps
 from svt_zoo.models import Backbone, Features, create_model
 from svt_zoo.models.timesformer import timesformer
@@ -21,10 +21,16 @@ CPU = torch.device("cpu")
 ONLY = {"order": 0.0, "low_confidence": 0.0, "flow": 0.0}
 
 
+def options_of(**options: Any) -> TemporalConfig:
+    """All losses with weight 1 and without smoothing, except `options`."""
+    on = {"order": 1.0, "low_confidence": 1.0, "flow": 1.0, "order_smoothing": 0.0, "flow_smoothing": 0.0}
+    return TemporalConfig(**{**on, **options})
+
+
 def network(**options: Any) -> Temporal:
     torch.manual_seed(0)
     backbone = timesformer(**TINY, drop_path_rate=0.0)
-    return Temporal(backbone, 5, TemporalTerms(backbone, **options))
+    return Temporal(backbone, 5, options_of(**options))
 
 
 def batch_of(frames: int = 8, pixels: int = 32, patches: int = 16) -> Batch:
@@ -58,7 +64,7 @@ class Places(Backbone):
 def order_after_training(backbone: Backbone, **options: Any) -> float:
     """Percent of frames that the order head places right, after 150 steps."""
     torch.manual_seed(0)
-    terms = TemporalTerms(backbone, **{**ONLY, "order": 1.0, **options})
+    terms = TemporalTerms(backbone, options_of(**{**ONLY, "order": 1.0, **options}))
     optimizer = build_optimizer(param_groups(terms), lr=0.05)
     clip = torch.arange(8.0).view(1, 1, 8, 1, 1).expand(32, 3, 8, 8, 8)  # frame i is i everywhere
     right = []
@@ -110,7 +116,7 @@ def test_frames_of_a_step_stay_together_when_steps_are_shuffled() -> None:
     clip = torch.arange(6.0).view(1, 1, 6, 1, 1).expand(2, 3, 6, 4, 4)
     shuffled = shuffle_steps(clip, torch.tensor([[2, 0, 1], [0, 1, 2]]))
     assert shuffled[:, 0, :, 0, 0].tolist() == [[4, 5, 0, 1, 2, 3], [0, 1, 2, 3, 4, 5]]
-    with pytest.raises(ValueError, match="6 frames do not make 4 equal steps"):
+    with pytest.raises(ValueError, match="6 frames cannot be divided into 4 equal steps"):
         shuffle_steps(clip, torch.zeros(2, 4, dtype=torch.int64))
 
 
@@ -160,14 +166,14 @@ def test_all_terms_train_the_network() -> None:
 def test_every_backbone_is_trained_by_the_same_terms(model: str) -> None:
     backbone = create_model(model, **{**TINY, "depth": 1})
     assert isinstance(backbone, Backbone)
-    method = Temporal(backbone, 5, TemporalTerms(backbone))
+    method = Temporal(backbone, 5, options_of())
     assert set(method(batch_of(), 0.0)) == {"cross_entropy", "flow", "order", "low_confidence"}
 
 
 def test_tubelets_take_the_flow_between_their_last_and_first_frames() -> None:
     backbone = create_model("motionformer_vitt", **TINY, tubelet_frames=2)
     assert isinstance(backbone, Backbone)
-    method, batch = Temporal(backbone, 5, TemporalTerms(backbone)), batch_of()
+    method, batch = Temporal(backbone, 5, options_of()), batch_of()
     seen: list[Tensor] = []
     method.terms.heads.flow = lambda patches: (
         seen.append(patches)
@@ -184,13 +190,13 @@ def test_tubelets_take_the_flow_between_their_last_and_first_frames() -> None:
 
 def test_shorter_clips_use_the_first_places_and_longer_ones_are_refused() -> None:
     assert network()(batch_of(frames=4), 0.0)["order"].isfinite()
-    with pytest.raises(ValueError, match="tells 8 steps apart, the network makes 10"):
+    with pytest.raises(ValueError, match="has 8 steps, the network outputs 10"):
         network()(batch_of(frames=10), 0.0)
 
 
 def test_a_network_without_a_step_for_every_frame_is_trained_too() -> None:
     backbone = SmallCNN()  # 4 steps of 8 frames
-    method = Temporal(backbone, 5, TemporalTerms(backbone))
+    method = Temporal(backbone, 5, options_of())
     assert set(method(batch_of(patches=256), 0.0)) == {"cross_entropy", "flow", "order", "low_confidence"}
 
 
@@ -203,7 +209,7 @@ def test_what_cannot_be_used_is_refused() -> None:
         network()(Batch(views=batch.views, labels=batch.labels, video_index=batch.video_index), 0.0)
     with pytest.raises(ValueError, match=r"must be \(3, 7, 16\) .* got \(3, 7, 4\)"):
         network()(batch_of(patches=4), 0.0)
-    with pytest.raises(ValueError, match="order of 1 step in time cannot change"):
+    with pytest.raises(ValueError, match="at least 2 steps in time to be shuffled, got 1"):
         network(flow=0.0)(batch_of(frames=1), 0.0)
     for wrong in ({"order": -1.0}, {"order_of": "reversed"}, {"permutation": "rank"}):
         with pytest.raises(ValueError, match="got"):
@@ -212,7 +218,7 @@ def test_what_cannot_be_used_is_refused() -> None:
 
 def test_svt_trains_with_the_terms_that_need_no_labels() -> None:
     svt = tiny_svt()
-    method = SVTTemporal(svt, TemporalTerms(svt.student.backbone, low_confidence=0.0))
+    method = SVTTemporal(svt, options_of(low_confidence=0.0))
     batch = random_batch([(8, 32), (8, 32), (4, 16)])
     batch = Batch(
         views=batch.views,
@@ -235,6 +241,6 @@ def test_svt_trains_with_the_terms_that_need_no_labels() -> None:
 
 def test_low_confidence_without_classes_is_refused() -> None:
     svt = tiny_svt()
-    method = SVTTemporal(svt, TemporalTerms(svt.student.backbone, flow=0.0))
+    method = SVTTemporal(svt, options_of(flow=0.0))
     with pytest.raises(ValueError, match="low_confidence needs a classifier"):
         method(random_batch([(8, 32), (8, 32), (4, 16)]), 0.0)

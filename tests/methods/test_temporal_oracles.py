@@ -9,13 +9,14 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from svt_zoo.batch import Batch
-from svt_zoo.methods import Temporal, TemporalTerms
+from svt_zoo.methods import ClassifyConfig, Temporal, TemporalConfig, TemporalTerms
 from svt_zoo.methods import temporal as module
 from svt_zoo.models import Backbone, create_model
 from svt_zoo.training.optim import build_optimizer, param_groups
 
 Oracle = Callable[[str], tuple[dict[str, Tensor], dict[str, Any]]]
 PRECISIONS = [(torch.float64, "64", 1e-9), (torch.float32, "", 3e-5)]
+ON = {"order": 1.0, "low_confidence": 1.0, "flow": 1.0}
 HEADS = ("temp_head", "mlp_q", "mlp_k", "mlp_v", "mlp_proj", "mlp_norm", "flow_head")
 TINY = {"img_size": 64, "embed_dim": 48, "depth": 2, "num_heads": 4, "num_frames": 4}
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -46,8 +47,8 @@ def recorded(oracle: Oracle, name: str, dtype: torch.dtype) -> tuple[Temporal, d
     """The method as the original's code has it, in its recorded state."""
     tensors, record = oracle(f"time/{name}")
     backbone = build(name)
-    terms = TemporalTerms(backbone, order_smoothing=0.2, flow_smoothing=0.2, order_of="straight", permutation="batch")
-    method = Temporal(backbone, 7, terms, label_smoothing=0.2).to(dtype)
+    temporal = TemporalConfig(**ON, order_of="straight", permutation="batch")
+    method = Temporal(backbone, 7, temporal, ClassifyConfig(label_smoothing=0.2)).to(dtype)
     weights = {key.removeprefix("weights/"): value for key, value in tensors.items() if key.startswith("weights/")}
     method.load_state_dict({ours(key): value.to(dtype) for key, value in weights.items()}, strict=True)
     return method, tensors, record["train"]
@@ -145,7 +146,7 @@ def test_the_heads_equal_the_original_on_other_motionformers(oracle: Oracle, nam
     tensors, _ = oracle(f"time/motionformer_time_{name}")
     backbone = create_model("motionformer_vitt", **VARIANTS[name])
     assert isinstance(backbone, Backbone)
-    method = Temporal(backbone, 7, TemporalTerms(backbone))
+    method = Temporal(backbone, 7, TemporalConfig(**ON))
     weights = {key.removeprefix("weights/"): value for key, value in tensors.items() if key.startswith("weights/")}
     if backbone.joint_positions:
         del weights["pos_embed"]  # the original has it and does not use it
@@ -160,5 +161,5 @@ def test_the_heads_equal_the_original_on_other_motionformers(oracle: Oracle, nam
 
 def test_the_heads_have_the_originals_number_of_parameters() -> None:
     with torch.device("meta"):
-        terms = TemporalTerms(create_model("timesformer_vitb"))
+        terms = TemporalTerms(create_model("timesformer_vitb"), TemporalConfig(**ON))
     assert sum(parameter.numel() for parameter in terms.parameters()) == 2_376_977

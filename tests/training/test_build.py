@@ -67,7 +67,7 @@ def test_the_sections_of_a_recipe_are_the_keywords_of_the_method() -> None:
     recipe = load_recipe(TINY, ["svt.student_temp=0.2", "svt.correspondences=[global_to_global]", "optim.epochs=9"])
     network = create_model(recipe.model.name, **recipe.model.options)
     method: Any = build_method(recipe, network)  # type: ignore[arg-type]
-    assert (method.student_temp, method.correspondences, method.epochs) == (0.2, ("global_to_global",), 9)
+    assert (method.config.student_temp, method.config.correspondences, method.epochs) == (0.2, ("global_to_global",), 9)
 
 
 def test_a_gpu_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from svt_zoo.methods import Classify, Temporal
 from svt_zoo.models import Classifier
 from svt_zoo.training.build import pretrain
 from svt_zoo.training.engine import Trainer
-from svt_zoo.training.temporal import build_flow
+from svt_zoo.training.objectives import build_flow
 
 TINY = ROOT / "configs" / "debug" / "time_tiny.yaml"
 TEMPLATES = ("Moving [something] up", "Pushing [something] from left to right", "Drawing [something]")
@@ -124,7 +124,7 @@ def test_all_weights_at_zero_is_plain_fine_tuning() -> None:
 
 def test_a_clip_that_is_mixed_or_comes_with_a_fast_one_is_refused() -> None:
     for more in ("views={slow_fast: true}", "classify.mixup=0.2"):
-        with pytest.raises(ConfigError, match="act on one clip"):
+        with pytest.raises(ConfigError, match="need one unmixed clip"):
             read_recipe(FinetuneRecipe, TINY, [more])
 
 

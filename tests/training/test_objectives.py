@@ -14,7 +14,7 @@ from svt_zoo.data.transforms import EvalTransform
 from svt_zoo.hub.loading import load_model
 from svt_zoo.methods import CPC
 from svt_zoo.training.build import build_backbone, build_method, pretrain
-from svt_zoo.training.pieces import PIECES
+from svt_zoo.training.objectives import OBJECTIVES
 
 TINY = ROOT / "configs" / "debug" / "cpc_tiny.yaml"
 
@@ -26,7 +26,7 @@ def recipe(*overrides: str) -> CPCRecipe:
 
 
 def test_every_method_of_a_recipe_has_its_pieces() -> None:
-    assert PIECES.keys() == PRETRAINING.keys()
+    assert OBJECTIVES.keys() == PRETRAINING.keys()
 
 
 def test_cpc_is_built_as_its_recipe_says() -> None:
@@ -34,7 +34,8 @@ def test_cpc_is_built_as_its_recipe_says() -> None:
     method = build_method(said, build_backbone(said))
     assert isinstance(method, CPC)
     assert (method.context_frames, method.pred_frames) == (2, 2)
-    assert (method.negatives, method.temperature, method.attention) == ("other_clips", 0.2, "isolated")
+    assert (method.config.negatives, method.config.temperature) == ("other_clips", 0.2)
+    assert method.config.attention == "isolated"
     clip = method.backbone.meta["clip"]
     assert (clip["num_frames"], clip["sampling_rate"], clip["resize_size"], clip["crop_size"]) == (4, 1.2, 34, 32)
 
