@@ -1,29 +1,27 @@
 import base64
-import importlib.util
 import json
 import re
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from commands import command
 from training_runs import make_training_videos
 
+from svt_zoo.demo import run
 from svt_zoo.demo.page import Picture, Section, page
 from svt_zoo.demo.report import Score, verdict
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "demo.py"
+demo = command("demo")
 TINY = ["optim.epochs=1", "optim.warmup_epochs=0", "data.num_workers=0"]
 
 
-@pytest.fixture(scope="module")
-def demo() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("demo", TOOL)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.VIDEOS, module.OWN_STEPS, module.WORKERS = {"train": 4, "val": 2}, 2, 0
-    return module
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few videos and steps."""
+    monkeypatch.setattr(run, "VIDEOS", {"train": 4, "val": 2})
+    monkeypatch.setattr(run, "QUICK_VIDEOS", {"train": 4, "val": 2})
+    monkeypatch.setattr(run, "OWN_STEPS", 2)
+    monkeypatch.setattr(run, "WORKERS", 0)
 
 
 @pytest.fixture
@@ -62,9 +60,9 @@ def test_a_page_escapes_its_texts_and_holds_its_pictures() -> None:
 
 
 def test_the_demo_writes_a_page_of_its_own_that_names_its_numbers(
-    demo: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert demo.main(["--output", str(tmp_path), *TINY, "data.batch_size=8"]) == 0
+    assert demo(["--output", str(tmp_path), *TINY, "data.batch_size=8"]) == 0
     said = capsys.readouterr().out
     assert said.splitlines()[-1].endswith(f"the report: {tmp_path / 'report.html'}")
     text = (tmp_path / "report.html").read_text()
@@ -77,18 +75,14 @@ def test_the_demo_writes_a_page_of_its_own_that_names_its_numbers(
         assert base64.b64encode((tmp_path / f"{name}.png").read_bytes()).decode() in text
 
 
-def test_the_demo_counts_on_own_videos_in_folders_of_classes(
-    demo: ModuleType, own_videos: Path, tmp_path: Path
-) -> None:
-    assert demo.main(["--videos", str(own_videos), "--output", str(tmp_path / "demo"), *TINY]) == 0
+def test_the_demo_counts_on_own_videos_in_folders_of_classes(own_videos: Path, tmp_path: Path) -> None:
+    assert demo(["--videos", str(own_videos), "--output", str(tmp_path / "demo"), *TINY]) == 0
     numbers = json.loads((tmp_path / "demo" / "numbers.json").read_text())
     assert [number["n"] for number in numbers] == [4, 4, 4]
 
 
-def test_the_demo_shows_neighbours_of_own_videos_without_classes(
-    demo: ModuleType, own_videos: Path, tmp_path: Path
-) -> None:
-    assert demo.main(["--videos", str(own_videos / "a"), "--output", str(tmp_path / "demo"), *TINY]) == 0
+def test_the_demo_shows_neighbours_of_own_videos_without_classes(own_videos: Path, tmp_path: Path) -> None:
+    assert demo(["--videos", str(own_videos / "a"), "--output", str(tmp_path / "demo"), *TINY]) == 0
     assert json.loads((tmp_path / "demo" / "numbers.json").read_text()) == []
     text = (tmp_path / "demo" / "report.html").read_text()
     assert "have no classes" in text
@@ -96,9 +90,7 @@ def test_the_demo_shows_neighbours_of_own_videos_without_classes(
     assert "Does it help?" not in text
 
 
-def test_a_folder_without_videos_is_one_clear_error(
-    demo: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_without_videos_is_one_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "source").mkdir()
-    assert demo.main(["--videos", str(tmp_path / "source"), "--output", str(tmp_path / "demo")]) == 2
+    assert demo(["--videos", str(tmp_path / "source"), "--output", str(tmp_path / "demo")]) == 2
     assert capsys.readouterr().err.splitlines() == [f"error: {tmp_path / 'source'}: no videos (read as folder)"]

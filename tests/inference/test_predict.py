@@ -151,8 +151,9 @@ def test_the_tool_prints_features_or_labels(
     out = capsys.readouterr().out
     assert "clean" in out
     assert "%" in out
-    assert tool([str(videos[0]), "--weights", file, "--model", "svt_vitt", "--features"]) == 0
-    assert "feature of 24 numbers" in capsys.readouterr().out
+    embed_command = command("embed")
+    assert embed_command([str(videos[0]), "--weights", file, "--model", "svt_vitt"]) == 0
+    assert ": 24 numbers: " in capsys.readouterr().out
     assert tool(["no/such.mp4", "--model", file]) == 1
     assert "error: no/such.mp4" in capsys.readouterr().err
     assert tool([str(videos[0]), "--model", "svt_vitb_k40"]) == 2

@@ -1,16 +1,15 @@
-import importlib.util
 import logging
 import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
-from types import ModuleType
 
 import av
 import numpy as np
 import pytest
 import torch
 from bright_model import bright_model, moving_square
+from commands import command
 from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close
@@ -398,16 +397,6 @@ def test_an_unknown_model_is_answered_with_near_names() -> None:
 # The tool
 
 
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("visualize_attention_tool", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_tool_prints_the_files_it_wrote(saved, square_video, tmp_path) -> None:
     command = [sys.executable, TOOL, square_video, "--model", saved, "--num-frames", "3", "--output", tmp_path]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
@@ -418,11 +407,11 @@ def test_the_tool_prints_the_files_it_wrote(saved, square_video, tmp_path) -> No
         assert video.duration == pytest.approx(6, rel=0.01)
 
 
-def test_the_tool_compares_models(tool, saved, square_video, tmp_path, capsys) -> None:
+def test_the_tool_compares_models(saved, square_video, tmp_path, capsys) -> None:
     other = bright().save_pretrained(tmp_path / "other") / "model.safetensors"
     arguments = [str(square_video), "--model", str(saved), "--compare", str(other), "--method", "rollout"]
-    tool.main([*arguments, "--output", str(tmp_path / "both")])
-    tool.main([str(square_video), "--model", str(saved), "--output", str(tmp_path / "alone")])
+    command("visualize")([*arguments, "--output", str(tmp_path / "both")])
+    command("visualize")([str(square_video), "--model", str(saved), "--output", str(tmp_path / "alone")])
     assert capsys.readouterr().out.count("\n") == 4
     assert Image.open(tmp_path / "both.png").height == Image.open(tmp_path / "alone.png").height + 64 + 8
 
@@ -438,20 +427,18 @@ def test_the_tool_compares_models(tool, saved, square_video, tmp_path, capsys) -
         (["VIDEO", "--model", "SAVED", "--output", "VIDEO/x"], "File exists"),
     ],
 )
-def test_the_tool_answers_a_mistake_in_one_line(tool, saved, square_video, capsys, arguments, message) -> None:
+def test_the_tool_answers_a_mistake_in_one_line(saved, square_video, capsys, arguments, message) -> None:
     known = {"SAVED": saved, "VIDEO": square_video}
     arguments = [str(known.get(a, a)).replace("VIDEO", str(square_video)) for a in arguments]
-    with pytest.raises(SystemExit) as stop:
-        tool.main(arguments)
-    assert stop.value.code == 2
+    assert command("visualize")(arguments) == 2
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("arguments", [["--num-frames", "0"], ["--img-size", "-3"], ["--method", "first"]], ids=str)
-def test_the_tool_refuses_arguments_out_of_range(tool, capsys, arguments) -> None:
+def test_the_tool_refuses_arguments_out_of_range(capsys, arguments) -> None:
     with pytest.raises(SystemExit) as stop:
-        tool.main(["video.mp4", *arguments])
+        command("visualize")(["video.mp4", *arguments])
     assert stop.value.code == 2
     assert arguments[0] in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""TIME through tools/finetune.py: a folder in Something-Something's layout trains, goes on, and is tested."""
+"""TIME through svt-zoo finetune: a folder in Something-Something's layout trains, goes on, and is tested."""
 
 import json
 import sys
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from commands import command
 from training_runs import ROOT, lines_of, weights_of
 from training_runs import TINY as SVT_TINY
 
@@ -61,14 +62,8 @@ def arguments(ssv2: Path, output: Path, *more: str) -> list[str]:
 
 
 def finetune(*given: str) -> int:
-    """Run tools/finetune.py in this process."""
-    sys.path.insert(0, str(ROOT / "tools"))
-    try:
-        from finetune import main
-    finally:
-        sys.path.pop(0)
-    status: int = main(list(given))
-    return status
+    """Run `svt-zoo finetune` in this process."""
+    return command("finetune")(list(given))
 
 
 def test_time_trains_and_tests_on_something_something(ssv2: Path, tmp_path: Path) -> None:
