@@ -25,6 +25,8 @@ from svt_zoo.training.build import build_method
 from svt_zoo.training.finetune import build_classify
 
 CONFIGS = ROOT / "configs"
+
+
 def command_of(path: Path) -> str:
     """The command that the header of a recipe names: pretrain, finetune or evaluate."""
     command = re.search(r"^# Command: (?:svt-zoo|torchrun .* -m svt_zoo) (\w+) ", path.read_text(), re.MULTILINE)
