@@ -225,7 +225,7 @@ def resident(field: str) -> int:
 def all_cores(paths: Sequence[str], cores: int) -> float:
     """Videos a second of the loader, wall time, with one worker a core; an epoch before it starts the workers."""
     dataset = dataset_of(list(paths) * (48 * cores // len(paths)))
-    loader = build_loader(dataset, batch_size=4, num_workers=cores, start_method="spawn", max_failure_share=0)
+    loader = build_loader(dataset, batch_size=4, num_workers=cores, start_method="spawn", max_failure_fraction=0)
     videos = sum(len(batch) for batch in loader)
     start = time.perf_counter()
     videos = sum(len(batch) for batch in loader)

@@ -127,6 +127,12 @@ def test_any_value_either_fits_its_type_or_is_a_config_error(key: str, value: An
     assert build(Outer, to_dict(config)) == config
 
 
+def test_the_old_name_of_an_option_works_and_warns(tmp_path: Path) -> None:
+    path = recipe_file(tmp_path, "data: {max_failure_share: 0.25}\n")
+    with pytest.warns(DeprecationWarning, match=r"data\.max_failure_share is deprecated; rename it to max_failure_fra"):
+        assert load_recipe(path).data.max_failure_fraction == 0.25
+
+
 def test_base_comes_first_and_the_recipe_wins(tmp_path: Path) -> None:
     recipe_file(tmp_path, "optim: {epochs: 7, lr: 0.5}\ninit: random\n", "base.yaml")
     recipe = load_recipe(recipe_file(tmp_path, "_BASE_: base.yaml\noptim: {epochs: 9}\n"))

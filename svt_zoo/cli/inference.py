@@ -39,34 +39,47 @@ def embed(args: Namespace) -> int:
     import torch
 
     from ..data.jobs import output_file
-    from ..data.lists import read_list
     from ..data.video import VideoReadError
-    from ..inference.predict import embed_each, write_features
+    from ..evaluation.prepare import prepare
+    from ..inference.predict import embed as features_of
+    from ..inference.predict import write_features
 
     target = output_file(args.output, ".npy", ".csv") if args.output else None
-    paths: list[str] = []
-    for path in args.videos:
-        paths += [row.path for row in read_list(path).rows] if os.path.isdir(path) else [path]
-    model, rows, failed = load_network(args), [], 0
-    width = cast(int, model.embed_dim)
-    options = {"device": args.device, "dtype": args.dtype, "views": args.views}
-    for path, feature in zip(paths, embed_each(paths, model=model, **options), strict=True):
-        if isinstance(feature, VideoReadError):
-            print(f"error: {feature}", file=sys.stderr)
-            feature, failed = torch.full((width,), torch.nan), failed + 1
-        elif target is None:
-            start = ", ".join(f"{value:.3f}" for value in feature[:4].tolist())
-            print(f"{path}: {len(feature)} numbers: {start}, ... (norm {feature.norm():.2f})", flush=True)
+    model, device, dtype = prepare(load_network(args), args.device, args.dtype)
+    paths, rows, failed = _files(args.videos), [], 0
+    for path in paths:
+        try:
+            (feature,) = features_of(path, model=model, device=device, dtype=dtype, views=args.views)
+        except VideoReadError as error:
+            print(f"error: {error}", file=sys.stderr)
+            feature, failed = torch.full((cast(int, model.embed_dim),), torch.nan), failed + 1
+        else:
+            if target is None:
+                start = ", ".join(f"{value:.3f}" for value in feature[:4].tolist())
+                print(f"{path}: {len(feature)} numbers: {start}, ... (norm {feature.norm():.2f})", flush=True)
         rows.append(feature)
     if target:
         write_features(target, paths, torch.stack(rows))
-        print(f"{target}: {len(rows)} features of {width} numbers, {failed} failed")
+        print(f"{target}: {len(rows)} features of {len(rows[0])} numbers, {failed} failed")
     return 1 if failed else 0
+
+
+def _files(paths: list[str]) -> list[str]:
+    """The video files among `paths` and in the folders among them."""
+    from ..data.list_formats import find_videos
+
+    files: list[str] = []
+    for path in paths:
+        inside = [os.path.join(path, name) for name in find_videos(path)] if os.path.isdir(path) else [path]
+        if not inside:
+            raise ValueError(f"{path}: no video in this folder")
+        files += inside
+    return files
 
 
 def add_predict(parser: ArgumentParser) -> None:
     """Arguments of `predict`."""
-    parser.add_argument("videos", nargs="+", help="video files")
+    parser.add_argument("videos", nargs="+", help="video files, or folders of them")
     parser.add_argument("--top", type=positive, default=5, help="how many classes to print (%(default)s)")
     add_model(parser, CLASSIFIER)
     add_views(parser)
@@ -79,17 +92,20 @@ def predict(args: Namespace) -> int:
     Exit status 1 if a video cannot be read; the others are printed.
     """
     from ..data.video import VideoReadError
-    from ..inference.predict import predict_each
+    from ..evaluation.prepare import prepare
+    from ..inference.predict import predict as predictions_of
 
-    options = {"top": args.top, "device": args.device, "dtype": args.dtype, "views": args.views}
+    model, device, dtype = prepare(load_network(args, num_classes=None), args.device, args.dtype)
+    options = {"top": args.top, "device": device, "dtype": dtype, "views": args.views}
     failed = 0
-    found = predict_each(args.videos, model=load_network(args, num_classes=None), **options)
-    for path, one in zip(args.videos, found, strict=True):
-        if isinstance(one, VideoReadError):
-            print(f"error: {one}", file=sys.stderr)
+    for path in _files(args.videos):
+        try:
+            (found,) = predictions_of(path, model=model, **options)
+        except VideoReadError as error:
+            print(f"error: {error}", file=sys.stderr)
             failed += 1
         else:
-            lines = [f"  {score:6.1%}  {label}" for label, score in zip(one.labels, one.scores, strict=True)]
+            lines = [f"  {score:6.1%}  {label}" for label, score in zip(found.labels, found.scores, strict=True)]
             print(path, *lines, sep="\n", flush=True)
     return 1 if failed else 0
 
@@ -279,24 +295,23 @@ def serve(args: Namespace) -> int:
 def add_export(parser: ArgumentParser) -> None:
     """Arguments of `export`."""
     add_model(parser, FEATURES_MODEL)
-    formats = ["torch_export", "aotinductor", "onnx", "transformers", "timm"]
+    formats = ["torch_export", "aotinductor", "onnx", "transformers"]
     parser.add_argument("--format", default="onnx", choices=formats, help="(%(default)s)")
-    parser.add_argument("--output", required=True, help="the file (.pt2, .onnx, .safetensors) or folder to write")
+    parser.add_argument("--output", required=True, help="the file (.pt2, .onnx) or folder to write")
     parser.add_argument("--num-frames", type=positive, help="frames of the clip; by default the model's own")
     parser.add_argument("--img-size", type=positive, help="its pixels; by default the model's own")
     parser.add_argument("--features", action="store_true", help="without the classifier, even if there is one")
 
 
 def export(args: Namespace) -> int:
-    """Export a model as a torch program, as ONNX, or as weights for transformers or timm, and compare the outputs."""
+    """Export a model as a torch program, as ONNX, or as weights for transformers, and compare the outputs."""
     from ..inference.export import export_program
-    from ..inference.export_weights import export_timm, export_transformers
+    from ..inference.export_weights import export_transformers
 
     size = {"num_frames": args.num_frames, "img_size": args.img_size}
     model = load_network(args, num_classes=0 if args.features else None, **size)
-    weights = {"transformers": export_transformers, "timm": export_timm}
-    if args.format in weights:
-        exported = weights[args.format](model, args.output)
+    if args.format == "transformers":
+        exported = export_transformers(model, args.output)
     else:
         exported = export_program(model, args.output, args.format)
     print(f"{exported.path}: free are {', '.join(exported.free)}")

@@ -29,7 +29,7 @@ from .recipe import (
     read_recipe,
 )
 from .repeat import cases
-from .strict import ConfigError, build, differences, flatten, to_dict, was_removed
+from .strict import ConfigError, build, current_names, differences, flatten, to_dict, was_removed
 from .temporal import TemporalConfig
 
 __all__ = [
@@ -66,6 +66,7 @@ __all__ = [
     "ViewsConfig",
     "build",
     "cases",
+    "current_names",
     "describe",
     "differences",
     "find_recipe",

@@ -55,7 +55,7 @@ class LinearConfig:
         batch_size: videos of a step.
         momentum, weight_decay: of SGD.
         standardize: bring each feature to mean 0 and deviation 1 first; not in SVT's recipe.
-        validation_share: share of each class that is set aside to choose among `lrs`.
+        validation_fraction: share of each class that is set aside to choose among `lrs`.
         clips: random clips of each training video, whose features are kept; each epoch draws one of them. As many as
             epochs is the paper's amount of variation, fewer take less time.
         hflip: probability of a horizontal flip; 0 where left and right matter.
@@ -70,7 +70,7 @@ class LinearConfig:
     momentum: float = 0.9
     weight_decay: float = 0.0
     standardize: bool = False
-    validation_share: float = 0.2
+    validation_fraction: float = 0.2
     clips: int = 20
     hflip: float = 0.5
     slow_fast: bool = True

@@ -119,19 +119,22 @@ class EvalTransform:
         return sampling.random_clips(total, self.num_frames, rng, window=window)[0]
 
     def __call__(self, frames: Frames, *, crop: int = 0, num_crops: int = 1) -> Tensor:
-        """Turn uint8 RGB frames (T, H, W, 3) into float32 (3, T, crop height, crop width).
+        """Turn uint8 RGB frames (T, H, W, 3) or (T, 3, H, W) into float32 (3, T, crop height, crop width).
 
-        `crop` of `num_crops` counts from the left (or the top); a single one is the centre.
+        `frames` is an array or a tensor. `crop` of `num_crops` counts from the left (or the top); a single one is the
+        center.
 
         Raises:
             ValueError: frames of another shape or type, or no such crop.
         """
         frames = torch.as_tensor(frames)
-        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != torch.uint8:
+        if frames.ndim != 4 or 3 not in (frames.shape[1], frames.shape[3]) or frames.dtype != torch.uint8:
             raise ValueError(
-                f"EvalTransform takes uint8 frames (T, H, W, 3), got {frames.dtype} {tuple(frames.shape)}; "
+                f"frames must be uint8 (T, H, W, 3) or (T, 3, H, W), got {frames.dtype} {tuple(frames.shape)}; "
                 "frames_at of an open video returns such"
             )
+        if frames.shape[3] != 3:
+            frames = frames.permute(0, 2, 3, 1)  # (T, H, W, 3)
         num_frames, height, width, _ = frames.shape
         size = short_side_size(height, width, self.resize_size)
         crop_h, crop_w = self.crop_size
@@ -144,8 +147,8 @@ class EvalTransform:
             clip[:, t] = image[0, :, top : top + crop_h, left : left + crop_w]
         if self.channel_order == "BGR":
             clip = clip.flip(0)
-        mean = torch.tensor(self.mean).view(3, 1, 1, 1)
-        std = torch.tensor(self.std).view(3, 1, 1, 1)
+        mean = torch.tensor(self.mean, device=clip.device).view(3, 1, 1, 1)
+        std = torch.tensor(self.std, device=clip.device).view(3, 1, 1, 1)
         return clip.div_(255).sub_(mean).div_(std)
 
     def __repr__(self) -> str:

@@ -13,7 +13,8 @@ from huggingface_hub import HfApi
 from safetensors.torch import save
 from torch import Tensor
 
-from ..models import ZooModel
+from ..models import Classifier, ZooModel
+from ..models.base import check_labels
 from .checksums import sha256_of
 from .download import fetch
 from .loading import CONFIG_NAME, WEIGHTS_NAME, from_pretrained
@@ -67,11 +68,17 @@ def save_pretrained(model: ZooModel, folder: str | Path, *, repo: str = "ORG/NAM
     """Write `model.safetensors`, `config.json` and `README.md` (the model card) into `folder`; returns it.
 
     `repo` is the Hub repository that the card tells its readers to load from.
+
+    Raises:
+        ValueError: `folder` is a file, or the class names do not fit the classifier.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; save_pretrained writes a folder")
     config = config_of(model)
+    for key in ("categories", "labels"):
+        if isinstance(model, Classifier) and isinstance(config.get(key), list):
+            check_labels(config[key], model.num_classes)
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
     write_weights(folder / WEIGHTS_NAME, state, config)

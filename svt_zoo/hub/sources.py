@@ -5,6 +5,7 @@ import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 
+OWN_FILE = "pass weights=/path/to/file (tools: --weights, recipes: init=)"  # the way out of every missing file
 _HUB_FORM = re.compile(r"([^/@]+/[^/@]+)/([^@]*[^/@])(?:@(.+))?")
 
 

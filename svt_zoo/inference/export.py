@@ -9,13 +9,14 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from ..models import Classifier, ZooModel
+from ..models.base import backbone_of
 
 _log = logging.getLogger(__name__)
 
@@ -55,8 +56,8 @@ def export_program(model: ZooModel, path: str | os.PathLike[str], format: Progra
         model: a backbone or a classifier; left as it is.
         path: the file to write: `.onnx` for "onnx", `.pt2` for the others.
         format: "torch_export" (`torch.export.load(path).module()`), "aotinductor" (compiled for this kind of machine;
-            needs a C++ compiler; `torch._inductor.aoti_load_package(path)`), or "onnx" (input `clip`; outputs `cls` and
-            `patches`, or `logits`).
+            needs a C++ compiler; `torch._inductor.aoti_load_package(path)`), or "onnx" (input `clip`, whose free
+            axes are named batch, frames, height, width; outputs `cls` and `patches`, or `logits`).
 
     Raises:
         ExportError: the network cannot be exported, its export gives other numbers, or a package is missing.
@@ -108,20 +109,16 @@ class _Program(nn.Module):
         super().__init__()
         self.network = network
         self.names = ("logits",) if isinstance(network, Classifier) else ("cls", "patches")
-        self.patch_size = _backbone(network).patch_size
+        self.patch_size = backbone_of(network).patch_size
 
     def forward(self, clip: Tensor) -> tuple[Tensor, ...]:
         out = self.network(clip)
         return (out,) if isinstance(out, Tensor) else tuple(out)
 
 
-def _backbone(model: ZooModel) -> Any:
-    return model.backbone if isinstance(model, Classifier) else model
-
-
 def clip_shape(model: ZooModel) -> tuple[int, int, int]:
     """The clip (T, H, W) that a network was made for."""
-    backbone, clip = _backbone(model), model.meta.get("clip")
+    backbone, clip = backbone_of(model), model.meta.get("clip")
     if clip:
         return clip["num_frames"], clip["crop_size"], clip["crop_size"]
     size = (model.meta.get("model_kwargs") or {}).get("img_size", 224)
@@ -212,6 +209,9 @@ def _write_onnx(program: ExportedProgram, path: Path, config: str, names: Sequen
     written = torch.onnx.export(program, input_names=["clip"], output_names=list(names), optimize=False, verbose=False)
     if written is None:
         raise ExportError("torch.onnx wrote nothing")
+    if hasattr(written, "rename_axes"):  # older versions of torch leave names such as s77
+        sizes = written.model.graph.inputs[0].shape or ()
+        written.rename_axes({size: _DIMENSIONS[i] for i, size in enumerate(sizes) if not isinstance(size, int)})
     written.model.metadata_props[CONFIG_KEY] = config
     written.save(str(path), external_data=False)
 

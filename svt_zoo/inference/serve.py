@@ -17,6 +17,7 @@ from ..data.limits import Limits, VideoReadError
 from ..data.video import open_video
 from ..hub.loading import load_model
 from ..models import Classifier, ZooModel
+from ..models.base import backbone_of
 from ..models.timesformer import TimeSformer
 from .feature_table import FeatureTable
 from .neighbours import neighbour_sheet
@@ -68,7 +69,7 @@ class Answerer:
         self.limits = limits
         self.top = top
         self.classifies = isinstance(model, Classifier)
-        self.has_attention = isinstance(model.backbone if isinstance(model, Classifier) else model, TimeSformer)
+        self.has_attention = isinstance(backbone_of(model), TimeSformer)
         if not (self.classifies or self.has_attention or table):
             raise ValueError("this model has neither a classifier nor attention maps; give a table of its features")
         if table is not None:

@@ -4,7 +4,7 @@ Bertasius et al., "Is Space-Time Attention All You Need for Video Understanding?
 Ranasinghe et al., "Self-supervised Video Transformer" (CVPR 2022), section 3.1 for the dynamic position tables.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -84,9 +84,7 @@ class TimeSformer(Backbone):
     """A vision transformer over the patches of a clip: (B, 3, T, H, W) -> `Features`.
 
     The position tables keep the size they were trained with and are stretched to the clip in `forward`, so any T
-    and any H, W that hold a patch work. `table="per_view"` stretches the stored tables straight to each clip;
-    `"shared_max"` first to `max_frames` and `max_img_size`, from which every clip then takes its part (SVT section
-    3.2.3: one table at the highest resolution that all views share). Released weights need `"nearest"`.
+    and any H, W that hold a patch work. Released weights need `"nearest"`.
 
     Args:
         img_size: pixels the stored grid stands for, an int or (H, W).
@@ -94,6 +92,7 @@ class TimeSformer(Backbone):
         drop_path_rate: stochastic depth of the last block; the others grow linearly from 0.
         pos_mode, time_mode: how the tables are stretched over space ("nearest", "nearest-exact", "linear", "cubic")
             and over time (the same without "cubic").
+        table: has no effect; files written by earlier versions may contain it.
         grad_checkpointing: recompute each block in the backward pass, to save memory.
     """
 
@@ -113,20 +112,16 @@ class TimeSformer(Backbone):
         drop_path_rate: float = 0.1,
         pos_mode: Interpolation = "nearest",
         time_mode: Interpolation = "nearest",
-        table: Literal["per_view", "shared_max"] = "per_view",
-        max_frames: int = 16,
-        max_img_size: int | tuple[int, int] | None = None,
+        table: str = "per_view",
         grad_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if table not in ("per_view", "shared_max"):
-            raise ValueError(f'table must be "per_view" or "shared_max", got {table!r}')
+        if table != "per_view":
+            raise ValueError(f"table={table!r} was removed: tables are stretched to each clip; delete this option")
         self.embed_dim, self.num_frames, self.patch_size = embed_dim, num_frames, patch_size
-        self.pos_mode, self.time_mode, self.table = pos_mode, time_mode, table
+        self.pos_mode, self.time_mode = pos_mode, time_mode
         self.grad_checkpointing = grad_checkpointing
         self.grid_size = grid_of(img_size, patch_size)
-        self.max_frames = max_frames
-        self.max_grid = grid_of(img_size if max_img_size is None else max_img_size, patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid_size[0] * self.grid_size[1], embed_dim))
         self._add_time_table()
@@ -150,17 +145,11 @@ class TimeSformer(Backbone):
 
     def positions(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Positions of the class token (1, 1, D) and of a frame's patches (1, N, D), for a grid (rows, columns)."""
-        old, table = self.grid_size, self.pos_embed[:, 1:]
-        if self.table == "shared_max":
-            table, old = resize_grid(table, old, self.max_grid, self.pos_mode), self.max_grid
-        return self.pos_embed[:, :1], resize_grid(table, old, grid, self.pos_mode)
+        return self.pos_embed[:, :1], resize_grid(self.pos_embed[:, 1:], self.grid_size, grid, self.pos_mode)
 
     def times(self, num_frames: int) -> Tensor:
         """Positions in time of `num_frames` frames, (1, T, D)."""
-        table: Tensor = self.time_embed
-        if self.table == "shared_max":
-            table = resize_time(table, self.max_frames, self.time_mode)
-        return resize_time(table, num_frames, self.time_mode)
+        return resize_time(self.time_embed, num_frames, self.time_mode)
 
     def embed_clip(self, clip: Tensor) -> tuple[Tensor, int]:
         """Tokens (B, 1 + T*N, D) of clip (B, 3, T, H, W), time-major after the class token, and T."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..config import ConfigError, differences, was_removed
+from ..config import ConfigError, current_names, differences, was_removed
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ HARMLESS = (
     "data.val",
     "data.num_workers",
     "data.batch_size",
-    "data.max_failure_share",
+    "data.max_failure_fraction",
     "data.allow_overlap",
     "model.options.folded",  # no longer has an effect
     "model.options.grad_checkpointing",
@@ -134,6 +134,7 @@ def check_same_run(path: Path, saved: Mapping[str, Any], recipe: Mapping[str, An
     Raises:
         CheckpointError: names the keys that differ, with both values.
     """
+    saved = current_names(saved)
     try:
         changed = [
             key

@@ -134,7 +134,7 @@ def build_finetune_loader(
         rank=distributed.rank(),
         world_size=distributed.world_size(),
         pin_memory=device.type == "cuda",
-        max_failure_share=recipe.data.max_failure_share,
+        max_failure_fraction=recipe.data.max_failure_fraction,
         output_dir=recipe.run.output,
     )
 

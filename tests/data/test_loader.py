@@ -64,7 +64,7 @@ def make_dataset(n: int = 22, *, train: bool = True, seed: int = 5) -> VideoData
 
 
 def make_loader(n: int = 22, *, train: bool = True, batch_size: int = 4, **options: Any) -> VideoLoader:
-    return build_loader(make_dataset(n, train=train), batch_size=batch_size, **{"max_failure_share": 1.0} | options)
+    return build_loader(make_dataset(n, train=train), batch_size=batch_size, **{"max_failure_fraction": 1.0} | options)
 
 
 def digest(batch: Batch) -> tuple[list[int], str, list[tuple[str, str]]]:
@@ -227,7 +227,7 @@ def test_no_sample_comes_twice_and_evaluation_leaves_none_out(
 
 
 def test_evaluation_reports_what_is_missing_and_shows_the_rest(tmp_path: Path) -> None:
-    loader = make_loader(13, train=False, batch_size=1, max_failure_share=0.0, output_dir=tmp_path, num_workers=1)
+    loader = make_loader(13, train=False, batch_size=1, max_failure_fraction=0.0, output_dir=tmp_path, num_workers=1)
     shown = [index for batch in loader for index in batch.video_index.tolist()]
     assert shown == [i for i in range(13) if i not in BROKEN]
     assert loader.failures == {f"/v/{i}.mp4": "broken on purpose" for i in BROKEN}
@@ -244,13 +244,13 @@ def test_evaluation_is_in_the_order_of_the_list() -> None:
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_too_many_failures_stop_training_with_the_list(num_workers: int, tmp_path: Path) -> None:
-    loader = make_loader(max_failure_share=0.1, num_workers=num_workers, output_dir=tmp_path)
+    loader = make_loader(max_failure_fraction=0.1, num_workers=num_workers, output_dir=tmp_path)
     with pytest.raises(TooManyFailures, match=r"(?s)3 of 22 videos cannot be read, 2\.2 may fail .*/v/7\.mp4: broken"):
         stream(loader)
 
 
 def test_failures_below_the_share_are_written_once_an_epoch(tmp_path: Path) -> None:
-    loader = make_loader(max_failure_share=0.2, output_dir=tmp_path / "run")
+    loader = make_loader(max_failure_fraction=0.2, output_dir=tmp_path / "run")
     stream(loader)
     first = loader.failures
     stream(loader)
@@ -270,7 +270,7 @@ def test_a_sample_that_finds_no_stand_in_stops_training() -> None:
     dataset = make_dataset()
     dataset.max_attempts = 1
     with pytest.raises(TooManyFailures, match="of 22 videos cannot be read"):
-        stream(build_loader(dataset, batch_size=4, max_failure_share=1.0))
+        stream(build_loader(dataset, batch_size=4, max_failure_fraction=1.0))
 
 
 def test_failures_before_a_stop_count_after_the_resume() -> None:

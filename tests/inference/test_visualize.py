@@ -34,6 +34,7 @@ from svt_zoo.models.timesformer import TimeSformer
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "visualize_attention.py"
 PATCH, GRID = 16, (4, 4)
+SCALE = 104  # pixels: width of the color bar with its gap
 PATH = [(0, 3), (1, 1), (3, 2), (2, 0), (0, 0), (3, 3)]
 CLIP = {
     "num_frames": len(PATH),
@@ -173,8 +174,8 @@ def numbered(num_frames: int) -> Tensor:
 
 
 def tile(sheet: Image.Image, line: int, column: int, *, lines: int, columns: int) -> np.ndarray:
-    """One picture of a sheet, counted from the right and bottom edge, where nothing but pictures is."""
-    right = sheet.width - 8 - (columns - 1 - column) * 88
+    """One picture of a sheet, counted from the scale and the bottom edge."""
+    right = sheet.width - SCALE - 8 - (columns - 1 - column) * 88
     bottom = sheet.height - 8 - (lines - 1 - line) * 72
     return np.array(sheet)[bottom - 64 : bottom, right - 80 : right]
 
@@ -201,10 +202,23 @@ def test_the_sheet_has_a_labelled_row_for_each_model_and_a_margin_all_around() -
     pixels = np.asarray(two.convert("L"))
     for edge in (pixels[:8], pixels[-8:], pixels[:, :8], pixels[:, -8:]):
         assert (edge == 255).all()
-    labels = pixels[:, : two.width - 4 * 88]
+    labels = pixels[:, : two.width - 4 * 88 - SCALE]
     for line in range(3):
         assert labels[8 + 72 * line : 72 + 72 * line].min() < 100
     assert (labels[:, -8:] == 255).all()  # no letter touches a picture
+
+
+def test_the_sheet_has_a_scale_for_each_model() -> None:
+    maps = torch.rand(4, 4, 5)
+    pixels = np.asarray(contact_sheet(numbered(4), {"model": maps}))[:, -SCALE:-8]
+    assert (pixels[:72] == 255).all()  # beside the frames
+    bar = pixels[80 + 16 : 80 + 48, :24].astype(int)
+    assert (bar == bar[:, :1]).all()
+    brightness = bar.sum(axis=(1, 2))
+    assert (np.diff(brightness) <= 0).all()
+    assert brightness[0] > 2 * brightness[-1]  # the highest attention is at the top
+    for numbers in (pixels[80:96], pixels[128:144]):
+        assert numbers.min() < 100
 
 
 def test_times_stand_above_the_columns() -> None:
@@ -214,7 +228,7 @@ def test_times_stand_above_the_columns() -> None:
     assert with_times.height == without.height + 24 + 8
     header = np.asarray(with_times.convert("L"))[8:32]
     for column in range(4):
-        right = with_times.width - 8 - (3 - column) * 88
+        right = with_times.width - SCALE - 8 - (3 - column) * 88
         assert header[:, right - 80 : right].min() < 100
 
 
@@ -263,7 +277,8 @@ def test_a_moving_square_glows_in_the_video_and_on_the_sheet(square_video, tmp_p
     assert [patch_of(image) for image in shown[:, -72:-8, 8:72]] == PATH  # the frames
     assert [patch_of(image) for image in shown[:, -72:-8, 80:144]] == PATH  # the attention
     sheet = np.asarray(Image.open(png))
-    tiles = [sheet[-72:-8, sheet.shape[1] - 72 * i : sheet.shape[1] - 72 * i + 64] for i in (4, 3, 2, 1)]
+    right = sheet.shape[1] - SCALE
+    tiles = [sheet[-72:-8, right - 72 * i : right - 72 * i + 64] for i in (4, 3, 2, 1)]
     assert [patch_of(image) for image in tiles] == [PATH[i] for i in (0, 2, 3, 5)]
 
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from svt_zoo.methods import SVT
-from svt_zoo.methods.svt import from_original
 from svt_zoo.schedules import cosine, warmup_cosine
 from svt_zoo.training.optim import build_optimizer, clip_gradients, param_groups, set_hyperparameters
 
@@ -47,10 +46,9 @@ def test_loss_gradient_and_centre_equal_the_original(
 def recorded_svt(tensors: dict[str, Tensor], dtype: torch.dtype, **options: Any) -> SVT:
     """An SVT in the state before the recorded steps."""
     method = tiny_svt(teacher_mode="replica", **options).to(dtype)
-    student, teacher = part(tensors, "student_before/"), part(tensors, "teacher_before/")
-    method.load_state_dict(
-        from_original({"student": student, "teacher": teacher, "dino_loss": {"center": tensors["center_before"]}})
-    )
+    method.student.load_state_dict(part(tensors, "student_before/"))
+    method.teacher.load_state_dict(part(tensors, "teacher_before/"))
+    method.center.copy_(tensors["center_before"])
     return method
 
 
