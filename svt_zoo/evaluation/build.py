@@ -124,7 +124,7 @@ def _run(
 
 
 def load_network(recipe: EvaluationRecipe | FinetuneRecipe, *, num_classes: int | None = 0) -> ZooModel:
-    """The network of a recipe in eval mode, with the clip that it is shown in its `meta`; the seed draws random weights.
+    """The network of a recipe in eval mode, with its clip specification in `meta`; the seed draws random weights.
 
     Raises:
         ValueError: no such start.
