@@ -32,7 +32,7 @@ def story_of(
     clip: Mapping[str, Any] | None,
     name: str = "",
 ) -> dict[str, Any]:
-    """The `meta` of a network that is trained from `start`: its own story, and the licence of the weights it is made of.
+    """The `meta` of a network that is trained from `start`: its own story, with the licence of its start.
 
     No path of this machine is in it, because the file may be published.
 
