@@ -138,5 +138,5 @@ def clip_gradients(
 
 
 def _whole(norm: Tensor) -> Tensor:
-    """The norm over all shards: in torch 2.8, `stack` adds the norms that FSDP's processes hold."""
+    """The norm over all shards. FSDP's own tensors cannot `unbind` in torch 2.9."""
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
