@@ -434,7 +434,7 @@ def test_the_tool_fails_when_no_video_can_be_read_also_the_second_time(
     arguments = [str(folder / "2.mp4"), "-o", str(tmp_path / "f.parquet"), "--model", weights, "--device", "cpu"]
     for _ in range(2):
         assert main([*arguments, "--workers", "0"]) == 1
-        assert "error: no video could be read; column `error` of" in capsys.readouterr().err
+        assert "error: no video could be read; see column `error` of" in capsys.readouterr().err
 
 
 @pytest.mark.slow
