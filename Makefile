@@ -17,11 +17,11 @@ lint: $(VENV)/ready
 	$(BIN)/mypy --strict svt_zoo
 
 demo: $(VENV)/ready
-	$(BIN)/python tools/demo.py $(if $(VIDEOS),--videos "$(VIDEOS)")
+	$(BIN)/svt-zoo demo $(if $(VIDEOS),--videos "$(VIDEOS)")
 
 # The reference of every module, from its docstrings: build/docs/index.html.
 # A package that lists names in __all__ does not show its modules by itself.
-MODULES = svt_zoo svt_zoo.data svt_zoo.evaluation svt_zoo.inference svt_zoo.training $(subst /,.,$(patsubst %.py,%,\
+MODULES = svt_zoo svt_zoo.cli svt_zoo.data svt_zoo.demo svt_zoo.evaluation svt_zoo.inference svt_zoo.training $(subst /,.,$(patsubst %.py,%,\
   $(patsubst %/__init__.py,%,$(wildcard svt_zoo/[a-z]*.py $(foreach part,config hub methods models,svt_zoo/$(part)/*.py)))))
 QUIET = -W error::UserWarning -W "ignore:Error parsing type annotation" # of generics that exist only in type stubs
 docs: $(VENV)/ready

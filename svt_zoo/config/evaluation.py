@@ -1,6 +1,6 @@
 """Recipes of evaluations: nearest neighbours, a linear probe, the multi-view test of a classifier."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from .options import DataConfig, ModelConfig
@@ -77,6 +77,20 @@ class LinearConfig:
     views: str = "slow-fast 3x1"
     pool: Literal["mean", "sum"] = "mean"
 
+    def __post_init__(self) -> None:
+        refuse_fast_views(self.views, slow_fast=self.slow_fast, where="")
+
+
+def refuse_fast_views(views: str, *, slow_fast: bool, where: str) -> None:
+    """Refuse to test fast clips of a network, or of a layer, that has been trained without them.
+
+    Raises:
+        ValueError: `views` asks for fast clips although `slow_fast` is off.
+    """
+    if views.startswith("slow-fast") and not slow_fast:
+        plain = views.removeprefix("slow-fast ")
+        raise ValueError(f"{where}views={views!r} tests fast clips, but slow_fast=false; set {where}views={plain}")
+
 
 @dataclass(frozen=True)
 class MultiviewConfig:
@@ -117,13 +131,18 @@ class ReportConfig:
         name: what was evaluated; by default what `init` says.
         dataset: name of the data set; by default that of the list `data.val`.
         split: on which part of it.
-        folder: where result files are collected.
+        folder: where result files are written; by default `results` in `run.output`. The page of the zoo is made from
+            those in the folder `results` of the checkout.
     """
 
     name: str = ""
     dataset: str = ""
     split: str = "test"
-    folder: str = "results"
+    folder: str = ""
+
+    def within(self, output: str) -> "ReportConfig":
+        """The same with a folder: in `output`, if none is named."""
+        return self if self.folder else replace(self, folder=f"{output}/results")
 
 
 @dataclass(frozen=True)
@@ -159,6 +178,9 @@ class EvaluationRecipe:
     repeat: RepeatConfig = field(default_factory=RepeatConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     run: EvaluationRunConfig = field(default_factory=EvaluationRunConfig)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "report", self.report.within(self.run.output))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .evaluation import ClipConfig, MultiviewConfig, RepeatConfig, ReportConfig
+from .evaluation import ClipConfig, MultiviewConfig, RepeatConfig, ReportConfig, refuse_fast_views
 from .options import DataConfig, ModelConfig, OptimConfig, RunConfig
 from .temporal import TemporalConfig
 
@@ -94,6 +94,8 @@ class FinetuneRecipe:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "report", self.report.within(self.run.output))
+        refuse_fast_views(self.multiview.views, slow_fast=self.views.slow_fast, where="multiview.")
         if self.views.slow_fast and self.classify.cutmix:
             raise ValueError(
                 f"classify.cutmix={self.classify.cutmix} cuts clips of one size; set views.slow_fast=false, or cutmix=0"

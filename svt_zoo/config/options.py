@@ -166,7 +166,7 @@ class OptimConfig:
         accumulation: batches whose gradients make one step.
         schedule: of the learning rate: "cosine" runs to `lr_end`; "steps" multiplies it by `factor` at each of the
             `milestones`.
-        milestones: epochs.
+        milestones: epochs at which `schedule=steps` lowers the learning rate; an empty list keeps it constant.
         factor: of the learning rate, at a milestone.
     """
 
@@ -192,8 +192,6 @@ class OptimConfig:
         for name in ("epochs", "accumulation"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} starts at 1, got {getattr(self, name)}")
-        if self.schedule == "steps" and not self.milestones:
-            raise ValueError("schedule=steps needs milestones, the epochs of its steps, such as [100,200]")
         if not 0 <= self.warmup_epochs <= self.epochs:
             raise ValueError(
                 f"warmup_epochs lies in 0 to epochs={self.epochs}, got {self.warmup_epochs}; lower it with epochs"

@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from tqdm import tqdm
 
-from .limits import VideoReadError
+from .failures import reason_of
 from .workers import end_with_parent
 
 _log = logging.getLogger(__name__)
@@ -133,11 +133,9 @@ def _work(function: Callable[[T], R], tasks: Connection) -> None:
 def _attempt(function: Callable[[T], R], task: T) -> Done[T, R]:
     try:
         return Done(task, function(task))
-    except VideoReadError as error:
-        return Done(task, None, error.reason)
     except Exception as error:  # one bad file must not stop the work on a hundred thousand
         _log.debug("%s", task, exc_info=True)
-        return Done(task, None, f"{type(error).__name__}: {error}")
+        return Done(task, None, reason_of(error))
 
 
 def progress(

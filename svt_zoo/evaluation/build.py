@@ -124,7 +124,7 @@ def _run(
 
 
 def load_network(recipe: EvaluationRecipe | FinetuneRecipe, *, num_classes: int | None = 0) -> ZooModel:
-    """The network of a recipe, with the clip that it is shown in its `meta`; the seed draws random weights.
+    """The network of a recipe in eval mode, with its clip specification in `meta`; the seed draws random weights.
 
     Raises:
         ValueError: no such start.
@@ -146,7 +146,7 @@ def load_network(recipe: EvaluationRecipe | FinetuneRecipe, *, num_classes: int 
     network.meta = {**network.meta, "clip": clip}
     if isinstance(network, Classifier):
         network.backbone.meta = {**network.backbone.meta, "clip": clip}
-    return network
+    return network.eval()
 
 
 def choose_clip(said: ClipSpec | None, asked: ClipConfig, network: ZooModel) -> ClipSpec:

@@ -93,15 +93,34 @@ def merge_shards(shards: Iterable[Path], output: Path, schema: "pyarrow.Schema")
     Raises:
         ValueError: a shard is damaged.
     """
-    import pyarrow
     import pyarrow.parquet
 
     with atomic(output) as part, pyarrow.parquet.ParquetWriter(part, schema) as writer:
         for shard in shards:
-            try:
-                writer.write_table(pyarrow.parquet.read_table(shard).cast(schema))
-            except (pyarrow.ArrowInvalid, OSError) as error:
-                raise ValueError(f"{shard} is damaged ({error}); delete it and run the extraction again") from error
+            writer.write_table(_read_shard(shard).cast(schema))
+
+
+def outcomes_of(shard: Path) -> list[tuple[str, str | None]]:
+    """The videos of a shard, each with the reason why a row has no feature; None for a row that has one.
+
+    Raises:
+        FileNotFoundError: there is no such shard.
+        ValueError: the shard is damaged.
+    """
+    rows = _read_shard(shard, ["video", "error"]).to_pylist()
+    return list({(row["video"], row["error"]): None for row in rows})
+
+
+def _read_shard(path: Path, columns: list[str] | None = None) -> "pyarrow.Table":
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_table(path, columns=columns, use_threads=False)
+    except FileNotFoundError:
+        raise
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it and run the extraction again") from error
 
 
 class FeatureTable:

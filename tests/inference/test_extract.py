@@ -19,6 +19,7 @@ from processes import ROOT
 from torch.testing import assert_close
 
 from svt_zoo import embed
+from svt_zoo.data.failures import CommonFailure
 from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.data.sampling import dense_clips
 from svt_zoo.data.video import open_video
@@ -193,14 +194,12 @@ def test_tokens_are_those_of_the_network(pooling: str, folder: Path, tmp_path: P
     assert_close(embeddings(tmp_path / "f.parquet").unflatten(1, shape), expected)
 
 
-def test_a_feature_that_does_not_fit_the_type_is_an_error(folder: Path, tmp_path: Path) -> None:
+def test_a_network_whose_features_never_fit_the_type_ends_the_run(folder: Path, tmp_path: Path) -> None:
     model = network()
     with torch.no_grad():
         model.norm.weight.mul_(1e6)
-    extract(list_videos(folder / "6.mp4"), tmp_path / "f.parquet", model=model, store="float16")
-    [row] = rows(tmp_path / "f.parquet")
-    assert row["embedding"] is None
-    assert "not finite in float16" in row["error"]
+    with pytest.raises(CommonFailure, match="not finite in float16"):
+        extract(list_videos(folder / "6.mp4"), tmp_path / "f.parquet", model=model, store="float16")
 
 
 def test_a_classifier_gives_the_features_of_its_backbone(folder: Path, tmp_path: Path) -> None:
@@ -427,14 +426,14 @@ def test_the_tool_writes_a_table_and_sums_up(
     assert capsys.readouterr().err.startswith("error: every is a number of seconds above 0")
 
 
-def test_the_tool_fails_when_no_video_can_be_read_also_the_second_time(
+def test_the_tool_fails_when_its_only_video_cannot_be_read_also_the_second_time(
     folder: Path, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main = command("extract")
     arguments = [str(folder / "2.mp4"), "-o", str(tmp_path / "f.parquet"), "--model", weights, "--device", "cpu"]
     for _ in range(2):
-        assert main([*arguments, "--workers", "0"]) == 1
-        assert "error: no video could be read; column `error` of" in capsys.readouterr().err
+        assert main([*arguments, "--workers", "0"]) == 2
+        assert "error: the first video fails for this reason: not a video" in capsys.readouterr().err
 
 
 @pytest.mark.slow
