@@ -22,7 +22,7 @@ from svt_zoo.data.build import train_views
 from svt_zoo.methods.svt import view_pairs
 
 BLOCKS = re.findall(r"^```\n(.*?)^```$", (ROOT / "docs" / "svt.md").read_text(), re.MULTILINE | re.DOTALL)
-COMMAND = r"(?:svt-zoo|torchrun .*-m svt_zoo|python tools/)"
+COMMAND = r"(?:svt-zoo|torchrun .*-m svt_zoo|python (?:tools|examples)/)"
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if re.match(COMMAND, line)]
 TOOLS = {"pretrain": load_recipe, "finetune": partial(read_recipe, FinetuneRecipe), "evaluate": load_evaluation}
 
@@ -30,8 +30,9 @@ TOOLS = {"pretrain": load_recipe, "finetune": partial(read_recipe, FinetuneRecip
 def recipe_of(command: str) -> tuple[str, object]:
     """What a command does (pretrain, finetune, evaluate, or the name of another tool), and the recipe that it reads."""
     words = shlex.split(command)
-    place = next(i for i, word in enumerate(words) if word in ("svt-zoo", "svt_zoo") or word.startswith("tools/"))
-    if words[place].startswith("tools/"):
+    scripts = ("tools/", "examples/")
+    place = next(i for i, word in enumerate(words) if word in ("svt-zoo", "svt_zoo") or word.startswith(scripts))
+    if words[place].startswith(scripts):
         assert (ROOT / words[place]).is_file()
         words.insert(place + 1, Path(words[place]).stem)
     tool, recipe, *overrides = words[place + 1 :]
