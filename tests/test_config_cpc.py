@@ -1,4 +1,4 @@
-"""A recipe says its method, and takes the options of that method alone; CPC's show every network the same clips."""
+"""A recipe names its method, and takes the options of that method alone; CPC's show every network the same clips."""
 
 from dataclasses import asdict, replace
 from pathlib import Path

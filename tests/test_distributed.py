@@ -20,57 +20,57 @@ device = d.init("cpu")
 d.init("cpu")
 mine = torch.tensor([[1.0, 10.0]]) * (d.rank() + 1)
 d.barrier()
-said = {
+result = {
     "rank": d.rank(), "local_rank": d.local_rank(), "world_size": d.world_size(), "is_main": d.is_main(),
     "mean": d.all_mean(mine).tolist(), "mine": mine.tolist(), "device": str(device),
 }
 d.shutdown()
-print(json.dumps(said))
+print(json.dumps(result))
 """
 
 IN_TURN = """
 import json, os, pathlib, time
 from svt_zoo import distributed as d
 d.init("cpu")
-said = {"before_me": [], "errors": []}
+result = {"before_me": [], "errors": []}
 
 def load(name, failing=None):
     time.sleep(0 if d.rank() else 0.3)  # the main process is the slow one
     path = pathlib.Path("FOLDER", name)
-    said["before_me"].append(path.exists())
+    result["before_me"].append(path.exists())
     path.touch()
     if d.rank() == failing:
         raise ValueError(f"{name} cannot be had")
     return d.rank()
 
-said["loaded"] = [d.in_turn(lambda: load("on one machine"))]
+result["loaded"] = [d.in_turn(lambda: load("on one machine"))]
 os.environ["LOCAL_RANK"] = "0"
-said["loaded"].append(d.in_turn(lambda: load("on two machines")))
+result["loaded"].append(d.in_turn(lambda: load("on two machines")))
 for failing in (0, 1):
     try:
         d.in_turn(lambda: load(f"file {failing}", failing))
     except ValueError as error:
-        said["errors"].append(str(error))
+        result["errors"].append(str(error))
 d.shutdown()
-print(json.dumps(said))
+print(json.dumps(result))
 """
 
 
 @pytest.fixture(scope="module")
-def said() -> list[dict[str, Any]]:
+def result() -> list[dict[str, Any]]:
     return run_processes(PROGRAM)
 
 
-def test_each_process_knows_its_place(said: list[dict[str, Any]]) -> None:
-    assert [(s["rank"], s["local_rank"], s["world_size"], s["is_main"]) for s in said] == [
+def test_each_process_knows_its_place(result: list[dict[str, Any]]) -> None:
+    assert [(s["rank"], s["local_rank"], s["world_size"], s["is_main"]) for s in result] == [
         (0, 0, 2, True),
         (1, 1, 2, False),
     ]
 
 
-def test_the_mean_is_over_all_processes_and_leaves_the_tensor_alone(said: list[dict[str, Any]]) -> None:
-    assert [s["mean"] for s in said] == [[[1.5, 15.0]]] * 2
-    assert said[1]["mine"] == [[2.0, 20.0]]
+def test_the_mean_is_over_all_processes_and_leaves_the_tensor_alone(result: list[dict[str, Any]]) -> None:
+    assert [s["mean"] for s in result] == [[[1.5, 15.0]]] * 2
+    assert result[1]["mine"] == [[2.0, 20.0]]
 
 
 def test_the_main_process_loads_first_and_an_error_of_one_is_raised_in_all(tmp_path: Path) -> None:

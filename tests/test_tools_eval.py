@@ -14,7 +14,7 @@ from svt_zoo.config import (
     KNNRecipe,
     LinearRecipe,
     MultiviewRecipe,
-    cases,
+    expand_repeats,
     read_recipe,
 )
 from svt_zoo.data.lists import read_list
@@ -111,7 +111,7 @@ def test_every_recipe_loads_and_builds(kind: str, path: Path) -> None:
     header = path.read_text()
     assert all(f"\n# {word}" in header for word in ("Paper: ", "Expected result: ", "Hardware: ", "Command: "))
     assert f"tools/{TOOLS[kind]}.py configs/{path.parent.name}/{path.name}" in header
-    for recipe in cases(read_recipe(KINDS[kind], path)):
+    for recipe in expand_repeats(read_recipe(KINDS[kind], path)):
         named = get_weights(recipe.init) if recipe.init in list_weights() else None
         with torch.device("meta"):
             network = create_model(named.model if named else recipe.model.name, **recipe.model.options)
@@ -132,7 +132,7 @@ def test_ssv2_is_never_flipped() -> None:
 def test_the_official_lists_are_those_of_the_recipes(
     name: str, counts: tuple[int, int] | None, shared: Path, tmp_path: Path
 ) -> None:
-    first = cases(read_recipe(KNNRecipe, CONFIGS / "knn" / f"{name}.yaml"))[0]
+    first = expand_repeats(read_recipe(KNNRecipe, CONFIGS / "knn" / f"{name}.yaml"))[0]
     if counts:
         folder = shared / "annotations" / name
         found = [read_list(folder / Path(file).name) for file in (first.data.train, first.data.val)]

@@ -1,6 +1,6 @@
 """Sections of evaluation recipes: nearest neighbors, linear probe, multi-view test of a classifier."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from .options import at_least_one
@@ -56,6 +56,20 @@ class LinearConfig:
     views: str = "slow-fast 3x1"
     pool: Literal["mean", "sum"] = "mean"
 
+    def __post_init__(self) -> None:
+        refuse_fast_views(self.views, slow_fast=self.slow_fast, where="")
+
+
+def refuse_fast_views(views: str, *, slow_fast: bool, where: str) -> None:
+    """Refuse fast clips in the test of a network or a layer that was trained without them.
+
+    Raises:
+        ValueError: `views` contains fast clips although `slow_fast` is off.
+    """
+    if views.startswith("slow-fast") and not slow_fast:
+        plain = views.removeprefix("slow-fast ")
+        raise ValueError(f"{where}views={views!r} tests fast clips, but slow_fast=false; set {where}views={plain}")
+
 
 @dataclass(frozen=True)
 class MultiviewConfig:
@@ -95,13 +109,18 @@ class ReportConfig:
         name: what was evaluated; by default the name of `init`.
         dataset: name of the data set; by default the name of the list `data.val`.
         split: part of the data set.
-        folder: folder of the result files.
+        folder: folder of the result files; by default `results` in `run.output`. MODEL_ZOO.md is made from the files in
+            `results` of the checkout.
     """
 
     name: str = ""
     dataset: str = ""
     split: str = "test"
-    folder: str = "results"
+    folder: str = ""
+
+    def within(self, output: str) -> "ReportConfig":
+        """The same section with a folder: `results` in `output`, unless one is given."""
+        return self if self.folder else replace(self, folder=f"{output}/results")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,15 @@ from ..methods.cpc import CPCConfig
 from ..methods.svt import SVTConfig
 from ..methods.temporal import TemporalConfig
 from ..training.optim import CPCOptimConfig, FinetuneOptimConfig, OptimConfig
-from .evaluation import EvaluationRunConfig, KNNConfig, LinearConfig, MultiviewConfig, RepeatConfig, ReportConfig
+from .evaluation import (
+    EvaluationRunConfig,
+    KNNConfig,
+    LinearConfig,
+    MultiviewConfig,
+    RepeatConfig,
+    ReportConfig,
+    refuse_fast_views,
+)
 from .find import find_recipe
 from .options import ClipConfig, CPCViewsConfig, DataConfig, FinetuneViewsConfig, ModelConfig, RunConfig, ViewsConfig
 from .strict import ConfigError, build
@@ -85,7 +93,8 @@ class FinetuneRecipe:
     Attributes:
         kind: "finetune".
         init: initial weights of the backbone: a row of `svt_zoo.list_weights()`, a file, a URL, the folder of a
-            finished run, or "svt", "dino", "image_supervised", "random" for `model`.
+            finished run, or "svt", "dino", "image_supervised", "random" for `model`. "random:" before one of these
+            gives its architecture and its clip with random weights, as a baseline.
     """
 
     kind: Literal["finetune"] = "finetune"
@@ -103,6 +112,8 @@ class FinetuneRecipe:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "report", self.report.within(self.run.output))
+        refuse_fast_views(self.multiview.views, slow_fast=self.views.slow_fast, where="multiview.")
         if self.views.slow_fast and self.classify.cutmix:
             raise ValueError(
                 f"classify.cutmix={self.classify.cutmix} needs one clip size; set views.slow_fast=false, or cutmix=0"
@@ -120,7 +131,8 @@ class EvaluationRecipe:
 
     Attributes:
         init: the network: a row of `svt_zoo.list_weights()`, a file, a URL, the folder of a finished run, or "svt",
-            "dino", "image_supervised", "random" for `model`.
+            "dino", "image_supervised", "random" for `model`. "random:" before one of these gives its architecture and
+            its clip with random weights, as a baseline.
     """
 
     init: str = "svt"
@@ -130,6 +142,9 @@ class EvaluationRecipe:
     repeat: RepeatConfig = field(default_factory=RepeatConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     run: EvaluationRunConfig = field(default_factory=EvaluationRunConfig)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "report", self.report.within(self.run.output))
 
 
 @dataclass(frozen=True)

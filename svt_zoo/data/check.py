@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from .failures import Outcomes
 from .frames import FrameFolder, is_image
 from .jobs import Journal, atomic, fingerprint, output_file, progress, run
 from .limits import VideoReadError
@@ -123,6 +124,7 @@ def check_videos(
         again: decode everything, whatever the journal says.
 
     Raises:
+        CommonFailure: the first videos all fail for the same reason.
         ValueError: the report has another suffix or place, or pyarrow is not installed.
     """
     target = _report_file(report)
@@ -136,8 +138,10 @@ def check_videos(
     todo = [task for task in tasks if task[0] not in found]
     if found:
         _log.info("%d of %d videos are known to be sound from an earlier run", len(found), len(tasks))
+    outcomes = Outcomes(len(tasks), was_read=bool(found))
     for done in progress(run(check_video, todo, workers=workers), len(todo), is_good=_is_ok):
         video = done.result or CheckedVideo(done.task[0], "broken", done.reason)
+        outcomes.add(video.path, None if _is_ok(video) else video.reason)
         found[video.path] = video
         journal.append({"key": keys[done.task], **asdict(video)})
     result = CheckReport(_with_duplicates([found[path] for path, _ in tasks]))

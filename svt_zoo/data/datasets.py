@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..batch import Failure
+from .failures import reason_of
 from .flow import FlowLabels
 from .frames import FrameFolder
 from .lists import Row, VideoList
@@ -147,7 +148,7 @@ class VideoDataset(Dataset[dict[str, Any]]):
 
     In training, a video that cannot be read is replaced by the next of a fixed sequence for (seed, epoch, index);
     `video_index` and `label` are then those of the stand-in. In evaluation nothing is replaced and nothing depends on
-    the epoch: `video` is None. Either way `failures` says what failed and why.
+    the epoch: `video` is None. Either way `failures` lists what failed and why; any exception counts as a failure.
 
     Args:
         videos: the list.
@@ -201,8 +202,8 @@ class VideoDataset(Dataset[dict[str, Any]]):
             try:
                 made = self._read(shown, sample_rng(self.seed, epoch, index))
                 return self._sample(shown, made, failures)
-            except VideoReadError as error:
-                failures.append(Failure(self.videos.rows[shown].path, error.reason))
+            except Exception as error:  # whatever it is, it is a failure of this video alone
+                failures.append(Failure(self.videos.rows[shown].path, reason_of(error)))
         return self._sample(index, None, failures)
 
     def _sample(self, index: int, made: Made | None, failures: list[Failure]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import forkserver, get_context, resource_tracker
+from multiprocessing import forkserver, get_all_start_methods, get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from tqdm import tqdm
 
-from .limits import VideoReadError
+from .failures import reason_of
 from .workers import end_with_parent
 
 _log = logging.getLogger(__name__)
@@ -83,11 +83,14 @@ class _Worker(Generic[T, R]):
     """A process that does one task after the other, and the end of the pipe to it that is ours."""
 
     def __init__(self, function: Callable[[T], R]) -> None:
-        context = get_context("forkserver")  # a plain fork would copy locks that threads of ours hold at the moment
-        context.set_forkserver_preload([f"{__package__}.video"])
+        # A plain fork would copy locks that other threads hold at the moment. Windows has spawn alone.
+        forks = "forkserver" in get_all_start_methods()
+        context: Any = get_context("forkserver" if forks else "spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(function, theirs), daemon=True)
-        _start_server()
+        if forks:
+            context.set_forkserver_preload([f"{__package__}.video"])
+            _start_server()
         self.process.start()
         theirs.close()
         self.alive = True
@@ -133,11 +136,9 @@ def _work(function: Callable[[T], R], tasks: Connection) -> None:
 def _attempt(function: Callable[[T], R], task: T) -> Done[T, R]:
     try:
         return Done(task, function(task))
-    except VideoReadError as error:
-        return Done(task, None, error.reason)
     except Exception as error:  # one bad file must not stop the work on a hundred thousand
         _log.debug("%s", task, exc_info=True)
-        return Done(task, None, f"{type(error).__name__}: {error}")
+        return Done(task, None, reason_of(error))
 
 
 def progress(

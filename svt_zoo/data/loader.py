@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 
 from ..batch import Batch, Failure
 from .datasets import VideoDataset
+from .failures import Outcomes
 from .workers import number_of_workers, start_worker
 
 _log = logging.getLogger(__name__)
@@ -117,6 +118,7 @@ class VideoLoader:
         name = f"failures_rank{sampler.rank}.csv" if sampler.rank else "failures.csv"
         self.log = None if output_dir is None else Path(output_dir) / name
         self.failures: dict[str, str] = {}
+        self._outcomes = Outcomes(sampler.size)
         self._resumes = False
 
     @property
@@ -132,6 +134,7 @@ class VideoLoader:
         """The epoch, or the rest of it after `load_state_dict`.
 
         Raises:
+            CommonFailure: the first videos that this process reads all fail for the same reason.
             TooManyFailures: in training, when the videos that failed in this epoch exceed the share that is allowed.
         """
         if not self._resumes:
@@ -188,8 +191,13 @@ class VideoLoader:
             with open(self.log, "a", encoding="utf-8", newline="") as file:
                 rows = ([self.epoch, path, reason] for path, reason in new.items())
                 csv.writer(file).writerows([("epoch", "path", "reason"), *rows] if first else rows)
+        for path in batch.names:
+            self._outcomes.add(path, None)
+        for path, reason in new.items():
+            self._outcomes.add(path, reason)
         gave_up = len(batch) < self.sampler.batch_size
         if self.dataset.train and (gave_up or len(self.failures) > self.max_failures):
+            self._outcomes.stop()
             listed = "\n".join(f"  {path}: {reason}" for path, reason in list(self.failures.items())[:20])
             raise TooManyFailures(
                 f"{len(self.failures)} of {self.sampler.size} videos cannot be read, {self.max_failures:.4g} may fail "

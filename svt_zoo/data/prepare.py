@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from ..batch import Failure
 from .encode import Encoding, PreparedVideo, prepare_video
+from .failures import Outcomes
 from .jobs import Journal, atomic, fingerprint, progress, run
 from .lists import VideoList
 from .remote import is_url
@@ -89,6 +90,7 @@ def prepare_videos(
         workers: number of processes; 0 works in this one.
 
     Raises:
+        CommonFailure: the first videos all fail for the same reason.
         ValueError: `output` lies among the sources, another run is writing to it, or folders of frames, which keep no
             times, are asked for a list that cuts its videos by seconds.
     """
@@ -125,9 +127,11 @@ def _prepare(
     if made:
         _log.info("%d of %d videos are there from an earlier run", len(made), len(tasks))
     failures: dict[str, Failure] = {}
+    outcomes = Outcomes(len(tasks), was_read=bool(made))
     work = partial(_prepare_one, folder=folder, encoding=encoding, fps=videos.frame_rate)
     for done in progress(run(work, todo, workers=workers), len(todo)):
         output = done.task.output
+        outcomes.add(done.task.source, done.reason if done.result is None else None)
         if done.result is None:
             failures[output] = Failure(done.task.source, done.reason)
         else:

@@ -58,19 +58,17 @@ MADE = Story(
     "Its size, its colours and the background are drawn anew for every frame, so only the motion holds a video "
     "together. One frame says nothing: in every class, the light may be anywhere. Below, one video of each class, from "
     "left to right.",
-    """make demo VIDEOS=/your/videos    # the same with your own; folders in it are taken for classes
-. .venv/bin/activate             # for the tools below
-python tools/demo.py --seed 1 --output runs/demo_1    # other videos, another start
-python tools/pretrain.py configs/svt/own_videos.yaml data.train=/your/videos run.output=runs/mine    # in earnest""",
+    """svt-zoo demo --videos /your/videos    # the same with your own; folders in it are taken for classes
+svt-zoo demo --seed 1 --output runs/demo_1    # other videos, another start
+svt-zoo pretrain svt/own_videos data.train=/your/videos run.output=runs/mine    # in earnest""",
 )
 OWN = Story(
     "What a tiny video transformer learned from your videos",
     "Small copies of up to 300 of your videos. The network is tiny and was trained for some minutes: what it finds "
     "alike is mostly colour and layout. The last lines of this page say how to go on in earnest.",
-    """. .venv/bin/activate
-python tools/pretrain.py configs/svt/own_videos.yaml data.train=/your/videos run.output=runs/mine
-python tools/visualize_attention.py video.mp4 --model runs/mine/final.safetensors
-python -c "import svt_zoo; print(svt_zoo.embed('video.mp4', model='runs/mine/final.safetensors'))\"""",
+    """svt-zoo pretrain svt/own_videos data.train=/your/videos run.output=runs/mine
+svt-zoo visualize video.mp4 --model runs/mine/final.safetensors
+svt-zoo embed video.mp4 --model runs/mine/final.safetensors""",
 )
 
 

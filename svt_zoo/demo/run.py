@@ -17,7 +17,7 @@ from .synthetic import make_videos
 
 VIDEOS = {"train": 80, "val": 30}  # made videos per class
 QUICK_VIDEOS = {"train": 40, "val": 15}
-QUICK_OPTIONS = ["optim.epochs=24", "optim.warmup_epochs=1"]
+QUICK_OPTIONS = ["data.batch_size=16", "optim.epochs=24", "optim.warmup_epochs=1"]  # too few steps to learn much
 OWN_STEPS, QUICK_OWN_STEPS = 150, 75  # of the training on a user's videos
 OWN_LIMIT, QUICK_OWN_LIMIT = 300, 100  # of a user's videos
 WORKERS = 2  # processes that make or re-encode videos

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from .. import distributed
 from ..batch import Batch, Failure
 from ..data.datasets import VideoDataset, Views
+from ..data.failures import Outcomes
 from ..data.lists import VideoList
 from ..data.loader import collate
 from ..data.workers import number_of_workers, start_worker
@@ -85,6 +86,7 @@ def extract(
         progress: show a bar with the time left, on a terminal.
 
     Raises:
+        CommonFailure: the first videos all fail for the same reason.
         ValueError: the folder holds features of other videos, weights or views; several processes without a folder.
         FileNotFoundError: processes that share the work without torch.distributed have not finished theirs.
     """
@@ -104,12 +106,29 @@ def extract(
         folder = Path(output or scratch)
         claim(folder, settings)
         mine = sorted(shards(len(videos), shard_size).items())[rank::world_size]
+        was_read = any(_has_features(path) for path in folder.glob("features_*.safetensors"))
+        if not was_read:  # earlier attempts read no video: what they wrote is made again
+            for n, _ in mine:
+                _path(folder, n).unlink(missing_ok=True)
         todo = {_path(folder, n): _split(rows, batch_size) for n, rows in mine if not _path(folder, n).exists()}
         batches = _batches(dataset, todo.values(), number_of_workers(num_workers), device, progress and rank == 0)
+        outcomes = Outcomes(len(videos), was_read=was_read)
         for path, parts in todo.items():
-            _write(path, [_compute(network, next(batches), pool, device, dtype) for _ in parts])
+            done = []
+            for rows in parts:
+                batch = next(batches)
+                failed, read = dict(batch.failures), set(batch.video_index.tolist())
+                for i in rows:
+                    outcomes.add(videos.rows[i].path, None if i in read else failed[videos.rows[i].path])
+                done.append(_compute(network, batch, pool, device, dtype))
+            _write(path, done)
         distributed.barrier()
-        return read_features(folder, videos)
+        found = read_features(folder, videos)
+        if not found.names:  # by several processes, each of which has read too few videos for the rule
+            together = Outcomes(len(videos))
+            for failure in found.missing:
+                together.add(*failure)
+        return found
 
 
 def read_features(folder: str | os.PathLike[str], videos: VideoList) -> Extracted:
@@ -201,6 +220,15 @@ def _batches(
         prefetch_factor=1 if num_workers else None,  # float views of many videos wait in shared memory
     )
     yield from tqdm(loader, unit="batch", disable=None if progress else True)
+
+
+def _has_features(path: Path) -> bool:
+    """Whether a shard holds the features of any video; a damaged one may, which `read_features` then says."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return bool(file.get_slice("video_index").get_shape()[0])
+    except safetensors.SafetensorError:
+        return True
 
 
 def _compute(network: ZooModel, batch: Batch, pool: Pool, device: torch.device, dtype: torch.dtype) -> _Part:

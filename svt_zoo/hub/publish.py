@@ -150,7 +150,7 @@ def model_card(config: Mapping[str, Any], golden: list[float], repo: str = "ORG/
         "",
         f"- architecture: `{config['model']}` {json.dumps(config.get('model_kwargs', {}), sort_keys=True)}",
         f"- trained on: {config.get('pretrained_on') or 'not stated'}",
-        f"- origin: {config.get('source') or config.get('weights') or 'not stated'}",
+        f"- origin: {config.get('source') or config.get('derived_from') or config.get('weights') or 'not stated'}",
         f"- paper: {config.get('paper') or 'not stated'}",
         f"- licence of the weights: {config.get('license') or 'not stated'}",
         "- the data it was trained on has terms of its own",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..data import datasets, sampling
 from ..data.datasets import FrameReader, Views, frame_range, shared_frames
-from ..data.limits import VideoReadError
+from ..data.failures import reason_of
 from ..data.lists import Row, VideoList
 from ..data.transforms import EvalTransform
 
@@ -98,7 +98,7 @@ class ClipReader:
                 for places in _groups(self._places(last - first, reader.fps), self.batch_size):
                     yield from self._decode(index, reader, first, places)
         except Exception as error:  # one bad file must not stop the work on a hundred thousand
-            yield Piece(index, None, None, _reason(error)), []
+            yield Piece(index, None, None, reason_of(error)), []
 
     def _places(self, total: int, fps: float) -> list[Places]:
         """The frames of each row of a video, view by view."""
@@ -121,7 +121,7 @@ class ClipReader:
             made = [self.views.make(frames, list(islice(rest, len(views))), _NO_DRAWS)[0] for views in rows]
         except Exception as error:
             if len(rows) == 1:
-                yield Piece(index, *_span(reader, first, rows[0]), _reason(error)), []
+                yield Piece(index, *_span(reader, first, rows[0]), reason_of(error)), []
                 return
             for one in rows:
                 yield from self._decode(index, reader, first, [one])
@@ -142,7 +142,3 @@ def _groups(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
     rest = iter(items)
     while group := list(islice(rest, size)):
         yield group
-
-
-def _reason(error: Exception) -> str:
-    return error.reason if isinstance(error, VideoReadError) else f"{type(error).__name__}: {error}"

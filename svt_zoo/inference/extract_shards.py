@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from ..data.failures import Outcomes
 from ..data.jobs import Done
 from ..data.lists import VideoList
 from ..evaluation.features import claim, shards
 from .compute import Computed
-from .feature_table import FeatureRow, FeatureTable, merge_shards, write_shard
+from .feature_table import FeatureRow, FeatureTable, merge_shards, outcomes_of, write_shard
 
 if TYPE_CHECKING:
     import pyarrow
@@ -41,6 +42,7 @@ class ShardedTable:
         self.identity = dict(identity)
         self.shard_size = shard_size
         self.shards = shards(len(videos), shard_size)
+        self._was_read = False  # whether earlier attempts have read a video
         root = videos.root.rstrip("/") + "/"
         self.names = [row.path.removeprefix(root) for row in videos.rows]
 
@@ -66,18 +68,25 @@ class ShardedTable:
             )
 
     def todo(self, rank: int, world_size: int, part_size: int) -> Parts:
-        """The parts, of at most `part_size` videos, of this process's shards that are not there yet."""
-        if self.path.exists():
-            return {}
-        mine = [
-            rows
-            for shard, rows in self.shards.items()
-            if shard % world_size == rank and not self._shard(shard).exists()
-        ]
-        return {start: rows[start - rows.start :][:part_size] for rows in mine for start in rows[::part_size]}
+        """The parts, of at most `part_size` videos, of this process's shards that are not there yet.
+
+        Shards of earlier attempts that have read no video at all are made again.
+        """
+        mine = {shard: rows for shard, rows in self.shards.items() if shard % world_size == rank}
+        self._was_read = self._has_features()
+        if not self._was_read:
+            for shard in mine:
+                self._shard(shard).unlink(missing_ok=True)
+        left = [] if self.path.exists() else [rows for shard, rows in mine.items() if not self._shard(shard).exists()]
+        return {start: rows[start - rows.start :][:part_size] for rows in left for start in rows[::part_size]}
 
     def collect(self, computed: Iterable[Computed], parts: Parts) -> Iterator[Done[str, bool]]:
-        """Write each shard when all its parts are there; passes on what became of each video."""
+        """Write each shard when all its parts are there; passes on what became of each video.
+
+        Raises:
+            CommonFailure: the first videos all fail for the same reason.
+        """
+        outcomes = Outcomes(len(self.names), was_read=self._was_read)
         waiting: dict[int, set[int]] = defaultdict(set)
         for part in parts:
             waiting[part // self.shard_size].add(part)
@@ -89,6 +98,7 @@ class ShardedTable:
             if not one.last:
                 continue
             errors = {row.video: row.error for row in ready[one.part] if row.error}
+            read = {row.video for row in ready[one.part] if row.embedding is not None}
             shard = one.part // self.shard_size
             waiting[shard].remove(one.part)
             if not waiting[shard]:
@@ -98,18 +108,34 @@ class ShardedTable:
                     self._claim_folder()  # while there was no shard, another command may have taken it
                     write_shard(self._shard(shard), rows, self.schema)
             for name in (self.names[i] for i in parts[one.part]):
+                outcomes.add(name, None if name in read else errors[name])
                 yield Done(name, None if name in errors else True, errors.get(name) or "")
 
     def merge(self) -> bool:
-        """Make the file of the shards if all are there, as the last process finds them; says whether it is there."""
+        """Make the file of the shards if all are there, as the last process finds them; says whether it is there.
+
+        Raises:
+            CommonFailure: no process has read a video, and all failed for the same reason.
+        """
         paths = [self._shard(shard) for shard in self.shards]
         if not self.path.exists() and all(path.exists() for path in paths):
             with suppress(FileNotFoundError), FileLock(self.folder / "merge.lock"):
                 if not self.path.exists():  # another process may have been faster, and even have removed the folder
+                    if not self._has_features():
+                        outcomes = Outcomes(len(self.names))
+                        for failure in (failure for path in paths for failure in outcomes_of(path)):
+                            outcomes.add(*failure)
                     merge_shards(paths, self.path, self.schema)
         if self.path.exists():
             shutil.rmtree(self.folder, ignore_errors=True)
         return self.path.exists()
+
+    def _has_features(self) -> bool:
+        """Whether a shard that is there holds a feature."""
+        try:
+            return any(error is None for path in self.folder.glob("shard_*.parquet") for _, error in outcomes_of(path))
+        except FileNotFoundError:  # another process has merged them in the meantime
+            return True
 
     def _claim_folder(self) -> None:
         if not any(self.folder.glob("shard_*.parquet")):  # what a run intended that has left nothing

@@ -71,7 +71,7 @@ def write_shard(path: Path, rows: Sequence[FeatureRow], schema: "pyarrow.Schema"
     import pyarrow.parquet
 
     kind = schema.field("embedding").type
-    dtype = kind.value_type.to_pandas_dtype()
+    dtype = np.dtype(f"f{kind.value_type.bit_width // 8}")  # `to_pandas_dtype` needs pandas with PyArrow 18 to 21
     empty = np.zeros(kind.list_size, dtype)
     values = np.concatenate([empty if row.embedding is None else row.embedding.astype(dtype) for row in rows])
     missing = pyarrow.array([row.embedding is None for row in rows])
@@ -93,15 +93,34 @@ def merge_shards(shards: Iterable[Path], output: Path, schema: "pyarrow.Schema")
     Raises:
         ValueError: a shard is damaged.
     """
-    import pyarrow
     import pyarrow.parquet
 
     with atomic(output) as part, pyarrow.parquet.ParquetWriter(part, schema) as writer:
         for shard in shards:
-            try:
-                writer.write_table(pyarrow.parquet.read_table(shard).cast(schema))
-            except (pyarrow.ArrowInvalid, OSError) as error:
-                raise ValueError(f"{shard} is damaged ({error}); delete it and run the extraction again") from error
+            writer.write_table(_read_shard(shard).cast(schema))
+
+
+def outcomes_of(shard: Path) -> list[tuple[str, str | None]]:
+    """The videos of a shard, each with the reason why a row has no feature; None for a row that has one.
+
+    Raises:
+        FileNotFoundError: there is no such shard.
+        ValueError: the shard is damaged.
+    """
+    rows = _read_shard(shard, ["video", "error"]).to_pylist()
+    return list({(row["video"], row["error"]): None for row in rows})
+
+
+def _read_shard(path: Path, columns: list[str] | None = None) -> "pyarrow.Table":
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_table(path, columns=columns, use_threads=False)
+    except FileNotFoundError:
+        raise
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it and run the extraction again") from error
 
 
 class FeatureTable:

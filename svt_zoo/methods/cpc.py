@@ -196,7 +196,7 @@ class CPC(Method):
         return 100 / candidates, 100 * right_clip, 100.0 if negatives == "other_clips" else 100 / self.pred_frames
 
     def metrics(self) -> dict[str, float | Tensor]:
-        """Of the last batch, in percent: `top1` (nearest token is the correct one), `right_clip` (it is of the correct
+        """Percentages of the last batch: `top1` (nearest token is the correct one), `right_clip` (it is of the correct
         clip), and `right_step` (of these, it is of the correct frame).
 
         `chance` returns their values for a random guess. `feature_std` is 0 at a collapse.

@@ -176,9 +176,11 @@ class SVT(Method):
         return cosine(self.config.momentum, 1.0, epoch / self.epochs)
 
     def metrics(self) -> dict[str, float | Tensor]:
-        """Of the last step: `teacher_entropy` in nats (0 and log K are the two collapses), `feature_std` of the unit
-        features over the batch (0: all videos look the same), `feature_rank`, their effective rank, `center_norm`,
-        `teacher_temp`, `momentum`.
+        """Numbers of the last step.
+
+        `teacher_entropy` is in nats; 0 and log K are the two collapses. `feature_std` of the unit features over the
+        batch is 0 if all videos look the same. `feature_rank` is their effective rank. The others are `center_norm`,
+        `teacher_temp` and `momentum`.
         """
         return dict(self._metrics)
 

@@ -63,8 +63,9 @@ class TemporalConfig:
 class TemporalTerms(nn.Module):
     """The temporal losses on one clip, for any backbone; a loss with weight 0 is not computed and has no head.
 
-    A step in time is one index of T in `Features.patches`: a frame, or a tubelet of several frames. Shuffling moves
-    whole steps. The flow between two steps is that from the last frame of one to the first frame of the next.
+    A step in time is one index of T in `Features.patches`: a frame, or a tubelet of several frames. Shuffling keeps
+    the frames of a step together. The flow between two steps is that from the last frame of one to the first frame of
+    the next.
 
     Args:
         backbone: the heads read its patches.
@@ -149,7 +150,7 @@ class TemporalTerms(nn.Module):
         return F.cross_entropy(logits.flatten(0, 2), labels.flatten(), label_smoothing=self.config.flow_smoothing)
 
     def metrics(self) -> dict[str, float | Tensor]:
-        """Of the last batch: `order_top1` (percent of steps), `flow_top1_moving` (percent of the moving patches), and
+        """Numbers of the last batch: `order_top1` (percent of steps), `flow_top1_moving` (percent of moving patches),
         `shuffled_confidence` (mean probability of the most likely class).
         """
         return dict(self._metrics)

@@ -19,7 +19,7 @@ from ..methods import Method
 from ..models import Backbone, list_models
 from .engine import Trainer
 from .environment import record_start
-from .export import export_model
+from .export import export_model, story_of
 from .objectives import OBJECTIVES
 from .online_knn import OnlineKNN
 from .parallel import whole
@@ -91,19 +91,19 @@ def pick_device(asked: Literal["auto", "cpu", "cuda"]) -> str:
 
 
 def build_method(recipe: PretrainRecipe, backbone: Backbone) -> Method:
-    """The objective of a recipe around `backbone`.
+    """The objective of a recipe around `backbone`, in eval mode until the training starts.
 
     Raises:
         ConfigError: the method has no such option, or not for this network.
     """
     try:
-        return OBJECTIVES[recipe.method].method(recipe, backbone)
+        return OBJECTIVES[recipe.method].method(recipe, backbone).eval()
     except ValueError as error:
         raise ConfigError(f"{recipe.method}: {error}") from error
 
 
 def build_backbone(recipe: PretrainRecipe) -> Backbone:
-    """The network of a recipe with the weights that `init` names.
+    """The network of a recipe in eval mode, with the weights that `init` names.
 
     Raises:
         ConfigError: a model that is not registered, options that it does not have, or no such start for it.
@@ -122,15 +122,14 @@ def build_backbone(recipe: PretrainRecipe) -> Backbone:
         raise ConfigError(f"init={recipe.init} is a {network.meta['model']}; set model.name={network.meta['model']}")
     assert isinstance(network, Backbone)
     told = {name: section for name, section in to_dict(recipe).items() if name not in ("data", "run")}
-    network.meta = {
-        "model": name,
-        "model_kwargs": network.meta["model_kwargs"],
-        "num_classes": 0,
-        "clip": asdict(OBJECTIVES[recipe.method].clip(recipe, network)),
-        "title": f"{name}, trained by svt_zoo ({recipe.method}) from init={recipe.init}",
-        "recipe": told,  # without the paths of this machine: the file may be published
-    }
-    return network
+    network.meta = story_of(
+        network,
+        told,
+        how=f"pre-trained by {recipe.method.upper()}",
+        dataset=Path(recipe.data.train).stem,
+        clip=asdict(OBJECTIVES[recipe.method].clip(recipe, network)),
+    )
+    return network.eval()
 
 
 def build_knn(recipe: PretrainRecipe, train: VideoList, device: torch.device) -> OnlineKNN | None:

@@ -23,7 +23,7 @@ from ..methods import Classify, Temporal
 from ..models import Backbone
 from .build import pick_device, write_description
 from .engine import Trainer
-from .export import export_model
+from .export import export_model, story_of
 from .objectives import build_flow
 from .online_knn import OnlineKNN
 from .parallel import whole
@@ -97,20 +97,25 @@ def train_classifier(recipe: FinetuneRecipe, train: VideoList, val: VideoList, d
 
 
 def build_classify(recipe: FinetuneRecipe, backbone: Backbone, train: VideoList) -> Classify:
-    """The objective of a recipe around `backbone`, for the classes of `train`, with its story in `classifier.meta`."""
+    """The objective of a recipe around `backbone` for the classes of `train`, in eval mode until the training starts.
+
+    The `meta` of its backbone and of its classifier become those of the network that is trained.
+    """
     if recipe.temporal.is_on:
         method: Classify = Temporal(backbone, train.num_classes, recipe.temporal, recipe.classify)
     else:
         method = Classify(backbone, train.num_classes, recipe.classify)
     told = {name: section for name, section in to_dict(recipe).items() if name not in ("data", "run", "report")}
+    report, how = recipe.report, "fine-tuned"
+    dataset = report.dataset or Path(recipe.data.train).stem
+    backbone.meta = story_of(backbone, told, how=how, dataset=dataset, clip=backbone.meta["clip"], name=report.name)
     method.classifier.meta = {
-        **{key: backbone.meta[key] for key in ("model", "model_kwargs", "clip")},
+        **backbone.meta,
         "num_classes": train.num_classes,
         "categories": list(train.classes) or None,
-        "title": f"{backbone.meta['model']}, fine-tuned by svt_zoo from init={recipe.init}",
-        "recipe": told,  # without the paths of this machine: the file may be published
+        "views": recipe.multiview.views,  # of the test
     }
-    return method
+    return method.eval()
 
 
 def build_finetune_loader(

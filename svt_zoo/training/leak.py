@@ -54,6 +54,7 @@ def diagnose_leak(
     seed_all(recipe.run.seed)
     method = build_method(recipe, build_backbone(recipe)).to(device)
     assert isinstance(method, CPC)
+    method.train()
     optim = recipe.optim
     groups = param_groups(method)
     optimizer = build_optimizer(

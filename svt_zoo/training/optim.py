@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 
@@ -33,7 +34,7 @@ class OptimConfig:
         accumulation: batches whose gradients are accumulated in a step.
         schedule: of the learning rate: "cosine" ends at `lr_end`; "steps" multiplies it by `factor` at each of the
             `milestones`.
-        milestones: epochs.
+        milestones: epochs at which schedule=steps lowers the learning rate; an empty list keeps it constant.
         factor: factor of the learning rate at a milestone.
     """
 
@@ -59,8 +60,6 @@ class OptimConfig:
         for name in ("epochs", "accumulation"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if self.schedule == "steps" and not self.milestones:
-            raise ValueError("schedule=steps needs milestones (epochs), such as [100,200]")
         if not 0 <= self.warmup_epochs <= self.epochs:
             raise ValueError(f"warmup_epochs must be >= 0 and <= epochs={self.epochs}, got {self.warmup_epochs}")
 
@@ -219,9 +218,14 @@ def clip_gradients(
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return torch.zeros(())
-    norms = torch.stack(torch._foreach_norm(gradients))
+    norms = torch.stack([_whole(norm) for norm in torch._foreach_norm(gradients)])
     total = torch.linalg.vector_norm(norms)
     limited = total.expand_as(norms) if mode == "global" else norms
     if max_norm is not None:
         torch._foreach_mul_(gradients, list((max_norm / (limited + 1e-6)).clamp(max=1.0).unbind()))
     return total
+
+
+def _whole(norm: Tensor) -> Tensor:
+    """The norm over all shards. FSDP's own tensors cannot `unbind` in torch 2.9."""
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm

@@ -183,10 +183,11 @@ def test_an_index_beyond_the_list_is_an_index_error() -> None:
         train_dataset()[12]
 
 
-def test_a_sampler_with_another_number_of_views_than_transforms_is_refused() -> None:
+def test_any_exception_is_a_failure_of_its_video_with_type_and_message() -> None:
     views = TrainViews(sample_views, [ViewTransform(ViewSpec(size=8))])
-    with pytest.raises(ValueError, match="the sampler makes 3 views, there are 1 transforms"):
-        VideoDataset(fake_list(), views, train=True, open_row=FakeVideo)[0]
+    sample = VideoDataset(fake_list(), views, train=True, open_row=FakeVideo)[0]
+    reason = "ValueError: the sampler makes 3 views, there are 1 transforms"
+    assert sample["failures"][0] == Failure("/v/0.mp4", reason)
 
 
 def test_a_dataset_can_be_sent_to_a_worker() -> None:

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 import torch
 from commands import command
-from test_recipes import KINDS, tool_of
 from torch.utils.flop_counter import FlopCounterMode
 
-from svt_zoo.config import FinetuneRecipe, MultiviewRecipe, read_recipe
+from svt_zoo.config import FinetuneRecipe, LinearRecipe, MultiviewRecipe, load_any
 from svt_zoo.evaluation.results import Result, write_result
 from svt_zoo.hub import page
 from svt_zoo.hub.page import command_of, cost, zoo_page
@@ -82,9 +81,9 @@ COMMANDS = [(row, number) for row in TABLE.values() for number in row.published 
 @pytest.mark.parametrize(("row", "number"), COMMANDS, ids=lambda value: getattr(value, "name", None))
 def test_the_command_of_a_published_number_parses_and_follows_its_protocol(row: Weights, number: Number) -> None:
     path, *overrides = number.recipe.split()
-    tool = tool_of(ROOT / path)
+    recipe: Any = load_any(ROOT / path, overrides)
+    tool = {LinearRecipe: "eval_linear", FinetuneRecipe: "finetune", MultiviewRecipe: "evaluate"}[type(recipe)]
     assert command_of(number).startswith(f"[`python tools/{tool}.py {path} ")
-    recipe: Any = read_recipe(KINDS[tool], ROOT / path, overrides)
     assert recipe.report.dataset == number.dataset
     if isinstance(recipe, MultiviewRecipe):
         assert recipe.init == row.name

@@ -1,6 +1,8 @@
 """Videos in, features or labels out."""
 
+import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -256,11 +258,10 @@ def test_a_model_of_torch_hub_embeds_a_real_clip(shared: Path) -> None:
     assert feature.std() > 0.1  # behind the last norm
 
 
-@pytest.mark.parametrize("num_classes", [0, 3])
-def test_the_tool_shows_the_sound_videos_and_names_the_broken_one(
-    num_classes: int, videos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_predict_prints_the_sound_videos_and_names_the_broken_one(
+    videos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, broken = network(num_classes).save_pretrained(tmp_path / "model"), tmp_path / "broken.mp4"
+    folder, broken = network(3).save_pretrained(tmp_path / "model"), tmp_path / "broken.mp4"
     broken.write_bytes(b"not a video")
     main = command("predict")
     options = ["--model", str(folder), "--device", "cpu", "--dtype", "float32"]
@@ -273,10 +274,48 @@ def test_the_tool_shows_the_sound_videos_and_names_the_broken_one(
     assert main([str(videos[0]), *options, "--views", "0x1"]) == 2
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".csv"])
+def test_embed_writes_a_row_per_video_and_nan_for_a_broken_one(
+    suffix: str, videos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, folder = network(), tmp_path / "videos"
+    folder.mkdir()
+    (folder / "b.mp4").write_bytes(b"not a video")
+    shutil.copy(videos[0], folder / "a.mp4")
+    output = tmp_path / f"features{suffix}"
+    options = ["--model", str(model.save_pretrained(tmp_path / "model")), "--device", "cpu", "--dtype", "float32"]
+    assert command("embed")([str(folder), str(videos[1]), *options, "-o", str(output)]) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith(f"error: {folder / 'b.mp4'}: ")
+    assert said.out == f"{output}: 3 features of 24 numbers, 1 failed\n"
+    if suffix == ".npy":
+        found = np.load(output)
+    else:
+        with output.open(newline="") as file:
+            head, *rows = csv.reader(file)
+        assert [head[0], *(row[0] for row in rows)] == [
+            "video",
+            *map(str, (folder / "a.mp4", folder / "b.mp4")),
+            str(videos[1]),
+        ]
+        found = np.array([row[1:] for row in rows], np.float32)
+    assert np.isnan(found[1]).all()
+    assert_close(torch.from_numpy(found[[0, 2]]), embed(videos, model=model, dtype="float32", device="cpu"))
+
+
+def test_embed_prints_the_start_of_each_feature(
+    videos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = network().save_pretrained(tmp_path / "model")
+    assert command("embed")([*map(str, videos), "--model", str(folder), "--device", "cpu"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.partition(": 24 numbers: ")[0] for line in said] == [str(video) for video in videos]
+
+
 def test_a_model_without_a_clip_works_once_it_has_one_in_either_way_that_the_error_names(
     videos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main = command("predict")
+    main = command("embed")
     options = ["--device", "cpu", "--dtype", "float32"]
     model = create_model("svt_vitb", depth=1)
     folder = str(model.save_pretrained(tmp_path / "model"))

@@ -438,7 +438,7 @@ def test_the_tool_compares_models(saved, square_video, tmp_path, capsys) -> None
         (["VIDEO", "--model", "nowhere.pth"], "nowhere.pth: no such file"),
         (["VIDEO", "--model", "SAVED", "--weights", "SAVED"], "no model is named"),
         (["VIDEO", "--model", "svt_vitb_k40"], "did you mean svt_vitb_k400"),
-        (["VIDEO", "--model", "SAVED", "--img-size", "8"], "at least one frame and one patch of 16 x 16 pixels"),
+        (["VIDEO", "--model", "SAVED", "--img-size", "8"], "at least 1 frame of 16 x 16 pixels"),
         (["VIDEO", "--model", "SAVED", "--output", "VIDEO/x"], "File exists"),
     ],
 )

@@ -164,7 +164,7 @@ def test_right_answers_count_as_such() -> None:
     assert [float(found[name]) for name in ("top1", "right_clip", "right_step")] == [0, 100, 0]
 
 
-def test_normalised_scores_do_not_see_lengths() -> None:
+def test_normalized_scores_do_not_see_lengths() -> None:
     method, tokens = small_cpc(), torch.randn(2, 2, 3, 2, 16)
     loss = method.compare(*tokens).loss
     assert_close(method.compare(3 * tokens[0], 5 * tokens[1]).loss, loss)

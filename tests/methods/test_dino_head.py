@@ -60,7 +60,7 @@ def test_the_papers_head_has_the_originals_number_of_parameters() -> None:
         assert sum(p.numel() for p in DINOHead(768).parameters()) == 23_138_560
 
 
-def test_batch_normalisation_shifts_the_names_as_in_the_original() -> None:
+def test_batch_normalization_shifts_the_names_as_in_the_original() -> None:
     names = {key.rsplit(".", 1)[0] for key in DINOHead(48, 64, **SIZES, use_bn=True).state_dict()}
     assert names == {"mlp.0", "mlp.1", "mlp.3", "mlp.4", "mlp.6", "last_layer"}
 

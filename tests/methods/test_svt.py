@@ -1,4 +1,4 @@
-"""What SVT's loss, teacher and centre do, for any views and any network."""
+"""What SVT's loss, teacher and center do, for any views and any network."""
 
 from collections.abc import Callable
 from itertools import product
@@ -111,7 +111,7 @@ def test_under_autocast_the_loss_is_computed_in_single_precision() -> None:
     assert_close(loss, method(batch, 0.0)["svt"], atol=2e-2, rtol=0)
 
 
-# --- teacher and centre ---
+# --- teacher and center ---
 
 
 def test_teacher_receives_no_gradient() -> None:
@@ -154,7 +154,7 @@ def test_drop_path_is_in_the_student_and_in_a_replica_but_not_in_a_teacher_in_ev
         assert not torch.equal(method.student([clip])[1], method.student([clip])[1])
 
 
-def test_batch_normalisation_of_the_teacher_uses_the_batch_in_training_only() -> None:
+def test_batch_normalization_of_the_teacher_uses_the_batch_in_training_only() -> None:
     method = svt_of(SmallCNN(), epochs=1, teacher_mode="eval")
     norms = [m for m in method.teacher.modules() if isinstance(m, nn.BatchNorm3d)]
     assert [norm.training for norm in norms] == [True, True]
@@ -163,7 +163,7 @@ def test_batch_normalisation_of_the_teacher_uses_the_batch_in_training_only() ->
     assert [norm.training for norm in norms] == [False, False]
 
 
-def test_accumulated_batches_move_the_centre_as_one_large_batch() -> None:
+def test_accumulated_batches_move_the_center_as_one_large_batch() -> None:
     method, batch = tiny_svt().double(), random_batch(size=4)
     views = [view.double() for view in batch.views]
     centers = []
@@ -177,7 +177,7 @@ def test_accumulated_batches_move_the_centre_as_one_large_batch() -> None:
     assert_close(centers[0], centers[1])
 
 
-def test_a_loss_in_eval_mode_leaves_the_centre_alone() -> None:
+def test_a_loss_in_eval_mode_leaves_the_center_alone() -> None:
     method = tiny_svt().eval()
     method(random_batch(), 0.0)
     method.after_step(4.0)
@@ -204,7 +204,7 @@ print(json.dumps({"center": method.center.tolist(), "gradient": gradient.tolist(
 """
 
 
-def test_two_processes_have_the_centre_and_the_gradient_of_one_with_all_videos() -> None:
+def test_two_processes_have_the_center_and_the_gradient_of_one_with_all_videos() -> None:
     said = run_processes(TWO_RANKS)
     method = tiny_svt().double()
     method(make_batch([view.double() for view in random_batch(size=4).views]), 0.0)["svt"].backward()
@@ -257,7 +257,7 @@ def test_a_convolutional_network_of_ones_own_learns(teacher_mode: Any) -> None:
     assert losses[-1] < losses[0] - 0.1
 
 
-def test_one_state_dict_resumes_student_teacher_and_centre() -> None:
+def test_one_state_dict_resumes_student_teacher_and_center() -> None:
     method, batch = tiny_svt(), random_batch()
     train(method, batch, 2, epoch=lambda step: float(step))
     state = method.state_dict()

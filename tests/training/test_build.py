@@ -23,6 +23,23 @@ def test_random_networks_of_one_recipe_have_one_story_and_no_paths() -> None:
     assert "/home" not in json.dumps(network.meta)
 
 
+def test_networks_and_methods_are_in_eval_mode_until_the_training_starts() -> None:
+    recipe = load_recipe(TINY)
+    network = build_backbone(recipe)
+    assert not network.training
+    assert not any(module.training for module in build_method(recipe, network).modules())
+
+
+def test_a_network_carries_the_licence_of_the_weights_that_it_is_made_of(tmp_path: Path) -> None:
+    first = build_backbone(load_recipe(TINY))
+    first.meta |= {"license": "CC BY-NC 4.0", "pretrained_on": "K400", "name": "first"}
+    export_model(first, first.state_dict(), tmp_path / "final.safetensors")
+    second = build_backbone(load_recipe(TINY, [f"init={tmp_path / 'final.safetensors'}", "data.train=/home/mine.csv"]))
+    assert (second.meta["license"], second.meta["derived_from"]) == ("CC BY-NC 4.0", "first")
+    assert second.meta["pretrained_on"] == "K400, then mine"
+    assert str(tmp_path) not in json.dumps(second.meta)
+
+
 def test_a_run_starts_from_the_weights_of_a_file(tmp_path: Path) -> None:
     recipe = load_recipe(TINY)
     torch.manual_seed(5)

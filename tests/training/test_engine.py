@@ -34,7 +34,7 @@ def _one_thread() -> Iterator[None]:
 
 
 class Mean(Backbone):
-    """The mean colour of a clip, times a weight."""
+    """The mean color of a clip, times a weight."""
 
     embed_dim, num_frames, patch_size = 3, 2, 1
 

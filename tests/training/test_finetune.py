@@ -16,15 +16,16 @@ from svt_zoo.data.datasets import VideoDataset
 from svt_zoo.data.finetune_views import FinetuneViews
 from svt_zoo.data.lists import Row, VideoList, read_list
 from svt_zoo.data.transforms import EvalTransform
+from svt_zoo.evaluation.build import load_network
 from svt_zoo.evaluation.results import read_result
 from svt_zoo.evaluation.views import fast_transform
-from svt_zoo.models import Classifier
+from svt_zoo.models import Backbone, Classifier, create_model
 from svt_zoo.training.checkpoint import checkpoints
 from svt_zoo.training.engine import Trainer
-from svt_zoo.training.finetune import finetune, train_classifier
+from svt_zoo.training.finetune import build_classify, finetune, train_classifier
 
 TINY = ROOT / "configs" / "debug" / "finetune_tiny.yaml"
-LEVELS = {"dark": 40, "grey": 120, "light": 200}  # the class of a video is its grey level
+LEVELS = {"dark": 40, "gray": 120, "light": 200}  # the class of a video is its gray level
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,32 @@ def test_what_is_left_is_a_classifier_that_knows_its_classes(straight: Path) -> 
     assert model.meta["clip"]["num_frames"] == 2
     assert "data" not in model.meta["recipe"]  # no path of this machine
     assert (straight / "predictions_fine_tuned_3x1_views.parquet").is_file()
+
+
+def test_what_is_left_states_the_network_that_was_trained_and_not_the_one_it_started_from(
+    lists: dict[str, str], tmp_path: Path
+) -> None:
+    case = recipe(lists, tmp_path, "clip.num_frames=4", "report.dataset=Levels", "report.name=levels_classifier")
+    start = create_model("svt_vitt", **case.model.options)
+    assert isinstance(start, Backbone)
+    origin = {"name": "start_k400", "pretrained_on": "K400", "license": "CC BY-NC 4.0", "labels": "k400.txt"}
+    start.meta |= {**origin, "clip": {"num_frames": 4}, "published": [{"value": 90}], "weights": "/home/me/start.pth"}
+    method = build_classify(case, start, read_list(lists["train"]))
+    meta = method.classifier.meta
+    assert (meta["name"], meta["derived_from"]) == ("levels_classifier", "start_k400")
+    assert (meta["pretrained_on"], meta["license"]) == ("K400, then Levels", "CC BY-NC 4.0")
+    assert (meta["num_classes"], meta["categories"]) == (3, sorted(LEVELS))
+    assert (meta["clip"]["num_frames"], meta["views"]) == (4, "3x1")
+    assert not {"labels", "published", "weights"} & set(meta)
+    assert method.classifier.backbone.meta["name"] == "levels_classifier"
+
+
+def test_a_classifier_to_train_is_in_eval_mode_until_the_training_starts(lists: dict[str, str], tmp_path: Path) -> None:
+    case = recipe(lists, tmp_path)
+    backbone = load_network(case)
+    assert not backbone.training
+    assert isinstance(backbone, Backbone)
+    assert not any(module.training for module in build_classify(case, backbone, read_list(lists["train"])).modules())
 
 
 def test_a_run_that_goes_on_equals_the_straight_run(

@@ -33,8 +33,8 @@ def test_groups_equal_the_originals(oracle: Oracle, norm_last_layer: bool) -> No
     expected = oracle("svt/param_groups")[1][f"norm_last_layer_{str(norm_last_layer).lower()}"]
     method = SVT(timesformer(**TINY), SVTConfig(norm_last_layer=norm_last_layer, **HEAD), epochs=1)
     groups = param_groups(method.student)
-    assert sorted(names(groups, True)) == sorted(expected["regularised"])
-    assert sorted(names(groups, False)) == sorted(expected["not_regularised"])
+    assert sorted(names(groups, True)) == sorted(expected["regularized"])
+    assert sorted(names(groups, False)) == sorted(expected["not_regularized"])
     assert not set(expected["frozen"]) & {*names(groups, True), *names(groups, False)}
 
 

@@ -115,7 +115,7 @@ def test_a_damaged_newest_checkpoint_is_skipped_and_said(videos, straight, tmp_p
     assert_same_run(tmp_path / "run", straight)
 
 
-def test_measuring_neighbours_on_the_way_does_not_change_the_training(videos, straight, tmp_path) -> None:
+def test_measuring_neighbors_on_the_way_does_not_change_the_training(videos, straight, tmp_path) -> None:
     assert run(command(videos, tmp_path / "run", "run.knn_every_epochs=0")) == [0]
     assert weights_of(tmp_path / "run") == weights_of(straight)
 
