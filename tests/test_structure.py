@@ -131,3 +131,23 @@ def test_every_public_name_is_documented_and_loads() -> None:
     assert set(svt_zoo.list_weights()) <= set(svt_zoo.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = svt_zoo.nonsense
+
+
+def test_every_module_imports_where_python_lacks_what_windows_lacks() -> None:
+    program = """
+import importlib, os, pkgutil, signal, sys
+import multiprocessing.forkserver, av, filelock, fvcore.common.config, iopath, matplotlib
+import pytorchvideo.data, torchvision
+for name in ("SIGUSR1", "SIGUSR2", "SIGKILL", "SIGHUP", "pthread_sigmask", "sigwaitinfo", "SIG_BLOCK", "SIG_SETMASK"):
+    delattr(signal, name)
+for name in ("fork", "getuid", "killpg", "mkfifo", "sched_getaffinity", "uname"):
+    delattr(os, name)
+for name in ("fcntl", "pwd", "resource", "termios"):
+    sys.modules[name] = None
+import svt_zoo
+for module in pkgutil.walk_packages(svt_zoo.__path__, "svt_zoo."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

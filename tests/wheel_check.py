@@ -32,10 +32,8 @@ with tempfile.TemporaryDirectory() as folder:
     feature = svt_zoo.embed(Path(folder) / "grey.mp4", model=model, dtype="float32", device="cpu")
 assert feature.shape == (1, 32)
 assert feature.isfinite().all()
-print(
-    f"svt_zoo {svt_zoo.__version__} in {Path(svt_zoo.__file__).parent}: feature of {feature.shape[1]} numbers",
-    flush=True,
-)  # noqa: T201
+place = f"svt_zoo {svt_zoo.__version__} in {Path(svt_zoo.__file__).parent}"
+print(f"{place}: feature of {feature.shape[1]} numbers", flush=True)
 if "--commands" in sys.argv:
     for arguments in (["recipes"], ["doctor"], ["demo", "--quick"]):
         program = Path(sys.executable).with_name("svt-zoo")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def add_demo(parser: ArgumentParser) -> None:
     """Arguments of `demo`."""
     parser.add_argument(
-        "--quick", action="store_true", help="less than a minute: fewer videos, and too few epochs to learn much"
+        "--quick", action="store_true", help="less than a minute: fewer videos, and too few steps to learn much"
     )
     parser.add_argument("--videos", help="a folder of your own videos; its subfolders are taken for classes")
     parser.add_argument("--output", type=Path, help="folder of all files (runs/demo, runs/demo_quick, runs/demo_NAME)")

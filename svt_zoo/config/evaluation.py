@@ -168,7 +168,8 @@ class EvaluationRecipe:
 
     Attributes:
         init: the network: a row of `svt_zoo.list_weights()`, a file, an address, the folder of a finished run, or
-            "svt", "dino", "image_supervised", "random" for `model`.
+            "svt", "dino", "image_supervised", "random" for `model`; "random:" before one of these gives its
+            architecture and its clip with random weights, to compare with it.
     """
 
     init: str = "svt"

@@ -76,7 +76,8 @@ class FinetuneRecipe:
     Attributes:
         kind: states that this is a recipe of fine-tuning.
         init: where the backbone's weights come from: a row of `svt_zoo.list_weights()`, a file, an address, the
-            folder of a finished run, or "svt", "dino", "image_supervised", "random" for `model`.
+            folder of a finished run, or "svt", "dino", "image_supervised", "random" for `model`; "random:" before one
+            of these gives its architecture and its clip with random weights, to compare with it.
     """
 
     kind: Literal["finetune"] = "finetune"

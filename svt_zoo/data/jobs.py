@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import forkserver, get_context, resource_tracker
+from multiprocessing import forkserver, get_all_start_methods, get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -83,11 +83,14 @@ class _Worker(Generic[T, R]):
     """A process that does one task after the other, and the end of the pipe to it that is ours."""
 
     def __init__(self, function: Callable[[T], R]) -> None:
-        context = get_context("forkserver")  # a plain fork would copy locks that threads of ours hold at the moment
-        context.set_forkserver_preload([f"{__package__}.video"])
+        # A plain fork would copy locks that other threads hold at the moment. Windows has spawn alone.
+        forks = "forkserver" in get_all_start_methods()
+        context: Any = get_context("forkserver" if forks else "spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(function, theirs), daemon=True)
-        _start_server()
+        if forks:
+            context.set_forkserver_preload([f"{__package__}.video"])
+            _start_server()
         self.process.start()
         theirs.close()
         self.alive = True

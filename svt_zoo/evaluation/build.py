@@ -25,16 +25,22 @@ from ..data.lists import VideoList
 from ..hub.loading import FINAL_NAME, WEIGHTS_NAME
 from ..hub.starts import STARTS, load_start
 from ..hub.weights import ClipSpec
-from ..models import Classifier, ZooModel
+from ..models import Classifier, ZooModel, create_model
 from .metrics import summarise
 from .prepare import choose_device, choose_dtype
 from .protocols import Extractor, Outcome, knn_protocol, linear_protocol, multiview_protocol, write_outcome
 from .results import Result, provenance, write_result
+from .start import log_start
+
+_LIKE = "random:"  # before a start: its architecture with random weights
 
 R = TypeVar("R", KNNRecipe, LinearRecipe, MultiviewRecipe)
 
 # SVT's own evaluation, of weights that do not say theirs: 8 x 32 frames, 0.45 and 0.225 for all colours.
 _CLIP = ClipSpec(8, 32, 256, 224, (0.45,) * 3, (0.225,) * 3)
+
+
+Evaluation = tuple[VideoList, list[Outcome]]  # the evaluation videos, and what was found
 
 
 class Evaluated(NamedTuple):
@@ -68,8 +74,9 @@ def evaluate_knn(recipe: KNNRecipe) -> list[Result]:
         ValueError: training and evaluation share videos, or there is nothing to count.
     """
 
-    def run(case: KNNRecipe, extractor: Extractor) -> tuple[VideoList, list[Outcome]]:
+    def run(case: KNNRecipe, extractor: Extractor) -> Evaluation:
         train, val = _lists(case)
+        _log_start("kNN evaluation", case, extractor, val, training_videos=len(train))
         options = {name: getattr(case.knn, name) for name in case.knn.__dataclass_fields__}
         return val, knn_protocol(extractor, train, val, seed=case.run.seed, **options)
 
@@ -79,8 +86,9 @@ def evaluate_knn(recipe: KNNRecipe) -> list[Result]:
 def evaluate_linear(recipe: LinearRecipe) -> list[Result]:
     """A linear probe as the recipe says: one result (a split), and its files. Raises as `evaluate_knn`."""
 
-    def run(case: LinearRecipe, extractor: Extractor) -> tuple[VideoList, list[Outcome]]:
+    def run(case: LinearRecipe, extractor: Extractor) -> Evaluation:
         train, val = _lists(case)
+        _log_start("linear probe", case, extractor, val, training_videos=len(train), epochs=case.linear.epochs)
         options = {name: getattr(case.linear, name) for name in case.linear.__dataclass_fields__}
         return val, [linear_protocol(extractor, train, val, seed=case.run.seed, **options)]
 
@@ -90,16 +98,15 @@ def evaluate_linear(recipe: LinearRecipe) -> list[Result]:
 def evaluate_classifier(recipe: MultiviewRecipe) -> list[Result]:
     """The multi-view test of a classifier as the recipe says. Raises as `evaluate_knn`."""
 
-    def run(case: MultiviewRecipe, extractor: Extractor) -> tuple[VideoList, list[Outcome]]:
+    def run(case: MultiviewRecipe, extractor: Extractor) -> Evaluation:
         val = evaluation_list(case.data, classes=extractor.network.meta.get("categories"))
+        _log_start("test of a classifier", case, extractor, val)
         return val, [multiview_protocol(extractor, val, views=case.multiview.views, pool=case.multiview.pool)]
 
     return _run(recipe, run, num_classes=None)
 
 
-def _run(
-    recipe: R, evaluate: Callable[[R, Extractor], tuple[VideoList, list[Outcome]]], *, num_classes: int | None = 0
-) -> list[Result]:
+def _run(recipe: R, evaluate: Callable[[R, Extractor], Evaluation], *, num_classes: int | None = 0) -> list[Result]:
     """Evaluate each split with each seed, write what was found, and the results."""
     each = cases(recipe)
     device = distributed.init(choose_device(recipe.run.device))
@@ -124,24 +131,29 @@ def _run(
 
 
 def load_network(recipe: EvaluationRecipe | FinetuneRecipe, *, num_classes: int | None = 0) -> ZooModel:
-    """The network of a recipe in eval mode, with its clip specification in `meta`; the seed draws random weights.
+    """The network of a recipe in eval mode, with its clip in its `meta`; the seed draws random weights.
+
+    init=random:START gives the architecture and the clip of START with random weights, to compare with START.
 
     Raises:
         ValueError: no such start.
         WeightsError: the weights cannot be had.
     """
+    start = recipe.init.removeprefix(_LIKE)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.run.seed)
         network = distributed.in_turn(
             lambda: load_start(
-                recipe.init,
+                start,
                 model=recipe.model.name,
                 options=recipe.model.options,
                 num_classes=num_classes,
                 progress=distributed.is_main(),
             )
         )
-    said = network.meta.get("clip")
+        said = network.meta.get("clip")
+        if start != recipe.init:
+            network = create_model(network.meta["model"], **network.meta["model_kwargs"])
     clip = asdict(choose_clip(ClipSpec(**said) if said else None, recipe.clip, network))
     network.meta = {**network.meta, "clip": clip}
     if isinstance(network, Classifier):
@@ -230,6 +242,8 @@ def name_of(init: str, model: str) -> str:
     """What a result calls the network that `init` names: a row, a run's folder, a file without its suffix."""
     if init in ("random", *STARTS):
         return f"{model} {init}"
+    if init.startswith(_LIKE):
+        return f"{name_of(init.removeprefix(_LIKE), model)} untrained"
     path = Path(init)
     if path.name in (FINAL_NAME, WEIGHTS_NAME):
         path = path.parent
@@ -247,6 +261,19 @@ def describe_result(result: Result) -> str:
     counted = f"{result.n} videos" + (f", {result.n_missing} missing" if result.n_missing else "")
     place = f"{result.name}, {result.protocol}, {result.dataset} {result.split}"
     return f"{place}: {', '.join(parts)}; {counted}"
+
+
+def _log_start(what: str, case: EvaluationRecipe, extractor: Extractor, videos: VideoList, **facts: int) -> None:
+    log_start(
+        what,
+        extractor.network,
+        device=extractor.device,
+        precision=extractor.dtype,
+        output=case.run.output,
+        **facts,
+        evaluation_videos=len(videos),
+        classes=videos.num_classes,
+    )
 
 
 def _lists(recipe: KNNRecipe | LinearRecipe) -> tuple[VideoList, VideoList]:

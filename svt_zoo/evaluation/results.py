@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .start import device_name
+
 _log = logging.getLogger(__name__)
 
 
@@ -55,8 +57,6 @@ class Result:
 
 def provenance(device: torch.device | str) -> dict[str, Any]:
     """The fields `command`, `commit`, `device` and `versions` of a `Result` made here and now."""
-    device = torch.device(device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     versions = {"python": platform.python_version()}
     for package in ("svt-zoo", "torch", "torchvision", "av", "numpy", "safetensors"):
         try:
@@ -64,7 +64,7 @@ def provenance(device: torch.device | str) -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             versions[package] = ""  # a checkout on the path, not installed
     command = " ".join(("python", *sys.argv))
-    return {"command": command, "commit": _commit(), "device": f"{device.type}: {name}", "versions": versions}
+    return {"command": command, "commit": _commit(), "device": device_name(device), "versions": versions}
 
 
 def write_result(result: Result, folder: str | os.PathLike[str] = "results") -> Path:

@@ -27,6 +27,7 @@ from ..data.remote import is_url
 from ..data.workers import number_of_workers, start_worker
 from ..evaluation.features import weights_sha256
 from ..evaluation.prepare import DType, choose_dtype, prepare
+from ..evaluation.start import log_start
 from ..evaluation.views import parse_views
 from ..models import Classifier, ZooModel
 from .clips import Chunk, ClipReader
@@ -135,6 +136,15 @@ def extract_features(
     table = ShardedTable(output, videos, schema, identity, shard_size)
     table.claim()
     parts = table.todo(rank, world_size, batch_size)
+    log_start(
+        f"extraction by engine={engine}",
+        network,
+        device=at,
+        precision=dtype,
+        output=output,
+        videos=len(videos),
+        videos_left=sum(map(len, parts.values())),
+    )
     run = partial(run_ray, device=device) if engine == "ray" else run_local
     count = sum(map(len, parts.values()))
     failed = _report(table.collect(run(reader, compute, parts, num_workers), parts), count, show=rank == 0)

@@ -16,6 +16,7 @@ from ..batch import Batch
 from ..config import OptimConfig, RunConfig
 from ..data.loader import VideoLoader
 from ..distributed import all_mean, is_main, rank
+from ..evaluation.start import log_start
 from ..methods import Method
 from ..models import Backbone, ZooModel
 from ..schedules import cosine, multi_step, warmup_cosine
@@ -134,6 +135,19 @@ class Trainer:
         self.state.resume()
         if started is not None and is_main():
             started()
+        videos = self.loader.dataset.videos
+        log_start(
+            f"training by {type(self.method).__name__}",
+            self.method,
+            device=self.device,
+            precision=self.precision,
+            output=self.output,
+            videos=len(videos),
+            classes=videos.num_classes,
+            steps=self.total_steps,
+            epochs=self.optim.epochs,
+            steps_done=self.step,
+        )
         monitor = Monitor(
             self.output,
             step=self.step,

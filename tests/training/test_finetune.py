@@ -68,6 +68,7 @@ def test_what_is_left_is_a_classifier_that_knows_its_classes(straight: Path) -> 
     assert model.meta["categories"] == sorted(LEVELS)
     assert model.meta["clip"]["num_frames"] == 2
     assert "data" not in model.meta["recipe"]  # no path of this machine
+    assert (straight / "predictions_fine_tuned_3x1_views.parquet").is_file()
 
 
 def test_what_is_left_states_the_network_that_was_trained_and_not_the_one_it_started_from(
@@ -94,8 +95,6 @@ def test_a_classifier_to_train_is_in_eval_mode_until_the_training_starts(lists: 
     assert not backbone.training
     assert isinstance(backbone, Backbone)
     assert not any(module.training for module in build_classify(case, backbone, read_list(lists["train"])).modules())
-
-    assert (straight / "predictions_fine_tuned_3x1_views.parquet").is_file()
 
 
 def test_a_run_that_goes_on_equals_the_straight_run(

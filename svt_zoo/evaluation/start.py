@@ -1,0 +1,53 @@
+"""The line that a run logs at its start: on what it runs, with which network and videos, and where it writes."""
+
+import logging
+import os
+import platform
+
+import torch
+from torch import nn
+
+from .. import distributed
+
+_log = logging.getLogger(__name__)
+
+
+def device_name(device: torch.device | str) -> str:
+    """The kind of a device and the name of the GPU or processor, such as "cuda: NVIDIA H200"."""
+    device = torch.device(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return f"{device.type}: {name}"
+
+
+def log_start(
+    what: str,
+    network: nn.Module,
+    *,
+    device: torch.device | str,
+    precision: str | torch.dtype,
+    output: str | os.PathLike[str],
+    **facts: object,
+) -> None:
+    """Log on what a run runs, once, in the main process.
+
+    Args:
+        what: the kind of the run, such as "pre-training".
+        network: whose parameters are counted; those that are not trained are included.
+        device, precision: where and in what it computes.
+        output: the folder or file that it writes.
+        facts: numbers by name, such as `evaluation_videos=9537, classes=101`; None and 0 are left out.
+    """
+    if not distributed.is_main():
+        return
+    millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+    named = [f"{value} {name.replace('_', ' ')}" for name, value in facts.items() if value]
+    _log.info(
+        "%s on %s, precision %s, %d process(es): %s, %.1f M parameters; output: %s",
+        what,
+        device_name(device),
+        str(precision).removeprefix("torch."),
+        distributed.world_size(),
+        ", ".join(named),
+        millions,
+        os.fspath(output),
+    )
