@@ -10,7 +10,7 @@ from training_runs import ROOT
 from svt_zoo.config import CPCRecipe, load_recipe
 
 PAGE = (ROOT / "docs" / "cpc.md").read_text()
-COMMANDS = re.findall(r"^python tools/.*$", PAGE, re.MULTILINE)
+COMMANDS = re.findall(r"^python (?:tools|examples)/.*$", PAGE, re.MULTILINE)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -3,6 +3,7 @@
 import re
 import shlex
 from functools import partial
+from pathlib import Path
 
 import pytest
 from test_recipes import CONFIGS, KINDS
@@ -19,9 +20,9 @@ COMMANDS = [line for block in BLOCKS for line in block.splitlines() if re.match(
 def recipe_of(command: str) -> tuple[str, object]:
     """The tool of a command, and the recipe that it would run."""
     words = shlex.split(command)
-    place = next(i for i, word in enumerate(words) if word.startswith("tools/"))
+    place = next(i for i, word in enumerate(words) if word.startswith(("tools/", "examples/")))
     assert (ROOT / words[place]).is_file()
-    tool, recipe, *overrides = words[place].removeprefix("tools/").removesuffix(".py"), *words[place + 1 :]
+    tool, (recipe, *overrides) = Path(words[place]).stem, words[place + 1 :]
     load = partial(read_recipe, KINDS[tool]) if tool in KINDS else load_recipe
     return tool, load(ROOT / recipe, overrides)
 
