@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..files import atomic
 from ..hub.convert import to_hf_timesformer
 from ..hub.loading import WEIGHTS_NAME
 from ..hub.state_dicts import from_classifier
 from ..models import Backbone, Classifier, ZooModel
 from ..models.timesformer import LAYER_NORM_EPS, JointTimeSformer, SpaceOnlyTimeSformer, TimeSformer
-from .export import Exported, ExportError, Run, Shape, clip_shape, max_difference, unfinished
+from .export import Exported, ExportError, Run, Shape, clip_shape, max_difference
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def export_transformers(model: ZooModel, folder: str | os.PathLike[str]) -> Expo
     state = to_hf_timesformer(network.state_dict())
     if isinstance(network, Backbone):
         state = {key.removeprefix("timesformer."): value for key, value in state.items()}
-    with unfinished(folder) as temporary:
+    with atomic(folder) as temporary:
         temporary.mkdir()
         (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         (temporary / "preprocessor_config.json").write_text(json.dumps(_preprocessor(model), indent=2) + "\n")
@@ -97,7 +98,7 @@ def export_timm(model: ZooModel, path: str | os.PathLike[str]) -> Exported:
     image = _image_network(network, backbone, state)
     height, width = (side * backbone.patch_size for side in backbone.grid_size)
     shapes: tuple[Shape, ...] = tuple((batch, 3, 1, height, width) for batch in (1, 2, 3))
-    with unfinished(path) as temporary:
+    with atomic(path) as temporary:
         _save(state, temporary)
         try:
             difference = max_difference(_first(network), _first(image), shapes)
