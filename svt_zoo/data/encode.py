@@ -15,8 +15,8 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..files import atomic, remove
 from .frames import FrameFolder
-from .jobs import atomic, remove
 from .limits import VideoReadError
 from .remote import local_path
 from .video import open_video

@@ -18,7 +18,8 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..data.jobs import atomic, progress, run
+from ..data.jobs import progress, run
+from ..files import atomic
 
 # Name of a class -> the way that the light goes, in frame widths to the right and frame heights down.
 MOTIONS: dict[str, tuple[int, int]] = {

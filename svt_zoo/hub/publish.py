@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from huggingface_hub import HfApi
 from safetensors.torch import save
 from torch import Tensor
 
+from ..files import write_whole
 from ..models import Classifier, ZooModel
 from ..models.base import check_labels
 from .checksums import sha256_of
@@ -58,10 +58,8 @@ def write_weights(path: Path, state: Mapping[str, Tensor], config: Mapping[str, 
     """Write one file in the zoo's own format, whole or not at all: safetensors that carries its `config`."""
     text = json.dumps(config, indent=2, sort_keys=True)
     metadata = {"format": "pt", "format_version": str(FORMAT_VERSION), "config": text}
-    unfinished = path.with_suffix(".tmp")
     # Not save_file, whose files nobody else may read.
-    unfinished.write_bytes(save({key: value.contiguous() for key, value in state.items()}, metadata=metadata))
-    os.replace(unfinished, path)
+    write_whole(path, save({key: value.contiguous() for key, value in state.items()}, metadata=metadata))
 
 
 def save_pretrained(model: ZooModel, folder: str | Path, *, repo: str = "ORG/NAME") -> Path:

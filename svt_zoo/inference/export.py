@@ -6,8 +6,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from ..files import atomic
 from ..models import Classifier, ZooModel
 from ..models.base import backbone_of
 
@@ -78,7 +78,7 @@ def export_program(model: ZooModel, path: str | os.PathLike[str], format: Progra
         if 2 in free and native[0] == 1:
             continue  # a program traced with one frame knows one frame only
         try:
-            with unfinished(path) as temporary, torch.no_grad():
+            with atomic(path) as temporary, torch.no_grad():
                 write(_trace(network, native, free), temporary, config, network.names)
                 shapes = _shapes(native, free, network.patch_size)
                 difference = max_difference(network, load(temporary), shapes)
@@ -165,26 +165,6 @@ def max_difference(network: Run, program: Run, shapes: Sequence[Shape]) -> float
                     raise ExportError(f"differs by {difference:.2g} from the network (allowed {TOLERANCE}) at {shape}")
                 worst = max(worst, difference)
     return worst
-
-
-@contextmanager
-def unfinished(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it becomes `path` when the block ends well, and is removed otherwise."""
-    temporary = path.with_name(f".unfinished.{path.name}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove(temporary)
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        _remove(temporary)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _write_torch(program: ExportedProgram, path: Path, config: str, names: Sequence[str]) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..files import atomic
 from ..hub.convert import to_hf_timesformer
 from ..hub.loading import WEIGHTS_NAME
 from ..models import Backbone, Classifier, ZooModel
 from ..models.base import backbone_of
 from ..models.timesformer import LAYER_NORM_EPS, JointTimeSformer, SpaceOnlyTimeSformer, TimeSformer
-from .export import Exported, ExportError, Run, Shape, clip_shape, max_difference, unfinished
+from .export import Exported, ExportError, Run, Shape, clip_shape, max_difference
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def export_transformers(model: ZooModel, folder: str | os.PathLike[str]) -> Expo
     state = to_hf_timesformer(network.state_dict())
     if isinstance(network, Backbone):
         state = {key.removeprefix("timesformer."): value for key, value in state.items()}
-    with unfinished(folder) as temporary:
+    with atomic(folder) as temporary:
         temporary.mkdir()
         (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         (temporary / "preprocessor_config.json").write_text(json.dumps(_preprocessor(model), indent=2) + "\n")

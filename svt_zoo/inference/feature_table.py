@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.jobs import atomic
 from ..data.remote import is_url
-from ..evaluation.results import write_atomically
+from ..files import atomic, write_whole
 
 if TYPE_CHECKING:
     import pyarrow
@@ -84,7 +83,7 @@ def write_shard(path: Path, rows: Sequence[FeatureRow], schema: "pyarrow.Schema"
     ]
     sink = pyarrow.BufferOutputStream()
     pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns, schema=schema), sink)
-    write_atomically(path, sink.getvalue().to_pybytes())
+    write_whole(path, sink.getvalue().to_pybytes())
 
 
 def merge_shards(shards: Iterable[Path], output: Path, schema: "pyarrow.Schema") -> None:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.jobs import atomic
 from ..data.limits import Limits
 from ..data.list_formats import find_videos
 from ..evaluation.prepare import DType, prepare
 from ..evaluation.views import load_views, parse_views
+from ..files import atomic
 from ..hub.download import fetch
 from ..hub.sources import WeightsError, parse_source
 from ..hub.weights import get_weights, list_weights

@@ -1,6 +1,5 @@
 """Checkpoints that survive a kill at any instant: whole or absent, checked by a hash, never the only one."""
 
-import hashlib
 import logging
 import os
 import pickle
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..config import ConfigError, current_names, differences, was_removed
+from ..files import sha256_of
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def save_checkpoint(folder: Path, step: int, payload: Mapping[str, Any]) -> Path
         torch.save({"format": FORMAT_VERSION, "step": step, **payload}, file)
         file.flush()
         os.fsync(file.fileno())
-    path = folder / f"step_{step:09d}-{_digest(unfinished)}.pt"
+    path = folder / f"step_{step:09d}-{sha256_of(unfinished)[:16]}.pt"
     os.replace(unfinished, path)
     sync_folder(folder)
     for old in checkpoints(folder)[KEEP:]:
@@ -116,7 +116,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not named step_NUMBER-HASH.pt, so nobody can tell whether it is whole")
     if not path.is_file():
         raise CheckpointError(f"{path} is not there; run.output must be a folder that all processes share")
-    digest = _digest(path)
+    digest = sha256_of(path)[:16]
     if digest != name[2]:
         raise CheckpointError(f"{path} is damaged: its hash is {digest}")
     try:
@@ -169,8 +169,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from svt_zoo.data.jobs import Journal, atomic, fingerprint, progress, run
+from svt_zoo.data.jobs import Journal, fingerprint, progress, run
 from svt_zoo.data.limits import VideoReadError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,37 +108,6 @@ def test_a_journal_passes_over_a_line_cut_short_by_a_kill(tmp_path: Path) -> Non
     journal.start(journal.read())
     journal.append({"a": 3})
     assert journal.read() == [{"a": 1}, {"a": 3}]
-
-
-def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
-    target = tmp_path / "new" / "file"
-    with atomic(target) as part:
-        part.write_text("whole")
-        assert not target.exists()
-    assert target.read_text() == "whole"
-
-
-def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("old")
-    with pytest.raises(KeyError, match="half-way"):
-        _fail_half_way(tmp_path / "file")
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "old")]
-
-
-def _fail_half_way(target: Path) -> None:
-    with atomic(target) as part:
-        part.write_text("half")
-        raise KeyError("half-way")
-
-
-def test_a_folder_takes_the_place_of_another_and_of_what_a_kill_left(tmp_path: Path) -> None:
-    for name in ("frames", ".frames.part"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "old").touch()
-    with atomic(tmp_path / "frames") as part:
-        part.mkdir()
-        (part / "new").touch()
-    assert [path.name for path in tmp_path.rglob("*")] == ["frames", "new"]
 
 
 def test_a_fingerprint_tells_of_a_change_in_a_file_or_below_a_folder(tmp_path: Path) -> None:
