@@ -33,11 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
-    print(f"{report.summary()}\nreport: {target}")
-    for video in report.bad[:20]:
-        print(f"{video.status}: {video.path}: {video.reason}")
-    if len(report.bad) > 20:
-        print(f"... and {len(report.bad) - 20} more in the report")
+    print(report.describe())
     return 0 if report.sound else 1
 
 

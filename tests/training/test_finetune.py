@@ -242,5 +242,5 @@ def test_a_fast_clip_has_the_window_crop_and_flip_of_the_slow_one(
 
 def test_a_policy_acts_on_one_clip() -> None:
     slow = EvalTransform(num_frames=4, sampling_rate=10, resize_size=40, crop_size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
-    with pytest.raises(ValueError, match="acts on one clip"):
+    with pytest.raises(ValueError, match="needs a single clip"):
         FinetuneViews(slow, fast=fast_transform(slow), policy="randaugment")
