@@ -246,7 +246,7 @@ def test_evaluation_is_in_the_order_of_the_list() -> None:
 def test_too_many_failures_stop_training_with_the_list(num_workers: int, tmp_path: Path) -> None:
     loader = make_loader(max_failure_share=0.1, num_workers=num_workers, output_dir=tmp_path)
     with pytest.raises(
-        TooManyFailures, match=r"(?s)3 of 22 videos cannot be read, at most 2\.2 may fail .*/v/7\.mp4: broken"
+        TooManyFailures, match=r"(?s)3 of 22 videos cannot be read, at most 2\.2 may fail .*/7\.mp4: broken"
     ):
         stream(loader)
 
