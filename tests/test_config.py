@@ -31,7 +31,7 @@ class Outer:
 
     def __post_init__(self) -> None:
         if self.count < 0:
-            raise ValueError(f"count starts at 0, got {self.count}")
+            raise ValueError(f"count must be >= 0, got {self.count}")
 
 
 def recipe_file(folder: Path, text: str, name: str = "r.yaml") -> Path:
@@ -49,7 +49,7 @@ def recipe_file(folder: Path, text: str, name: str = "r.yaml") -> Path:
         ({"count": 1.0}, r"f: count must be a whole number, got 1.0"),
         ({"count": "1"}, r"f: count must be a whole number, got '1'"),
         ({"count": True}, r"f: count must be a whole number, got True"),
-        ({"count": -1}, r"f: Outer: count starts at 0, got -1"),
+        ({"count": -1}, r"f: Outer: count must be >= 0, got -1"),
         ({"on": 1}, r"f: on must be true or false, got 1"),
         ({"on": "yes"}, r"f: on must be true or false, got 'yes'"),
         ({"name": 3}, r"f: name must be a text, got 3"),
@@ -162,8 +162,8 @@ def test_overrides_win_and_look_as_in_yaml(tmp_path: Path) -> None:
         ("temporal={flow: 1, flow_method: torch}", r"temporal\.flow_method='torch' was removed: OpenCV computes"),
         ("init.dino=1", r"'init.dino=1': init is a value, not a section"),
         ("optim=3", r"optim must be a section of keys and values, got 3"),
-        ("optim.warmup_epochs=30", r"optim: warmup_epochs lies in 0 to epochs=20, got 30"),
-        ("run.log_every_steps=0", r"run: log_every_steps starts at 1, got 0"),
+        ("optim.warmup_epochs=30", r"optim: warmup_epochs must be 0 to epochs=20, got 30"),
+        ("run.log_every_steps=0", r"run: log_every_steps must be >= 1, got 0"),
     ],
 )
 def test_a_wrong_override_is_told(tmp_path: Path, override: str, told: str) -> None:

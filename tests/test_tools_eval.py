@@ -10,6 +10,7 @@ import torch
 from commands import command
 
 from svt_zoo.config import (
+    ConfigError,
     FinetuneRecipe,
     KNNRecipe,
     LinearRecipe,
@@ -96,6 +97,29 @@ def test_wrong_arguments_give_one_line(kind: str, places: list[str], capsys: pyt
         assert printed.err.startswith("error: ")
         assert message in printed.err
         assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_results_are_written_into_the_run_and_not_into_the_pages_folder(kind: str) -> None:
+    recipe = read_recipe(KINDS[kind], CONFIGS / kind / "ucf101.yaml", ["run.output=runs/mine"])
+    assert recipe.report.folder == "runs/mine/results"
+
+
+def test_a_folder_for_results_that_is_named_is_used() -> None:
+    recipe = read_recipe(KNNRecipe, CONFIGS / "knn" / "ucf101.yaml", ["report.folder=results"])
+    assert recipe.report.folder == "results"
+
+
+@pytest.mark.parametrize(
+    ("kind", "override", "way_out"),
+    [
+        ("linear", "linear.slow_fast=false", "set views=3x1"),
+        ("finetune", "views.slow_fast=false", "set multiview.views=3x1"),
+    ],
+)
+def test_fast_clips_are_not_tested_by_default_when_training_has_none(kind: str, override: str, way_out: str) -> None:
+    with pytest.raises(ConfigError, match=way_out):
+        read_recipe(KINDS[kind], CONFIGS / kind / "ucf101.yaml", [override])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -26,11 +26,7 @@ def check(args: Namespace) -> int:
     videos = read_list(args.list, **list_options(args))
     target = args.report or default_report(args.list)
     report = check_videos(videos, target, workers=args.workers, again=args.again)
-    print(f"{report.summary()}\nreport: {target}")
-    for video in report.bad[:20]:
-        print(f"{video.status}: {video.path}: {video.reason}")
-    if len(report.bad) > 20:
-        print(f"... and {len(report.bad) - 20} more in the report")
+    print(report.describe())
     return 0 if report.sound else 1
 
 

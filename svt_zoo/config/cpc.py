@@ -51,7 +51,7 @@ class CPCViewsConfig:
     def __post_init__(self) -> None:
         for name in ("context_frames", "pred_frames", "frame_step"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} starts at 1, got {getattr(self, name)}")
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
 
     @property
     def num_frames(self) -> int:

@@ -120,7 +120,7 @@ class RepeatConfig:
 
     def __post_init__(self) -> None:
         if self.num_seeds < 1:
-            raise ValueError(f"num_seeds starts at 1, got {self.num_seeds}")
+            raise ValueError(f"num_seeds must be >= 1, got {self.num_seeds}")
 
 
 @dataclass(frozen=True)

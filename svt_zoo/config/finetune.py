@@ -27,7 +27,7 @@ class FinetuneViewsConfig:
 
     def __post_init__(self) -> None:
         if self.slow_fast and self.policy != "none":
-            raise ValueError(f"policy={self.policy} acts on one clip; set slow_fast to false")
+            raise ValueError(f"policy={self.policy} needs a single clip; set views.slow_fast=false")
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,10 @@ class FinetuneRecipe:
         refuse_fast_views(self.multiview.views, slow_fast=self.views.slow_fast, where="multiview.")
         if self.views.slow_fast and self.classify.cutmix:
             raise ValueError(
-                f"classify.cutmix={self.classify.cutmix} cuts clips of one size; set views.slow_fast=false, or cutmix=0"
+                f"classify.cutmix={self.classify.cutmix} needs clips of one size; set views.slow_fast=false or cutmix=0"
             )
         if self.temporal.is_on and (self.views.slow_fast or self.classify.mixup or self.classify.cutmix):
             raise ValueError(
-                f"the temporal terms act on one clip as it is, got views.slow_fast={self.views.slow_fast}, "
+                f"the temporal terms need a single clip without mixing, got views.slow_fast={self.views.slow_fast}, "
                 f"classify.mixup={self.classify.mixup}, classify.cutmix={self.classify.cutmix}; set false, 0 and 0"
             )

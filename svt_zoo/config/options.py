@@ -45,7 +45,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.validation_fraction < 1:
-            raise ValueError(f"validation_fraction lies in 0 to 1, got {self.validation_fraction}")
+            raise ValueError(f"validation_fraction must be >= 0 and < 1, got {self.validation_fraction}")
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ class ViewsConfig:
 
     def __post_init__(self) -> None:
         if self.rand_fr and self.sampling != "code":
-            raise ValueError(f'rand_fr is an option of sampling="code", got sampling="{self.sampling}"')
+            raise ValueError(f'rand_fr=true needs sampling="code", got sampling="{self.sampling}"')
         if not self.temporal_variation and self.sampling != "paper":
-            raise ValueError(f'temporal_variation=false goes with sampling="paper", got sampling="{self.sampling}"')
+            raise ValueError(f'temporal_variation=false needs sampling="paper", got sampling="{self.sampling}"')
 
 
 @dataclass(frozen=True)
@@ -191,10 +191,10 @@ class OptimConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "accumulation"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} starts at 1, got {getattr(self, name)}")
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         if not 0 <= self.warmup_epochs <= self.epochs:
             raise ValueError(
-                f"warmup_epochs lies in 0 to epochs={self.epochs}, got {self.warmup_epochs}; lower it with epochs"
+                f"warmup_epochs must be 0 to epochs={self.epochs}, got {self.warmup_epochs}; lower it with epochs"
             )
 
 
@@ -238,4 +238,4 @@ class RunConfig:
     def __post_init__(self) -> None:
         for name in ("checkpoint_every_epochs", "log_every_steps", "monitor_every_steps"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} starts at 1, got {getattr(self, name)}")
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")

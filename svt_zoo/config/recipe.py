@@ -161,10 +161,10 @@ def _read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
         if alone is None:
             return {}  # nothing but comments: all defaults
         if not isinstance(alone, dict):
-            raise ConfigError(f"{path}: not a recipe (sections of keys and values), but {alone!r}")
+            raise ConfigError(f"{path} is not a recipe: it must hold sections of keys and values, got {alone!r}")
         return dict(CfgNode.load_yaml_with_base(os.fspath(path), allow_unsafe=False))
     except (yaml.YAMLError, OSError, UnicodeDecodeError, AssertionError, AttributeError, TypeError) as error:
-        raise ConfigError(f"{path}: not a recipe ({' '.join(str(error).split())})") from error
+        raise ConfigError(f"{path} is not a recipe ({' '.join(str(error).split())})") from error
 
 
 def _parse(text: str) -> Any:

@@ -26,11 +26,11 @@ def cases(recipe: R) -> list[R]:
     splits = recipe.repeat.splits if marked else ()
     if marked and not splits:
         raise ConfigError(
-            "repeat.splits lists the numbers that take the place of {split} in data.train, data.val, data.where_train "
-            f"and data.where_val; it is empty, and data.train={recipe.data.train!r}, data.val={recipe.data.val!r}"
+            "an option of data contains {split}, but repeat.splits is empty; add the numbers of the splits, such as "
+            f"repeat.splits=[1]; got data.train={recipe.data.train!r}, data.val={recipe.data.val!r}"
         )
     if recipe.repeat.splits and not marked:
-        _log.info("repeat.splits=%s has no say: the data's options hold no {split}", list(recipe.repeat.splits))
+        _log.info("repeat.splits=%s is ignored, because no option of data contains {split}", list(recipe.repeat.splits))
     single = recipe.repeat.num_seeds == 1 and not splits
     # A number to choose by must not pass for one of the test.
     name = "validation" if recipe.data.validation_fraction else recipe.report.split

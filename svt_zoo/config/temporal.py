@@ -36,7 +36,7 @@ class TemporalConfig:
     def __post_init__(self) -> None:
         for name in ("order", "low_confidence", "flow", "flow_threshold"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} starts at 0, got {getattr(self, name)}")
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
 
     @property
     def is_on(self) -> bool:

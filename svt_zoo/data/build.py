@@ -64,7 +64,7 @@ def training_list(data: DataConfig, *, seed: int = 0) -> VideoList:
         ValueError: training and evaluation share videos or groups, and `data.allow_overlap` does not say so.
     """
     if not data.train:
-        raise ConfigError("data.train names no videos; add data.train=LIST_OR_FOLDER")
+        raise ConfigError("data.train is empty; add data.train=LIST_OR_FOLDER")
     videos = _read(data, data.train, data.labels, data.where_train)
     if data.val:
         test = evaluation_list(replace(data, validation_fraction=0.0), classes=videos.classes)
@@ -86,11 +86,13 @@ def evaluation_list(data: DataConfig, *, classes: Sequence[str] | None = None) -
     labels = list(classes) if classes else data.labels
     if data.validation_fraction:
         if not data.train:
-            raise ConfigError("data.validation_fraction parts data.train, which names no videos; add data.train=LIST")
+            raise ConfigError(
+                "data.validation_fraction holds out a part of data.train, which is empty; add data.train=LIST"
+            )
         train = _read(data, data.train, labels, data.where_train)
         return train.hold_out(data.validation_fraction)[1]
     if not data.val:
-        raise ConfigError("data.val names no videos; add data.val=LIST_OR_FOLDER")
+        raise ConfigError("data.val is empty; add data.val=LIST_OR_FOLDER")
     return _read(data, data.val, labels, data.where_val)
 
 

@@ -61,9 +61,15 @@ class CheckedVideo:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """All rows, in the order of the list."""
+    """All rows, in the order of the list.
+
+    Attributes:
+        videos: the rows.
+        path: the file that they are written to.
+    """
 
     videos: tuple[CheckedVideo, ...]
+    path: Path
 
     @property
     def sound(self) -> bool:
@@ -86,8 +92,20 @@ class CheckReport:
             f"{copies} duplicates; {hours:.2f} hours, {size:.2f} GB"
         )
 
-    def save(self, path: Path) -> None:
+    def describe(self, most: int = 20) -> str:
+        """Counts, the path of the report, and at most `most` videos that are bad, and as many duplicates, by name."""
+        bad = [f"{video.status}: {video.path}: {video.reason}" for video in self.bad]
+        copies = [f"duplicate: {v.path} has the content of {v.duplicate_of}" for v in self.videos if v.duplicate_of]
+        lines = [self.summary(), f"report: {self.path}"]
+        for listed in (bad, copies):
+            lines += listed[:most]
+            if len(listed) > most:
+                lines.append(f"... and {len(listed) - most} more in the report")
+        return "\n".join(lines)
+
+    def save(self) -> None:
         """Writes the rows as Parquet or CSV, by the suffix; at no instant is there half a file."""
+        path = self.path
         columns = [field.name for field in fields(CheckedVideo)]
         rows = [asdict(video) for video in self.videos]
         with atomic(path) as part:
@@ -120,13 +138,13 @@ def check_videos(
 
     Args:
         videos: the list; a file that it names more than once is checked once.
-        report: the file to write, .parquet (needs the extra `parquet`) or .csv.
+        report: the file to write, .csv or .parquet. Without pyarrow, a CSV file takes the place of a Parquet file.
         workers: number of processes; 0 works in this one.
         again: decode everything, whatever the journal says.
 
     Raises:
         CommonFailure: the first videos all fail for the same reason.
-        ValueError: the report has another suffix or place, or pyarrow is not installed.
+        ValueError: the report has another suffix, or a place where nothing can be written.
     """
     target = _report_file(report)
     journal = Journal(target.with_name(f"{target.name}.jsonl"))
@@ -138,15 +156,15 @@ def check_videos(
     journal.start({"key": key, **entry} for key, entry in known.items())
     todo = [task for task in tasks if task[0] not in found]
     if found:
-        _log.info("%d of %d videos are known to be sound from an earlier run", len(found), len(tasks))
+        _log.info("%d of %d videos were found sound by an earlier run and are not read again", len(found), len(tasks))
     outcomes = Outcomes(len(tasks), was_read=bool(found))
     for done in progress(run(check_video, todo, workers=workers), len(todo), is_good=_is_ok):
         video = done.result or CheckedVideo(done.task[0], "broken", done.reason)
         outcomes.add(video.path, None if _is_ok(video) else video.reason)
         found[video.path] = video
         journal.append({"key": keys[done.task], **asdict(video)})
-    result = CheckReport(_with_duplicates([found[path] for path, _ in tasks]))
-    result.save(target)
+    result = CheckReport(_with_duplicates([found[path] for path, _ in tasks]), target)
+    result.save()
     return result
 
 
@@ -233,13 +251,12 @@ def default_report(source: str) -> Path:
 
 
 def _report_file(report: str | os.PathLike[str]) -> Path:
-    """The report's path; refuses at once what could not be written after hours."""
+    """The report's path, checked before hours of work; a CSV file if pyarrow is not installed."""
     path = output_file(report, ".parquet", ".csv")
     if path.suffix == ".parquet":
         try:
             import pyarrow  # noqa: F401
-        except ImportError as error:
-            raise ValueError(
-                f"{path}: a Parquet report needs pyarrow: pip install pyarrow, or name a .csv file"
-            ) from error
+        except ImportError:
+            path = path.with_suffix(".csv")
+            _log.warning("pyarrow is not installed (pip install pyarrow): the report is %s instead", path)
     return path

@@ -54,7 +54,7 @@ def run(function: Callable[[T], R], tasks: Iterable[T], *, workers: int) -> Iter
         ValueError: `workers` is negative.
     """
     if workers < 0:
-        raise ValueError(f"workers is a number of processes, or 0 to work in this one; got {workers}")
+        raise ValueError(f"workers must be >= 0 (0 works in this process), got {workers}")
     waiting = iter(tasks)
     if workers == 0:
         for task in waiting:
@@ -109,7 +109,7 @@ class _Worker(Generic[T, R]):
             self.process.join()
             code = self.process.exitcode or 0
             cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            return Done(self.task, None, f"the process that worked on it died of {cause}; enough memory?")
+            return Done(self.task, None, f"the process that worked on it ended with {cause}; was there enough memory?")
 
 
 def _start_server() -> None:
@@ -182,7 +182,7 @@ class Journal:
             try:
                 entries.append(json.loads(line))
             except ValueError:
-                _log.debug("%s: an unfinished line is passed over", self.path)
+                _log.debug("%s: skipped an unfinished line", self.path)
         return entries
 
     def start(self, entries: Iterable[dict[str, Any]]) -> None:

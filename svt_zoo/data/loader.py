@@ -49,10 +49,10 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world_size:
             given = f"batch_size={batch_size}, rank={rank}, world_size={world_size}"
-            raise ValueError(f"batch_size starts at 1 and rank lies in 0 to world_size - 1, got {given}")
+            raise ValueError(f"batch_size must be >= 1 and rank 0 to world_size - 1, got {given}")
         if train and size < batch_size * world_size:
             batch = f"{batch_size} in each of {world_size} processes"
-            raise ValueError(f"{size} videos do not fill one batch of {batch}; lower the batch size")
+            raise ValueError(f"{size} videos are fewer than one batch of {batch}; lower data.batch_size")
         self.size = size
         self.batch_size = batch_size
         self.train = train
@@ -200,9 +200,9 @@ class VideoLoader:
             self._outcomes.stop()
             listed = "\n".join(f"  {path}: {reason}" for path, reason in list(self.failures.items())[:20])
             raise TooManyFailures(
-                f"{len(self.failures)} of {self.sampler.size} videos cannot be read, {self.max_failures:.4g} may fail "
-                f"(data.max_failure_fraction); repair them or take them off the list"
-                f"{f', all are in {self.log}' if self.log else ''}:\n{listed}"
+                f"{len(self.failures)} of {self.sampler.size} videos cannot be read, at most "
+                f"{self.max_failures:.4g} may fail (data.max_failure_fraction); repair them or remove them from the list"
+                f"{f', {self.log} has all of them' if self.log else ''}:\n{listed}"
             )
 
 
@@ -263,7 +263,7 @@ def collate(samples: Sequence[dict[str, Any]]) -> Batch:
         shapes, first = ([tuple(view.shape) for view in of] for of in (views, clips[0]))
         if shapes != first:
             raise ValueError(
-                f"the views of one batch have the same shapes: {sample['video_name']} has {shapes}, "
+                f"all videos of a batch need views of the same shapes, but {sample['video_name']} has {shapes}, "
                 f"{read[0]['video_name']} has {first}; use batch_size=1, or views of a fixed number and size"
             )
     return Batch(

@@ -97,7 +97,9 @@ def prepare_videos(
     """
     encoding = encoding or Encoding()
     if encoding.mode == "frames" and any(row.start_sec is not None or row.end_sec is not None for row in videos.rows):
-        raise ValueError("the list cuts videos by start_sec and end_sec; folders of frames keep no times: write H.264")
+        raise ValueError(
+            "the list cuts videos by start_sec and end_sec; folders of frames keep no times; write H.264 instead"
+        )
     target = Path(output)
     names = output_names([row.path for row in videos.rows], videos.root, encoding.suffix)
     _check_output(target, videos)
@@ -126,7 +128,7 @@ def _prepare(
     }
     todo = [task for output, task in tasks.items() if output not in made]
     if made:
-        _log.info("%d of %d videos are there from an earlier run", len(made), len(tasks))
+        _log.info("%d of %d videos were written by an earlier run and are kept", len(made), len(tasks))
     failures: dict[str, Failure] = {}
     outcomes = Outcomes(len(tasks), was_read=bool(made))
     work = partial(_prepare_one, folder=folder, encoding=encoding, fps=videos.frame_rate)
@@ -189,7 +191,9 @@ def output_names(paths: Sequence[str], root: str, suffix: str) -> dict[str, str]
     outputs = {name: (name if count[stem] > 1 else stem).removeprefix(base) + suffix for name, stem in stems.items()}
     for output, n in Counter(outputs.values()).items():
         if n > 1:
-            raise ValueError(f"{n} videos of the list would become {output}: rename them, or prepare them apart")
+            raise ValueError(
+                f"{n} videos of the list would become {output}: rename them, or prepare them into different folders"
+            )
     return {path: outputs[name] for path, name in whole.items()}
 
 
@@ -210,4 +214,6 @@ def _check_output(folder: Path, videos: VideoList) -> None:
         raise ValueError(f"{folder} is a file; name a folder")
     foreign = [entry.name for entry in os.scandir(folder) if entry.name[0] != "."] if folder.exists() else []
     if foreign and not (folder / _JOURNAL).exists():
-        raise ValueError(f"{folder} holds {foreign[0]}, which no run like this has written; name a new or empty folder")
+        raise ValueError(
+            f"{folder} holds {foreign[0]}, which was not written by a run like this; name a new or empty folder"
+        )

@@ -33,12 +33,12 @@ def make_miniature(
     """
     videos = read_list(source)
     if len(videos) > limit:
-        _log.info("%s has %d videos: taking %d of them", source, len(videos), limit)
+        _log.info("%s has %d videos; %d of them are used", source, len(videos), limit)
         videos = videos.subset(limit)
     encoding = Encoding(short_side=short_side)
     made = prepare_videos(videos, output, encoding, workers=workers)
     for failure in made.failures:
-        _log.warning("left out: %s: %s", *failure)
+        _log.warning("%s is left out, because it cannot be read: %s", *failure)
     if len(made.videos) < 2:
         raise ValueError(f"{source}: {len(made.videos)} of {len(videos)} videos can be read, the demo needs 2 and more")
     written = {os.path.realpath(output / video.output) for video in made.videos}

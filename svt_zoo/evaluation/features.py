@@ -94,7 +94,7 @@ def extract(
     world_size = distributed.world_size() if world_size is None else world_size
     if not 0 <= rank < world_size or (world_size > 1 and output is None) or min(batch_size, shard_size) < 1:
         raise ValueError(
-            "needs 0 <= rank < world_size, an output folder for several processes, batch_size and shard_size from 1; "
+            "rank must be 0 to world_size - 1, batch_size and shard_size >= 1, several processes need an output; "
             f"got rank={rank}, world_size={world_size}, {output=}, {batch_size=}, {shard_size=}"
         )
     made = parse_views(views, model.transforms()) if isinstance(views, str) else views
@@ -112,22 +112,15 @@ def extract(
                 _path(folder, n).unlink(missing_ok=True)
         todo = {_path(folder, n): _split(rows, batch_size) for n, rows in mine if not _path(folder, n).exists()}
         batches = _batches(dataset, todo.values(), number_of_workers(num_workers), device, progress and rank == 0)
-        outcomes = Outcomes(len(videos), was_read=was_read)
+        counted = _counted(batches, todo.values(), videos, Outcomes(len(videos), was_read=was_read))
         for path, parts in todo.items():
-            done = []
-            for rows in parts:
-                batch = next(batches)
-                failed, read = dict(batch.failures), set(batch.video_index.tolist())
-                for i in rows:
-                    outcomes.add(videos.rows[i].path, None if i in read else failed[videos.rows[i].path])
-                done.append(_compute(network, batch, pool, device, dtype))
-            _write(path, done)
+            _write(path, [_compute(network, next(counted), pool, device, dtype) for _ in parts])
         distributed.barrier()
         found = read_features(folder, videos)
         if not found.names:  # by several processes, each of which has read too few videos for the rule
-            together = Outcomes(len(videos))
+            outcomes = Outcomes(len(videos))
             for failure in found.missing:
-                together.add(*failure)
+                outcomes.add(*failure)
         return found
 
 
@@ -229,6 +222,17 @@ def _has_features(path: Path) -> bool:
             return bool(file.get_slice("video_index").get_shape()[0])
     except safetensors.SafetensorError:
         return True
+
+
+def _counted(
+    batches: Iterable[Batch], shards: Iterable[list[range]], videos: VideoList, outcomes: Outcomes
+) -> Iterator[Batch]:
+    """The batches, of which each video is counted in the order of the list."""
+    for batch, rows in zip(batches, (part for parts in shards for part in parts), strict=False):
+        failed, read = dict(batch.failures), set(batch.video_index.tolist())
+        for i in rows:
+            outcomes.add(videos.rows[i].path, None if i in read else failed[videos.rows[i].path])
+        yield batch
 
 
 def _compute(network: ZooModel, batch: Batch, pool: Pool, device: torch.device, dtype: torch.dtype) -> _Part:

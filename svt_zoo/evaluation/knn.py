@@ -56,7 +56,7 @@ def nearest(
             f"bank_chunk={bank_chunk}, {len(bank)} features"
         )
     if k > len(bank):
-        _log.warning("k = %d neighbours were asked for, the bank has %d: using all of them", k, len(bank))
+        _log.warning("k=%d is more than the %d training features; using all of them", k, len(bank))
         k = len(bank)
     device = torch.device(device or queries.device)
     found = [_nearest_of_chunk(part, bank, k, device, bank_chunk) for part in queries.split(query_chunk)]
@@ -71,7 +71,9 @@ def vote(neighbours: Neighbours, bank_labels: Tensor, num_classes: int, *, tempe
     """
     if not 0 <= int(bank_labels.min()) <= int(bank_labels.max()) < num_classes:
         found = f"{int(bank_labels.min())} to {int(bank_labels.max())}"
-        raise ValueError(f"the bank's labels must lie in 0 to {num_classes - 1}, got {found}; kNN needs them all")
+        raise ValueError(
+            f"the bank's labels must lie in 0 to {num_classes - 1}, got {found}; every training video needs a label"
+        )
     similarity, rows = neighbours
     votes = torch.zeros(len(rows), num_classes)
     return votes.scatter_add_(1, bank_labels.cpu()[rows], (similarity / temperature).exp())
@@ -125,7 +127,9 @@ def few_shot(labels: Tensor, n: int, seed: int = 0) -> Tensor:
     for label in labels.unique().tolist():
         members = (labels == label).nonzero()[:, 0].cpu()
         if not 1 <= n <= len(members):
-            raise ValueError(f"{n} videos of each class were asked for, class {label} has {len(members)}")
+            raise ValueError(
+                f"shots must be 1 to {len(members)}, the number of training videos of class {label}, got {n}"
+            )
         order = np.random.default_rng([seed, label]).permutation(len(members))
         chosen.append(members[torch.from_numpy(order[:n])])
     return torch.cat(chosen).sort().values

@@ -191,7 +191,7 @@ def hold_out(
     if not bool(mask.any()):
         raise ValueError(
             f"no part of {len(labels)} videos in {len(members)} groups can be held out to choose a learning rate; "
-            "give a single one, or a larger validation_fraction"
+            "set linear.lrs to a single one, or a larger linear.validation_fraction"
         )
     return mask
 
@@ -202,6 +202,6 @@ def _check(features: Tensor, labels: Tensor, num_classes: int) -> None:
         raise ValueError(f"features are (N, D) or (N, V, D) and labels (N,), N at least 1, got {shapes}")
     if not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
         found = f"{int(labels.min())} to {int(labels.max())}"
-        raise ValueError(f"labels must lie in 0 to {num_classes - 1}, got {found}; a probe needs them all")
+        raise ValueError(f"labels must lie in 0 to {num_classes - 1}, got {found}; every video needs a label")
     if not bool(features.isfinite().all()):
         raise ValueError("the features hold NaN or infinity")

@@ -55,7 +55,7 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     try:
         device = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"device={device!r} is none that torch knows, such as cpu or cuda:0") from error
+        raise ValueError(f"device={device!r} is not a device of torch; use a name such as cpu or cuda:0") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={str(device)!r}, but torch sees no GPU here; leave it out to compute on the CPU")
     return device

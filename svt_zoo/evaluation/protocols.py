@@ -118,7 +118,11 @@ def knn_protocol(
         features, labels = features[chosen], labels[chosen]
     usable = [k for k in ks if k <= len(labels)] or [len(labels)]
     if left_out := [k for k in ks if k not in usable]:
-        _log.warning("%d training videos: k = %s left out", len(labels), ", ".join(map(str, left_out)))
+        _log.warning(
+            "there are only %d training videos, so there is no result for k = %s",
+            len(labels),
+            ", ".join(map(str, left_out)),
+        )
     scores = knn_scores(
         features,
         labels,
@@ -165,7 +169,7 @@ def linear_protocol(
         ValueError: `clips` is below 1, or as of `Extractor` and `linear_probe`.
     """
     if clips < 1:
-        raise ValueError(f"linear.clips starts at 1, got {clips}")
+        raise ValueError(f"linear.clips must be >= 1, got {clips}")
     transform = extractor.network.transforms()
     fast = fast_transform(transform) if slow_fast else None
     random_clips = RandomClips(transform, num_clips=clips, flip=hflip, fast=fast)
@@ -188,7 +192,7 @@ def linear_protocol(
         device=extractor.device,
         **options,
     )
-    _log.info("linear probe: lr %g of %s", probe.lr, ", ".join(f"{lr:g}" for lr in lrs))
+    _log.info("linear probe: the learning rate is %g, chosen among %s", probe.lr, ", ".join(f"{lr:g}" for lr in lrs))
     sweep = {f"{lr:g}": {"validation": probe.validation.get(lr), "test": probe.test[lr]} for lr in lrs}
     notes = {**_training_notes(train, bank), "lr": probe.lr, "top1_of_each_lr": sweep}
     return Outcome(f"linear, {views} views", probe.scores, queries, notes)
@@ -220,7 +224,7 @@ def multiview_protocol(
             "evaluate its features (tools/eval_knn.py, tools/eval_linear.py)"
         )
     if val.num_classes > network.head.out_features:
-        raise ValueError(f"the classifier has {network.head.out_features} classes, data.val has {val.num_classes}")
+        raise ValueError(f"the classifier has {network.head.out_features} classes, but data.val has {val.num_classes}")
     found = extractor(val, "val", views=views, pool=pool)
     return Outcome(f"{protocol}, {views} views", found.features, found, {})
 

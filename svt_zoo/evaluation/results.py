@@ -142,7 +142,9 @@ def write_predictions(
             import pyarrow.parquet
         except ImportError:
             path = path.with_suffix(".csv")
-            _log.warning("pyarrow is not installed (pip install pyarrow): writing %s instead", path)
+            _log.warning(
+                "pyarrow is not installed (pip install pyarrow): the predictions are written to %s instead", path
+            )
         else:
             pyarrow.parquet.write_table(pyarrow.table(columns), path)
             return path

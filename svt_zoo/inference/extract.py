@@ -116,9 +116,11 @@ def extract_features(
     _check_least(1, batch_size=batch_size, shard_size=shard_size)
     _check_least(0, workers=num_workers)
     if not 0 <= rank < world_size or engine not in get_args(Engine):
-        raise ValueError(f"needs 0 <= rank < world_size, engine local or ray; got {rank=}, {world_size=}, {engine=}")
+        raise ValueError(
+            f"rank must be 0 to world_size - 1 and engine local or ray, got {rank=}, {world_size=}, {engine=}"
+        )
     if views != "1x1" and (every is not None or pooling != "cls"):
-        raise ValueError(f"rows every few seconds, frames and patches are of one clip, views=1x1; got {views=}")
+        raise ValueError(f"every, and pooling frames or patches, need views=1x1, got {views=}")
     output = output_file(output, ".parquet")
     start = time.monotonic()
     videos = videos if isinstance(videos, VideoList) else list_videos(videos)
@@ -155,7 +157,7 @@ def extract_features(
 def _check_least(least: int, **numbers: int | None) -> None:
     for name, number in numbers.items():
         if number is not None and number < least:
-            raise ValueError(f"{name} is a number from {least}, got {number}")
+            raise ValueError(f"{name} must be >= {least}, got {number}")
 
 
 def _report(videos: Iterator[Done[str, bool]], count: int, *, show: bool) -> int:

@@ -164,7 +164,7 @@ def test_a_file_that_a_list_names_twice_is_one_row(grey_video: Grey, tmp_path: P
 
 
 def test_a_report_that_cannot_be_written_is_refused_before_anything_is_decoded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     videos = VideoList((Row("a.mp4"),))
     with pytest.raises(ValueError, match=r"report\.txt: the file to write ends in \.parquet or \.csv"):
@@ -174,9 +174,23 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_decoded(
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"file/report\.csv cannot be written: .*; name another place"):
         check_videos(videos, tmp_path / "file" / "report.csv")
+
+
+def test_without_pyarrow_the_report_is_a_csv_file(
+    collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ValueError, match=r"needs pyarrow: pip install pyarrow, or name a \.csv file"):
-        check_videos(videos, tmp_path / "report.parquet")
+    report = check_videos(read_list(collection / "list.csv"), tmp_path / "report.parquet", workers=0)
+    assert report.path == tmp_path / "report.csv"
+    assert len(report.path.read_text().splitlines()) == 1 + 5
+    assert f"report: {report.path}" in report.describe()
+
+
+def test_the_duplicates_are_named(collection: Path, tmp_path: Path) -> None:
+    report = check_videos(read_list(collection / "list.csv"), tmp_path / "report.csv", workers=0)
+    first = collection / "a.mp4"
+    [copy] = [line for line in report.describe().splitlines() if line.startswith("duplicate: ")]
+    assert copy.endswith(f" has the content of {first}")
 
 
 def test_the_tool_says_what_is_wrong_and_exits_so(

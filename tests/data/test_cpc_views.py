@@ -79,5 +79,5 @@ def test_the_crop_keeps_the_originals_scale_at_any_size() -> None:
 
 
 def test_counts_of_frames_start_at_one() -> None:
-    with pytest.raises(ValueError, match="pred_frames starts at 1, got 0"):
+    with pytest.raises(ValueError, match="pred_frames must be >= 1, got 0"):
         CPCViewsConfig(pred_frames=0)

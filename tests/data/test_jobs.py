@@ -30,7 +30,7 @@ def test_a_task_that_fails_or_kills_its_process_is_reported_and_the_others_go_on
     done = {one.task: one for one in run(half, [2, 0, -1, 4, 6], workers=2)}
     assert {task: one.result for task, one in done.items()} == {2: 1.0, 0: None, -1: None, 4: 2.0, 6: 3.0}
     assert done[-1].reason == "negative"
-    assert "died of SIGKILL" in done[0].reason
+    assert "ended with SIGKILL" in done[0].reason
 
 
 def test_an_unforeseen_error_is_named_by_its_type() -> None:

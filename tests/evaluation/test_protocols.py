@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,7 @@ def test_more_neighbours_than_videos_are_left_out_and_said(
 ) -> None:
     results = evaluate_knn(KNNRecipe(**common, knn=KNNConfig(ks=(1, 12, 20, 200))))
     assert [result.protocol.split(",")[0] for result in results] == ["knn 1", "knn 12"]
-    assert "12 training videos: k = 20, 200 left out" in caplog.text
+    assert "only 12 training videos, so there is no result for k = 20, 200" in caplog.text
 
 
 def test_few_shots_are_drawn_from_each_class(common: dict[str, Any]) -> None:
@@ -242,6 +243,36 @@ def test_a_folder_of_weights_says_its_architecture_and_its_clip(common: dict[str
     assert network.meta["model"] == "timesformer_vitt"
     assert network.transforms().mean == (0.1, 0.2, 0.3)
     assert network.transforms().sampling_rate == 3
+
+
+def test_random_like_a_start_has_its_architecture_and_clip_and_other_weights(
+    common: dict[str, Any], tmp_path: Path
+) -> None:
+    model = create_model("timesformer_vitt", **SMALL)
+    spec = {"num_frames": 2, "sampling_rate": 3, "resize_size": 36, "crop_size": 32}
+    model.meta["clip"] = {**spec, "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.5, 0.5)}
+    model.save_pretrained(tmp_path / "mine")
+    like = {**common, "init": f"random:{tmp_path / 'mine'}", "model": ModelConfig(), "clip": ClipConfig()}
+    network = load_network(KNNRecipe(**like))
+    assert network.state_dict().keys() == model.state_dict().keys()
+    assert not torch.equal(network.cls_token, model.cls_token)  # type: ignore[arg-type]
+    assert network.transforms().mean == (0.1, 0.2, 0.3)
+    assert name_of(like["init"], "svt_vitb") == "mine untrained"
+
+
+def test_a_run_logs_on_what_it_runs(common: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        evaluate_knn(KNNRecipe(**common, knn=KNN))
+    [line] = [text for text in caplog.messages if text.startswith("kNN evaluation on cpu")]
+    for part in (
+        "precision float32",
+        "12 training videos",
+        "6 evaluation videos",
+        "3 classes",
+        "M parameters",
+        "output",
+    ):
+        assert part in line
 
 
 def test_the_run_that_has_not_ended_is_refused(common: dict[str, Any], tmp_path: Path) -> None:

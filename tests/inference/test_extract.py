@@ -278,9 +278,9 @@ def test_two_commands_at_once_do_not_share_an_output(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch_size is a number from 1, got 0"),
-        ({"shard_size": 0}, "shard_size is a number from 1, got 0"),
-        ({"num_workers": -1}, "workers is a number from 0, got -1"),
+        ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
+        ({"shard_size": 0}, "shard_size must be >= 1, got 0"),
+        ({"num_workers": -1}, "workers must be >= 0, got -1"),
     ],
     ids=str,
 )

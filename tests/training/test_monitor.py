@@ -125,9 +125,9 @@ def test_curves_are_drawn_as_a_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("metrics", "reason"),
     [
-        ({"teacher_entropy": 0.0}, "every video gets one prototype"),
+        ({"teacher_entropy": 0.0}, "all videos get the same prototype"),
         ({"teacher_entropy": math.log(64)}, "its targets are uniform"),
-        ({"teacher_entropy": 2.0, "feature_std": 0.0}, "unit features differ by 0"),
+        ({"teacher_entropy": 2.0, "feature_std": 0.0}, "normalized features have standard deviation 0"),
     ],
 )
 def test_each_collapse_is_told(

@@ -124,7 +124,7 @@ def test_all_weights_at_zero_is_plain_fine_tuning() -> None:
 
 def test_a_clip_that_is_mixed_or_comes_with_a_fast_one_is_refused() -> None:
     for more in ("views={slow_fast: true}", "classify.mixup=0.2"):
-        with pytest.raises(ConfigError, match="act on one clip"):
+        with pytest.raises(ConfigError, match="need a single clip"):
             read_recipe(FinetuneRecipe, TINY, [more])
 
 
