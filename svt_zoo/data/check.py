@@ -14,13 +14,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ..video import VideoReadError, open_video
+from ..video.frames import FrameFolder, is_image
 from .failures import Outcomes
-from .frames import FrameFolder, is_image
 from .jobs import Journal, atomic, fingerprint, output_file, progress, run
-from .limits import VideoReadError
 from .lists import VideoList
 from .remote import is_url, local_path
-from .video import open_video
 
 _log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from . import packets
-from .limits import Deadline, Limits, VideoReadError
+from .errors import Deadline, Limits, VideoReadError
 from .packets import SkipFrame, VideoIndex
 
 logger = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from svt_zoo.data.frames import FrameFolder
-from svt_zoo.data.video import VideoReadError
+from svt_zoo.video import VideoReadError
+from svt_zoo.video.frames import FrameFolder
 
 
 def make_folder(path: Path, levels: list[int], *, pattern: str = "img_{}.png", size: tuple[int, int] = (8, 6)) -> Path:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svt_zoo.data.packets import Packet, is_hidden, is_restart, nal_length_size, one_frame_per_packet, plan, vops
+from svt_zoo.video.packets import Packet, is_hidden, is_restart, nal_length_size, one_frame_per_packet, plan, vops
 
 
 def stream(restarts: list[bool], shown: list[bool] | None = None) -> list[Packet]:

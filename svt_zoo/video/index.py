@@ -11,9 +11,9 @@ from av.video import VideoStream
 from av.video.frame import VideoFrame
 
 from . import packets
-from .limits import Deadline, Limits, VideoReadError
+from .decode import Source, decoded, open_source, said
+from .errors import Deadline, Limits, VideoReadError
 from .packets import Packet, VideoIndex
-from .pyav_backend import Source, decoded, open_source, said
 
 # Containers that keep the time at which each picture is shown; AVI has none, so FFmpeg makes them up.
 _TIMED_FORMATS = {"mov", "matroska", "mpegts", "mpeg"}

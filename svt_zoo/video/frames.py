@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from .limits import VideoReadError
+from .errors import VideoReadError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 
