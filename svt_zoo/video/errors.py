@@ -1,4 +1,4 @@
-"""What a video may be: the limits that a reader enforces and the one error that it raises."""
+"""The error that video reading raises, and the limits on a video and a request."""
 
 import os
 import time
@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 
 class VideoReadError(RuntimeError):
-    """A video that cannot be read: says which file, what is wrong and, where there is one, the way out.
+    """A video cannot be read. The message names the file and the reason.
 
     Attributes:
-        path: the file, as it was given.
-        reason: what is wrong with it.
+        path: the path as passed to the reader.
+        reason: what is wrong and, where possible, what to do.
     """
 
     def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
-        super().__init__(path, reason)  # both, so that the error survives pickling on its way out of a worker
+        super().__init__(path, reason)  # pickling calls the class with these arguments
         self.path = path
         self.reason = reason
 
@@ -24,16 +24,16 @@ class VideoReadError(RuntimeError):
 
 @dataclass(frozen=True)
 class Limits:
-    """The largest video that is opened and the largest request that is answered.
+    """The largest video and the largest request that the reader accepts.
 
-    They keep one odd file of a crawl from taking a worker down; raise them where larger videos are meant.
+    The defaults protect a worker from single extreme files. Raise them for larger videos.
 
     Attributes:
-        max_pixels: of one frame (height x width). The default holds an 8K frame.
-        max_duration: of the video, in seconds.
-        max_bytes: of the frames that one call returns.
-        max_decode_time: of one pass over the file, in seconds; None is no limit. It is looked at between two packets,
-            so one frame may still take any time.
+        max_pixels: height x width of a frame. The default allows 8K.
+        max_duration: length of the video in seconds.
+        max_bytes: size of the frames that one call returns.
+        max_decode_time: seconds for one pass over the file; None for no limit. It is checked before each packet, so
+            decoding one frame may take longer.
     """
 
     max_pixels: int = 8192 * 4352
@@ -43,17 +43,13 @@ class Limits:
 
 
 class Deadline:
-    """When a pass over a file that starts now has to have ended."""
+    """The time limit of one pass over a file; the pass starts when this object is made."""
 
     def __init__(self, path: str, limits: Limits) -> None:
         self._path, self._limit = path, limits.max_decode_time
         self._end = time.monotonic() + (self._limit or 0.0)
 
     def check(self) -> None:
-        """Say that it is over.
-
-        Raises:
-            VideoReadError: it is.
-        """
+        """Raises `VideoReadError` after the deadline."""
         if self._limit is not None and time.monotonic() > self._end:
             raise VideoReadError(self._path, f"takes longer than the {self._limit:g} s of Limits.max_decode_time")

@@ -1,10 +1,12 @@
-"""What is known of a video by its packets, and which of them must be decoded to get some of its frames, bit for bit.
+"""Packets of a video stream: what the index stores of them, and which ones must be decoded for given frames.
 
-Two kinds of packets need not be decoded. A picture that no other picture refers to (`NONREF`: most B-frames) is left
-out unless it is wanted itself. Behind the last wanted picture, all packets up to the next restart point are left out: a
-restart point is a picture behind which nothing refers to anything before it. A key frame of the container is not
-enough: in an open group of pictures, and with intra refresh, later pictures still refer across it. For H.264 and HEVC
-the picture must be an IDR picture; where every picture stands alone (Motion JPEG), each packet is one.
+Two kinds of packets can be skipped without changing a bit of the requested frames:
+- A non-reference picture (FFmpeg's `NONREF`, most B-frames) that is not requested.
+- The packets between the last requested picture of a group and the next restart point. A restart point is a picture
+  such that no later packet refers to a picture before it.
+
+A container's key frame is not always a restart point: with open groups of pictures or intra refresh, later pictures
+refer to earlier ones across it. In H.264 and HEVC only IDR pictures are restart points. In Motion JPEG every packet is.
 """
 
 from collections.abc import Sequence, Set
@@ -14,25 +16,25 @@ from typing import Literal, NamedTuple
 
 SkipFrame = Literal["DEFAULT", "NONREF"]
 
-# NAL unit types of instantaneous decoder refresh: H.264 table 7-1; HEVC table 7-1, IDR_W_RADL and IDR_N_LP.
+# NAL unit types of IDR pictures: H.264 table 7-1; HEVC table 7-1, IDR_W_RADL and IDR_N_LP.
 _IDR_TYPES = {"h264": {5}, "hevc": {19, 20}}
 _INTRA_ONLY = {"mjpeg"}
 
-# Codecs whose decoders leave out exactly the pictures that no other picture refers to.
-PLANNABLE = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "mjpeg"})
+# Codecs whose FFmpeg decoders implement `skip_frame=NONREF` exactly.
+SKIPPABLE_CODECS = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "mjpeg"})
 
-# FFmpeg takes an MPEG-4 picture of at most this many bytes for an empty one.
+# FFmpeg treats an MPEG-4 picture of at most this many bytes as empty.
 _MAX_EMPTY_VOP = 19
 _VOP_START = b"\x00\x00\x01\xb6"
 
 
 class Packet(NamedTuple):
-    """What the plan has to know of one packet.
+    """The properties of a packet that `plan` needs.
 
     Attributes:
-        pts: when its picture is shown, in units of the stream's time base; None if the file does not say.
-        shown: whether its picture is shown at all (edit lists and hidden reference pictures are not).
-        restart: whether decoding can start here, with nothing behind it referring to anything before it.
+        pts: presentation time of the picture, in units of the stream's time base; None if the file has none.
+        shown: False for pictures that are decoded but not shown (edit lists, hidden reference pictures).
+        restart: whether the picture is a restart point.
     """
 
     pts: int | None
@@ -42,22 +44,19 @@ class Packet(NamedTuple):
 
 @dataclass(frozen=True)
 class VideoIndex:
-    """What is known of a video before its frames are decoded; the frames are numbered in presentation order.
+    """The result of scanning a video. Frames are numbered in presentation order.
 
     Attributes:
-        stream: number of the video stream in the file.
-        container, codec: FFmpeg's names of them.
-        pts: when each frame is shown, in units of `time_base`.
-        end: when the last frame ends, in the same units.
-        time_base: seconds of one unit.
-        height, width: of the frames as coded, in pixels; of the first one if they differ.
-        pixel_format: FFmpeg's name of it, of the first frame.
-        quarter_turns: how often a frame is to be turned counterclockwise by 90 degrees, 0 to 3.
-        packets: all packets in decoding order; None where their timestamps do not identify frames, so that frames can
-            only be counted as they come out of the decoder.
+        container, codec: FFmpeg's names.
+        pts: presentation time of each frame, in units of `time_base`, ascending.
+        end: end of the last frame, in the same units.
+        time_base: seconds per unit.
+        height, width: size of the first frame as coded, in pixels, before rotation.
+        quarter_turns: number of counterclockwise 90-degree rotations to apply, 0 to 3.
+        packets: all packets in decoding order. None if timestamps do not identify frames: then all packets are decoded
+            and the frames are counted.
     """
 
-    stream: int
     container: str
     codec: str
     pts: tuple[int, ...]
@@ -65,36 +64,35 @@ class VideoIndex:
     time_base: Fraction
     height: int
     width: int
-    pixel_format: str
     quarter_turns: int
     packets: tuple[Packet, ...] | None
 
 
 def plan(packets: Sequence[Packet], wanted: Set[int]) -> list[SkipFrame | None]:
-    """What to do with each packet, in decoding order, so that the pictures with timestamps in `wanted` come out.
+    """Selects the packets to decode for the pictures whose timestamps are in `wanted`.
 
     Returns:
-        For each packet the value of FFmpeg's `skip_frame` to decode it with, or None if it is not to be decoded. The
-        list ends with the last packet that is decoded.
+        For each packet, in decoding order, the value of FFmpeg's `skip_frame`, or None to skip the packet. The list
+        ends at the last packet to decode.
     """
     actions: list[SkipFrame | None] = []
-    needed_behind = False  # by a wanted picture between here and the next restart point
+    needed = False  # by a wanted picture between this packet and the next restart point
     for packet in reversed(packets):
         if packet.shown and packet.pts in wanted:
-            needed_behind = True
+            needed = True
             actions.append("DEFAULT")
-        elif needed_behind:
+        elif needed:
             actions.append("NONREF")
-        elif actions:  # else nothing is wanted from here to the end of the stream
+        elif actions:  # before the first action, no later picture is wanted: the list ends earlier
             actions.append(None)
         if packet.restart:
-            needed_behind = False
+            needed = False
     actions.reverse()
     return actions
 
 
 def nal_length_size(codec: str, extradata: bytes | None) -> int | None:
-    """Bytes of the length before each NAL unit (ISO/IEC 14496-15), or None for start codes (Annex B)."""
+    """Size in bytes of the length field before each NAL unit (ISO/IEC 14496-15); None with start codes (Annex B)."""
     if codec == "h264" and extradata and len(extradata) > 4 and extradata[0] == 1:
         return (extradata[4] & 3) + 1
     if codec == "hevc" and extradata and len(extradata) > 21 and extradata[0] == 1:
@@ -103,7 +101,7 @@ def nal_length_size(codec: str, extradata: bytes | None) -> int | None:
 
 
 def is_restart(codec: str, data: bytes, length_size: int | None) -> bool:
-    """Whether the packet `data`, flagged as a key frame by its container, is a restart point."""
+    """Whether a packet that the container marks as a key frame is a restart point. `data` holds its bytes."""
     if codec in _INTRA_ONLY:
         return True
     types = _IDR_TYPES.get(codec)
@@ -130,24 +128,24 @@ def _nal_headers(data: bytes, length_size: int | None) -> list[int]:
 
 
 def is_hidden(codec: str, data: bytes) -> bool:
-    """Whether a packet holds a picture that is only referred to and never shown (VP8's alternate reference)."""
+    """Whether a packet holds a reference picture that is never shown (VP8's alternate reference)."""
     return codec == "vp8" and not data[0] & 0x10  # RFC 6386, section 9.1: show_frame
 
 
-def vops(data: bytes) -> int:
-    """How many pictures (VOPs) an MPEG-4 part 2 packet holds; 0 if it holds one that says "as before"."""
+def count_vops(data: bytes) -> int:
+    """Number of pictures (VOPs) in an MPEG-4 part 2 packet; 0 if its picture is empty and repeats the one before."""
     return data.count(_VOP_START) if len(data) > _MAX_EMPTY_VOP else 0
 
 
 def one_frame_per_packet(vop_counts: Sequence[int]) -> bool:
-    """Whether an MPEG-4 stream surely gives as many frames as packets, from the `vops` of its packets.
+    """Whether an MPEG-4 stream certainly gives one frame per packet, from `count_vops` of each packet.
 
-    With "packed B-frames", common in AVI, a packet may hold the picture of the next one as well, and so on until an
-    empty packet takes the last of them. The decoder has room for one such picture, and drops one left at the end.
+    With "packed B-frames", common in AVI, a packet can also hold the picture of the next packet. An empty packet ends
+    such a sequence. The decoder buffers at most one picture and drops a picture that remains at the end.
     """
-    in_store = 0
+    buffered = 0
     for count in vop_counts:
-        in_store += count - 1
-        if not 0 <= in_store <= 1:
+        buffered += count - 1
+        if not 0 <= buffered <= 1:
             return False
     return True

@@ -1,14 +1,17 @@
-"""The one reader of videos: any frames of a file, exact, by number or by time.
+"""The video reader: exact frames of a file, by number or by time.
 
     with open_video("clip.mp4") as video:
         frames = video.frames_at(range(0, video.num_frames, 4))  # uint8 (len(indices), H, W, 3)
 
-Frames are numbered in presentation order and upright (rotation in the metadata is applied). The first stream that is a
-video and not a cover picture is read; audio is not. A request decodes each packet at most once and leaves out what the
-requested frames do not need, where that is provably exact; a packet that the decoder refuses, or a frame that it marks
-as damaged, fails the request. Damage in packets that a request does not need goes unnoticed by it: ask for all frames
-to know that a file is sound. A file stays open from `open_video` to its first request, which uses what was read; an
-`EncodedVideo` can be kept, pickled and carried into forked workers.
+Frames are numbered in presentation order, and the rotation in the metadata is applied. The reader uses the first video
+stream that is not a cover picture, and no audio.
+
+A request decodes each packet at most once. It skips packets where this provably does not change the requested frames.
+A request fails if the decoder rejects a packet or marks a frame as damaged. It does not detect damage in skipped
+packets: request all frames to check a file.
+
+The file stays open until the first request, which reuses the packets that were read. An `EncodedVideo` can be stored,
+pickled and used in forked workers.
 """
 
 import math
@@ -26,30 +29,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import decode
-from .decode import Source
+from .decode import Source, decode_frames, open_source
 from .errors import Limits, VideoReadError
 from .index import scan
 from .packets import VideoIndex
 
-__all__ = ["EncodedVideo", "Limits", "VideoPathHandler", "VideoReadError", "open_video"]
-
-# Times that differ by less are the same, so that the rounding of a sum adds or drops no frame.
+# Times that differ by less are equal, so that rounding adds or drops no frame.
 _SAME_TIME = 1e-6  # seconds
 
 
 def open_video(path: str | os.PathLike[str], *, limits: Limits | None = None) -> "EncodedVideo":
-    """Opens a video file, to be used in a `with` statement.
+    """Opens a video file. Use it in a `with` statement.
 
-    Reads all packets once, which takes milliseconds, and decodes one frame. Files without usable timestamps (a raw
-    stream, AVI with some codecs) are decoded once to count their frames.
+    Reads all packets once, which takes milliseconds, and decodes one frame. Files without usable timestamps (raw
+    streams, AVI with some codecs) are decoded once to count their frames.
 
     Args:
         path: a regular file.
-        limits: the largest video and request to accept; the defaults of `Limits` if None.
+        limits: the largest video and request to accept; None for the defaults of `Limits`.
 
     Raises:
-        VideoReadError: if the file is missing, not a regular file, empty, not a video, damaged, or beyond the limits.
+        VideoReadError: the file is missing, not a regular file, empty, not a video, damaged, or exceeds the limits.
     """
     limits = limits or Limits()
     name = os.fspath(path)
@@ -59,7 +59,7 @@ def open_video(path: str | os.PathLike[str], *, limits: Limits | None = None) ->
 
 
 def _check_file(path: str) -> None:
-    """Refuses what FFmpeg would wait for (pipes, devices) or describe badly."""
+    """Rejects files on which FFmpeg would block (pipes, devices) or give an unclear message."""
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
@@ -73,12 +73,12 @@ def _check_file(path: str) -> None:
 
 
 class EncodedVideo:
-    """A video file whose frames are decoded when asked for; made by `open_video`. A PyTorchVideo `Video`.
+    """A video file whose frames are decoded on request. Made by `open_video`; a PyTorchVideo `Video`.
 
     Attributes:
         path: the file.
-        height, width: of the upright frames, in pixels.
-        container, codec: FFmpeg's names of them.
+        height, width: size of the upright frames, in pixels.
+        container, codec: FFmpeg's names.
     """
 
     def __init__(self, path: str, index: VideoIndex, source: Source | None, *, limits: Limits) -> None:
@@ -88,22 +88,22 @@ class EncodedVideo:
         if index.quarter_turns % 2:
             self.height, self.width = self.width, self.height
         self._index = index
-        self._source = source  # good for one pass over the file
+        self._source = source  # for one decoding pass
         self._limits = limits
 
     @property
     def name(self) -> str:
-        """The file's name without its folder."""
+        """File name without the folder."""
         return os.path.basename(self.path)
 
     @property
     def num_frames(self) -> int:
-        """How many frames the video has: exact, whatever the container says."""
+        """Exact number of frames, whatever the container states."""
         return len(self._index.pts)
 
     @cached_property
     def pts(self) -> tuple[float, ...]:
-        """When each frame is shown, in seconds from the first frame; `num_frames` ascending numbers."""
+        """Presentation time of each frame in seconds from the first frame, ascending."""
         return tuple(float(self._seconds(ticks)) for ticks in self._index.pts)
 
     @property
@@ -113,23 +113,23 @@ class EncodedVideo:
 
     @property
     def fps(self) -> float:
-        """Frames per second, on average."""
+        """Average number of frames per second."""
         return self.num_frames / self.duration
 
     def frames_at(self, indices: Iterable[int]) -> Tensor:
-        """Decodes the frames with the numbers `indices`, in one pass over the file.
+        """Decodes frames by number, in one pass over the file.
 
         Args:
-            indices: any numbers from 0 to `num_frames - 1`, in any order, repeats allowed.
+            indices: numbers from 0 to `num_frames - 1`, in any order, with or without repeats.
 
         Returns:
-            uint8 (len(indices), H, W, 3): RGB, in the order asked.
+            RGB uint8 (len(indices), H, W, 3), in the order of `indices`.
 
         Raises:
-            IndexError: if there is no frame with such a number.
-            VideoReadError: if a packet that is needed is damaged, or the result would exceed `Limits.max_bytes`.
+            IndexError: a number is out of range.
+            VideoReadError: a packet that is needed is damaged, or the result exceeds `Limits.max_bytes`.
         """
-        wanted = self._numbers(indices)
+        wanted = self._check_indices(indices)
         self._check_memory(len(wanted), 1)
         places: dict[int, list[int]] = {}
         for place, number in enumerate(wanted):
@@ -142,17 +142,17 @@ class EncodedVideo:
         return torch.from_numpy(frames)
 
     def indices_at(self, seconds: Iterable[float]) -> list[int]:
-        """The number of the frame that is on screen at each time: the last one shown at or before it.
+        """Returns for each time the number of the frame on screen: the last one that starts at or before it.
 
-        Times are in seconds from the first frame; those before it give the first, those after the end the last frame.
+        Times are in seconds from the first frame. Earlier times give the first frame, later times the last.
         """
         return [max(0, bisect_right(self.pts, _not_nan(second) + _SAME_TIME) - 1) for second in seconds]
 
     def get_clip(self, start_sec: float | Fraction, end_sec: float | Fraction) -> dict[str, Tensor | None]:
-        """The frames shown at times in [start_sec, end_sec), in PyTorchVideo's form.
+        """Decodes the frames that start in [start_sec, end_sec). Returns them in PyTorchVideo's form.
 
         Returns:
-            {"video": float32 (C, T, H, W) in [0, 255], or None if no frame starts in that time; "audio": None}
+            {"video": float32 (C, T, H, W) in [0, 255], or None if no frame starts in this time; "audio": None}
 
         Raises:
             VideoReadError: as `frames_at`.
@@ -165,7 +165,7 @@ class EncodedVideo:
         return {"video": frames.permute(3, 0, 1, 2).float(), "audio": None}  # (C, T, H, W)
 
     def close(self) -> None:
-        """Closes the file if it is open; a later request opens it for as long as it needs."""
+        """Closes the file if it is open. Later requests open it again for as long as they need it."""
         if self._source is not None:
             self._source.close()
             self._source = None
@@ -179,7 +179,7 @@ class EncodedVideo:
     def __repr__(self) -> str:
         return (
             f"EncodedVideo({self.path!r}, {self.num_frames} frames of {self.width}x{self.height}, "
-            f"{self.duration:.2f} s, {self._index.codec})"
+            f"{self.duration:.2f} s, {self.codec})"
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -187,7 +187,7 @@ class EncodedVideo:
 
     def _decode(self, numbers: Sequence[int]) -> Iterator[tuple[int, NDArray[Any]]]:
         source, self._source = self._source, None
-        return decode.decode(self.path, self._index, numbers, self._limits, source)
+        return decode_frames(source or open_source(self.path, self._limits), self._index, numbers)
 
     def _check_memory(self, num_frames: int, bytes_per_value: int) -> None:
         size = num_frames * self.height * self.width * 3 * bytes_per_value
@@ -202,44 +202,44 @@ class EncodedVideo:
         return (ticks - self._index.pts[0]) * self._index.time_base
 
     def _frames_before(self, seconds: float | Fraction) -> int:
-        """How many frames are shown before a time."""
+        """Number of frames that start before a time."""
         return bisect_left(self.pts, _not_nan(float(seconds)) - _SAME_TIME)
 
-    def _numbers(self, indices: Iterable[int]) -> Sequence[int]:
-        """`indices` as Python integers, each of them the number of a frame."""
-        listed: Iterable[Any] = indices.tolist() if isinstance(indices, Tensor | np.ndarray) else indices
-        numbers = [operator.index(index) for index in listed]
+    def _check_indices(self, indices: Iterable[int]) -> list[int]:
+        """Returns `indices` as Python integers; raises if one is out of range."""
+        values: Iterable[Any] = indices.tolist() if isinstance(indices, Tensor | np.ndarray) else indices
+        numbers = [operator.index(value) for value in values]
         for number in numbers:
             if not 0 <= number < self.num_frames:
                 raise IndexError(
-                    f"{self.name} has {self.num_frames} frames, numbered 0 to {self.num_frames - 1}; got index {number}"
+                    f"{self.name} has {self.num_frames} frames; index must be 0 to {self.num_frames - 1}, got {number}"
                 )
         return numbers
 
 
 def _not_nan(seconds: float) -> float:
     if math.isnan(seconds):
-        raise ValueError(f"a time in seconds cannot be {seconds}")
+        raise ValueError(f"a time in seconds must be a number, got {seconds}")
     return seconds
 
 
 class VideoPathHandler:
-    """Makes a PyTorchVideo dataset read its files through `open_video`.
+    """Lets a PyTorchVideo dataset read its files with `open_video`.
 
         dataset = pytorchvideo.data.LabeledVideoDataset(paths, clip_sampler, decode_audio=False)
         dataset.video_path_handler = VideoPathHandler()
 
-    PyTorchVideo tries the next video when one cannot be read.
+    If a video cannot be read, PyTorchVideo tries the next one.
     """
 
     def __init__(self, *, limits: Limits | None = None) -> None:
         from pytorchvideo.data.video import Video
 
-        Video.register(EncodedVideo)  # isinstance(video, Video) holds
+        Video.register(EncodedVideo)  # makes isinstance(video, Video) true
         self.limits = limits
 
     def video_from_path(
         self, filepath: str, decode_audio: bool = False, decoder: str = "pyav", fps: int = 30
     ) -> EncodedVideo:
-        """Opens `filepath`; the other arguments are PyTorchVideo's and have no say here."""
+        """Opens `filepath`. The other arguments belong to PyTorchVideo's interface and are ignored."""
         return open_video(filepath, limits=self.limits)

@@ -52,7 +52,7 @@ def test_no_indices_give_no_frames(video: EncodedVideo) -> None:
 
 @pytest.mark.parametrize("index", [-1, 50])
 def test_an_index_without_a_frame_is_refused(video: EncodedVideo, index: int) -> None:
-    with pytest.raises(IndexError, match=rf"has 50 frames, numbered 0 to 49; got index {index}"):
+    with pytest.raises(IndexError, match=rf"has 50 frames; index must be 0 to 49, got {index}"):
         video.frames_at([0, index])
 
 
