@@ -46,7 +46,7 @@ from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.data.loader import build_loader, collate
 from svt_zoo.data.random_views import ViewSpec, svt_view_specs
 from svt_zoo.data.sampling import sample_rng, svt_views
-from svt_zoo.data.video import open_video
+from svt_zoo.video import open_video
 
 FFMPEG = "ffmpeg -threads 1, all frames"
 OURS, OURS_FLOAT = "svt_zoo, uint8 views", "svt_zoo, float views"

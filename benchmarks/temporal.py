@@ -128,7 +128,7 @@ def made_videos(num_sources: int, seed: int) -> tuple[list[Tensor], Tensor]:
 def gesture_videos(folder: Path, split: str) -> tuple[list[Tensor], Tensor]:
     """Decoded videos of one split of the gestures, short side 64, and their labels."""
     from svt_zoo.data.transforms import crop_and_resize, short_side_size
-    from svt_zoo.data.video import open_video
+    from svt_zoo.video import open_video
 
     rows = read_list(folder / "list.csv", root=str(folder), where=f"split={split},set=gesture").rows
     videos = []

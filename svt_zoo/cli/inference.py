@@ -39,10 +39,10 @@ def embed(args: Namespace) -> int:
     import torch
 
     from ..data.jobs import output_file
-    from ..data.video import VideoReadError
     from ..evaluation.prepare import prepare
     from ..inference.predict import embed as features_of
     from ..inference.predict import write_features
+    from ..video import VideoReadError
 
     target = output_file(args.output, ".npy", ".csv") if args.output else None
     model, device, dtype = prepare(load_network(args), args.device, args.dtype)
@@ -91,9 +91,9 @@ def predict(args: Namespace) -> int:
 
     Exit status 1 if a video cannot be read; the others are printed.
     """
-    from ..data.video import VideoReadError
     from ..evaluation.prepare import prepare
     from ..inference.predict import predict as predictions_of
+    from ..video import VideoReadError
 
     model, device, dtype = prepare(load_network(args, num_classes=None), args.device, args.dtype)
     options = {"top": args.top, "device": device, "dtype": dtype, "views": args.views}

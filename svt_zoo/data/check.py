@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..files import atomic, sha256_of
+from ..video import VideoReadError, open_video
+from ..video.frames import FrameFolder, is_image
 from .failures import Outcomes
-from .frames import FrameFolder, is_image
 from .jobs import Journal, fingerprint, output_file, progress, run
-from .limits import VideoReadError
 from .lists import VideoList
 from .remote import is_url, local_path
-from .video import open_video
 
 _log = logging.getLogger(__name__)
 

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..files import atomic, remove
-from .frames import FrameFolder
-from .limits import VideoReadError
+from ..video import VideoReadError, open_video
+from ..video.frames import FrameFolder
 from .remote import local_path
-from .video import open_video
 
 Mode = Literal["short", "intra", "frames"]
 

@@ -3,7 +3,7 @@
 import os
 import re
 
-from .limits import VideoReadError
+from ..video import VideoReadError
 
 FIRST = 32  # so many videos that fail alike, one after the other from the start, end a run
 

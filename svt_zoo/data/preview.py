@@ -7,10 +7,10 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from ..video import VideoReadError
 from .augment import Augment
 from .datasets import VideoDataset
 from .loader import collate
-from .video import VideoReadError
 
 _LABEL = 18  # pixels above each row
 

@@ -17,12 +17,12 @@ from torch import Tensor
 from ..data.datasets import EvalViews
 from ..data.lists import VideoList
 from ..data.sampling import uniform_clip
-from ..data.video import open_video
 from ..evaluation.features import Extracted, extract
 from ..evaluation.knn import knn_scores, nearest
 from ..evaluation.metrics import accuracy, confusion_matrix
 from ..inference.visualize import attention_maps, contact_sheet, unnormalise
 from ..models import ZooModel
+from ..video import open_video
 from . import figures
 from .page import Picture, Section, page
 

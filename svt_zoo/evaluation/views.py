@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..data.datasets import EvalViews, Indices, Views, shared_frames
 from ..data.transforms import EvalTransform, crop_and_resize, random_short_side_box
-from ..data.video import Limits, open_video
+from ..video import Limits, open_video
 
 
 def load_views(

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.limits import Limits
 from ..data.list_formats import find_videos
 from ..evaluation.prepare import DType, prepare
 from ..evaluation.views import load_views, parse_views
@@ -24,6 +23,7 @@ from ..hub.sources import WeightsError, parse_source
 from ..hub.weights import get_weights, list_weights
 from ..models import Classifier, Features, ZooModel
 from ..models.base import backbone_of, check_labels
+from ..video import Limits
 
 _log = logging.getLogger(__name__)
 

@@ -13,12 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..data.limits import Limits, VideoReadError
-from ..data.video import open_video
 from ..hub.loading import load_model
 from ..models import Classifier, ZooModel
 from ..models.base import backbone_of
 from ..models.timesformer import TimeSformer
+from ..video import Limits, VideoReadError, open_video
 from .feature_table import FeatureTable
 from .neighbours import neighbour_sheet
 from .predict import predict

@@ -22,9 +22,7 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor, nn
 
-from ..data.limits import Limits
 from ..data.transforms import EvalTransform
-from ..data.video import open_video
 from ..hub import entrypoints
 from ..hub.loading import load_model
 from ..hub.weights import list_weights
@@ -32,6 +30,7 @@ from ..models import ZooModel
 from ..models.attention import attention_rollout, class_attention
 from ..models.base import backbone_of
 from ..models.timesformer import TimeSformer
+from ..video import Limits, open_video
 from .captions import caption, text_width
 
 _log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from svt_zoo.data.jobs import Journal, fingerprint, progress, run
-from svt_zoo.data.limits import VideoReadError
+from svt_zoo.video import VideoReadError
 
 ROOT = Path(__file__).resolve().parents[2]
 

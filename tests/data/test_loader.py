@@ -23,7 +23,7 @@ from svt_zoo.data.loader import EpochSampler, TooManyFailures, VideoLoader, buil
 from svt_zoo.data.random_views import ViewSpec, ViewTransform
 from svt_zoo.data.sampling import svt_views
 from svt_zoo.data.transforms import EvalTransform
-from svt_zoo.data.video import VideoReadError
+from svt_zoo.video import VideoReadError
 
 BROKEN = (3, 7, 11)
 EVAL = EvalTransform(
@@ -339,7 +339,7 @@ import sys
 from svt_zoo.data.datasets import TrainViews, VideoDataset
 from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.data.loader import build_loader
-from svt_zoo.data.video import open_video
+from svt_zoo.video import open_video
 from svt_zoo.data.random_views import ViewSpec, ViewTransform
 
 def sampler(total, fps, rng):

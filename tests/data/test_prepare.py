@@ -16,9 +16,9 @@ from filelock import FileLock
 from svt_zoo import open_video
 from svt_zoo.data import prepare
 from svt_zoo.data.encode import Encoding
-from svt_zoo.data.frames import FrameFolder
 from svt_zoo.data.lists import Row, VideoList, read_list
 from svt_zoo.data.prepare import output_names, prepare_videos
+from svt_zoo.video.frames import FrameFolder
 
 TOOL = str(Path(__file__).resolve().parents[2] / "tools" / "prepare_videos.py")
 Grey = Callable[..., Path]

@@ -5,8 +5,8 @@ from training_runs import make_training_videos
 
 from svt_zoo.data.list_formats import ListError
 from svt_zoo.data.lists import Row, VideoList
-from svt_zoo.data.video import open_video
 from svt_zoo.demo.miniature import make_miniature, part
+from svt_zoo.video import open_video
 
 
 @pytest.fixture

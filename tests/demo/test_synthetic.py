@@ -6,8 +6,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 from svt_zoo.data.lists import read_list
-from svt_zoo.data.video import open_video
 from svt_zoo.demo.synthetic import MOTIONS, drift, make_videos, paint
+from svt_zoo.video import open_video
 
 CELLS = 3
 

@@ -22,13 +22,13 @@ from svt_zoo import embed
 from svt_zoo.data.failures import CommonFailure
 from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.data.sampling import dense_clips
-from svt_zoo.data.video import open_video
 from svt_zoo.inference.clips import Piece
 from svt_zoo.inference.compute import Computed
 from svt_zoo.inference.extract import extract_features, list_videos
 from svt_zoo.inference.extract_shards import ShardedTable
 from svt_zoo.inference.feature_table import make_schema
 from svt_zoo.models import ZooModel, create_model
+from svt_zoo.video import open_video
 
 TOOL = ROOT / "tools" / "extract_features.py"
 TORCHRUN = ["torch.distributed.run", "--nproc-per-node=2", "--standalone"]

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from svt_zoo.data.transforms import EvalTransform
-from svt_zoo.data.video import open_video
 from svt_zoo.inference import visualize
 from svt_zoo.inference.visualize import (
     attention_maps,
@@ -31,6 +30,7 @@ from svt_zoo.inference.visualize import (
 from svt_zoo.models import Backbone, Classifier
 from svt_zoo.models.attention import attention_rollout, class_attention
 from svt_zoo.models.timesformer import TimeSformer
+from svt_zoo.video import open_video
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "visualize_attention.py"
 PATCH, GRID = 16, (4, 4)

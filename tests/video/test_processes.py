@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader, SequentialSampler
 from video_files import encode, moving_square, numbered, numbers
 
-from svt_zoo.data.video import VideoPathHandler, VideoReadError, open_video
+from svt_zoo.video import VideoPathHandler, VideoReadError, open_video
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from video_files import KINDS, cut_by_edit_list, encode, make, moving_square, remux, sequential
 
-from svt_zoo.data.video import VideoReadError, open_video
+from svt_zoo.video import VideoReadError, open_video
 
 CLIPS = Path(__file__).resolve().parents[3] / "shared" / "clips"
 CLIP_NAMES = sorted(p.name for p in CLIPS.glob("*.*") if p.suffix != ".md")
@@ -136,7 +136,7 @@ def test_a_size_change_in_mid_stream_is_scaled_to_the_first_size(tmp_path: Path)
 
 
 def test_files_too_large_to_keep_in_memory_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("svt_zoo.data.scan._MAX_KEPT", 1000)
+    monkeypatch.setattr("svt_zoo.video.index._MAX_KEPT", 1000)
     assert_exact(make("h264, short groups", tmp_path))
 
 
@@ -145,7 +145,7 @@ def test_a_decoder_that_contradicts_the_timestamps_is_counted_instead(
 ) -> None:
     path = make("h264, B-pyramid", tmp_path)
     reference = list(sequential(path))
-    monkeypatch.setattr("svt_zoo.data.packets.plan", lambda packets, wanted: ["DEFAULT"] * 10)
+    monkeypatch.setattr("svt_zoo.video.decode.plan", lambda packets, wanted: ["DEFAULT"] * 10)
     with open_video(path) as video:
         frame = video.frames_at([50])[0]
     assert np.array_equal(frame.numpy(), reference[50])

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from video_files import encode, moving_square, sequential
 
-from svt_zoo.data import limits
-from svt_zoo.data.video import Limits, VideoReadError, open_video
+from svt_zoo.video import Limits, VideoReadError, errors, open_video
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +212,7 @@ def test_a_video_that_lasts_too_long_is_refused(tmp_path: Path) -> None:
 
 def test_a_video_that_takes_too_long_to_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = encode(tmp_path / "slow.mp4", moving_square(30))
-    monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=count().__next__))  # one second a packet
+    monkeypatch.setattr(errors, "time", SimpleNamespace(monotonic=count().__next__))  # one second a packet
     refused(path, "takes longer than the 9.5 s of Limits.max_decode_time", limits=Limits(max_decode_time=9.5))
     with open_video(path, limits=Limits(max_decode_time=40)) as video:
         assert len(video.frames_at(range(30))) == 30  # each pass has its own time
@@ -221,7 +220,7 @@ def test_a_video_that_takes_too_long_to_read_is_refused(tmp_path: Path, monkeypa
 
 def test_a_decoder_that_takes_too_long_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_video(encode(tmp_path / "slow.mp4", moving_square(30)), limits=Limits(max_decode_time=3600)) as video:
-        monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=count(step=1000).__next__))
+        monkeypatch.setattr(errors, "time", SimpleNamespace(monotonic=count(step=1000).__next__))
         with pytest.raises(VideoReadError, match=r"slow.mp4: takes longer than the 3600 s of Limits.max_decode_time"):
             video.frames_at(range(30))
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svt_zoo.data.packets import Packet, is_hidden, is_restart, nal_length_size, one_frame_per_packet, plan, vops
+from svt_zoo.video.packets import Packet, count_vops, is_hidden, is_restart, nal_length_size, one_frame_per_packet, plan
 
 
 def stream(restarts: list[bool], shown: list[bool] | None = None) -> list[Packet]:
@@ -94,7 +94,7 @@ def test_a_vp8_packet_says_whether_it_is_shown() -> None:
 
 def test_pictures_in_an_mpeg4_packet_are_counted_and_empty_ones_are_not() -> None:
     picture = b"\x00\x00\x01\xb6" + bytes(30)
-    assert [vops(picture), vops(picture * 2), vops(picture[:6])] == [1, 2, 0]
+    assert [count_vops(picture), count_vops(picture * 2), count_vops(picture[:6])] == [1, 2, 0]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Opening a video and asking for its frames."""
 
+import importlib
 import pickle
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 from video_files import encode, moving_square, numbered, numbers, sequential
 
-from svt_zoo.data.video import EncodedVideo, Limits, VideoReadError, open_video
+import svt_zoo.video
+from svt_zoo.video import EncodedVideo, Limits, VideoReadError, open_video
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def test_no_indices_give_no_frames(video: EncodedVideo) -> None:
 
 @pytest.mark.parametrize("index", [-1, 50])
 def test_an_index_without_a_frame_is_refused(video: EncodedVideo, index: int) -> None:
-    with pytest.raises(IndexError, match=rf"has 50 frames, numbered 0 to 49; got index {index}"):
+    with pytest.raises(IndexError, match=rf"has 50 frames; index must be 0 to 49, got {index}"):
         video.frames_at([0, index])
 
 
@@ -182,6 +184,17 @@ def test_reading_starts_no_thread(shared: Path) -> None:
 
 
 def test_importing_the_reader_imports_neither_pytorchvideo_nor_torchvision() -> None:
-    code = "import sys, svt_zoo.data.video; print({'pytorchvideo', 'torchvision'} & set(sys.modules))"
+    code = "import sys, svt_zoo.video; print({'pytorchvideo', 'torchvision'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("video", "open_video"), ("video", "VideoPathHandler"), ("limits", "Limits")]
+)
+def test_the_former_module_still_gives_the_name_and_warns(module: str, name: str) -> None:
+    former = importlib.import_module(f"svt_zoo.data.{module}")
+    with pytest.warns(DeprecationWarning, match=f"import {name} from svt_zoo.video"):
+        assert getattr(former, name) is getattr(svt_zoo.video, name)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = former.nonsense
