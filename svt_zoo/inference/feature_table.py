@@ -70,7 +70,7 @@ def write_shard(path: Path, rows: Sequence[FeatureRow], schema: "pyarrow.Schema"
     import pyarrow.parquet
 
     kind = schema.field("embedding").type
-    dtype = np.dtype(f"f{kind.value_type.bit_width // 8}")  # `to_pandas_dtype` needs pandas with PyArrow 18 to 21
+    dtype = kind.value_type.to_pandas_dtype()
     empty = np.zeros(kind.list_size, dtype)
     values = np.concatenate([empty if row.embedding is None else row.embedding.astype(dtype) for row in rows])
     missing = pyarrow.array([row.embedding is None for row in rows])
