@@ -191,10 +191,8 @@ class VideoLoader:
             with open(self.log, "a", encoding="utf-8", newline="") as file:
                 rows = ([self.epoch, path, reason] for path, reason in new.items())
                 csv.writer(file).writerows([("epoch", "path", "reason"), *rows] if first else rows)
-        for path in batch.names:
-            self._outcomes.add(path, None)
-        for path, reason in new.items():
-            self._outcomes.add(path, reason)
+        self._outcomes.add_all([(path, None) for path in batch.names])
+        self._outcomes.add_all(new.items())
         gave_up = len(batch) < self.sampler.batch_size
         if self.dataset.train and (gave_up or len(self.failures) > self.max_failures):
             self._outcomes.stop()

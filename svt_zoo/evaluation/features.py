@@ -105,23 +105,19 @@ def extract(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(output or scratch)
         claim(folder, settings)
-        mine = sorted(shards(len(videos), shard_size).items())[rank::world_size]
+        mine = {_path(folder, n): rows for n, rows in sorted(shards(len(videos), shard_size).items())[rank::world_size]}
         was_read = any(_has_features(path) for path in folder.glob("features_*.safetensors"))
-        if not was_read:  # earlier attempts read no video: what they wrote is made again
-            for n, _ in mine:
-                _path(folder, n).unlink(missing_ok=True)
-        todo = {_path(folder, n): _split(rows, batch_size) for n, rows in mine if not _path(folder, n).exists()}
+        # If earlier attempts read no video at all, what they wrote is made again.
+        todo = {path: _split(rows, batch_size) for path, rows in mine.items() if not (was_read and path.exists())}
         batches = _batches(dataset, todo.values(), number_of_workers(num_workers), device, progress and rank == 0)
         counted = _counted(batches, todo.values(), videos, Outcomes(len(videos), was_read=was_read))
         for path, parts in todo.items():
             _write(path, [_compute(network, next(counted), pool, device, dtype) for _ in parts])
         distributed.barrier()
         found = read_features(folder, videos)
-        if not found.names:  # by several processes, each of which has read too few videos for the rule
-            outcomes = Outcomes(len(videos))
-            for failure in found.missing:
-                outcomes.add(*failure)
-        return found
+    if not found.names:  # by several processes, each of which has read too few videos for the rule
+        Outcomes(len(videos)).add_all(found.missing)
+    return found
 
 
 def read_features(folder: str | os.PathLike[str], videos: VideoList) -> Extracted:

@@ -115,10 +115,7 @@ def extract_features(
     """
     _check_least(1, batch_size=batch_size, shard_size=shard_size)
     _check_least(0, workers=num_workers)
-    if not 0 <= rank < world_size or engine not in get_args(Engine):
-        raise ValueError(
-            f"rank must be 0 to world_size - 1 and engine local or ray, got {rank=}, {world_size=}, {engine=}"
-        )
+    _check_place(rank, world_size, engine)
     if views != "1x1" and (every is not None or pooling != "cls"):
         raise ValueError(f"every, and pooling frames or patches, need views=1x1, got {views=}")
     output = output_file(output, ".parquet")
@@ -138,17 +135,10 @@ def extract_features(
     table = ShardedTable(output, videos, schema, identity, shard_size)
     table.claim()
     parts = table.todo(rank, world_size, batch_size)
-    log_start(
-        f"extraction by engine={engine}",
-        network,
-        device=at,
-        precision=dtype,
-        output=output,
-        videos=len(videos),
-        videos_left=sum(map(len, parts.values())),
-    )
-    run = partial(run_ray, device=device) if engine == "ray" else run_local
+    what = "extraction" if engine == "local" else "extraction by Ray, whose actors use the cluster's GPUs; this process"
     count = sum(map(len, parts.values()))
+    log_start(what, network, device=at, precision=dtype, output=output, videos=len(videos), videos_left=count)
+    run = partial(run_ray, device=device) if engine == "ray" else run_local
     failed = _report(table.collect(run(reader, compute, parts, num_workers), parts), count, show=rank == 0)
     complete = table.merge()
     return Summary(table.path, count, failed, time.monotonic() - start, complete)
@@ -158,6 +148,13 @@ def _check_least(least: int, **numbers: int | None) -> None:
     for name, number in numbers.items():
         if number is not None and number < least:
             raise ValueError(f"{name} must be >= {least}, got {number}")
+
+
+def _check_place(rank: int, world_size: int, engine: str) -> None:
+    if not 0 <= rank < world_size or engine not in get_args(Engine):
+        raise ValueError(
+            f"rank must be 0 to world_size - 1 and engine local or ray, got {rank=}, {world_size=}, {engine=}"
+        )
 
 
 def _report(videos: Iterator[Done[str, bool]], count: int, *, show: bool) -> int:
