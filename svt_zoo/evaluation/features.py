@@ -92,11 +92,9 @@ def extract(
     """
     rank = distributed.rank() if rank is None else rank
     world_size = distributed.world_size() if world_size is None else world_size
-    if not 0 <= rank < world_size or (world_size > 1 and output is None) or min(batch_size, shard_size) < 1:
-        raise ValueError(
-            "rank must be 0 to world_size - 1, batch_size and shard_size >= 1, several processes need an output; "
-            f"got rank={rank}, world_size={world_size}, {output=}, {batch_size=}, {shard_size=}"
-        )
+    _check_place(rank, world_size, output)
+    if min(batch_size, shard_size) < 1:
+        raise ValueError(f"batch_size and shard_size must be >= 1, got {batch_size=}, {shard_size=}")
     made = parse_views(views, model.transforms()) if isinstance(views, str) else views
     network, device, dtype = prepare(model, device, dtype)
     settings = {"list_sha256": videos.sha256, "weights_sha256": weights_sha256(model), "views": describe_views(made)}
@@ -183,6 +181,13 @@ def view_features(network: ZooModel, views: Sequence[Tensor], pool: Pool = "mean
     shapes = dict.fromkeys(tuple(view.shape) for view in views)
     groups = [[row for row, view in zip(rows, views, strict=True) if tuple(view.shape) == shape] for shape in shapes]
     return torch.stack([torch.stack(group).mean(dim=0) for group in groups]).sum(dim=0)  # (B, D)
+
+
+def _check_place(rank: int, world_size: int, output: str | os.PathLike[str] | None) -> None:
+    if not 0 <= rank < world_size or (world_size > 1 and output is None):
+        raise ValueError(
+            f"several processes need an output, and ranks < world_size; got {rank=}, {world_size=}, {output=}"
+        )
 
 
 class _Part(NamedTuple):

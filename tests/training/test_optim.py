@@ -184,5 +184,5 @@ def test_learning_rates_can_be_scaled_by_names() -> None:
         "head.weight": 1.0,
         "head.bias": 1.0,
     }
-    with pytest.raises(ValueError, match="tail matches no parameter of ModuleDict"):
+    with pytest.raises(ValueError, match=r"tail\.\* matches no parameter of ModuleDict"):
         param_groups(network, lr_factors={"tail.*": 0.1})
