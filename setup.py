@@ -1,3 +1,8 @@
-from setuptools import setup
+from setuptools import find_packages, setup
 
-setup()  # metadata and tool settings live in pyproject.toml
+# Metadata and tool settings are in pyproject.toml. The recipes at the top of the repository are data of the package.
+setup(
+    packages=[*find_packages(include=["svt_zoo*"]), "svt_zoo.configs"],
+    package_dir={"svt_zoo.configs": "configs"},
+    package_data={"svt_zoo": ["py.typed"], "svt_zoo.configs": ["**/*.yaml"]},
+)

@@ -1,20 +1,18 @@
-"""What CPC's pre-training is worth on a few hundred short clips, and what InfoNCE in pieces costs.
+"""Evaluate CPC pre-training on a few hundred short clips.
 
     python benchmarks/cpc.py --list /actions/list.csv --scratch /tmp/cpc --output benchmarks/results
 
-The list is a table with the columns file, label, set, split, group. One network a seed and recipe is pre-trained on the
-training clips of all sets together, without labels; each set is then evaluated by itself, beside a network with random
-weights: nearest neighbours, a linear probe, fine-tuning. What is done is kept in the scratch folder: the same command
-goes on.
+The list is a table with the columns file, label, set, split, group. One network per seed and recipe is pre-trained on
+the training clips of all sets together, without labels. Each set is then evaluated separately, beside a network with
+random weights: nearest neighbors, linear probe, fine-tuning. Finished work stays in the scratch folder, and the same
+command resumes.
 """
 
 import argparse
 import json
 import logging
 import platform
-import resource
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -29,7 +27,6 @@ from svt_zoo.data.encode import Encoding
 from svt_zoo.data.lists import read_list
 from svt_zoo.data.prepare import prepare_videos
 from svt_zoo.evaluation.build import evaluate_knn, evaluate_linear
-from svt_zoo.methods.infonce import info_nce
 from svt_zoo.models import Backbone, Features, list_models, register_model
 from svt_zoo.training.build import pretrain
 from svt_zoo.training.finetune import finetune
@@ -53,18 +50,18 @@ CLIP |= {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
 class Thumbnail(Backbone):
-    """The middle value of each pixel over time, 12 x 12: the colours of the scene, no motion. What has to be beaten."""
+    """12 x 12 pixels of the median frame, the floor: colors of the scene, no motion."""
 
     embed_dim, num_frames, patch_size = 3 * 12 * 12, 8, 5
 
     def forward(self, clip: Tensor) -> Features:
-        """The whole picture is the feature."""
+        """The class feature is the full picture."""
         picture = F.adaptive_avg_pool2d(clip.median(dim=2).values, 12).flatten(1)  # (B, D)
         return Features(picture, picture[:, None, None])
 
 
 def prepare(source: str, sets: list[str], scratch: Path) -> dict[str, Path]:
-    """Small copies of the clips, and a list of each set's training and test clips: "tennis_train" -> list."""
+    """Make small copies of the clips; return the list of each set and split: "tennis_train" -> list."""
     lists = {}
     for name in sets:
         for split in ("train", "test"):
@@ -79,7 +76,7 @@ def prepare(source: str, sets: list[str], scratch: Path) -> dict[str, Path]:
 
 
 def pretrained(name: str, seed: int, lists: dict[str, Path], sets: list[str], epochs: int, scratch: Path) -> str:
-    """The folder of a finished pre-training on all sets; "random" needs none."""
+    """Pre-train on all sets unless it is done; return the folder of the run, or "random"."""
     if name == "random":
         return name
     together = scratch / "train.txt"
@@ -106,7 +103,7 @@ def pretrained(name: str, seed: int, lists: dict[str, Path], sets: list[str], ep
 def evaluated(
     init: str, seed: int, one: str, lists: dict[str, Path], output: Path, *, thumbnail: bool = False
 ) -> dict[str, float]:
-    """Top-1 in percent on the test clips of a set, by protocol; of thumbnails by nearest neighbours alone."""
+    """Top-1 in percent on the test clips of a set, by protocol; for thumbnails only nearest neighbors."""
     common: dict[str, Any] = {
         "init": init,
         "model": {"name": "thumbnail"} if thumbnail else MODEL,
@@ -139,42 +136,16 @@ def evaluated(
             "run": {**run("finetune"), "checkpoint_every_epochs": 1000, "log_every_steps": 1000},
         },
     )
-    found = {"knn": evaluate_knn(knn)[0], "linear": evaluate_linear(linear)[0], "finetune": (finetune(tuned) or [])[0]}
-    return {protocol: result.metrics["top1"] for protocol, result in found.items()}
-
-
-def info_nce_cost(form: str, batch: int) -> dict[str, float]:
-    """CPU seconds and peak memory of loss and gradient at 224 pixels: 3 predicted frames of 49 places of each clip."""
-    torch.manual_seed(0)
-    rows = batch * 3 * 49
-    queries, keys = (torch.randn(rows, 256, requires_grad=True) for _ in range(2))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds = []
-    for _ in range(3):
-        started = time.process_time()
-        if form == "pieces":
-            loss = info_nce(queries / 16, keys, rows_of_clip=147).loss
-        else:
-            loss = F.cross_entropy(queries / 16 @ keys.T, torch.arange(rows))
-        loss.backward()
-        seconds.append(time.process_time() - started)
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    return {"rows": rows, "cpu_seconds": round(min(seconds), 3), "added_peak_mib": round(peak), "loss": loss.item()}
-
-
-def info_nce_costs() -> list[dict[str, Any]]:
-    """Each form in a process of its own, for its peak of memory."""
-    costs = []
-    for batch in (16, 64):
-        for form in ("pieces", "plain"):
-            command = [sys.executable, __file__, "--info-nce", form, str(batch)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            costs.append({"form": form, "batch": batch, **json.loads(done.stdout)})
-    return costs
+    results = {
+        "knn": evaluate_knn(knn)[0],
+        "linear": evaluate_linear(linear)[0],
+        "finetune": (finetune(tuned) or [])[0],
+    }
+    return {protocol: result.metrics["top1"] for protocol, result in results.items()}
 
 
 def summary(cases: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and deviation over seeds of each network, set and protocol."""
+    """Mean and standard deviation over seeds of each network, set and protocol."""
     table: dict[str, Any] = {}
     for case in cases:
         for protocol, value in case["top1"].items():
@@ -190,20 +161,16 @@ def summary(cases: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--list", help="table of labelled clips")
+    parser.add_argument("--list", help="table of clips with labels")
     parser.add_argument("--sets", nargs="+", default=["ucf101", "tennis"], help="sets of the table")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=8, help="of pre-training")
+    parser.add_argument("--epochs", type=int, default=8, help="epochs of pre-training")
     parser.add_argument("--scratch", type=Path, default=Path("runs/benchmark_cpc"))
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of cpc_cpu.json")
-    parser.add_argument("--info-nce", nargs=2, metavar=("FORM", "BATCH"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     if "thumbnail" not in list_models():
         register_model("thumbnail", Thumbnail)
-    if args.info_nce:
-        print(json.dumps(info_nce_cost(args.info_nce[0], int(args.info_nce[1]))))
-        return 0
     logging.basicConfig(level=logging.WARNING)
     lists = prepare(args.list, args.sets, args.scratch)
     kind = "cuda" if torch.cuda.is_available() else "cpu"
@@ -212,7 +179,6 @@ def main(argv: list[str] | None = None) -> int:
         "torch": torch.__version__,
         "epochs": args.epochs,
         "clips": {name: len(read_list(str(path))) for name, path in lists.items()},
-        "info_nce": info_nce_costs(),
         "cases": [],
     }
     args.output.mkdir(parents=True, exist_ok=True)

@@ -81,7 +81,7 @@ def main() -> None:
     """Answers file names with what the reader makes of them."""
     import torch
 
-    from svt_zoo.data.video import VideoReadError, open_video
+    from svt_zoo.video import VideoReadError, open_video
 
     torch.set_num_threads(1)
     for line in sys.stdin:

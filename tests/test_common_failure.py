@@ -69,12 +69,12 @@ def overrides(videos: Path, output: Path, *more: str) -> list[str]:
 
 
 def run_pretrain(videos: Path, output: Path) -> object:
-    options = ["optim.epochs=1", "optim.warmup_epochs=0", "data.max_failure_share=1"]
+    options = ["optim.epochs=1", "optim.warmup_epochs=0", "data.max_failure_fraction=1"]
     return pretrain(load_recipe(DEBUG / "svt_tiny.yaml", overrides(videos, output, *options)))
 
 
 def run_finetune(videos: Path, output: Path) -> object:
-    options = ["optim.epochs=1", "optim.milestones=[]", "data.max_failure_share=1"]
+    options = ["optim.epochs=1", "optim.milestones=[]", "data.max_failure_fraction=1"]
     return finetune(read_recipe(FinetuneRecipe, DEBUG / "finetune_tiny.yaml", overrides(videos, output, *options)))
 
 

@@ -127,6 +127,12 @@ def test_any_value_either_fits_its_type_or_is_a_config_error(key: str, value: An
     assert build(Outer, to_dict(config)) == config
 
 
+def test_the_old_name_of_an_option_works_and_warns(tmp_path: Path) -> None:
+    path = recipe_file(tmp_path, "data: {max_failure_share: 0.25}\n")
+    with pytest.warns(DeprecationWarning, match=r"data\.max_failure_share is deprecated; rename it to max_failure_fra"):
+        assert load_recipe(path).data.max_failure_fraction == 0.25
+
+
 def test_base_comes_first_and_the_recipe_wins(tmp_path: Path) -> None:
     recipe_file(tmp_path, "optim: {epochs: 7, lr: 0.5}\ninit: random\n", "base.yaml")
     recipe = load_recipe(recipe_file(tmp_path, "_BASE_: base.yaml\noptim: {epochs: 9}\n"))
@@ -149,6 +155,11 @@ def test_overrides_win_and_look_as_in_yaml(tmp_path: Path) -> None:
         ("optim.epochs", r"'optim.epochs' is not of the form key=value"),
         ("=3", r"'=3' is not of the form key=value"),
         ("optim.epoch=3", r"unknown key optim.epoch; did you mean optim.epochs\?"),
+        (
+            "data.backend=torchcodec",
+            r"data\.backend='torchcodec' was removed: PyAV reads",
+        ),
+        ("temporal={flow: 1, flow_method: torch}", r"temporal\.flow_method='torch' was removed: OpenCV computes"),
         ("init.dino=1", r"'init.dino=1': init is a value, not a section"),
         ("optim=3", r"optim must be a section of keys and values, got 3"),
         ("optim.warmup_epochs=30", r"optim: warmup_epochs must be 0 to epochs=20, got 30"),
@@ -211,3 +222,9 @@ def test_several_attributes_may_share_a_description() -> None:
         "b": "two of them, over two lines.",
         "c": "another.",
     }
+
+
+def test_a_removed_option_is_ignored_when_its_value_is_the_one_that_remains(tmp_path: Path) -> None:
+    path = recipe_file(tmp_path, "init: random\n")
+    options = ["data.backend=pyav", "temporal.flow_method=torch"]  # without optical flow its method has no effect
+    assert load_recipe(path, options) == load_recipe(path)

@@ -51,11 +51,18 @@ def test_every_option_is_explained() -> None:
         assert key in text
 
 
+def test_the_augmentation_that_was_removed_is_refused_by_name() -> None:
+    path = CPC / "ucf101.yaml"
+    assert load_recipe(path, ["views.augment=device"]) == load_recipe(path)
+    with pytest.raises(ConfigError, match=r"views\.augment='original' was removed"):
+        load_recipe(path, ["views.augment=original"])
+
+
 def test_the_original_is_what_its_code_says() -> None:
     recipe = load_recipe(CPC / "ucf101_original.yaml")
     assert isinstance(recipe, CPCRecipe)
     assert (recipe.views.context_frames, recipe.views.pred_frames, recipe.views.frame_step) == (2, 3, 3)
-    assert (recipe.views.jitter, recipe.views.augment, recipe.views.size) == ("frame", "original", 224)
+    assert (recipe.views.jitter, recipe.views.size) == ("frame", 224)
     assert (recipe.cpc.attention, recipe.cpc.target, recipe.cpc.negatives) == ("full", "transformer", "all")
     assert (recipe.cpc.normalize, recipe.cpc.temperature) == (False, 1.0)
     assert (recipe.optim.name, recipe.optim.lr, recipe.optim.weight_decay) == ("adam", 1e-3, 1e-5)

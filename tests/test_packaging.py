@@ -32,7 +32,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy, so that nothing appears in the checkout."""
     pytest.importorskip("setuptools", reason="needs setuptools, to build without network")
     folder = tmp_path_factory.mktemp("wheel")
-    shutil.copytree(ROOT / "svt_zoo", folder / "source" / "svt_zoo", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("svt_zoo", "configs"):
+        shutil.copytree(ROOT / name, folder / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, folder / "source")
     options = ["--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir", str(folder)]
@@ -41,11 +42,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_wheel_holds_every_module_the_types_mark_and_the_licence_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_holds_every_module_and_recipe_the_types_mark_and_the_license_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "svt_zoo").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == modules
     assert "svt_zoo/py.typed" in names
+    recipes = {f"svt_zoo/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.yaml")}
+    assert {name for name in names if name.endswith(".yaml")} == recipes
     assert {name.rpartition("/")[2] for name in names if "/licenses/" in name} == {"LICENSE", "NOTICE"}
     assert {name.split("/")[0].split("-")[0] for name in names} == {"svt_zoo"}
 
@@ -57,6 +60,21 @@ def test_an_installed_wheel_embeds_a_clip_outside_the_checkout(wheel: Path, tmp_
     assert f"in {tmp_path / 'site' / 'svt_zoo'}: feature of 32 numbers" in said
 
 
+def test_an_installed_wheel_finds_its_recipes_and_their_bases(wheel: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    command = [sys.executable, "-m", "svt_zoo", "recipes"]
+    assert run(command, cwd=tmp_path, env=environment) == run(command, cwd=ROOT)
+    said = run([*command, "knn/ucf101", "--dump"], cwd=tmp_path, env=environment)
+    assert "dataset: UCF-101" in said  # of its base
+
+
+def test_an_installed_wheel_brings_the_command(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
+    assert "svt-zoo = svt_zoo.cli:main" in archive.read(name).decode()
+
+
 @pytest.mark.slow
 @pytest.mark.network
 def test_an_empty_environment_needs_nothing_but_the_wheel(wheel: Path, tmp_path: Path) -> None:
@@ -64,7 +82,11 @@ def test_an_empty_environment_needs_nothing_but_the_wheel(wheel: Path, tmp_path:
     python = str(tmp_path / "empty" / "bin" / "python")
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     run([python, "-m", "pip", "install", "--quiet", str(wheel)], env=environment)
-    assert "feature of 32 numbers" in run([python, str(CHECK)], cwd=tmp_path, env=environment)
+    said = run([python, str(CHECK), "--commands"], cwd=tmp_path, env=environment)
+    assert "feature of 32 numbers" in said
+    assert "svt/vitb_k400 " in said
+    assert "decoder of av1: " in said
+    assert f"the report: {tmp_path / 'runs' / 'demo_quick' / 'report.html'}" in said
 
 
 def test_all_places_say_the_same_version() -> None:
@@ -98,8 +120,9 @@ def test_a_link_between_pages_leads_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_page_names_tools_and_recipes_that_exist(page: Path) -> None:
-    for target in re.findall(r"\b((?:tools|configs|benchmarks)/[\w/.-]+\.(?:py|sh|yaml))", page.read_text("utf-8")):
+def test_a_page_names_files_that_exist(page: Path) -> None:
+    folders = "tools|configs|benchmarks|examples" + ("" if page.name == "CHANGELOG.md" else "|svt_zoo|tests")
+    for target in re.findall(rf"\b((?:{folders})/[\w/.-]+\.(?:py|sh|yaml))", page.read_text("utf-8")):
         assert "NAME" in target or (ROOT / target).exists(), target
 
 
@@ -127,7 +150,7 @@ def test_the_reference_builds_without_warnings(tmp_path: Path) -> None:
 def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
     nbformat = pytest.importorskip("nbformat", reason="needs nbclient and ipykernel (the extra dev)")
     nbclient = pytest.importorskip("nbclient", reason="needs nbclient and ipykernel (the extra dev)")
-    notebook = nbformat.read(ROOT / "docs" / "quickstart.ipynb", as_version=4)
+    notebook = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells), "commit it without outputs"
     client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
     client.execute()

@@ -1,6 +1,7 @@
-"""Every recipe below configs/ can be run: it loads, it says what it is, and its networks can be built."""
+"""Every recipe below configs/ can be run: it loads, its header is complete, and its networks can be built."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,9 @@ from training_runs import ROOT, lines_of, lines_so_far, make_training_videos, ru
 
 from svt_zoo.config import (
     FinetuneRecipe,
-    KNNRecipe,
-    LinearRecipe,
-    MultiviewRecipe,
     Recipe,
+    load_any,
+    load_evaluation,
     load_recipe,
     read_recipe,
 )
@@ -25,23 +25,17 @@ from svt_zoo.training.build import build_method
 from svt_zoo.training.finetune import build_classify
 
 CONFIGS = ROOT / "configs"
-KINDS = {
-    "finetune": FinetuneRecipe,
-    "eval_knn": KNNRecipe,
-    "eval_linear": LinearRecipe,
-    "evaluate": MultiviewRecipe,
-}
 
 
-def tool_of(path: Path) -> str:
-    """The tool that the header of a recipe names."""
-    found = re.search(r"^# Command: .*tools/(\w+)\.py", path.read_text(), re.MULTILINE)
-    return found[1] if found else ""
+def command_of(path: Path) -> str:
+    """The command that the header of a recipe names: pretrain, finetune or evaluate."""
+    command = re.search(r"^# Command: (?:svt-zoo|torchrun .* -m svt_zoo) (\w+) ", path.read_text(), re.MULTILINE)
+    return command[1] if command else ""
 
 
 RECIPES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "_base_")
-PRETRAINING = [path for path in RECIPES if tool_of(path) == "pretrain"]
-FINETUNING = [path for path in RECIPES if tool_of(path) == "finetune"]
+PRETRAINING = [path for path in RECIPES if command_of(path) == "pretrain"]
+FINETUNING = [path for path in RECIPES if command_of(path) == "finetune"]
 DEBUG = [path for path in PRETRAINING if path.parent.name == "debug"]
 
 
@@ -54,13 +48,28 @@ def test_a_recipe_opens_with_paper_result_hardware_and_command(path: Path) -> No
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     for word in ("Paper:", "Expected result:", "Hardware:", "Command:"):
         assert any(line.startswith(f"# {word}") for line in header), word
-    assert any(str(path.relative_to(ROOT)) in line for line in header)
+    assert any(path.relative_to(CONFIGS).with_suffix("").as_posix() in line for line in header)
 
 
 @named(RECIPES)
-def test_a_recipe_loads_as_what_its_tool_takes(path: Path) -> None:
-    tool = tool_of(path)
-    assert read_recipe(KINDS[tool], path) if tool in KINDS else load_recipe(path)
+def test_the_first_line_of_a_recipe_is_one_sentence(path: Path) -> None:
+    first = path.read_text().splitlines()[0]
+    assert first.startswith("# ")
+    assert first.endswith(".")
+    assert ". " not in first
+
+
+@named([path for path in RECIPES if command_of(path) in ("pretrain", "finetune")])
+def test_a_recipe_with_optical_flow_names_its_extra(path: Path) -> None:
+    recipe = read_recipe(FinetuneRecipe, path) if command_of(path) == "finetune" else load_recipe(path)
+    flow = "temporal" in vars(recipe) and recipe.temporal.flow > 0
+    assert flow == ('# Needs: pip install "svt-zoo[flow]"' in path.read_text())
+
+
+@named(RECIPES)
+def test_a_recipe_loads_as_the_class_that_its_command_takes(path: Path) -> None:
+    read = {"pretrain": load_recipe, "finetune": partial(read_recipe, FinetuneRecipe), "evaluate": load_evaluation}
+    assert read.get(command_of(path), load_recipe)(path) == load_any(path)
 
 
 @named(PRETRAINING)

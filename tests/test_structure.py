@@ -13,21 +13,30 @@ PACKAGE = ROOT / "svt_zoo"
 # Who may import whom, module level. Everything may import itself; nothing imports what is not listed.
 ALLOWED = {
     "batch": set(),
+    "files": set(),
     "config": set(),
     "distributed": set(),
     "schedules": set(),
     "models": set(),
-    "data": {"batch", "config"},
+    "video": {"files"},
+    "data": {"files", "video", "batch", "config"},
     "methods": {"models", "batch", "distributed", "schedules"},
-    "hub": {"models"},
-    "training": {"methods", "models", "data", "hub", "evaluation", "batch", "config", "distributed", "schedules"},
-    "evaluation": {"models", "data", "hub", "batch", "config", "distributed"},
-    "inference": {"models", "data", "hub", "evaluation"},
+    "hub": {"files", "models"},
+    "training": {
+        *("files", "video", "methods", "models", "data", "hub", "evaluation"),
+        *("batch", "config", "distributed", "schedules"),
+    },
+    "evaluation": {"files", "models", "video", "data", "hub", "batch", "config", "distributed"},
+    "inference": {"files", "models", "video", "data", "hub", "evaluation"},
+    "demo": {"files", "models", "video", "data", "hub", "training", "evaluation", "inference", "config"},
+    "cli": {"hub", "config", "video", "data", "distributed", "training", "evaluation", "inference", "models", "demo"},
+    "__main__": {"cli"},
 }
 # A network and a weights row know their transform and how to save themselves, but load that code only when asked.
 WHEN_ASKED = {
     ("models/base.py", "hub"),
     ("models/base.py", "data"),
+    ("models/__init__.py", "hub"),
     ("hub/weights.py", "data"),
 }
 
@@ -95,6 +104,19 @@ assert before[3] == logging.root.handlers and not logging.getLogger("svt_zoo").h
     assert done.returncode == 0, done.stderr
 
 
+def test_importing_the_package_loads_neither_torch_nor_numpy() -> None:
+    program = "import sys, svt_zoo; dir(svt_zoo); print([m for m in ('torch', 'numpy', 'yaml') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_a_command_loads_other_parts_only_when_it_runs() -> None:
+    light = {"__init__.py": {"hub"}}  # one_line, of a module that loads nothing
+    for path in (PACKAGE / "cli").glob("*.py"):
+        eager = {target for target, at_module_level in relative_imports(path) if at_module_level}
+        assert eager == light.get(path.name, set())
+
+
 @pytest.mark.parametrize("path", [*modules(), PACKAGE / "__init__.py"], ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_a_file_holds_one_idea(path: Path) -> None:
     text = path.read_text()
@@ -110,6 +132,27 @@ def test_every_public_name_is_documented_and_loads() -> None:
 
     for name in svt_zoo.__all__:
         assert getattr(svt_zoo, name).__doc__, name
-    assert set(svt_zoo.__all__) == set(svt_zoo._HOME)
+    assert set(svt_zoo.__all__) == set(svt_zoo._HOME) == set(dir(svt_zoo))
+    assert set(svt_zoo.list_weights()) <= set(svt_zoo.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = svt_zoo.nonsense
+
+
+def test_every_module_imports_where_python_lacks_what_windows_lacks() -> None:
+    program = """
+import importlib, os, pkgutil, signal, sys
+import multiprocessing.forkserver, av, filelock, fvcore.common.config, iopath, matplotlib
+import pytorchvideo.data, torchvision
+for name in ("SIGUSR1", "SIGUSR2", "SIGKILL", "SIGHUP", "pthread_sigmask", "sigwaitinfo", "SIG_BLOCK", "SIG_SETMASK"):
+    delattr(signal, name)
+for name in ("fork", "getuid", "killpg", "mkfifo", "sched_getaffinity", "uname"):
+    delattr(os, name)
+for name in ("fcntl", "pwd", "resource", "termios"):
+    sys.modules[name] = None
+import svt_zoo
+for module in pkgutil.walk_packages(svt_zoo.__path__, "svt_zoo."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

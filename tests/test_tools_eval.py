@@ -1,13 +1,13 @@
 """The tools of evaluation and fine-tuning, as they are called, and the recipes that they are given."""
 
 import json
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import command
 
 from svt_zoo.config import (
     ConfigError,
@@ -37,9 +37,9 @@ RECIPES = [
 
 
 def tool(kind: str, *arguments: object) -> int:
-    """Run a tool in this process; its exit status."""
-    main: Callable[[list[str]], int] = runpy.run_path(str(ROOT / "tools" / f"{TOOLS[kind]}.py"))["main"]
-    return main([str(argument) for argument in arguments])
+    """Run a recipe of a kind in this process; returns the exit status."""
+    name = "finetune" if kind == "finetune" else "evaluate"
+    return command(name)([str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -123,10 +123,9 @@ def test_fast_clips_are_not_tested_by_default_when_training_has_none(kind: str, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_help_shows_what_can_be_set(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        tool(kind, "--help")
-    assert stop.value.code == 0
+def test_options_lists_what_can_be_set(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = {"finetune": ["finetune"], "evaluate": ["evaluate", "--kind", "test"]}
+    assert command("options")(chosen.get(kind, ["evaluate", "--kind", kind])) == 0
     text = capsys.readouterr().out
     assert all(key in text for key in ("data.train=", "data.val=", "run.output=", "run.seed=", "init=", "clip."))
 
@@ -176,5 +175,6 @@ def test_an_interrupt_ends_a_tool_with_a_line_and_no_traceback(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("svt_zoo.config.read_recipe", interrupted)
+    monkeypatch.setattr("svt_zoo.config.load_evaluation", interrupted)
     assert tool(kind, CONFIGS / "debug" / f"{kind}_tiny.yaml") == 130
     assert capsys.readouterr().err.startswith("stopped; the same command goes on")

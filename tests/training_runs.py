@@ -43,7 +43,7 @@ def weights_of(output: Path) -> dict[str, Any]:
 
 
 def start(arguments: list[str], environment: dict[str, str] | None = None) -> BaseProcess:
-    """Start tools/pretrain.py in a process of its own, forked from one that has loaded torch already."""
+    """Start `svt-zoo pretrain` in a process of its own, forked from one that has loaded torch already."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["svt_zoo.training.build"])
     process = context.Process(target=_train, args=(arguments, environment or {}))
@@ -61,7 +61,7 @@ def start_group(arguments: list[str], world_size: int) -> list[BaseProcess]:
 
 
 def run(arguments: list[str], world_size: int = 1) -> list[int | None]:
-    """Run tools/pretrain.py to its end; exit statuses of the processes."""
+    """Run `svt-zoo pretrain` to its end; exit statuses of the processes."""
     processes = start_group(arguments, world_size) if world_size > 1 else [start(arguments)]
     for process in processes:
         process.join()
@@ -71,12 +71,11 @@ def run(arguments: list[str], world_size: int = 1) -> list[int | None]:
 def _train(arguments: list[str], environment: dict[str, str]) -> None:
     import torch
 
-    os.environ.update(environment)
-    sys.path.insert(0, str(ROOT / "tools"))
-    from pretrain import main
+    from svt_zoo.cli import main
 
+    os.environ.update(environment)
     torch.set_num_threads(1)
-    sys.exit(main(arguments))
+    sys.exit(main(["pretrain", *arguments]))
 
 
 def wait_for(step: int, output: Path, process: BaseProcess) -> None:

@@ -1,5 +1,10 @@
-"""What an installed svt_zoo must do by itself: read a video and turn it into a feature. Run outside the checkout."""
+"""What an installed svt_zoo must do by itself: turn a video into a feature. Run outside the checkout.
 
+With `--commands` it also runs `svt-zoo recipes`, `svt-zoo doctor` and `svt-zoo demo --quick`.
+"""
+
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -27,4 +32,9 @@ with tempfile.TemporaryDirectory() as folder:
     feature = svt_zoo.embed(Path(folder) / "grey.mp4", model=model, dtype="float32", device="cpu")
 assert feature.shape == (1, 32)
 assert feature.isfinite().all()
-print(f"svt_zoo {svt_zoo.__version__} in {Path(svt_zoo.__file__).parent}: feature of {feature.shape[1]} numbers")  # noqa: T201
+place = f"svt_zoo {svt_zoo.__version__} in {Path(svt_zoo.__file__).parent}"
+print(f"{place}: feature of {feature.shape[1]} numbers", flush=True)
+if "--commands" in sys.argv:
+    for arguments in (["recipes"], ["doctor"], ["demo", "--quick"]):
+        program = Path(sys.executable).with_name("svt-zoo")
+        subprocess.run([program, *arguments], check=True)

@@ -1,45 +1,8 @@
-"""Export a network: a program for torch, or ONNX, or weights for transformers or timm; each is checked by running."""
+"""`svt-zoo export` as a script."""
 
-import argparse
 import sys
 
-from svt_zoo import WeightsError, load_model
-from svt_zoo.inference.export import ExportError, export_program
-from svt_zoo.inference.export_weights import export_timm, export_transformers
-
-WEIGHTS = {"transformers": export_transformers, "timm": export_timm}
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="svt_vitb_k400", help="a row of the table, a path or an address")
-    parser.add_argument("--weights", help="a file or address of other weights for --model")
-    parser.add_argument("--format", default="onnx", choices=["torch_export", "aotinductor", "onnx", *WEIGHTS])
-    parser.add_argument("--output", required=True, help="the file (.pt2, .onnx, .safetensors) or folder to write")
-    parser.add_argument("--num-frames", type=int, help="another clip than the weights were trained with")
-    parser.add_argument("--img-size", type=int, help="its pixels")
-    parser.add_argument("--features", action="store_true", help="without the classifier, even if there is one")
-    args = parser.parse_args(argv)
-    try:
-        model = load_model(
-            args.weights or args.model,
-            model=args.model if args.weights else None,
-            num_classes=0 if args.features else None,
-            num_frames=args.num_frames,
-            img_size=args.img_size,
-        )
-        if args.format in WEIGHTS:
-            exported = WEIGHTS[args.format](model, args.output)
-        else:
-            exported = export_program(model, args.output, args.format)
-    except (ExportError, WeightsError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{exported.path}: free are {', '.join(exported.free)}")
-    shapes = ", ".join("x".join(map(str, shape)) for shape in exported.shapes)
-    print(f"largest difference to the network {exported.max_difference:.1e} in float32, at {shapes}")
-    return 0
-
+from svt_zoo.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["export", *sys.argv[1:]]))

@@ -1,52 +1,8 @@
-"""Say what happens in videos: the likeliest classes of a classifier, or the feature of a backbone.
+"""`svt-zoo predict` as a script."""
 
-Exit status: 0; 1 if a video cannot be read (the others are shown); 2 if nothing can be done.
-"""
-
-import argparse
 import sys
 
-from svt_zoo import VideoReadError, WeightsError, load_model
-from svt_zoo.inference.predict import Prediction, embed_each, predict_each
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("videos", nargs="+", help="video files")
-    parser.add_argument("--model", help="a row of the table, a path or an address (timesformer_vitb_k400)")
-    parser.add_argument("--weights", help="a file or address of other weights for --model")
-    parser.add_argument("--features", action="store_true", help="the feature, even of a model with a classifier")
-    parser.add_argument("--views", default="1x1", help='crops x clips of each video: 3x10, or "slow-fast 3x1" (1x1)')
-    parser.add_argument("--top", type=int, default=5, help="how many classes to show")
-    parser.add_argument("--device", help="such as cpu or cuda:0; by default the GPU if there is one")
-    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
-    args = parser.parse_args(argv)
-    options = {"device": args.device, "dtype": args.dtype, "views": args.views}
-    try:
-        weights = args.weights or args.model or "timesformer_vitb_k400"
-        number = 0 if args.features else None  # None: what the file has
-        model = load_model(weights, model=args.model if args.weights else None, num_classes=number)
-        found = (
-            predict_each(args.videos, model=model, top=args.top, **options)
-            if model.meta["num_classes"]
-            else embed_each(args.videos, model=model, **options)
-        )
-        failed = 0
-        for path, one in zip(args.videos, found, strict=True):
-            if isinstance(one, VideoReadError):
-                print(f"error: {one}", file=sys.stderr)
-                failed += 1
-            elif isinstance(one, Prediction):
-                lines = [f"  {score:6.1%}  {label}" for label, score in zip(one.labels, one.scores, strict=True)]
-                print(path, *lines, sep="\n", flush=True)
-            else:
-                start = ", ".join(f"{value:.3f}" for value in one[:4].tolist())
-                print(f"{path}\n  feature of {len(one)} numbers: {start}, ... (norm {one.norm():.2f})", flush=True)
-    except (WeightsError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 1 if failed else 0
-
+from svt_zoo.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["predict", *sys.argv[1:]]))

@@ -14,14 +14,26 @@ from .evaluation import (
     RepeatConfig,
     ReportConfig,
 )
+from .find import find_recipe, list_recipes
 from .finetune import ClassifyConfig, FinetuneOptimConfig, FinetuneRecipe, FinetuneViewsConfig
 from .options import DataConfig, ModelConfig, OptimConfig, RunConfig, SVTConfig, ViewsConfig
-from .recipe import PRETRAINING, PretrainRecipe, Recipe, describe, load_recipe, read_recipe
+from .recipe import (
+    EVALUATIONS,
+    PRETRAINING,
+    PretrainRecipe,
+    Recipe,
+    describe,
+    load_any,
+    load_evaluation,
+    load_recipe,
+    read_recipe,
+)
 from .repeat import cases
-from .strict import ConfigError, build, differences, flatten, to_dict
+from .strict import ConfigError, build, current_names, differences, flatten, to_dict, was_removed
 from .temporal import TemporalConfig
 
 __all__ = [
+    "EVALUATIONS",
     "PRETRAINING",
     "CPCConfig",
     "CPCOptimConfig",
@@ -54,10 +66,16 @@ __all__ = [
     "ViewsConfig",
     "build",
     "cases",
+    "current_names",
     "describe",
     "differences",
+    "find_recipe",
     "flatten",
+    "list_recipes",
+    "load_any",
+    "load_evaluation",
     "load_recipe",
     "read_recipe",
     "to_dict",
+    "was_removed",
 ]

@@ -33,8 +33,6 @@ class CPCViewsConfig:
         jitter: how often colours are drawn: once a "clip", or for each "frame" as in the original.
         jitter_strength: of brightness, contrast and saturation (factors 1 - x to 1 + x); half of it of the hue.
         grayscale: probability that one channel takes the place of all three.
-        augment: "device" draws in the worker and computes on the device that trains; "original" is the original's
-            chain of operations on images, which resizes to the nearest pixel and ignores the five options above.
         mean, std: normalisation on the scale [0, 1].
     """
 
@@ -47,7 +45,6 @@ class CPCViewsConfig:
     jitter: Literal["clip", "frame"] = "clip"
     jitter_strength: float = 0.5
     grayscale: float = 0.5
-    augment: Literal["device", "original"] = "device"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 

@@ -55,7 +55,7 @@ class LinearConfig:
         batch_size: videos of a step.
         momentum, weight_decay: of SGD.
         standardize: bring each feature to mean 0 and deviation 1 first; not in SVT's recipe.
-        validation_share: share of each class that is set aside to choose among `lrs`.
+        validation_fraction: share of each class that is set aside to choose among `lrs`.
         clips: random clips of each training video, whose features are kept; each epoch draws one of them. As many as
             epochs is the paper's amount of variation, fewer take less time.
         hflip: probability of a horizontal flip; 0 where left and right matter.
@@ -70,7 +70,7 @@ class LinearConfig:
     momentum: float = 0.9
     weight_decay: float = 0.0
     standardize: bool = False
-    validation_share: float = 0.2
+    validation_fraction: float = 0.2
     clips: int = 20
     hflip: float = 0.5
     slow_fast: bool = True
@@ -181,22 +181,30 @@ class EvaluationRecipe:
     run: EvaluationRunConfig = field(default_factory=EvaluationRunConfig)
 
     def __post_init__(self) -> None:
-        if self.data.backend != "pyav":
-            raise ValueError(f"data.backend={self.data.backend} is for training; evaluation reads with pyav")
         object.__setattr__(self, "report", self.report.within(self.run.output))
 
 
 @dataclass(frozen=True)
 class KNNRecipe(EvaluationRecipe):
-    """One evaluation by nearest neighbours."""
+    """One evaluation by nearest neighbors.
 
+    Attributes:
+        kind: states that this is a recipe of nearest neighbors.
+    """
+
+    kind: Literal["knn"] = "knn"
     knn: KNNConfig = field(default_factory=KNNConfig)
 
 
 @dataclass(frozen=True)
 class LinearRecipe(EvaluationRecipe):
-    """One linear probe."""
+    """One linear probe.
 
+    Attributes:
+        kind: states that this is a recipe of a linear probe.
+    """
+
+    kind: Literal["linear"] = "linear"
     linear: LinearConfig = field(default_factory=LinearConfig)
 
 
@@ -207,6 +215,8 @@ class MultiviewRecipe(EvaluationRecipe):
     Attributes:
         init: the classifier: a row of `svt_zoo.list_weights()` that has one, a file, an address, or the folder of a
             finished fine-tuning run.
+        kind: states that this is a recipe of a classifier's test.
     """
 
+    kind: Literal["test"] = "test"
     multiview: MultiviewConfig = field(default_factory=MultiviewConfig)

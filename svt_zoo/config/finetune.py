@@ -74,11 +74,13 @@ class FinetuneRecipe:
     """One fine-tuning run and the test of what it gives.
 
     Attributes:
+        kind: states that this is a recipe of fine-tuning.
         init: where the backbone's weights come from: a row of `svt_zoo.list_weights()`, a file, an address, the
             folder of a finished run, or "svt", "dino", "image_supervised", "random" for `model`; "random:" before one
             of these gives its architecture and its clip with random weights, to compare with it.
     """
 
+    kind: Literal["finetune"] = "finetune"
     init: str = "svt"
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -18,15 +18,14 @@ class DataConfig:
         where_train: rows to take from a table with columns, such as "split=train,set=ucf101".
         where_val: the same of the evaluation videos.
         labels: file of class names.
-        validation_share: share of the training groups of each class to set aside and evaluate on, in place of `val`: to
-            choose a recipe without looking at the test videos; 0 evaluates on `val`.
+        validation_fraction: fraction of the training groups of each class to hold out and evaluate on instead of `val`,
+            to choose a recipe without looking at the test videos; 0 evaluates on `val`.
         subset: number of training videos to keep, drawn by the seed; null keeps all.
         allow_overlap: train on a list that shares files or groups with the evaluation list all the same.
         frame_rate: frames per second of folders of frames, which do not carry it.
-        backend: decoder of video files.
         num_workers: processes that read videos; null is one for each core, at most 8.
         batch_size: videos of a batch in each process.
-        max_failure_share: share of the training list that may be unreadable in an epoch before the run stops.
+        max_failure_fraction: fraction of the training list that may be unreadable in an epoch before the run stops.
     """
 
     train: str = ""
@@ -36,18 +35,17 @@ class DataConfig:
     where_train: str | None = None
     where_val: str | None = None
     labels: str | None = None
-    validation_share: float = 0.0
+    validation_fraction: float = 0.0
     subset: int | None = None
     allow_overlap: bool = False
     frame_rate: float = 30.0
-    backend: Literal["pyav", "torchcodec"] = "pyav"
     num_workers: int | None = None
     batch_size: int = 8
-    max_failure_share: float = 0.01
+    max_failure_fraction: float = 0.01
 
     def __post_init__(self) -> None:
-        if not 0 <= self.validation_share < 1:
-            raise ValueError(f"validation_share must be >= 0 and < 1, got {self.validation_share}")
+        if not 0 <= self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction must be >= 0 and < 1, got {self.validation_fraction}")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, cast, get_type_hints
 
 from .cpc import CPCRecipe
+from .evaluation import KNNRecipe, LinearRecipe, MultiviewRecipe
+from .find import find_recipe
+from .finetune import FinetuneRecipe
 from .options import DataConfig, ModelConfig, OptimConfig, RunConfig, SVTConfig, ViewsConfig
 from .strict import ConfigError, build, said
 from .temporal import TemporalConfig
@@ -48,18 +51,51 @@ PretrainRecipe = Recipe | CPCRecipe
 PRETRAINING: dict[str, type[PretrainRecipe]] = {"svt": Recipe, "cpc": CPCRecipe}  # by what a recipe says in `method`
 
 
+AnyEvaluation = KNNRecipe | LinearRecipe | MultiviewRecipe
+EVALUATIONS: dict[str, type[AnyEvaluation]] = {"knn": KNNRecipe, "linear": LinearRecipe, "test": MultiviewRecipe}
+KINDS: dict[str, type[AnyEvaluation | FinetuneRecipe]] = {"finetune": FinetuneRecipe, **EVALUATIONS}  # by key `kind`
+
+
 def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> PretrainRecipe:
     """Read a recipe of a pre-training, of the class that its `method` names. Raises as `read_recipe`."""
+    return _of_method(path, _read_values(path, overrides))
+
+
+def load_evaluation(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> AnyEvaluation:
+    """Read a recipe of an evaluation, of the class that its `kind` names. Raises as `read_recipe`."""
     values = _read_values(path, overrides)
-    method = values.get("method", "svt")
-    if method not in PRETRAINING:
-        raise ConfigError(f"{path}: method must be one of {', '.join(PRETRAINING)}, got {method!r}")
-    return build(PRETRAINING[method], values, source=str(path))
+    return build(_choose(EVALUATIONS, "kind", values.get("kind"), path), values, source=str(path))
+
+
+def load_any(
+    path: str | os.PathLike[str], overrides: Sequence[str] = ()
+) -> PretrainRecipe | FinetuneRecipe | AnyEvaluation:
+    """Read any recipe, of the class that its `kind` or its `method` names. Raises as `read_recipe`."""
+    values = _read_values(path, overrides)
+    if "kind" not in values:
+        return _of_method(path, values)
+    return build(_choose(KINDS, "kind", values["kind"], path), values, source=str(path))
+
+
+def _of_method(path: str | os.PathLike[str], values: dict[str, Any]) -> PretrainRecipe:
+    if values.get("kind") in KINDS:
+        command = "finetune" if values["kind"] == "finetune" else "evaluate"
+        raise ConfigError(f"{path}: kind={values['kind']} is not a pre-training; use svt-zoo {command}")
+    return build(_choose(PRETRAINING, "method", values.get("method", "svt"), path), values, source=str(path))
+
+
+def _choose(classes: dict[str, type[T]], key: str, value: object, path: str | os.PathLike[str]) -> type[T]:
+    """The class that a recipe's `method` or `kind` names."""
+    if not isinstance(value, str) or value not in classes:
+        got = "nothing" if value is None else repr(value)
+        raise ConfigError(f"{path}: {key} must be one of {', '.join(classes)}, got {got}; state it in the recipe")
+    return classes[value]
 
 
 def read_recipe(cls: type[T], path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> T:
-    """Read a recipe of the kind `cls` and apply `key=value` overrides, such as `data.train=/videos`.
+    """Read a recipe of the class `cls` and apply `key=value` overrides, such as `data.train=/videos`.
 
+    `path` is a file, or the name of a recipe that comes with the package, such as "svt/vitb_k400".
     `_BASE_: other.yaml` at the top of a recipe takes that file's values first.
 
     Raises:
@@ -70,7 +106,7 @@ def read_recipe(cls: type[T], path: str | os.PathLike[str], overrides: Sequence[
 
 def _read_values(path: str | os.PathLike[str], overrides: Sequence[str]) -> dict[str, Any]:
     """A recipe's keys and values, overrides applied."""
-    values = _read_yaml(path)
+    values = _read_yaml(find_recipe(path))
     for override in overrides:
         key, found, text = override.partition("=")
         if not found or not key:
@@ -119,8 +155,6 @@ def _read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     import yaml
     from fvcore.common.config import CfgNode  # asked for: torch.hub must not need it
 
-    if not os.path.isfile(path):
-        raise ConfigError(f"{path}: no such recipe")
     try:
         with open(path, encoding="utf-8") as file:
             alone = yaml.safe_load(file)

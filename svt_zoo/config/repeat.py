@@ -33,7 +33,7 @@ def cases(recipe: R) -> list[R]:
         _log.info("repeat.splits=%s is ignored, because no option of data contains {split}", list(recipe.repeat.splits))
     single = recipe.repeat.num_seeds == 1 and not splits
     # A number to choose by must not pass for one of the test.
-    name = "validation" if recipe.data.validation_share else recipe.report.split
+    name = "validation" if recipe.data.validation_fraction else recipe.report.split
     found = []
     for split in splits or (None,):
         for seed in range(recipe.run.seed, recipe.run.seed + recipe.repeat.num_seeds):

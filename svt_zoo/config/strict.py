@@ -5,12 +5,29 @@ import difflib
 import math
 import re
 import types
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
+# Options that were removed: whether a saved value, in its section, still means what is done today; else the way out.
+_REMOVED: dict[str, tuple[Callable[[Any, Mapping[str, Any]], bool], str]] = {
+    "data.backend": (lambda value, section: value == "pyav", "PyAV reads all videos"),
+    "views.augment": (
+        lambda value, section: value == "device",
+        "images are augmented in one way",
+    ),
+    "temporal.flow_method": (
+        lambda value, section: value == "farneback" or not section.get("flow"),
+        "OpenCV computes optical flow",
+    ),
+}
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+# Old names of options, which still work for one release. Recipes of saved runs have them.
+RENAMED = {"max_failure_share": "max_failure_fraction", "validation_share": "validation_fraction"}
 
 
 class ConfigError(ValueError):
@@ -28,10 +45,32 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def was_removed(key: str, section: Mapping[str, Any], source: str) -> bool:
+    """Whether `key` is a removed option whose value in `section` can be ignored.
+
+    Raises:
+        ConfigError: the option was removed, and its value asked for something that no longer exists.
+    """
+    if key not in _REMOVED:
+        return False
+    value, (same, why) = section[key.rpartition(".")[2]], _REMOVED[key]
+    if not same(value, section):
+        raise ConfigError(f"{source}: {key}={value!r} was removed: {why}; delete this option")
+    return True
+
+
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Keys in which two recipes, as plain data, differ: `data.train`, in the order of the first."""
     a, b, absent = flatten(one), flatten(other), object()
     return [key for key in {**a, **b} if a.get(key, absent) != b.get(key, absent)]
+
+
+def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe as plain data, with the current names of options that were renamed."""
+    return {
+        RENAMED.get(key, key): current_names(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+    }
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -59,6 +98,13 @@ def build(cls: type[T], values: Mapping[str, Any], *, source: str = "", path: st
     options = {}
     for key, value in values.items():
         full = f"{path}.{key}" if path else str(key)
+        if key not in names and was_removed(full, values, source):
+            continue
+        if key not in names and RENAMED.get(key) in names:
+            warnings.warn(
+                f"{source}: {full} is deprecated; rename it to {RENAMED[key]}", DeprecationWarning, stacklevel=2
+            )
+            key = RENAMED[key]
         if key not in names:
             near = difflib.get_close_matches(str(key), names, n=1)
             hint = f"; did you mean {full.removesuffix(str(key))}{near[0]}?" if near else ""

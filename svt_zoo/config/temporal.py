@@ -11,7 +11,7 @@ class TemporalConfig:
     Attributes:
         order: weight of the place in time of each frame.
         low_confidence: weight of equally likely classes for a clip whose frames are shuffled.
-        flow: weight of the direction in which each patch moves.
+        flow: weight of the direction in which each patch moves. Needs OpenCV: pip install "svt-zoo[flow]".
         order_smoothing, flow_smoothing: share of the target that is spread over all classes.
         order_of: "shuffled" asks for the original place of shuffled frames; "straight", of the authors' code, for that
             of frames in order, which the time table alone gives away.
@@ -21,7 +21,6 @@ class TemporalConfig:
             "relative", of the authors' code: patches of the earlier frame, none below 1 % of the pair's own range. What
             else differs is in docs/time.md.
         flow_threshold: pixels of the clip, from a frame to the next.
-        flow_method: "torch", or "farneback" by OpenCV, which takes half the time and needs opencv-python-headless.
     """
 
     order: float = 0.0
@@ -33,7 +32,6 @@ class TemporalConfig:
     permutation: Literal["video", "batch"] = "video"
     flow_rule: Literal["absolute", "relative"] = "absolute"
     flow_threshold: float = 1.0
-    flow_method: Literal["torch", "farneback"] = "torch"
 
     def __post_init__(self) -> None:
         for name in ("order", "low_confidence", "flow", "flow_threshold"):

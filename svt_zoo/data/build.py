@@ -67,15 +67,15 @@ def training_list(data: DataConfig, *, seed: int = 0) -> VideoList:
         raise ConfigError("data.train is empty; add data.train=LIST_OR_FOLDER")
     videos = _read(data, data.train, data.labels, data.where_train)
     if data.val:
-        test = evaluation_list(replace(data, validation_share=0.0), classes=videos.classes)
+        test = evaluation_list(replace(data, validation_fraction=0.0), classes=videos.classes)
         check_overlap(videos, test, allow=data.allow_overlap)
-    if data.validation_share:
-        videos, _ = videos.hold_out(data.validation_share)
+    if data.validation_fraction:
+        videos, _ = videos.hold_out(data.validation_fraction)
     return videos if data.subset is None else videos.subset(data.subset, seed)
 
 
 def evaluation_list(data: DataConfig, *, classes: Sequence[str] | None = None) -> VideoList:
-    """The evaluation videos of a recipe, or those of its training videos that are set aside (`validation_share`).
+    """The evaluation videos of a recipe, or those of its training videos that are set aside (`validation_fraction`).
 
     `classes` are the names of the training labels, which they share.
 
@@ -84,13 +84,13 @@ def evaluation_list(data: DataConfig, *, classes: Sequence[str] | None = None) -
         ListError: a list that cannot be read, or labels that training does not have.
     """
     labels = list(classes) if classes else data.labels
-    if data.validation_share:
+    if data.validation_fraction:
         if not data.train:
             raise ConfigError(
-                "data.validation_share holds out a part of data.train, which is empty; add data.train=LIST"
+                "data.validation_fraction holds out a part of data.train, which is empty; add data.train=LIST"
             )
         train = _read(data, data.train, labels, data.where_train)
-        return train.hold_out(data.validation_share)[1]
+        return train.hold_out(data.validation_fraction)[1]
     if not data.val:
         raise ConfigError("data.val is empty; add data.val=LIST_OR_FOLDER")
     return _read(data, data.val, labels, data.where_val)
@@ -110,4 +110,4 @@ def training_dataset(
 ) -> VideoDataset:
     """A recipe's views of its training videos; `flow` as of `train_views`."""
     made = train_views(views, flow=flow)
-    return VideoDataset(training_list(data, seed=seed), made, train=True, seed=seed, backend=data.backend)
+    return VideoDataset(training_list(data, seed=seed), made, train=True, seed=seed)

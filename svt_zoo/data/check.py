@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ..files import atomic, sha256_of
+from ..video import VideoReadError, open_video
+from ..video.frames import FrameFolder, is_image
 from .failures import Outcomes
-from .frames import FrameFolder, is_image
-from .jobs import Journal, atomic, fingerprint, output_file, progress, run
-from .limits import VideoReadError
+from .jobs import Journal, fingerprint, output_file, progress, run
 from .lists import VideoList
 from .remote import is_url, local_path
-from .video import open_video
 
 _log = logging.getLogger(__name__)
 
@@ -186,7 +186,7 @@ def check_video(task: tuple[str, int | None]) -> CheckedVideo:
             known |= _read_folder(file, num_frames)
         else:
             if os.path.isfile(file):  # a pipe would be waited for
-                known["bytes"], known["sha256"] = os.path.getsize(file), _sha256([file])
+                known["bytes"], known["sha256"] = os.path.getsize(file), sha256_of(file)
             _read_file(file, known)
     except VideoReadError as error:
         return CheckedVideo(path, "broken", error.reason, **known)
@@ -224,17 +224,8 @@ def _read_folder(path: str, num_frames: int | None) -> dict[str, Any]:
         "height": height,
         "frames": folder.num_frames,
         "bytes": sum(os.path.getsize(file) for file in files),
-        "sha256": _sha256(files),
+        "sha256": sha256_of(*files),
     }
-
-
-def _sha256(files: Sequence[str]) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def _with_duplicates(videos: Sequence[CheckedVideo]) -> tuple[CheckedVideo, ...]:

@@ -1,18 +1,13 @@
 """CPC's view of a video: one short clip, whose last frames are to be predicted from its first."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..config import CPCViewsConfig
-from .cpc_original import pretrain_images
 from .datasets import TrainViews
-from .random_views import ViewParams, ViewSpec, ViewTransform, identity_params
+from .random_views import ViewSpec, ViewTransform
 from .sampling import random_clips
-from .transforms import Frames
 
 
 class CPCSampler:
@@ -34,45 +29,21 @@ class CPCSampler:
         return [[start + k * self.frame_step for k in range(self.num_frames)]]
 
 
-class OriginalTransform:
-    """The original's augmentation of a clip, on images; nothing but normalisation is left to the device.
-
-    Args:
-        size: pixels of the square clip.
-        short_side: pixels to which the short side is brought first, as the original's extraction of frames does.
-    """
-
-    def __init__(self, size: int, short_side: int = 240, crop: int = 224) -> None:
-        self.size, self.short_side, self.crop = size, short_side, crop
-
-    def __call__(self, frames: Frames, rng: np.random.Generator, *, index: Sequence[int]) -> tuple[Tensor, ViewParams]:
-        """One view uint8 (T, size, size, 3) of the frames in `index`."""
-        images = pretrain_images(
-            torch.as_tensor(frames)[list(index)], rng, size=self.size, short_side=self.short_side, crop=self.crop
-        )
-        return images, identity_params()
-
-
 def cpc_train_views(views: CPCViewsConfig) -> TrainViews:
     """CPC's one random view, as a dataset takes it."""
-    transform: Any
-    if views.augment == "original":
-        transform = OriginalTransform(views.size)
-    else:
-        strength = views.jitter_strength
-        spec = ViewSpec(
-            size=views.size,
-            area=None,
-            short_side=(views.scaled_side, views.scaled_side),
-            hflip=views.hflip,
-            jitter=1.0 if strength else 0.0,
-            brightness=strength,
-            contrast=strength,
-            saturation=strength,
-            hue=strength / 2,
-            grayscale=views.grayscale,
-            grayscale_by="channel",
-            consistent_color=views.jitter == "clip",
-        )
-        transform = ViewTransform(spec)
-    return TrainViews(CPCSampler(views.num_frames, views.frame_step), [transform])
+    strength = views.jitter_strength
+    spec = ViewSpec(
+        size=views.size,
+        area=None,
+        short_side=(views.scaled_side, views.scaled_side),
+        hflip=views.hflip,
+        jitter=1.0 if strength else 0.0,
+        brightness=strength,
+        contrast=strength,
+        saturation=strength,
+        hue=strength / 2,
+        grayscale=views.grayscale,
+        grayscale_by="channel",
+        consistent_color=views.jitter == "clip",
+    )
+    return TrainViews(CPCSampler(views.num_frames, views.frame_step), [ViewTransform(spec)])

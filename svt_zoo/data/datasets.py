@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..batch import Failure
+from ..video import Limits, VideoReadError, open_video
+from ..video.frames import FrameFolder
 from .failures import reason_of
 from .flow import FlowLabels
-from .frames import FrameFolder
 from .lists import Row, VideoList
 from .remote import is_url, local_path
 from .sampling import replacement_index, sample_rng
 from .transforms import EvalTransform
-from .video import Limits, VideoReadError, open_video
 
 Indices = Sequence[Sequence[int]]  # the frames of each view
 
@@ -155,7 +155,6 @@ class VideoDataset(Dataset[dict[str, Any]]):
         views: what to make of a video.
         train: replace what cannot be read; draw anew in each epoch.
         seed: of everything that is drawn.
-        backend: decoder of video files, as in `open_video`.
         cache_dir: where files behind URLs are kept, as in `local_path`.
         max_attempts: so many videos in a row may fail before a training sample gives up, without a video.
         open_row: opens a row of the list; your own for other kinds of storage. It raises `VideoReadError`.
@@ -168,7 +167,6 @@ class VideoDataset(Dataset[dict[str, Any]]):
         *,
         train: bool,
         seed: int = 0,
-        backend: Literal["pyav", "torchcodec"] = "pyav",
         cache_dir: str | os.PathLike[str] | None = None,
         max_attempts: int = 10,
         open_row: Callable[[Row], FrameReader] | None = None,
@@ -178,7 +176,6 @@ class VideoDataset(Dataset[dict[str, Any]]):
         self.train = train
         self.seed = seed
         self.epoch = 0
-        self.backend = backend
         self.cache_dir = cache_dir
         self.max_attempts = max_attempts
         self.open_row = open_row
@@ -233,20 +230,19 @@ class VideoDataset(Dataset[dict[str, Any]]):
     def _open(self, row: Row) -> FrameReader:
         if self.open_row is not None:
             return self.open_row(row)
-        return open_row(row, backend=self.backend, frame_rate=self.videos.frame_rate, cache_dir=self.cache_dir)
+        return open_row(row, frame_rate=self.videos.frame_rate, cache_dir=self.cache_dir)
 
 
 def open_row(
     row: Row,
     *,
-    backend: Literal["pyav", "torchcodec"] = "pyav",
     frame_rate: float = 30.0,
     cache_dir: str | os.PathLike[str] | None = None,
     limits: Limits | None = None,
 ) -> FrameReader:
     """Open the video of a row: a file, a file behind a URL, or a folder of frames.
 
-    `frame_rate` is that of a folder, in frames per second; `backend` and `limits` are those of `open_video`,
+    `frame_rate` is that of a folder, in frames per second; `limits` are those of `open_video`,
     `cache_dir` that of `local_path`.
 
     Raises:
@@ -258,7 +254,7 @@ def open_row(
         raise VideoReadError(row.path, str(error)) from error
     if not is_url(row.path) and os.path.isdir(path):
         return FrameFolder(path, fps=frame_rate, num_frames=row.num_frames)
-    return open_video(path, backend=backend, limits=limits)
+    return open_video(path, limits=limits)
 
 
 def shared_frames(reader: FrameReader, indices: Indices, first: int = 0) -> tuple[Tensor, list[list[int]]]:

@@ -15,11 +15,10 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from numpy.typing import NDArray
 from PIL import Image
 
-from .frames import FrameFolder
-from .jobs import atomic, remove
-from .limits import VideoReadError
+from ..files import atomic, remove
+from ..video import VideoReadError, open_video
+from ..video.frames import FrameFolder
 from .remote import local_path
-from .video import open_video
 
 Mode = Literal["short", "intra", "frames"]
 

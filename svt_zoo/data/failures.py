@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterable
 
-from .limits import VideoReadError
+from ..video import VideoReadError
 
 FIRST = 32  # so many videos that fail alike, one after the other from the start, end a run
 

@@ -3,15 +3,14 @@
 import json
 import logging
 import os
-import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import forkserver, get_context, resource_tracker
+from multiprocessing import forkserver, get_all_start_methods, get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -20,6 +19,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from tqdm import tqdm
 
+from ..files import atomic
 from .failures import reason_of
 from .workers import end_with_parent
 
@@ -83,11 +83,14 @@ class _Worker(Generic[T, R]):
     """A process that does one task after the other, and the end of the pipe to it that is ours."""
 
     def __init__(self, function: Callable[[T], R]) -> None:
-        context = get_context("forkserver")  # a plain fork would copy locks that threads of ours hold at the moment
-        context.set_forkserver_preload([f"{__package__}.video"])
+        # A plain fork would copy locks that other threads hold at the moment. Windows has spawn alone.
+        forks = "forkserver" in get_all_start_methods()
+        context: Any = get_context("forkserver" if forks else "spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(function, theirs), daemon=True)
-        _start_server()
+        if forks:
+            context.set_forkserver_preload([f"{__package__}.video"])
+            _start_server()
         self.process.start()
         theirs.close()
         self.alive = True
@@ -224,30 +227,3 @@ def output_file(path: str | os.PathLike[str], *suffixes: str) -> Path:
             return target
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error.strerror}; name another place") from error
-
-
-@contextmanager
-def atomic(target: Path) -> Iterator[Path]:
-    """A hidden path beside `target` to write a file or folder to; it takes the place of `target` at the end.
-
-    After an error it is removed; what a kill leaves is overwritten the next time.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    remove(part)
-    try:
-        yield part
-        if target.is_dir():
-            remove(target)  # a folder does not take the place of another
-        part.replace(target)
-    except BaseException:
-        remove(part)
-        raise
-
-
-def remove(path: Path) -> None:
-    """Removes a file or a folder, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -108,13 +108,13 @@ class VideoLoader:
         sampler: EpochSampler,
         batches: Iterable[Batch],
         *,
-        max_failure_share: float = 0.01,
+        max_failure_fraction: float = 0.01,
         output_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         self.dataset = dataset
         self.sampler = sampler
         self.batches = batches
-        self.max_failures = max_failure_share * sampler.size / sampler.world_size
+        self.max_failures = max_failure_fraction * sampler.size / sampler.world_size
         name = f"failures_rank{sampler.rank}.csv" if sampler.rank else "failures.csv"
         self.log = None if output_dir is None else Path(output_dir) / name
         self.failures: dict[str, str] = {}
@@ -199,7 +199,7 @@ class VideoLoader:
             listed = "\n".join(f"  {path}: {reason}" for path, reason in list(self.failures.items())[:20])
             raise TooManyFailures(
                 f"{len(self.failures)} of {self.sampler.size} videos cannot be read, at most "
-                f"{self.max_failures:.4g} may fail (data.max_failure_share); repair them or remove them from the list"
+                f"{self.max_failures:.4g} may fail (data.max_failure_fraction); repair them or remove them from the list"
                 f"{f', {self.log} has all of them' if self.log else ''}:\n{listed}"
             )
 
@@ -214,7 +214,7 @@ def build_loader(
     prefetch_factor: int = 2,
     pin_memory: bool = False,
     start_method: Literal["fork", "forkserver", "spawn"] | None = None,
-    max_failure_share: float = 0.01,
+    max_failure_fraction: float = 0.01,
     output_dir: str | os.PathLike[str] | None = None,
 ) -> VideoLoader:
     """A loader whose batches depend on the dataset and its seed, not on the number of workers.
@@ -227,7 +227,7 @@ def build_loader(
         prefetch_factor: batches that each worker has ready.
         pin_memory: hand over batches in page-locked memory, which a GPU copies from while it computes.
         start_method: how workers start; None is Python's own choice for the platform.
-        max_failure_share: share of the list that may be unreadable in an epoch of training before the run stops.
+        max_failure_fraction: share of the list that may be unreadable in an epoch of training before the run stops.
         output_dir: the run's folder, in which `failures.csv` lists what failed.
     """
     sampler = EpochSampler(
@@ -246,7 +246,7 @@ def build_loader(
         worker_init_fn=start_worker,
         generator=torch.Generator(),  # else it draws from the global one, and a resumed run drops out other units
     )
-    return VideoLoader(dataset, sampler, batches, max_failure_share=max_failure_share, output_dir=output_dir)
+    return VideoLoader(dataset, sampler, batches, max_failure_fraction=max_failure_fraction, output_dir=output_dir)
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> Batch:

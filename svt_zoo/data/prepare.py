@@ -18,9 +18,10 @@ from typing import NamedTuple
 from filelock import FileLock, Timeout
 
 from ..batch import Failure
+from ..files import atomic
 from .encode import Encoding, PreparedVideo, prepare_video
 from .failures import Outcomes
-from .jobs import Journal, atomic, fingerprint, progress, run
+from .jobs import Journal, fingerprint, progress, run
 from .lists import VideoList
 from .remote import is_url
 

@@ -1,15 +1,16 @@
 """A picture of what a recipe trains on: one row a view, with all of its frames."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from ..video import VideoReadError
 from .augment import Augment
 from .datasets import VideoDataset
 from .loader import collate
-from .video import VideoReadError
 
 _LABEL = 18  # pixels above each row
 
@@ -25,6 +26,26 @@ def augmented_views(dataset: VideoDataset, index: int, augment: Augment, *, epoc
         raise VideoReadError(*sample["failures"][0])
     batch = collate([sample])
     return [augment(view, params)[0] for view, params in zip(batch.views, batch.params, strict=True)]
+
+
+def preview_sheet(
+    dataset: VideoDataset, indices: Sequence[int], augment: Augment, *, mean: Sequence[float], std: Sequence[float]
+) -> Image.Image:
+    """The views of some videos of a training set, below each other. Raises as `augmented_views`."""
+    sheets = []
+    for index in indices:
+        views = augmented_views(dataset, index, augment)
+        video = Path(dataset.videos.rows[index].path).name
+        kinds = ["clip"] if len(views) == 1 else ["global view"] * 2 + ["local view"] * (len(views) - 2)
+        names = [
+            f"{video}: {kind} {i + 1}, {view.shape[1]} frames of {view.shape[2]}x{view.shape[3]}"
+            for i, (kind, view) in enumerate(zip(kinds, views, strict=True))
+        ]
+        sheets.append(views_sheet(views, names=names, mean=mean, std=std))
+    picture = Image.new("RGB", (max(s.width for s in sheets), sum(s.height for s in sheets)), "white")
+    for i, sheet in enumerate(sheets):
+        picture.paste(sheet, (0, sum(s.height for s in sheets[:i])))
+    return picture
 
 
 def views_sheet(

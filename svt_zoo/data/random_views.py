@@ -163,23 +163,6 @@ class ViewParams(NamedTuple):
         return ViewParams(*(value.to(device, non_blocking=True) for value in self))
 
 
-def identity_params(num: int = 1) -> ViewParams:
-    """Parameters that change nothing, for `num` views or frames: (num, ...) in every field."""
-    one, off = torch.ones(num), torch.zeros(num, dtype=torch.bool)
-    return ViewParams(
-        box=torch.zeros(num, 4, dtype=torch.int64),
-        flip=off,
-        brightness=one,
-        contrast=one,
-        saturation=one,
-        hue=torch.zeros(num),
-        order=torch.arange(4).repeat(num, 1),
-        gray=torch.zeros(num, dtype=torch.int64),
-        sigma=torch.zeros(num),
-        solarize=off,
-    )
-
-
 def draw_view(spec: ViewSpec, height: int, width: int, num_frames: int, rng: np.random.Generator) -> ViewParams:
     """Draw the parameters of one view of `num_frames` frames of `height` x `width` pixels."""
     frames_of_space = 1 if spec.consistent else num_frames

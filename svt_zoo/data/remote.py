@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
+from ..files import atomic
+
 _TIMEOUT = 30.0  # seconds without a byte
 
 
@@ -38,13 +40,11 @@ def local_path(path: str, *, cache_dir: str | os.PathLike[str] | None = None) ->
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f"{name}.lock"):
             if not target.exists():
-                part = folder / f"{name}.part"
                 try:
-                    _fetch(path, part)
+                    with atomic(target) as part:
+                        _fetch(path, part)
                 except Exception as error:  # every file system has errors of its own
-                    part.unlink(missing_ok=True)
                     raise OSError(f"{path} cannot be fetched: {type(error).__name__}: {error}") from error
-                part.replace(target)
     return str(target)
 
 

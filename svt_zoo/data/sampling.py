@@ -145,16 +145,6 @@ def svt_views_code(
     return [[first + i for i in view] for view in views]
 
 
-def svt_window_code(total: int, window: float, clip: int, num_clips: int) -> tuple[float, float]:
-    """First and last position of evaluation clip `clip` of `num_clips` as in SVT's code.
-
-    A single clip starts with the video, and the last of several ends before it does; `uniform_clip` does
-    better.
-    """
-    start = max(total - window, 0) * clip / num_clips
-    return start, start + window - 1
-
-
 def svt_indices_code(total: int, start: float, end: float, num_frames: int) -> list[int]:
     """Indices from `start` to `end` as in SVT's code: truncated, and beyond the video its last frame."""
     # The rounding of torch's float32 decides on which side of a whole number a position falls.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -119,19 +119,22 @@ class EvalTransform:
         return sampling.random_clips(total, self.num_frames, rng, window=window)[0]
 
     def __call__(self, frames: Frames, *, crop: int = 0, num_crops: int = 1) -> Tensor:
-        """Turn uint8 RGB frames (T, H, W, 3) into float32 (3, T, crop height, crop width).
+        """Turn uint8 RGB frames (T, H, W, 3) or (T, 3, H, W) into float32 (3, T, crop height, crop width).
 
-        `crop` of `num_crops` counts from the left (or the top); a single one is the centre.
+        `frames` is an array or a tensor. `crop` of `num_crops` counts from the left (or the top); a single one is the
+        center.
 
         Raises:
             ValueError: frames of another shape or type, or no such crop.
         """
         frames = torch.as_tensor(frames)
-        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != torch.uint8:
+        if frames.ndim != 4 or 3 not in (frames.shape[1], frames.shape[3]) or frames.dtype != torch.uint8:
             raise ValueError(
-                f"EvalTransform takes uint8 frames (T, H, W, 3), got {frames.dtype} {tuple(frames.shape)}; "
+                f"frames must be uint8 (T, H, W, 3) or (T, 3, H, W), got {frames.dtype} {tuple(frames.shape)}; "
                 "frames_at of an open video returns such"
             )
+        if frames.shape[3] != 3:
+            frames = frames.permute(0, 2, 3, 1)  # (T, H, W, 3)
         num_frames, height, width, _ = frames.shape
         size = short_side_size(height, width, self.resize_size)
         crop_h, crop_w = self.crop_size
@@ -144,8 +147,8 @@ class EvalTransform:
             clip[:, t] = image[0, :, top : top + crop_h, left : left + crop_w]
         if self.channel_order == "BGR":
             clip = clip.flip(0)
-        mean = torch.tensor(self.mean).view(3, 1, 1, 1)
-        std = torch.tensor(self.std).view(3, 1, 1, 1)
+        mean = torch.tensor(self.mean, device=clip.device).view(3, 1, 1, 1)
+        std = torch.tensor(self.std, device=clip.device).view(3, 1, 1, 1)
         return clip.div_(255).sub_(mean).div_(std)
 
     def __repr__(self) -> str:
@@ -162,38 +165,22 @@ class Box(NamedTuple):
     width: int
 
 
-class Draws(Protocol):
-    """What a source of random numbers must offer here; `numpy.random.Generator` does."""
-
-    def uniform(self, low: float, high: float, /) -> float:
-        """A number in [low, high)."""
-
-    def integers(self, high: int, /) -> Any:
-        """A whole number in [0, high)."""
-
-
 def random_area_box(
     height: int,
     width: int,
     area: Sequence[float],
     ratio: Sequence[float],
-    rng: Draws,
-    *,
-    log_ratio: bool = True,
-    tries: int = 10,
+    rng: np.random.Generator,
 ) -> Box:
     """Draw a box whose share of the frame is uniform in `area` and whose width / height lies in `ratio`.
 
-    The rejection loop of torchvision's RandomResizedCrop: the ratio is log-uniform (or uniform), the first of
-    `tries` that fits wins, then the largest centred box of an allowed ratio. (SVT's released loop never stops
-    at a fit, which enlarges the boxes of wide videos.)
+    The rejection loop of torchvision's RandomResizedCrop: the ratio is log-uniform, and the first of 10 draws
+    that fits is used. If none fits, the box is the largest centered box of an allowed ratio. (SVT's released
+    loop does not stop at a fit, which enlarges the boxes of wide videos.)
     """
-    for _ in range(tries):
+    for _ in range(10):
         pixels = height * width * rng.uniform(area[0], area[1])
-        if log_ratio:
-            aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        else:
-            aspect = rng.uniform(ratio[0], ratio[1])
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
         w, h = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
         if 0 < w <= width and 0 < h <= height:
             return Box(int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w)

@@ -8,7 +8,6 @@ from multiprocessing import parent_process
 import torch
 
 _MOST = 8  # by default; ten views of a video take a core a tenth of a second
-_STOP_SIGNALS = {signal.SIGTERM, signal.SIGUSR1}
 
 
 def number_of_workers(asked: int | None) -> int:
@@ -27,7 +26,7 @@ def start_worker(worker: int) -> None:
     not under forkserver, where the parent of a worker is the server.
     """
     if hasattr(signal, "sigwaitinfo"):  # Linux
-        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
         threading.Thread(target=_obey_parent, daemon=True).start()
     threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
@@ -37,7 +36,7 @@ def _obey_parent() -> None:
     """End when the parent terminates this worker; the same signal from anybody else is for the parent to answer."""
     parent = parent_process()
     while parent is not None:
-        info = signal.sigwaitinfo(_STOP_SIGNALS)
+        info = signal.sigwaitinfo({signal.SIGTERM, signal.SIGUSR1})
         if info.si_signo == signal.SIGTERM and info.si_pid == parent.pid:
             os._exit(0)
 

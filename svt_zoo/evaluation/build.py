@@ -57,6 +57,13 @@ class Evaluated(NamedTuple):
         return next(outcome for outcome in self.outcomes if outcome.protocol == protocol)
 
 
+def evaluate(recipe: KNNRecipe | LinearRecipe | MultiviewRecipe) -> list[Result]:
+    """The evaluation of a recipe's kind. Raises as `evaluate_knn`."""
+    if isinstance(recipe, KNNRecipe):
+        return evaluate_knn(recipe)
+    return evaluate_linear(recipe) if isinstance(recipe, LinearRecipe) else evaluate_classifier(recipe)
+
+
 def evaluate_knn(recipe: KNNRecipe) -> list[Result]:
     """Nearest neighbours as the recipe says: one result a number of neighbours (and split), and their files.
 

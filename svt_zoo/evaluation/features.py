@@ -23,9 +23,9 @@ from ..data.failures import Outcomes
 from ..data.lists import VideoList
 from ..data.loader import collate
 from ..data.workers import number_of_workers, start_worker
+from ..files import write_whole
 from ..models import Features, ZooModel
 from .prepare import prepare
-from .results import write_atomically
 from .views import describe_views, parse_views
 
 Pool = Literal["mean", "sum", "softmax", "max", "none"]
@@ -253,7 +253,7 @@ def _write(path: Path, parts: Sequence[_Part]) -> None:
         "features": torch.cat(features) if features else torch.empty(0, 0),
         "video_index": torch.cat([part.video_index for part in parts]),
     }
-    write_atomically(path, safetensors.torch.save(tensors, metadata={"failures": json.dumps(failures)}))
+    write_whole(path, safetensors.torch.save(tensors, metadata={"failures": json.dumps(failures)}))
 
 
 def claim(folder: Path, settings: dict[str, str]) -> None:
@@ -264,7 +264,7 @@ def claim(folder: Path, settings: dict[str, str]) -> None:
     """
     path = folder / "settings.json"
     if not path.exists():
-        write_atomically(path, json.dumps(settings, indent=2).encode())
+        write_whole(path, json.dumps(settings, indent=2).encode())
         return
     found = json.loads(path.read_text())
     different = [

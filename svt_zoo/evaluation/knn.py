@@ -87,7 +87,6 @@ def knn_scores(
     num_classes: int,
     ks: Sequence[int] = (10, 20, 100, 200),
     temperature: float = 0.07,
-    rank_voteless: bool = False,
     device: torch.device | str | None = None,
     query_chunk: int = 1024,
     bank_chunk: int = 16384,
@@ -103,8 +102,6 @@ def knn_scores(
         num_classes: K.
         ks: numbers of neighbours.
         temperature: of the votes.
-        rank_voteless: let classes without votes fill the further guesses in the order of their numbers, as the
-            evaluation code of DINO and SVT does.
         device, query_chunk, bank_chunk: as of `nearest`.
     """
     if len(bank) != len(bank_labels):
@@ -114,7 +111,7 @@ def knn_scores(
     for k in ks:
         first = Neighbours(widest.similarity[:, :k], widest.rows[:, :k])
         votes = vote(first, bank_labels, num_classes, temperature=temperature)
-        scores[k] = votes if rank_voteless else votes.masked_fill(votes == 0, float("-inf"))
+        scores[k] = votes.masked_fill(votes == 0, float("-inf"))
     return scores
 
 

@@ -50,7 +50,7 @@ def linear_probe(
     num_classes: int,
     lrs: Sequence[float] = (8e-3,),
     groups: Sequence[str | None] | None = None,
-    validation_share: float = 0.2,
+    validation_fraction: float = 0.2,
     epochs: int = 20,
     batch_size: int = 32,
     momentum: float = 0.9,
@@ -72,7 +72,7 @@ def linear_probe(
         num_classes: K.
         lrs: learning rates, not scaled by the batch size.
         groups: scene of each training video (`Row.group`), which the held-out part does not share with the rest.
-        validation_share: share of each class that is held out.
+        validation_fraction: share of each class that is held out.
         epochs, batch_size, momentum, weight_decay, seed, device: as of `train_heads`.
         standardize: bring each feature to mean 0 and deviation 1 first, by the training set's numbers (the BatchNorm
             before the probe of He et al., "Masked Autoencoders", 2022, appendix A.1); not in SVT's recipe.
@@ -94,7 +94,7 @@ def linear_probe(
     fit = functools.partial(fit, momentum=momentum, weight_decay=weight_decay, seed=seed, device=device)
     validation: dict[float, float] = {}
     if len(lrs) > 1:
-        held_out = hold_out(train_labels, validation_share, seed=seed, groups=groups)
+        held_out = hold_out(train_labels, validation_fraction, seed=seed, groups=groups)
         chosen = train[held_out].mean(dim=1) if train.ndim == 3 else train[held_out]  # (n, D)
         validation = top1_of(fit(train[~held_out], train_labels[~held_out]), chosen, train_labels[held_out])
     best = max(range(len(lrs)), key=lambda i: validation.get(lrs[i], 0.0))
@@ -191,7 +191,7 @@ def hold_out(
     if not bool(mask.any()):
         raise ValueError(
             f"no part of {len(labels)} videos in {len(members)} groups can be held out to choose a learning rate; "
-            "set linear.lrs to a single one, or a larger linear.validation_share"
+            "set linear.lrs to a single one, or a larger linear.validation_fraction"
         )
     return mask
 

@@ -163,7 +163,7 @@ def linear_protocol(
         views, pool: of an evaluation video, as of `extract`.
         seed: of the clips, the layer's start and the order.
         options: of `linear_probe`: `epochs`, `batch_size`, `momentum`, `weight_decay`, `standardize`,
-            `validation_share`.
+            `validation_fraction`.
 
     Raises:
         ValueError: `clips` is below 1, or as of `Extractor` and `linear_probe`.

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..files import write_whole
 from .start import device_name
 
 _log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def write_result(result: Result, folder: str | os.PathLike[str] = "results") -> 
     words = (result.name, result.protocol, result.dataset, result.split)
     path = Path(folder) / ("-".join(re.sub(r"[^\w.]+", "_", word).strip("_") for word in words if word) + ".json")
     text = json.dumps(asdict(result), indent=2, allow_nan=False, default=str)
-    write_atomically(path, f"{text}\n".encode())
+    write_whole(path, f"{text}\n".encode())
     return path
 
 
@@ -152,14 +153,6 @@ def write_predictions(
         writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))
     return path
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that at any instant either is whole or is not there; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
 
 
 def _commit() -> str:

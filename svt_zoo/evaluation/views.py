@@ -10,20 +10,28 @@ from torch import Tensor
 
 from ..data.datasets import EvalViews, Indices, Views, shared_frames
 from ..data.transforms import EvalTransform, crop_and_resize, random_short_side_box
-from ..data.video import Limits, open_video
+from ..video import Limits, open_video
 
 
-def load_views(path: str | Path, views: Views, *, limits: Limits | None = None) -> list[Tensor]:
+def load_views(
+    video: str | Path | Tensor, views: Views, *, limits: Limits | None = None, fps: float = 30.0
+) -> list[Tensor]:
     """The evaluation views of one video, each (3, T, H, W), of which every frame is decoded once.
 
-    `limits` are those of `open_video`.
+    Args:
+        video: a file, or uint8 frames (T, H, W, 3) or (T, 3, H, W) at `fps` frames per second.
+        views: the views to make.
+        limits: as of `open_video`.
+        fps: used for frames only; a file has its own.
 
     Raises:
         VideoReadError: the file cannot be read.
     """
     nothing_drawn = np.random.default_rng(0)
-    with open_video(path, limits=limits) as video:
-        frames, places = shared_frames(video, views.indices(video.num_frames, video.fps, nothing_drawn))
+    if isinstance(video, Tensor):
+        return views.make(video, views.indices(len(video), fps, nothing_drawn), nothing_drawn)[0]
+    with open_video(video, limits=limits) as opened:
+        frames, places = shared_frames(opened, views.indices(opened.num_frames, opened.fps, nothing_drawn))
     return views.make(frames, places, nothing_drawn)[0]
 
 

@@ -1,12 +1,12 @@
 """Is it the right file? Hashes, and the lock file that remembers what each source held when first seen."""
 
-import hashlib
 import json
 import logging
 from pathlib import Path
 
 from filelock import FileLock
 
+from .. import files
 from .sources import WeightsError, checkpoints_folder, one_line
 
 _log = logging.getLogger(__name__)
@@ -19,8 +19,7 @@ def sha256_of(path: Path) -> str:
         WeightsError: the file cannot be read.
     """
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return files.sha256_of(path)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({one_line(error)}); check its permissions") from error
 
@@ -88,9 +87,7 @@ def _record(source: str, digest: str, *, replace: bool) -> str:
             entries = recorded()
             if replace or source not in entries:
                 entries[source] = digest
-                part = path.with_name(f".{path.name}.part")
-                part.write_text(json.dumps(entries, indent=1, sort_keys=True) + "\n")
-                part.replace(path)
+                files.write_whole(path, f"{json.dumps(entries, indent=1, sort_keys=True)}\n".encode())
             return entries[source]
     except OSError as error:  # a cache that others keep for us, read-only: the file itself has been checked
         _log.warning("the sha256 of %s could not be recorded in %s: %s", source, path, one_line(error))

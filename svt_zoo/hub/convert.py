@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .convert_cpc import UNUSED as _CPC_UNUSED
@@ -155,19 +154,3 @@ def recognise(checkpoint: Mapping[str, Any]) -> str:
         "SVT, TimeSformer, Motionformer, X-ViT (the authors', TIME's, Hugging Face's), image ViT (DINO, timm), CPC "
         "and our own"
     )
-
-
-def resize_tables_flat(state: Mapping[str, Tensor], *, num_patches: int, num_frames: int) -> StateDict:
-    """Facebook TimeSformer's resize at load time, for parity only: nearest over the *flattened* grid, and time.
-
-    A grid stretched as one long row mixes its rows up; the zoo's own models keep their stored tables and
-    stretch them in two dimensions in `forward`.
-    """
-    resized = dict(state)
-    for key, length, first in (("pos_embed", num_patches, 1), ("time_embed", num_frames, 0)):
-        table = state[key]
-        if table.shape[1] - first != length:
-            body = table[:, first:].transpose(1, 2)  # (1, D, length before)
-            body = torch.nn.functional.interpolate(body, size=length, mode="nearest").transpose(1, 2)
-            resized[key] = torch.cat((table[:, :first], body), dim=1)
-    return resized

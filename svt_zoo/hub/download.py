@@ -8,12 +8,13 @@ the Hub's client does not notice a flipped byte.
 import errno
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -26,10 +27,13 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from .checksums import check, sha256_of
-from .sources import ByHand, HubFile, IoPath, Source, UrlFile, WeightsError, one_line, parse_source
+from .sources import OWN_FILE, ByHand, HubFile, IoPath, Source, UrlFile, WeightsError, one_line, parse_source
 from .web import disk_error, fetch_url
 
 __all__ = ["HubFile", "IoPath", "Source", "UrlFile", "WeightsError", "at_revision", "fetch", "parse_source"]
+
+
+_WAITS = (1.0, 2.0)  # seconds before each retry of a request to the Hub
 
 
 def fetch(
@@ -69,9 +73,7 @@ def fetch(
     if isinstance(source, IoPath):
         return _fetch_iopath(source, sha256)
     if isinstance(source, ByHand):
-        raise WeightsError(
-            f"{source}: no program can fetch this file; get it there by hand and pass weights=/path/to/file"
-        )
+        raise WeightsError(f"{source}: no program can fetch this file; get it there by hand and {OWN_FILE}")
     return _fetch_local(source, sha256)
 
 
@@ -91,6 +93,10 @@ def at_revision(source: Source, revision: str | None) -> Source:
 def _fetch_hub(file: HubFile, sha256: str | None, progress: bool, offline: bool) -> Path:
     """Path of `file` in the Hub client's cache."""
     try:
+        if not offline and not isinstance(
+            try_to_load_from_cache(file.repo, file.filename, revision=file.revision), str
+        ):
+            _reach_hub(file)
         with _hub_progress(progress):
             path = hf_hub_download(file.repo, file.filename, revision=file.revision, local_files_only=offline)
     except Exception as error:  # broad: versions of the client differ in HTTP library, hence in errors
@@ -105,6 +111,20 @@ def _fetch_hub(file: HubFile, sha256: str | None, progress: bool, offline: bool)
         )
     check(str(file), digest, sha256, blob)
     return Path(path)
+
+
+def _reach_hub(file: HubFile) -> None:
+    """Ask the Hub for `file`, with two retries; the client's own download would retry five times, up to 8 s apart."""
+    url = hf_hub_url(file.repo, file.filename, revision=file.revision)
+    for wait in (*_WAITS, None):
+        try:
+            get_hf_file_metadata(url)
+            return
+        except Exception as error:  # broad: versions of the client differ in HTTP library, hence in errors
+            refused = isinstance(error, HfHubHTTPError) and error.response.status_code < 500
+            if refused or isinstance(error, HFValidationError) or wait is None:
+                raise
+        time.sleep(wait)
 
 
 @contextmanager
@@ -135,7 +155,7 @@ def _hub_error(file: HubFile, error: Exception, offline: bool) -> WeightsError:
     if isinstance(error, HFValidationError):
         return WeightsError(f"{file}: no name that the Hub allows ({one_line(error)}); check the source")
     url = hf_hub_url(file.repo, file.filename, revision=file.revision)
-    by_hand = f"fetch {url} by hand and pass weights=/path/to/file"
+    by_hand = f"fetch {url} by hand and {OWN_FILE}"
     if isinstance(error, LocalEntryNotFoundError):
         if offline or constants.HF_HUB_OFFLINE:
             cause = f"not in the cache {constants.HF_HUB_CACHE}, and offline mode forbids requests"
@@ -150,7 +170,10 @@ def _hub_error(file: HubFile, error: Exception, offline: bool) -> WeightsError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
             cache = Path(constants.HF_HUB_CACHE)
             return disk_error(file, cache, error, needed=_hub_size(file), variable="HF_HOME")
-    return WeightsError(f"{file}: no network, or the connection broke ({one_line(error)}); {by_hand}")
+    return WeightsError(
+        f"{file}: no network, or the connection broke ({one_line(error)}); {by_hand}; "
+        "HF_HUB_OFFLINE=1 makes no requests"
+    )
 
 
 def _answer(file: HubFile, error: HfHubHTTPError, by_hand: str) -> str:
@@ -182,19 +205,15 @@ def _fetch_iopath(file: IoPath, sha256: str | None) -> Path:
     try:
         from iopath.common.file_io import g_pathmgr
     except ImportError as error:
-        raise WeightsError(
-            f"{file}: such paths need iopath; pip install iopath, or pass weights=/path/to/file"
-        ) from error
+        raise WeightsError(f"{file}: such paths need iopath; pip install iopath, or {OWN_FILE}") from error
     try:
         local = g_pathmgr.get_local_path(file.uri)
     except Exception as error:  # broad: a handler raises whatever its storage raises
-        raise WeightsError(
-            f"{file}: iopath could not fetch it ({one_line(error)}); pass weights=/path/to/file"
-        ) from error
+        raise WeightsError(f"{file}: iopath could not fetch it ({one_line(error)}); {OWN_FILE}") from error
     if local == file.uri:
         raise WeightsError(
             f"{file}: iopath has no handler for {file.uri.partition('://')[0]}://; register one with "
-            "iopath.common.file_io.g_pathmgr.register_handler, or pass weights=/path/to/file"
+            f"iopath.common.file_io.g_pathmgr.register_handler, or {OWN_FILE}"
         )
     path = Path(local)
     _require_file(file, path)

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,9 @@ from huggingface_hub import HfApi
 from safetensors.torch import save
 from torch import Tensor
 
-from ..models import ZooModel
+from ..files import write_whole
+from ..models import Classifier, ZooModel
+from ..models.base import check_labels
 from .checksums import sha256_of
 from .download import fetch
 from .loading import CONFIG_NAME, WEIGHTS_NAME, from_pretrained
@@ -57,21 +58,25 @@ def write_weights(path: Path, state: Mapping[str, Tensor], config: Mapping[str, 
     """Write one file in the zoo's own format, whole or not at all: safetensors that carries its `config`."""
     text = json.dumps(config, indent=2, sort_keys=True)
     metadata = {"format": "pt", "format_version": str(FORMAT_VERSION), "config": text}
-    unfinished = path.with_suffix(".tmp")
     # Not save_file, whose files nobody else may read.
-    unfinished.write_bytes(save({key: value.contiguous() for key, value in state.items()}, metadata=metadata))
-    os.replace(unfinished, path)
+    write_whole(path, save({key: value.contiguous() for key, value in state.items()}, metadata=metadata))
 
 
 def save_pretrained(model: ZooModel, folder: str | Path, *, repo: str = "ORG/NAME") -> Path:
     """Write `model.safetensors`, `config.json` and `README.md` (the model card) into `folder`; returns it.
 
     `repo` is the Hub repository that the card tells its readers to load from.
+
+    Raises:
+        ValueError: `folder` is a file, or the class names do not fit the classifier.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; save_pretrained writes a folder")
     config = config_of(model)
+    for key in ("categories", "labels"):
+        if isinstance(model, Classifier) and isinstance(config.get(key), list):
+            check_labels(config[key], model.num_classes)
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
     write_weights(folder / WEIGHTS_NAME, state, config)

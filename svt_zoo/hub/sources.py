@@ -5,8 +5,7 @@ import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
+OWN_FILE = "pass weights=/path/to/file (tools: --weights, recipes: init=)"  # the way out of every missing file
 _HUB_FORM = re.compile(r"([^/@]+/[^/@]+)/([^@]*[^/@])(?:@(.+))?")
 
 
@@ -108,6 +107,8 @@ def parse_source(text: str) -> Source:
 
 def checkpoints_folder() -> Path:
     """The folder of downloaded files: the one that torchvision and timm use, moved by TORCH_HOME."""
+    import torch  # here, because `import svt_zoo` lists the table's rows without torch
+
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 

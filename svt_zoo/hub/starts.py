@@ -51,8 +51,7 @@ def load_start(
         raise UnfitWeightsError(f"init={init}: {error}") from error
     except WeightsError as error:
         raise WeightsError(
-            f"init={init} cannot be had: {error}. Where there is no network, fetch the file elsewhere and give its "
-            "path, init=FILE; init=random starts from nothing, which is not the paper's recipe"
+            f"init={init} cannot be loaded: {error}; init=random trains from scratch, which is not the paper's recipe"
         ) from error
 
 

@@ -16,7 +16,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from .checksums import check, recorded, sha256_of
-from .sources import Source, UrlFile, WeightsError, one_line
+from .sources import OWN_FILE, Source, UrlFile, WeightsError, one_line
 
 _log = logging.getLogger(__name__)
 
@@ -134,9 +134,7 @@ def _open(file: UrlFile) -> http.client.HTTPResponse:
             raise _TransientError(f"the server answered HTTP {error.code}") from error
         if error.code in (401, 403):
             raise WeightsError(f"{file}: access denied (HTTP {error.code}); {_by_hand(file)}") from error
-        raise WeightsError(
-            f"{file}: no such file (HTTP {error.code}); check the address, or pass weights=/path/to/file"
-        ) from error
+        raise WeightsError(f"{file}: no such file (HTTP {error.code}); check the address, or {OWN_FILE}") from error
     except (OSError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise WeightsError(f"{file}: no network ({one_line(reason)}); {_by_hand(file)}") from error
@@ -160,9 +158,9 @@ def _check_origin(file: UrlFile, path: Path, digest: str) -> None:
         if sha256 == digest and other.startswith("http") and other.endswith(f"/{path.name}"):
             raise WeightsError(
                 f"{file}: {path} was downloaded from {other}; delete it, or fetch this one by hand under "
-                "another name and pass weights=/path/to/file"
+                f"another name and {OWN_FILE}"
             )
 
 
 def _by_hand(file: UrlFile) -> str:
-    return f"fetch {file.url} by hand and put it at {file.path}, or pass weights=/path/to/file"
+    return f"fetch {file.url} by hand and put it at {file.path}, or {OWN_FILE}"

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..models import list_models
 from .sources import ByHand, HubFile, UrlFile
 
 if TYPE_CHECKING:
@@ -127,6 +128,11 @@ def list_weights(pattern: str = "*") -> list[str]:
     return sorted(name for name in _table() if fnmatchcase(name, pattern))
 
 
+def weights_for(model: str) -> list[str]:
+    """Names of all rows whose architecture is `model`, sorted."""
+    return sorted(row.name for row in _table().values() if row.model == model)
+
+
 def get_weights(name: str) -> Weights:
     """The row named `name`.
 
@@ -135,6 +141,12 @@ def get_weights(name: str) -> Weights:
     """
     table = _table()
     if name not in table:
+        if name in list_models():
+            rows = weights_for(name)
+            raise ValueError(
+                f"{name!r} names an architecture, not weights; svt_zoo.create_model({name!r}) builds it with random "
+                f"weights" + (f", load_model takes its weights: {', '.join(rows)}" if rows else "")
+            )
         near = difflib.get_close_matches(name, table, n=3, cutoff=0.4)
         hint = f"did you mean {', '.join(near)}? list_weights() names all" if near else "list_weights() names all"
         raise ValueError(f"no weights are named {name!r}; {hint}")

@@ -3,10 +3,15 @@
 from functools import cache, lru_cache
 from pathlib import Path
 
+import numpy as np
+import torch
 from matplotlib import get_data_path
 from matplotlib.ft2font import FT2Font
-from PIL import ImageFont
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
+_FONT_SIZE, _MARGIN = 16, 8  # pixels
+_INK, _PAPER = 40, 255
 _FONT = Path("fonts", "ttf", "DejaVuSans.ttf")  # Latin, Greek, Cyrillic and more come with matplotlib
 
 
@@ -19,6 +24,21 @@ def drawable(text: str) -> str:
     """As `printable`, and letters that the font lacks become escapes, too."""
     letters = _letters()
     return "".join(letter if ord(letter) in letters else _escape(letter) for letter in printable(text))
+
+
+def caption(text: str, height: int, width: int) -> Tensor:
+    """Text in the middle of an empty picture, smaller if it has to fit: uint8 (height, width, 3)."""
+    text = "\n".join(map(drawable, text.split("\n")))
+    image = Image.new("L", (width, height), _PAPER)
+    size = min(_FONT_SIZE, _FONT_SIZE * (width - _MARGIN) / max(1, text_width(text)))
+    middle = (width // 2, height // 2)
+    ImageDraw.Draw(image).multiline_text(middle, text, fill=_INK, anchor="mm", align="center", font=font(size))
+    return torch.from_numpy(np.array(image)).unsqueeze(-1).repeat(1, 1, 3)
+
+
+def text_width(text: str) -> int:
+    """Pixels of the longest line."""
+    return max(round(font(_FONT_SIZE).getlength(drawable(line))) for line in text.split("\n"))
 
 
 @lru_cache(maxsize=32)

@@ -6,16 +6,17 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from ..files import atomic
 from ..models import Classifier, ZooModel
+from ..models.base import backbone_of
 
 _log = logging.getLogger(__name__)
 
@@ -55,8 +56,8 @@ def export_program(model: ZooModel, path: str | os.PathLike[str], format: Progra
         model: a backbone or a classifier; left as it is.
         path: the file to write: `.onnx` for "onnx", `.pt2` for the others.
         format: "torch_export" (`torch.export.load(path).module()`), "aotinductor" (compiled for this kind of machine;
-            needs a C++ compiler; `torch._inductor.aoti_load_package(path)`), or "onnx" (input `clip`; outputs `cls` and
-            `patches`, or `logits`).
+            needs a C++ compiler; `torch._inductor.aoti_load_package(path)`), or "onnx" (input `clip`, whose free
+            axes are named batch, frames, height, width; outputs `cls` and `patches`, or `logits`).
 
     Raises:
         ExportError: the network cannot be exported, its export gives other numbers, or a package is missing.
@@ -77,7 +78,7 @@ def export_program(model: ZooModel, path: str | os.PathLike[str], format: Progra
         if 2 in free and native[0] == 1:
             continue  # a program traced with one frame knows one frame only
         try:
-            with unfinished(path) as temporary, torch.no_grad():
+            with atomic(path) as temporary, torch.no_grad():
                 write(_trace(network, native, free), temporary, config, network.names)
                 shapes = _shapes(native, free, network.patch_size)
                 difference = max_difference(network, load(temporary), shapes)
@@ -108,20 +109,16 @@ class _Program(nn.Module):
         super().__init__()
         self.network = network
         self.names = ("logits",) if isinstance(network, Classifier) else ("cls", "patches")
-        self.patch_size = _backbone(network).patch_size
+        self.patch_size = backbone_of(network).patch_size
 
     def forward(self, clip: Tensor) -> tuple[Tensor, ...]:
         out = self.network(clip)
         return (out,) if isinstance(out, Tensor) else tuple(out)
 
 
-def _backbone(model: ZooModel) -> Any:
-    return model.backbone if isinstance(model, Classifier) else model
-
-
 def clip_shape(model: ZooModel) -> tuple[int, int, int]:
     """The clip (T, H, W) that a network was made for."""
-    backbone, clip = _backbone(model), model.meta.get("clip")
+    backbone, clip = backbone_of(model), model.meta.get("clip")
     if clip:
         return clip["num_frames"], clip["crop_size"], clip["crop_size"]
     size = (model.meta.get("model_kwargs") or {}).get("img_size", 224)
@@ -170,26 +167,6 @@ def max_difference(network: Run, program: Run, shapes: Sequence[Shape]) -> float
     return worst
 
 
-@contextmanager
-def unfinished(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it becomes `path` when the block ends well, and is removed otherwise."""
-    temporary = path.with_name(f".unfinished.{path.name}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove(temporary)
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        _remove(temporary)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def _write_torch(program: ExportedProgram, path: Path, config: str, names: Sequence[str]) -> None:
     torch.export.save(program, path, extra_files={CONFIG_KEY: config})
 
@@ -212,6 +189,9 @@ def _write_onnx(program: ExportedProgram, path: Path, config: str, names: Sequen
     written = torch.onnx.export(program, input_names=["clip"], output_names=list(names), optimize=False, verbose=False)
     if written is None:
         raise ExportError("torch.onnx wrote nothing")
+    if hasattr(written, "rename_axes"):  # older versions of torch leave names such as s77
+        sizes = written.model.graph.inputs[0].shape or ()
+        written.rename_axes({size: _DIMENSIONS[i] for i, size in enumerate(sizes) if not isinstance(size, int)})
     written.model.metadata_props[CONFIG_KEY] = config
     written.save(str(path), external_data=False)
 

@@ -1,4 +1,4 @@
-"""TimeSformer weights for other libraries: transformers' video model, timm's image model. Checked before they stay."""
+"""TimeSformer weights in the format of transformers, checked before they are kept."""
 
 import copy
 import json
@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..files import atomic
 from ..hub.convert import to_hf_timesformer
 from ..hub.loading import WEIGHTS_NAME
-from ..hub.state_dicts import from_classifier
 from ..models import Backbone, Classifier, ZooModel
+from ..models.base import backbone_of
 from ..models.timesformer import LAYER_NORM_EPS, JointTimeSformer, SpaceOnlyTimeSformer, TimeSformer
-from .export import Exported, ExportError, Run, Shape, clip_shape, max_difference, unfinished
+from .export import Exported, ExportError, Run, Shape, clip_shape, max_difference
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def export_transformers(model: ZooModel, folder: str | os.PathLike[str]) -> Expo
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists already; name a new folder")
-    network, backbone = _timesformer(model, "transformers")
+    network, backbone = _timesformer(model)
     frames, height, width = clip_shape(model)
     rows, columns = (side // backbone.patch_size for side in (height, width))
     if (frames, (rows, columns)) != (backbone.num_frames, backbone.grid_size) or rows != columns:
@@ -55,7 +56,7 @@ def export_transformers(model: ZooModel, folder: str | os.PathLike[str]) -> Expo
     state = to_hf_timesformer(network.state_dict())
     if isinstance(network, Backbone):
         state = {key.removeprefix("timesformer."): value for key, value in state.items()}
-    with unfinished(folder) as temporary:
+    with atomic(folder) as temporary:
         temporary.mkdir()
         (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         (temporary / "preprocessor_config.json").write_text(json.dumps(_preprocessor(model), indent=2) + "\n")
@@ -69,52 +70,14 @@ def export_transformers(model: ZooModel, folder: str | os.PathLike[str]) -> Expo
     return Exported(folder, ("batch",), difference, shapes)
 
 
-def export_timm(model: ZooModel, path: str | os.PathLike[str]) -> Exported:
-    """Write what a TimeSformer makes of one frame as an image ViT: `timm.create_model(..., checkpoint_path=path)`.
-
-    Positions in space and of the first frame become one table. Where temporal attention changes a single frame (in
-    any network whose `temporal_fc` has been trained), no image ViT is equal, and the export is refused.
-
-    Args:
-        model: a TimeSformer, backbone or classifier.
-        path: the `.safetensors` file to write.
-
-    Raises:
-        ExportError: not such a network, or it is not an image ViT at one frame.
-        ValueError: another suffix.
-    """
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise ValueError(f"{path}: a file of format timm ends in .safetensors")
-    network, backbone = _timesformer(model, "timm")
-    with torch.no_grad():
-        cls_position, patch_positions = backbone.positions(backbone.grid_size)
-        if not isinstance(backbone, SpaceOnlyTimeSformer):
-            patch_positions = patch_positions + backbone.times(1)  # (1, N, D)
-    state = from_classifier(network.state_dict())
-    state = {key: value for key, value in state.items() if "temporal_" not in key and key != "time_embed"}
-    state["pos_embed"] = torch.cat((cls_position, patch_positions), dim=1)  # (1, 1+N, D)
-    image = _image_network(network, backbone, state)
-    height, width = (side * backbone.patch_size for side in backbone.grid_size)
-    shapes: tuple[Shape, ...] = tuple((batch, 3, 1, height, width) for batch in (1, 2, 3))
-    with unfinished(path) as temporary:
-        _save(state, temporary)
-        try:
-            difference = max_difference(_first(network), _first(image), shapes)
-        except ExportError as error:
-            raise ExportError(
-                "timm has no equal image network: temporal attention changes single frames, too, once it is trained "
-                f"(without it one frame {error})"
-            ) from None
-    return Exported(path, ("batch",), difference, shapes)
-
-
-def _timesformer(model: ZooModel, format: str) -> tuple[ZooModel, TimeSformer]:
+def _timesformer(model: ZooModel) -> tuple[ZooModel, TimeSformer]:
     """A float32 copy of the network on the CPU, and its backbone."""
     network = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval()
-    backbone: Any = network.backbone if isinstance(network, Classifier) else network
+    backbone = backbone_of(network)
     if not isinstance(backbone, TimeSformer):
-        raise ExportError(f"{format} takes the TimeSformer family, not a {type(backbone).__name__}; export it as onnx")
+        raise ExportError(
+            f"transformers takes the TimeSformer family, not a {type(backbone).__name__}; export it as onnx"
+        )
     return network, backbone
 
 
@@ -171,27 +134,6 @@ def _preprocessor(model: ZooModel) -> dict[str, Any]:
         "image_mean": list(clip["mean"]),
         "image_std": list(clip["std"]),
     }
-
-
-def _image_network(network: ZooModel, backbone: TimeSformer, state: dict[str, Tensor]) -> nn.Module:
-    """The exported weights in a network that knows no time: at one frame, the ViT that timm builds."""
-    block: Any = backbone.blocks[0]
-    rows, columns = backbone.grid_size
-    image = SpaceOnlyTimeSformer(
-        img_size=(rows * backbone.patch_size, columns * backbone.patch_size),
-        patch_size=backbone.patch_size,
-        embed_dim=backbone.embed_dim,
-        depth=len(backbone.blocks),
-        num_heads=block.attn.num_heads,
-        mlp_ratio=block.mlp.fc1.out_features / backbone.embed_dim,
-        qkv_bias=block.attn.qkv.bias is not None,
-    )
-    image.load_state_dict({key: value for key, value in state.items() if not key.startswith("head.")}, strict=True)
-    if isinstance(network, Classifier):
-        classifier = Classifier(image, network.head.out_features)
-        classifier.head.load_state_dict(network.head.state_dict())
-        return classifier.eval()
-    return image.eval()
 
 
 def _save(state: dict[str, Tensor], path: Path) -> None:

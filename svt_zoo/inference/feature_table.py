@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.jobs import atomic
 from ..data.remote import is_url
-from ..evaluation.results import write_atomically
+from ..files import atomic, write_whole
 
 if TYPE_CHECKING:
     import pyarrow
@@ -71,7 +70,7 @@ def write_shard(path: Path, rows: Sequence[FeatureRow], schema: "pyarrow.Schema"
     import pyarrow.parquet
 
     kind = schema.field("embedding").type
-    dtype = kind.value_type.to_pandas_dtype()
+    dtype = np.dtype(f"f{kind.value_type.bit_width // 8}")  # `to_pandas_dtype` needs pandas with PyArrow 18 to 21
     empty = np.zeros(kind.list_size, dtype)
     values = np.concatenate([empty if row.embedding is None else row.embedding.astype(dtype) for row in rows])
     missing = pyarrow.array([row.embedding is None for row in rows])
@@ -84,7 +83,7 @@ def write_shard(path: Path, rows: Sequence[FeatureRow], schema: "pyarrow.Schema"
     ]
     sink = pyarrow.BufferOutputStream()
     pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns, schema=schema), sink)
-    write_atomically(path, sink.getvalue().to_pybytes())
+    write_whole(path, sink.getvalue().to_pybytes())
 
 
 def merge_shards(shards: Iterable[Path], output: Path, schema: "pyarrow.Schema") -> None:

@@ -7,9 +7,9 @@ from functools import partial
 from PIL import Image, ImageDraw
 
 from ..data.datasets import FrameReader, frame_range
-from ..data.limits import Limits, VideoReadError
 from ..data.lists import Row
 from ..data.sampling import uniform_clip
+from ..video import Limits, VideoReadError
 from .captions import drawable, font
 from .feature_table import FeatureTable
 from .search import Neighbour, frame_rate_of, open_query

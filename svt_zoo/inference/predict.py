@@ -1,42 +1,49 @@
-"""Videos in, features or labels out."""
+"""From videos to features (`embed`) or to classes (`predict`)."""
 
+import csv
 import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.datasets import Views
-from ..data.limits import Limits, VideoReadError
+from ..data.list_formats import find_videos
 from ..evaluation.prepare import DType, prepare
 from ..evaluation.views import load_views, parse_views
+from ..files import atomic
 from ..hub.download import fetch
 from ..hub.sources import WeightsError, parse_source
 from ..hub.weights import get_weights, list_weights
 from ..models import Classifier, Features, ZooModel
+from ..models.base import backbone_of, check_labels
+from ..video import Limits
 
 _log = logging.getLogger(__name__)
 
-_T = TypeVar("_T")
-Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+Video = str | os.PathLike[str] | Tensor | np.ndarray
+Videos = Video | Iterable[Video]
 
 
 class Prediction(NamedTuple):
-    """The likeliest classes of one video: names (numbers where no names are known) and probabilities, best first."""
+    """The likeliest classes of one video, best first: names (numbers where no names are known) and probabilities.
 
-    path: Path
+    `path` is None for a video that was given as frames or as a clip.
+    """
+
+    path: Path | None
     labels: list[str]
     scores: list[float]
 
 
 def embed(
-    paths: Paths,
+    videos: Videos,
     *,
     model: str | ZooModel = "svt_vitb_k400",
     dtype: DType = "auto",
@@ -45,160 +52,160 @@ def embed(
     batch_size: int = 4,
     progress: bool = True,
 ) -> Tensor:
-    """Turn videos into features, one row each: float32 (N, D) on the CPU, in the order of `paths`.
+    """Turn videos into features, one row each: float32 (N, D) on the CPU, in the order of `videos`.
 
     Args:
-        paths: one video file or several.
-        model: a name or address `load_model` takes, or a model (left as it is).
-        dtype: what the network computes in; "auto" is bfloat16 where that is faster on this machine, else float32.
+        videos: one of the following, or a list of them:
+            a video file; a folder, which stands for all videos below it, sorted by path;
+            uint8 frames (T, H, W, 3) or (T, 3, H, W), array or tensor, taken as a video of 30 frames per second, from
+            which clips are chosen as from a file (exactly `num_frames` frames are all used);
+            a float tensor (3, T, H, W) or (B, 3, T, H, W): clips that are normalized already, as
+            `model.transforms()` returns them; `views` does not apply to them.
+        model: a name or address that `load_model` takes, or a model (which is not changed).
+        dtype: the type to compute in; "auto" is bfloat16 where that is faster on this machine, else float32.
         device: by default the GPU if there is one.
-        views: of each video, whose features are averaged: crops x clips ("1x1" is the centre of the centre, "3x10" is
-            usual), or "slow-fast 3x1", which adds clips of more and smaller frames (SVT section 3.4).
-        batch_size: clips that go through the network at once.
-        progress: show a bar with the time left, on a terminal.
+        views: crops x clips per video, whose features are averaged: "1x1" is the center crop of the center clip,
+            "3x10" is usual; "slow-fast 3x1" adds clips of more and smaller frames (SVT section 3.4).
+        batch_size: clips per forward pass.
+        progress: show a progress bar, on a terminal.
 
     Raises:
-        VideoReadError: a file cannot be read; nothing is silently left out.
+        VideoReadError: a file cannot be read; no video is left out silently.
         WeightsError: the weights cannot be had.
+        ValueError: no video, or an array of another shape or type.
     """
-    options: dict[str, Any] = {"dtype": dtype, "device": device, "views": views, "batch_size": batch_size}
-    rows = [_sound(row) for row in embed_each(paths, model=model, progress=progress, **options)]
-    if not rows:
+    network, device, dtype = prepare(model, device, dtype)
+    items = _items(videos)
+    if not items:
         raise ValueError("embed needs at least one video, got none")
-    return torch.stack(rows)
+    outputs = _outputs(backbone_of(network), network, items, views, device, dtype, batch_size, progress, None)
+    return torch.stack([out.mean(dim=0) for out in outputs])
 
 
-def embed_each(
-    paths: Paths,
+def predict(
+    videos: Videos,
     *,
     model: str | ZooModel,
+    top: int = 5,
     dtype: DType = "auto",
     device: str | torch.device | None = None,
     views: str = "1x1",
     batch_size: int = 4,
-    progress: bool = False,
-) -> Iterator[Tensor | VideoReadError]:
-    """As `embed`, a feature (D,) at a time; of a video that cannot be read, the error in its place."""
-    network, device, dtype = prepare(model, device, dtype)
-    backbone = network.backbone if isinstance(network, Classifier) else network
-    chosen = parse_views(views, network.transforms())
-    for out in _outputs(backbone, chosen, _listed(paths), device, dtype, batch_size, progress):
-        yield out if isinstance(out, VideoReadError) else out.mean(dim=0)
-
-
-def predict(
-    paths: Paths,
-    *,
-    model: str | ZooModel,
-    labels: Sequence[str] | None = None,
-    top: int = 5,
-    dtype: DType = "auto",
-    device: str | torch.device | None = None,
-    views: str = "3x1",
-    batch_size: int = 4,
     progress: bool = True,
     limits: Limits | None = None,
 ) -> list[Prediction]:
-    """Classify videos: the `top` classes of each, probabilities averaged over its views.
+    """Classify videos: the `top` classes of each, with probabilities averaged over its views.
 
     Args:
-        model: a row of the weights table or a file with a classifier in it, or a `Classifier`.
-        labels: names of the classes in order; by default what the weights say.
-        top: how many classes to return.
-        paths, dtype, device, views, batch_size, progress: as of `embed`.
+        model: a row of the weights table or a file that has a classifier, or a `Classifier`, whose `set_labels` names
+            the classes.
+        top: number of classes to return.
+        videos, dtype, device, views, batch_size, progress: as of `embed`.
         limits: as of `open_video`.
 
     Raises:
-        ValueError: the model has no classifier, or another number of classes than `labels`.
+        ValueError: the model has no classifier, or class names that do not fit it.
         VideoReadError, WeightsError: as of `embed`.
     """
-    options: dict[str, Any] = {"dtype": dtype, "device": device, "views": views, "batch_size": batch_size}
-    each = predict_each(paths, model=model, labels=labels, top=top, progress=progress, limits=limits, **options)
-    return [_sound(prediction) for prediction in each]
-
-
-def predict_each(
-    paths: Paths,
-    *,
-    model: str | ZooModel,
-    labels: Sequence[str] | None = None,
-    top: int = 5,
-    dtype: DType = "auto",
-    device: str | torch.device | None = None,
-    views: str = "3x1",
-    batch_size: int = 4,
-    progress: bool = False,
-    limits: Limits | None = None,
-) -> Iterator[Prediction | VideoReadError]:
-    """As `predict`, a video at a time; of one that cannot be read, the error in its place."""
     if top < 1:
-        raise ValueError(f"top must be at least 1, got {top}")
+        raise ValueError(f"top must be >= 1, got {top}")
     if model in list_weights() and not get_weights(str(model)).num_classes:
-        raise ValueError(f"{model} has no classifier; embed() gives its features")  # said before it is downloaded
+        raise ValueError(f"{model} has no classifier; embed() gives its features")  # before it is downloaded
     network, device, dtype = prepare(model, device, dtype, num_classes=None)
     if not isinstance(network, Classifier):
         raise ValueError(f"{network.meta.get('weights', 'this model')} has no classifier; embed() gives its features")
-    num_classes = network.head.out_features
-    names = list(labels) if labels is not None else label_names(network)
-    if len(names) != num_classes:
-        raise ValueError(f"the classifier has {num_classes} classes, the list of labels {len(names)}")
-    files = _listed(paths)
-    chosen = parse_views(views, network.transforms())
-    outputs = _outputs(network, chosen, files, device, dtype, batch_size, progress, limits)
-    for path, logits in zip(files, outputs, strict=True):
-        if isinstance(logits, VideoReadError):
-            yield logits
-            continue
-        best = logits.softmax(dim=-1).mean(dim=0).topk(min(top, num_classes))
-        yield Prediction(path, [names[i] for i in best.indices.tolist()], best.values.tolist())
+    names, items = label_names(network), _items(videos)
+    predictions = []
+    outputs = _outputs(network, network, items, views, device, dtype, batch_size, progress, limits)
+    for item, logits in zip(items, outputs, strict=True):
+        best = logits.softmax(dim=-1).mean(dim=0).topk(min(top, len(names)))
+        path = item if isinstance(item, Path) else None
+        predictions.append(Prediction(path, [names[i] for i in best.indices.tolist()], best.values.tolist()))
+    return predictions
 
 
-def _sound(result: _T | VideoReadError) -> _T:
-    if isinstance(result, VideoReadError):
-        raise result
-    return result
+def write_features(target: Path, paths: Sequence[str], features: Tensor) -> None:
+    """Write features (N, D) as .npy, or as .csv with the paths in the first column."""
+    with atomic(target) as part:
+        if target.suffix == ".npy":
+            with part.open("wb") as file:
+                np.save(file, features.numpy())
+            return
+        with part.open("w", encoding="utf-8", newline="") as text:
+            writer = csv.writer(text)
+            writer.writerow(["video", *range(features.shape[1])])
+            writer.writerows([path, *row] for path, row in zip(paths, features.tolist(), strict=True))
 
 
 def label_names(model: Classifier) -> list[str]:
-    """Names of a classifier's classes: from its config, else from the weights' repository, else their numbers."""
-    meta = model.meta
-    if meta.get("categories"):
-        return list(meta["categories"])
-    if meta.get("labels"):
+    """Names of a classifier's classes: those of `set_labels`, else from the weights' repository, else their numbers.
+
+    Raises:
+        ValueError: `meta` holds names that do not fit the classifier.
+    """
+    names = model.meta.get("categories") or model.meta.get("labels")
+    if isinstance(names, str):  # the address of a file that has them
         try:
-            config = json.loads(fetch(parse_source(meta["labels"]), progress=False).read_text())
-            return [config["id2label"][str(i)] for i in range(model.head.out_features)]
+            config = json.loads(fetch(parse_source(names), progress=False).read_text())
+            return [config["id2label"][str(i)] for i in range(model.num_classes)]
         except (WeightsError, KeyError, ValueError) as error:
-            _log.warning("no label names, numbers instead: %s: %s", meta["labels"], error)
-    return [str(i) for i in range(model.head.out_features)]
+            _log.warning("no class names, numbers instead: %s: %s", names, error)
+    elif names:
+        return check_labels(names, model.num_classes)
+    return [str(i) for i in range(model.num_classes)]
 
 
-def _listed(paths: Paths) -> list[Path]:
-    if isinstance(paths, str | os.PathLike):
-        return [Path(paths)]
-    return [Path(path) for path in paths]
+def _items(videos: Videos) -> list[Path | Tensor]:
+    """Every video by itself: a file, frames uint8 (T, H, W, 3) or (T, 3, H, W), or a clip (3, T, H, W)."""
+    if isinstance(videos, str | os.PathLike):
+        path = Path(videos)
+        if not path.is_dir():
+            return [path]
+        found = [path / name for name in find_videos(str(path))]
+        if not found:
+            raise ValueError(f"{path}: no video in this folder")
+        return list(found)
+    if not isinstance(videos, Tensor | np.ndarray):
+        return [item for video in videos for item in _items(video)]
+    tensor = torch.as_tensor(videos)
+    shape = tuple(tensor.shape)
+    if tensor.dtype == torch.uint8:
+        fits = tensor.ndim in (4, 5) and 3 in (shape[-1], shape[-3])
+    else:
+        fits = tensor.is_floating_point() and tensor.ndim in (4, 5) and shape[-4] == 3
+    if not fits:
+        raise ValueError(
+            "a video must be uint8 frames (T, H, W, 3) or (T, 3, H, W), or a normalized float clip (3, T, H, W) or "
+            f"(B, 3, T, H, W), got {tensor.dtype} {shape}"
+        )
+    return [tensor] if tensor.ndim == 4 else list(tensor)
 
 
 def _outputs(
     network: ZooModel,
-    views: Views,
-    paths: Sequence[Path],
+    described: ZooModel,
+    items: Sequence[Path | Tensor],
+    views: str,
     device: torch.device,
     dtype: torch.dtype,
     batch_size: int,
     progress: bool,
-    limits: Limits | None = None,
-) -> Iterator[Tensor | VideoReadError]:
-    """What the network says of all views of each video: (V, D) or (V, K), float32 on the CPU."""
+    limits: Limits | None,
+) -> Iterator[Tensor]:
+    """What the network outputs for all views of each item: (V, D) or (V, K), float32 on the CPU.
+
+    `described` has the clip specification.
+    """
     if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    many = len(paths) > 1
-    for path in tqdm(paths, unit="video", disable=None if progress and many else True):
-        try:
-            loaded = load_views(path, views, limits=limits)
-        except VideoReadError as error:
-            yield error
-            continue
+        raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+    are_clips = all(isinstance(item, Tensor) and item.is_floating_point() for item in items)
+    chosen = None if are_clips else parse_views(views, described.transforms())
+    for item in tqdm(items, unit="video", disable=None if progress and len(items) > 1 else True):
+        if isinstance(item, Tensor) and item.is_floating_point():
+            loaded = [item]
+        else:
+            assert chosen is not None
+            loaded = load_views(item, chosen, limits=limits)
         parts = []
         with torch.inference_mode():
             for _, same in groupby(loaded, key=lambda view: view.shape):

@@ -21,15 +21,16 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..data.datasets import FrameReader, open_row
-from ..data.frames import is_image
-from ..data.jobs import atomic, fingerprint
-from ..data.limits import Limits, VideoReadError
+from ..data.jobs import fingerprint
 from ..data.lists import Row, VideoList
 from ..data.transforms import EvalTransform
 from ..evaluation.features import weights_sha256
 from ..evaluation.prepare import choose_dtype, prepare
 from ..evaluation.views import parse_views
+from ..files import atomic
 from ..models import Classifier, ZooModel
+from ..video import Limits, VideoReadError
+from ..video.frames import is_image
 from .clips import ClipReader
 from .compute import Compute
 from .feature_table import FeatureRow, FeatureTable

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..data.limits import Limits, VideoReadError
-from ..data.video import open_video
 from ..hub.loading import load_model
 from ..models import Classifier, ZooModel
+from ..models.base import backbone_of
 from ..models.timesformer import TimeSformer
+from ..video import Limits, VideoReadError, open_video
 from .feature_table import FeatureTable
 from .neighbours import neighbour_sheet
 from .predict import predict
@@ -68,7 +68,7 @@ class Answerer:
         self.limits = limits
         self.top = top
         self.classifies = isinstance(model, Classifier)
-        self.has_attention = isinstance(model.backbone if isinstance(model, Classifier) else model, TimeSformer)
+        self.has_attention = isinstance(backbone_of(model), TimeSformer)
         if not (self.classifies or self.has_attention or table):
             raise ValueError("this model has neither a classifier nor attention maps; give a table of its features")
         if table is not None:

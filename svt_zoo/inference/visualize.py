@@ -7,6 +7,7 @@ The pieces work alone too: `attention_maps`, `unnormalise`, `overlay`, `contact_
 """
 
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -18,27 +19,28 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib import colormaps
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor, nn
 
-from ..data.limits import Limits
 from ..data.transforms import EvalTransform
-from ..data.video import open_video
 from ..hub import entrypoints
 from ..hub.loading import load_model
 from ..hub.weights import list_weights
-from ..models import Classifier, ZooModel
+from ..models import ZooModel
 from ..models.attention import attention_rollout, class_attention
+from ..models.base import backbone_of
 from ..models.timesformer import TimeSformer
-from .captions import drawable, font
+from ..video import Limits, open_video
+from .captions import caption, text_width
 
 _log = logging.getLogger(__name__)
 
 Method = Literal["last", "rollout"]
 _METHODS = {"last": class_attention, "rollout": attention_rollout}
 _GAP = 8  # pixels between and around pictures
-_FONT_SIZE, _LINE = 16, 24  # pixels: of letters, of a line with its space
-_INK, _PAPER = 40, 255
+_LINE = 24  # pixels: height of a line of text
+_BAR = 24  # pixels: width of a color bar
+_PAPER = 255
 
 
 def attention_maps(model: nn.Module, clip: Tensor, *, method: Method = "last") -> Tensor:
@@ -50,7 +52,7 @@ def attention_maps(model: nn.Module, clip: Tensor, *, method: Method = "last") -
     Raises:
         ValueError: not a TimeSformer (or its classifier), in training mode, or without the attention asked for.
     """
-    network = _backbone(model)
+    network = backbone_of(model)
     if method not in _METHODS:
         raise ValueError(f"method must be one of {', '.join(_METHODS)}, got {method!r}")
     if not isinstance(network, TimeSformer):
@@ -76,9 +78,14 @@ def scale_maps(maps: Tensor) -> Tensor:
     0 is the 1st percentile of the clip and 1 the 99th: a few extreme patches do not hide the others. The range is at
     least the median, so that an even map stays flat instead of showing its noise.
     """
-    maps = maps.float()
-    low, median, high = np.percentile(maps.numpy(), (1, 50, 99)).tolist()
-    return ((maps - low) / max(high - low, median, 1e-12)).clamp(0, 1)
+    low, high = _value_range(maps)
+    return ((maps.float() - low) / (high - low)).clamp(0, 1)
+
+
+def _value_range(maps: Tensor) -> tuple[float, float]:
+    """The attention that `scale_maps` maps to 0 and to 1."""
+    low, median, high = np.percentile(maps.float().numpy(), (1, 50, 99)).tolist()
+    return low, low + max(high - low, median, 1e-12)
 
 
 def overlay(frames: Tensor, maps: Tensor) -> Tensor:
@@ -88,16 +95,43 @@ def overlay(frames: Tensor, maps: Tensor) -> Tensor:
     """
     size = frames.shape[1:3]
     heat = F.interpolate(scale_maps(maps).unsqueeze(1), size=size, mode="bicubic").clamp(0, 1)[:, 0]  # (T, H, W)
-    palette = torch.from_numpy(colormaps["inferno"](np.arange(256), bytes=True)[:, :3])  # (256, 3)
-    colours = palette[(heat * 255).round().long()]  # (T, H, W, 3)
     grey = frames.float().mean(dim=-1, keepdim=True)  # (T, H, W, 1): the frame's own colours would mix with the map's
-    return (0.5 * grey + 0.6 * colours).round().clamp(0, 255).to(torch.uint8)
+    return _paint(grey, heat)
+
+
+def _paint(grey: Tensor, heat: Tensor) -> Tensor:
+    """Gray levels (..., 1) in the colors of heat (...) in [0, 1]: uint8 (..., 3)."""
+    palette = torch.from_numpy(colormaps["inferno"](np.arange(256), bytes=True)[:, :3])  # (256, 3)
+    colors = palette[(heat * 255).round().long()]  # (..., 3)
+    return (0.5 * grey + 0.6 * colors).round().clamp(0, 255).to(torch.uint8)
+
+
+def color_bar(maps: Tensor, height: int) -> Tensor:
+    """The scale of `overlay`'s colors for these maps, on mid-gray, with numbers: uint8 (height, width, 3).
+
+    The numbers are the attention of the class token to one patch, in percent. In a frame too small for them they are
+    cut off.
+    """
+    line = min(_LINE, height // 4)
+    heat = torch.linspace(1, 0, height - 2 * line).unsqueeze(1).expand(-1, _BAR)  # highest attention at the top
+    percent = [100 * value for value in _value_range(maps)]
+    decimals = max(0, 1 - math.floor(math.log10(percent[1])))  # two digits of the highest
+    low, high = (caption(f"{value:.{decimals}f} %", line, 4 * _BAR) for value in percent)
+    bar = F.pad(_paint(torch.full((*heat.shape, 1), 128.0), heat), (0, 0, 0, 3 * _BAR), value=_PAPER)
+    words = [caption(word, _LINE, 3 * _BAR) for word in ("highest", "attention", "lowest")]
+    space = (len(bar) - 3 * _LINE) // 2
+    if space >= 0:
+        for word, top in zip(words, (0, _LINE + space, len(bar) - _LINE), strict=True):
+            bar[top : top + _LINE, _BAR:] = word
+    return torch.cat((high, bar, low))
 
 
 def contact_sheet(
     frames: Tensor, rows: Mapping[str, Tensor], *, seconds: Sequence[float] | None = None, num_columns: int = 4
 ) -> Image.Image:
     """One picture of a clip: a row with `num_columns` uniform frames, below it a row for each model's attention.
+
+    Each model has a scale of its own, at the right.
 
     Args:
         frames: uint8 (T, H, W, 3).
@@ -108,13 +142,14 @@ def contact_sheet(
     num_columns = min(num_columns, num_frames)
     columns = [(2 * i + 1) * num_frames // (2 * num_columns) for i in range(num_columns)]  # centres of equal parts
     pictures = _pictures(frames, rows)
-    label_width = max(_text_width(label) for label in pictures) + 2 * _GAP
+    label_width = max(text_width(label) for label in pictures) + 2 * _GAP
     lines = []
     if seconds is not None:
-        times = [_caption(f"{seconds[column]:.1f} s", _LINE, width) for column in columns]
-        lines.append([_caption("", _LINE, label_width), *times])
+        times = [caption(f"{seconds[column]:.1f} s", _LINE, width) for column in columns]
+        lines.append([caption("", _LINE, label_width), *times, caption("", _LINE, 4 * _BAR)])
     for label, picture in pictures.items():
-        lines.append([_caption(label, height, label_width), *(picture[column] for column in columns)])
+        scale = color_bar(rows[label], height) if label in rows else caption("", height, 4 * _BAR)
+        lines.append([caption(label, height, label_width), *(picture[column] for column in columns), scale])
     sheet = _join([_join(line, dim=1) for line in lines], dim=0)
     return Image.fromarray(F.pad(sheet, (0, 0, _GAP, _GAP, _GAP, _GAP), value=_PAPER).numpy())
 
@@ -125,7 +160,7 @@ def side_by_side(frames: Tensor, rows: Mapping[str, Tensor]) -> Tensor:
     height = _LINE * max(label.count("\n") + 1 for label in rows)
     panels = []
     for label, picture in _pictures(frames, rows).items():
-        title = _caption(label, height, width).expand(num_frames, -1, -1, -1)
+        title = caption(label, height, width).expand(num_frames, -1, -1, -1)
         panels.append(torch.cat((title, picture), dim=1))
     return F.pad(_join(panels, dim=2), (0, 0, _GAP, _GAP, 0, _GAP), value=_PAPER)
 
@@ -236,17 +271,13 @@ def visualize_attention(
         clip = clips[label].unsqueeze(0).to(next(model.parameters()))  # (1, 3, T, H, W)
         maps[label] = attention_maps(model, clip, method=method)[0].float().cpu()  # (T, rows, columns)
     frames = unnormalise(next(iter(clips.values())), transform)
-    patch = _backbone(first).patch_size
+    patch = backbone_of(first).patch_size
     covered = [side - side % patch for side in frames.shape[1:3]]  # what no patch covers was not seen
     frames = frames[:, : covered[0], : covered[1]]
     mp4.parent.mkdir(parents=True, exist_ok=True)
     write_video(mp4, side_by_side(frames, maps), fps=len(frames) / duration)
     contact_sheet(frames, maps, seconds=seconds).save(png)
     return mp4, png
-
-
-def _backbone(model: nn.Module) -> Any:
-    return model.backbone if isinstance(model, Classifier) else model
 
 
 def _transform(model: ZooModel, like: ZooModel) -> EvalTransform:
@@ -257,20 +288,6 @@ def _transform(model: ZooModel, like: ZooModel) -> EvalTransform:
 
 def _pictures(frames: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {"frames": frames} | {label: overlay(frames, maps) for label, maps in rows.items()}
-
-
-def _caption(text: str, height: int, width: int) -> Tensor:
-    """Text in the middle of an empty picture, smaller if it has to fit: uint8 (height, width, 3)."""
-    text = "\n".join(map(drawable, text.split("\n")))
-    image = Image.new("L", (width, height), _PAPER)
-    size = min(_FONT_SIZE, _FONT_SIZE * (width - _GAP) / max(1, _text_width(text)))
-    middle = (width // 2, height // 2)
-    ImageDraw.Draw(image).multiline_text(middle, text, fill=_INK, anchor="mm", align="center", font=font(size))
-    return torch.from_numpy(np.array(image)).unsqueeze(-1).repeat(1, 1, 3)
-
-
-def _text_width(text: str) -> int:
-    return max(round(font(_FONT_SIZE).getlength(drawable(line))) for line in text.split("\n"))
 
 
 def _join(pictures: Sequence[Tensor], dim: int) -> Tensor:

@@ -5,8 +5,8 @@ Ranasinghe et al., "Self-supervised Video Transformer" (CVPR 2022), section 3.2,
 """
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Iterable, Sequence
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -246,26 +246,6 @@ def effective_rank(features: Tensor) -> Tensor:
     gram = centred @ centred.mT  # (..., B, B): the covariance's eigenvalues, in a matrix of the batch's size
     trace = gram.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
     return trace.square() / gram.square().sum(dim=(-2, -1)).clamp(min=torch.finfo(gram.dtype).tiny)
-
-
-def to_original(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The state dict of an `SVT` in the layout of the released code's checkpoints."""
-    parts = {name: _part(state, name) for name in ("student", "teacher")}
-    return {**parts, "dino_loss": {"center": state["center"]}}
-
-
-def from_original(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """A training checkpoint of the released code as the state dict of an `SVT`; `module.` of its DDP is taken off."""
-    state = {
-        f"{name}.{key.removeprefix('module.')}": value
-        for name in ("student", "teacher")
-        for key, value in checkpoint[name].items()
-    }
-    return {**state, "center": checkpoint["dino_loss"]["center"]}
-
-
-def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
 
 
 def _check_correspondences(correspondences: Sequence[str]) -> None:

@@ -80,6 +80,12 @@ def find_builder(name: str) -> Callable[..., Backbone]:
         ValueError: no such model; the message names the nearest ones.
     """
     if name not in _BUILDERS:
+        from ..hub.weights import list_weights  # here, because the hub imports the models
+
+        if name in list_weights():
+            raise ValueError(
+                f"{name!r} names trained weights, not an architecture; load them by svt_zoo.load_model({name!r})"
+            )
         near = difflib.get_close_matches(name, _BUILDERS, n=3, cutoff=0.4)
         hint = f"did you mean {', '.join(near)}? list_models() names all" if near else "list_models() names all"
         raise ValueError(f"no model is named {name!r}; {hint}")
@@ -87,7 +93,7 @@ def find_builder(name: str) -> Callable[..., Backbone]:
 
 
 def create_model(name: str, *, num_classes: int = 0, **options: Any) -> ZooModel:
-    """Build a registered model with fresh, random weights (`load_model` builds one with trained weights).
+    """Build a registered model with random weights, in eval mode (`load_model` builds one with trained weights).
 
     Args:
         name: one of `list_models()`.
@@ -96,13 +102,30 @@ def create_model(name: str, *, num_classes: int = 0, **options: Any) -> ZooModel
 
     Raises:
         ValueError: no such model; the message names the nearest ones.
-        TypeError: the builder returned something that is no `Backbone`.
+        TypeError: the builder returned something that is not a `Backbone`.
     """
+    if options.pop("pretrained", False):
+        raise ValueError(
+            f"create_model builds random weights; load trained ones by svt_zoo.load_model(NAME), {_weights_of(name)}"
+        )
+    if options.pop("features_only", False):
+        raise ValueError(
+            "create_model has no features_only; "
+            "create_model(name).forward_intermediates(clip, indices) returns the features of blocks"
+        )
     backbone = find_builder(name)(**options)
     if not isinstance(backbone, Backbone):
         raise TypeError(f"the builder of {name!r} returned a {type(backbone).__name__}; wrap it in a svt_zoo.Backbone")
     backbone.meta = {"model": name, "model_kwargs": options, "num_classes": 0}
-    return Classifier(backbone, num_classes) if num_classes else backbone
+    return (Classifier(backbone, num_classes) if num_classes else backbone).eval()
+
+
+def _weights_of(name: str) -> str:
+    """Which names of weights belong to the architecture `name`, in words."""
+    from ..hub.weights import weights_for  # here, because the hub imports the models
+
+    rows = weights_for(name)
+    return f"NAME being one of {', '.join(rows)}" if rows else f"{name!r} has none; list_weights() names all"
 
 
 def create_empty(name: str, **options: Any) -> Backbone:

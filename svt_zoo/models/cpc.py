@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .base import Backbone
 from .conv_gru import ConvGRU
-from .layers import Attention, Features
+from .layers import Attention, Features, check_clip
 from .resnet import STRIDE, BasicBlock, Bottleneck, FrameResNet
 
 Pool = Literal["tokens", "context"]
@@ -88,6 +88,7 @@ class CPCNetwork(Backbone):
         positions: add sinusoids of time, row and column to the tokens; without, only the order of the GRU and the
             edges of the maps tell places and times apart.
         pool: what `Features.cls` is: the mean of all "tokens", or of the ConvGRU's last state ("context").
+        grad_checkpointing: recompute the transformer's blocks (not the ResNet) in the backward pass, to save memory.
         final_bn: normalise `cls` by `BatchNorm1d`, with a dropout of a half behind it, as the original's classifier.
     """
 
@@ -109,12 +110,14 @@ class CPCNetwork(Backbone):
         positions: bool = False,
         pool: Pool = "tokens",
         final_bn: bool = False,
+        grad_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if pool not in ("tokens", "context"):
             raise ValueError(f'pool must be "tokens" or "context", got {pool!r}')
         self.embed_dim, self.num_frames, self.img_size, self.patch_size = embed_dim, num_frames, img_size, STRIDE
         self.relu, self.positions, self.pool = relu, positions, pool
+        self.grad_checkpointing = grad_checkpointing
         heads = max(1, embed_dim // 64) if num_heads is None else num_heads
         self.resnet = FrameResNet(block, depths, embed_dim)
         self.blocks = nn.ModuleList(TokenBlock(embed_dim, heads, mlp_dim, dropout) for _ in range(depth))
@@ -131,13 +134,12 @@ class CPCNetwork(Backbone):
                 nn.init.zeros_(module.bias)
 
     def grid(self, clip: Tensor) -> tuple[int, int]:
-        """Rows and columns of places in a frame of clip (B, 3, T, H, W).
+        """Rows and columns of the map of one frame of clip (B, 3, T, H, W).
 
         Raises:
-            ValueError: not a clip.
+            ValueError: not such a clip.
         """
-        if clip.ndim != 5 or clip.shape[1] != 3 or min(clip.shape) < 1:
-            raise ValueError(f"a clip must be (B, C=3, T, H, W), got shape {tuple(clip.shape)}")
+        check_clip(clip, min_size=1)
         return (clip.shape[3] + STRIDE - 1) // STRIDE, (clip.shape[4] + STRIDE - 1) // STRIDE
 
     def frame_features(self, clip: Tensor) -> Tensor:
@@ -147,19 +149,31 @@ class CPCNetwork(Backbone):
         maps = self.resnet(clip.transpose(1, 2).flatten(0, 1))  # (B*T, D, h, w): every frame an image
         return maps.flatten(2).transpose(1, 2).unflatten(0, (batch, -1))  # (B, T, N, D)
 
-    def tokens(self, frames: Tensor, grid: tuple[int, int], *, causal: bool = False) -> Tensor:
-        """The transformer behind `frame_features` (B, T, N, D), of the same shape; `causal` looks at no later frame."""
-        _, num_frames, places, dim = frames.shape
+    def embed_clip(self, clip: Tensor) -> tuple[Tensor, None]:
+        """The transformer's input (B, T*N, D) for clip (B, 3, T, H, W); no mask, so all frames attend to each other."""
+        return self._enter(self.frame_features(clip), self.grid(clip)), None
+
+    def _enter(self, frames: Tensor, grid: tuple[int, int]) -> Tensor:
         x = F.relu(frames) if self.relu else frames
         if self.positions:
-            x = x + space_time_sinusoids(num_frames, grid, dim, x.device).to(x.dtype)
-        x = x.flatten(1, 2)  # (B, T*N, D): frame by frame
+            x = x + space_time_sinusoids(frames.shape[1], grid, frames.shape[3], x.device).to(x.dtype)
+        return x.flatten(1, 2)  # (B, T*N, D): frame by frame
+
+    def split(self, x: Tensor, clip: Tensor, *, norm: bool) -> Features:
+        """The patches of x (B, T*N, D), and their mean as class feature."""
+        patches = (self.norm(x) if norm else x).unflatten(1, (clip.shape[2], -1))  # (B, T, N, D)
+        return Features(patches.mean(dim=(1, 2)), patches)
+
+    def tokens(self, frames: Tensor, grid: tuple[int, int], *, causal: bool = False) -> Tensor:
+        """The transformer on `frame_features` (B, T, N, D), of the same shape; `causal` attends to no later frame."""
+        num_frames, places = frames.shape[1:3]
+        x = self._enter(frames, grid)
         mask = None
         if causal:
             frame = torch.arange(num_frames, device=x.device).repeat_interleave(places)  # (T*N,)
             mask = frame[:, None] >= frame[None, :]
         for block in self.blocks:
-            x = block(x, mask)
+            x = self.run_block(block, x, mask)
         return self.norm(x).unflatten(1, (num_frames, places))  # (B, T, N, D)
 
     def forward(self, clip: Tensor) -> Features:

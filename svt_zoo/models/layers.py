@@ -87,6 +87,33 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
+def check_clip(clip: Tensor, *, min_size: int, channels: int = 3) -> None:
+    """Check that `clip` is (B, C, T, H, W), floating-point, with frames of at least `min_size` x `min_size` pixels.
+
+    Raises:
+        ValueError: it is not; the message names the right layout or type.
+    """
+    shape = tuple(clip.shape)
+    if clip.ndim != 5 or clip.shape[1] != channels:
+        way_out = ""
+        if clip.ndim == 4 and clip.shape[0] == channels:
+            way_out = "; add the batch dimension: clip.unsqueeze(0)"
+        elif clip.ndim == 5 and clip.shape[2] == channels:
+            way_out = "; this looks like (B, T, C, H, W): clip.transpose(1, 2)"
+        elif clip.ndim in (4, 5) and clip.shape[-1] == channels:
+            way_out = "; frames (T, H, W, C) become a clip by model.transforms()(frames).unsqueeze(0)"
+        raise ValueError(f"a clip must be (B, C={channels}, T, H, W), got shape {shape}{way_out}")
+    if not clip.is_floating_point():
+        raise ValueError(
+            f"a clip must be floating-point and normalized, got {clip.dtype}; model.transforms()(frames) makes one "
+            "from uint8 frames (T, H, W, 3)"
+        )
+    if clip.shape[2] < 1 or clip.shape[3] < min_size or clip.shape[4] < min_size:
+        raise ValueError(
+            f"a clip must have at least 1 frame of {min_size} x {min_size} pixels, got (T, H, W) = {shape[2:]}"
+        )
+
+
 class PatchEmbed(nn.Module):
     """Cut every frame into square patches and embed each: (B, C, T, H, W) -> (B, T, N, D).
 
@@ -102,16 +129,10 @@ class PatchEmbed(nn.Module):
         """Rows and columns of patches in a frame of clip (B, C, T, H, W).
 
         Raises:
-            ValueError: the clip is not 5-D with the right number of channels, or smaller than a patch.
+            ValueError: not such a clip, or one smaller than a patch.
         """
-        channels, patch = self.proj.in_channels, self.patch_size
-        if clip.ndim != 5 or clip.shape[1] != channels:
-            raise ValueError(f"a clip must be (B, C={channels}, T, H, W), got shape {tuple(clip.shape)}")
-        if clip.shape[2] < 1 or clip.shape[3] < patch or clip.shape[4] < patch:
-            raise ValueError(
-                f"a clip needs at least one frame and one patch of {patch} x {patch} pixels, "
-                f"got (T, H, W) = {tuple(clip.shape[2:])}"
-            )
+        patch = self.patch_size
+        check_clip(clip, min_size=patch, channels=self.proj.in_channels)
         return clip.shape[3] // patch, clip.shape[4] // patch
 
     def forward(self, clip: Tensor) -> Tensor:

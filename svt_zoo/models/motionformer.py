@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from .base import Backbone
 from .layers import Features, Interpolation, Mlp, PatchEmbed, drop_path, grid_of, init_weights, resize_grid, resize_time
@@ -92,7 +91,8 @@ class Motionformer(Backbone):
             class token in both, unlike TimeSformer's).
         tubelet_frames: frames of a token; 1 makes 2-D patches.
         positions: "separate" tables for space and time, or a "joint" one.
-        use_original_code, folded, approximation, num_landmarks: see `TrajectoryAttention`.
+        use_original_code, approximation, num_landmarks: see `TrajectoryAttention`.
+        folded: has no effect; files written by earlier versions contain it.
         pre_logits: end with a linear layer and tanh on every token.
         pos_mode, time_mode: how the tables are stretched over space and over time.
         grad_checkpointing: recompute each block in the backward pass, to save memory.
@@ -118,7 +118,7 @@ class Motionformer(Backbone):
         tubelet_frames: int = 1,
         positions: Positions = "separate",
         use_original_code: bool = True,
-        folded: bool = False,
+        folded: bool = True,
         approximation: Approximation | None = None,
         num_landmarks: int = 128,
         pre_logits: bool = True,
@@ -141,7 +141,6 @@ class Motionformer(Backbone):
         trajectory = partial(
             TrajectoryAttention,
             use_original_code=use_original_code,
-            folded=folded,
             approximation=approximation,
             num_landmarks=num_landmarks,
         )
@@ -187,22 +186,25 @@ class Motionformer(Backbone):
         table = resize_time(table.flatten(1).unsqueeze(0), num_times, self.time_mode)  # (1, T', N*D)
         return self.st_embed[:, :1], table.unflatten(2, (-1, self.embed_dim))
 
-    def forward(self, clip: Tensor) -> Features:
-        """Features of clip (B, 3, T, H, W), H and W in pixels; class feature and patches behind `pre_logits`."""
+    def embed_clip(self, clip: Tensor) -> tuple[Tensor, int]:
+        """Tokens (B, 1 + T'*N, D) of clip (B, 3, T, H, W), time-major after the class token, and T'."""
         embed: PatchEmbed = self.patch_embed_3d if self.tubelet_frames > 1 else self.patch_embed
         grid = embed.grid(clip)
         patches = embed(clip)  # (B, T', N, D)
         batch, num_times = patches.shape[:2]
         cls_position, patch_positions = self.positions(num_times, grid)
         cls = (self.cls_token + cls_position).expand(batch, -1, -1)  # (B, 1, D)
-        x = torch.cat((cls, (patches + patch_positions).flatten(1, 2)), dim=1)  # (B, 1+T'*N, D): time-major
-        for block in self.blocks:
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, num_times, use_reentrant=False)
-            else:
-                x = block(x, num_times)
-        x = self.pre_logits(self.norm(x))
-        return Features(x[:, 0], x[:, 1:].unflatten(1, (num_times, -1)))
+        return torch.cat((cls, (patches + patch_positions).flatten(1, 2)), dim=1), num_times
+
+    def split(self, x: Tensor, clip: Tensor, *, norm: bool) -> Features:
+        """Class token and patches of x (B, 1 + T'*N, D)."""
+        x = self.norm(x) if norm else x
+        return Features(x[:, 0], x[:, 1:].unflatten(1, (clip.shape[2] // self.tubelet_frames, -1)))
+
+    def forward(self, clip: Tensor) -> Features:
+        """Features of clip (B, 3, T, H, W), H and W in pixels; class feature and patches after `pre_logits`."""
+        cls, patches = super().forward(clip)
+        return Features(self.pre_logits(cls), self.pre_logits(patches))
 
 
 def _check(attention: str, positions: str, num_frames: int, tubelet_frames: int) -> None:

@@ -4,11 +4,10 @@ Bertasius et al., "Is Space-Time Attention All You Need for Video Understanding?
 Ranasinghe et al., "Self-supervised Video Transformer" (CVPR 2022), section 3.1 for the dynamic position tables.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from .base import Backbone
 from .layers import (
@@ -85,9 +84,7 @@ class TimeSformer(Backbone):
     """A vision transformer over the patches of a clip: (B, 3, T, H, W) -> `Features`.
 
     The position tables keep the size they were trained with and are stretched to the clip in `forward`, so any T
-    and any H, W that hold a patch work. `table="per_view"` stretches the stored tables straight to each clip;
-    `"shared_max"` first to `max_frames` and `max_img_size`, from which every clip then takes its part (SVT section
-    3.2.3: one table at the highest resolution that all views share). Released weights need `"nearest"`.
+    and any H, W that hold a patch work. Released weights need `"nearest"`.
 
     Args:
         img_size: pixels the stored grid stands for, an int or (H, W).
@@ -95,6 +92,7 @@ class TimeSformer(Backbone):
         drop_path_rate: stochastic depth of the last block; the others grow linearly from 0.
         pos_mode, time_mode: how the tables are stretched over space ("nearest", "nearest-exact", "linear", "cubic")
             and over time (the same without "cubic").
+        table: has no effect; files written by earlier versions may contain it.
         grad_checkpointing: recompute each block in the backward pass, to save memory.
     """
 
@@ -114,20 +112,16 @@ class TimeSformer(Backbone):
         drop_path_rate: float = 0.1,
         pos_mode: Interpolation = "nearest",
         time_mode: Interpolation = "nearest",
-        table: Literal["per_view", "shared_max"] = "per_view",
-        max_frames: int = 16,
-        max_img_size: int | tuple[int, int] | None = None,
+        table: str = "per_view",
         grad_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if table not in ("per_view", "shared_max"):
-            raise ValueError(f'table must be "per_view" or "shared_max", got {table!r}')
+        if table != "per_view":
+            raise ValueError(f"table={table!r} was removed: tables are stretched to each clip; delete this option")
         self.embed_dim, self.num_frames, self.patch_size = embed_dim, num_frames, patch_size
-        self.pos_mode, self.time_mode, self.table = pos_mode, time_mode, table
+        self.pos_mode, self.time_mode = pos_mode, time_mode
         self.grad_checkpointing = grad_checkpointing
         self.grid_size = grid_of(img_size, patch_size)
-        self.max_frames = max_frames
-        self.max_grid = grid_of(img_size if max_img_size is None else max_img_size, patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid_size[0] * self.grid_size[1], embed_dim))
         self._add_time_table()
@@ -151,36 +145,25 @@ class TimeSformer(Backbone):
 
     def positions(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Positions of the class token (1, 1, D) and of a frame's patches (1, N, D), for a grid (rows, columns)."""
-        old, table = self.grid_size, self.pos_embed[:, 1:]
-        if self.table == "shared_max":
-            table, old = resize_grid(table, old, self.max_grid, self.pos_mode), self.max_grid
-        return self.pos_embed[:, :1], resize_grid(table, old, grid, self.pos_mode)
+        return self.pos_embed[:, :1], resize_grid(self.pos_embed[:, 1:], self.grid_size, grid, self.pos_mode)
 
     def times(self, num_frames: int) -> Tensor:
         """Positions in time of `num_frames` frames, (1, T, D)."""
-        table: Tensor = self.time_embed
-        if self.table == "shared_max":
-            table = resize_time(table, self.max_frames, self.time_mode)
-        return resize_time(table, num_frames, self.time_mode)
+        return resize_time(self.time_embed, num_frames, self.time_mode)
 
-    def forward(self, clip: Tensor) -> Features:
-        """Features of clip (B, 3, T, H, W), H and W in pixels; class feature and patches after the final norm."""
+    def embed_clip(self, clip: Tensor) -> tuple[Tensor, int]:
+        """Tokens (B, 1 + T*N, D) of clip (B, 3, T, H, W), time-major after the class token, and T."""
         grid = self.patch_embed.grid(clip)
         num_frames = clip.shape[2]
         cls_position, patch_positions = self.positions(grid)
         patches = self.patch_embed(clip) + patch_positions.unsqueeze(1) + self.times(num_frames).unsqueeze(2)
         cls = (self.cls_token + cls_position).expand(clip.shape[0], -1, -1)  # (B, 1, D)
-        x = torch.cat((cls, patches.flatten(1, 2)), dim=1)  # (B, 1+T*N, D): time-major
-        x = self.norm(self._encode(x, num_frames))
-        return Features(x[:, 0], x[:, 1:].unflatten(1, (num_frames, -1)))
+        return torch.cat((cls, patches.flatten(1, 2)), dim=1), num_frames  # (B, 1+T*N, D)
 
-    def _encode(self, x: Tensor, num_frames: int) -> Tensor:
-        for block in self.blocks:
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, num_frames, use_reentrant=False)
-            else:
-                x = block(x, num_frames)
-        return x
+    def split(self, x: Tensor, clip: Tensor, *, norm: bool) -> Features:
+        """Class token and patches of x (B, 1 + T*N, D)."""
+        x = self.norm(x) if norm else x
+        return Features(x[:, 0], x[:, 1:].unflatten(1, (clip.shape[2], -1)))
 
 
 class JointTimeSformer(TimeSformer):
@@ -197,15 +180,19 @@ class SpaceOnlyTimeSformer(TimeSformer):
     def _add_time_table(self) -> None:
         pass
 
-    def forward(self, clip: Tensor) -> Features:
-        """Features of clip (B, 3, T, H, W): class tokens averaged over frames, then normalised; patches per frame."""
+    def embed_clip(self, clip: Tensor) -> tuple[Tensor, int]:
+        """Tokens (B*T, 1 + N, D): every frame is a sequence of its own."""
         grid = self.patch_embed.grid(clip)
-        batch, num_frames = clip.shape[0], clip.shape[2]
         cls_position, patch_positions = self.positions(grid)
         patches = self.patch_embed(clip).flatten(0, 1) + patch_positions  # (B*T, N, D)
-        cls = (self.cls_token + cls_position).expand(batch * num_frames, -1, -1)  # (B*T, 1, D)
-        x = self._encode(torch.cat((cls, patches), dim=1), 1).unflatten(0, (batch, num_frames))  # (B, T, 1+N, D)
-        return Features(self.norm(x[:, :, 0].mean(dim=1)), self.norm(x[:, :, 1:]))
+        cls = (self.cls_token + cls_position).expand(patches.shape[0], -1, -1)  # (B*T, 1, D)
+        return torch.cat((cls, patches), dim=1), 1
+
+    def split(self, x: Tensor, clip: Tensor, *, norm: bool) -> Features:
+        """The class tokens of x (B*T, 1 + N, D), averaged over frames before the norm, and the patches."""
+        x = x.unflatten(0, (clip.shape[0], clip.shape[2]))  # (B, T, 1+N, D)
+        cls, patches = x[:, :, 0].mean(dim=1), x[:, :, 1:]
+        return Features(self.norm(cls), self.norm(patches)) if norm else Features(cls, patches)
 
 
 _ATTENTION: dict[str, type[TimeSformer]] = {

@@ -74,8 +74,6 @@ class TrajectoryAttention(PatchAttention):
     Args:
         use_original_code: the last sum takes xt itself, as the released weights need; False takes its projected value,
             as the paper writes. With True half of `proj_kv` has no say and gets no gradient.
-        folded: apply the projection of keys (and values) to the T*N queries (and sums) instead of to T*T*N trajectory
-            points: the same function but for rounding, at 45 % fewer multiply-adds in a ViT-B on 8 frames.
         approximation: how the space step is approximated by `num_landmarks` landmarks (section 3.2); None is exact.
     """
 
@@ -86,7 +84,6 @@ class TrajectoryAttention(PatchAttention):
         qkv_bias: bool = True,
         *,
         use_original_code: bool = True,
-        folded: bool = False,
         approximation: Approximation | None = None,
         num_landmarks: int = 128,
     ) -> None:
@@ -94,7 +91,7 @@ class TrajectoryAttention(PatchAttention):
         if approximation is not None and approximation not in get_args(Approximation):
             allowed = ", ".join(get_args(Approximation))
             raise ValueError(f"approximation must be None or one of {allowed}, got {approximation!r}")
-        self.use_original_code, self.folded = use_original_code, folded
+        self.use_original_code = use_original_code
         self.approximation, self.num_landmarks = approximation, num_landmarks
         if approximation == "performer":  # the same for every network, so no state dict holds it
             self.projection = orthogonal_projection(_FEATURES, embed_dim // num_heads)
@@ -141,19 +138,14 @@ class TrajectoryAttention(PatchAttention):
         num_frames = trajectories.shape[1]
         own = trajectories[:, :, :, first : first + num_frames].diagonal(dim1=1, dim2=3)  # (B, N, D, F)
         queries = self._heads(self.proj_q(own.permute(0, 3, 1, 2)).flatten(0, 2))  # (B*F*N, h, d)
-        attend_points = self._attend_folded if self.folded else self._attend_points
-        return attend_points(queries, trajectories.flatten(0, 2)).unflatten(0, trajectories.shape[:3])
+        return self._attend_points(queries, trajectories.flatten(0, 2)).unflatten(0, trajectories.shape[:3])
 
     def _attend_points(self, queries: Tensor, points: Tensor) -> Tensor:
-        """Queries (R, h, d) of R trajectories attend to their points (R, T, D): (R, D)."""
-        keys, values = self.proj_kv(points).chunk(2, dim=-1)  # each (R, T, D)
-        if self.use_original_code:
-            values = points
-        k, v = (self._heads(y).transpose(1, 2) for y in (keys, values))  # each (R, h, T, d)
-        return attend(queries.unsqueeze(2), k, v).flatten(1)
+        """Queries (R, h, d) of R trajectories attend to their points (R, T, D): (R, D).
 
-    def _attend_folded(self, queries: Tensor, points: Tensor) -> Tensor:
-        """As `_attend_points`, by q . (W p + b) = (W^T q) . p + q . b, and likewise for values."""
+        The paper projects all R*T points to keys and values. Here the projection is applied to the R queries and sums:
+        q . (W p + b) = (W^T q) . p + q . b. The result is the same but for rounding.
+        """
         heads = (2, self.num_heads, -1)
         (w_k, w_v), (b_k, b_v) = self.proj_kv.weight.unflatten(0, heads), self.proj_kv.bias.unflatten(0, heads)
         queries = queries * queries.shape[-1] ** -0.5
@@ -165,6 +157,15 @@ class TrajectoryAttention(PatchAttention):
             return (weights.unsqueeze(2) @ self._heads(points).transpose(1, 2)).flatten(1)
         sums = (weights @ points).transpose(0, 1) @ w_v.transpose(1, 2)  # (h, R, d)
         return (sums.transpose(0, 1) + b_v).flatten(1)
+
+    def published_cost(self, num_frames: int, num_patches: int) -> int:
+        """Multiply-adds that the paper's form of the time step takes beyond `_attend_points`, for one clip (T, N)."""
+        dim = self.proj_q.in_features
+        scores = num_frames * dim  # of one query, with one head's share of the channels
+        paper = num_frames * 2 * dim * dim + 2 * scores
+        ours = dim * dim + self.num_heads * scores
+        ours += scores if self.use_original_code else self.num_heads * scores + dim * dim
+        return num_frames * num_patches * (paper - ours)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1))  # (..., h, d)

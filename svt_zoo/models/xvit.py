@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from .base import Backbone
 from .layers import Attention, Features, Interpolation, PatchEmbed, grid_of, init_weights, resize_grid, resize_time
@@ -66,7 +65,7 @@ class FrameBlock(JointBlock):
 
 
 class FrameEncoder(nn.Module):
-    """A vision transformer on frames: clip (B, 3, T, H, W) -> tokens (B, T, 1+N, D), each frame's class token first."""
+    """The vision transformer on frames: patch embedding, position tables, blocks and final norm."""
 
     def __init__(
         self,
@@ -77,11 +76,9 @@ class FrameEncoder(nn.Module):
         blocks: Iterable[FrameBlock],
         temporal_table: TemporalTable,
         pos_mode: Interpolation,
-        grad_checkpointing: bool,
     ) -> None:
         super().__init__()
         self.grid_size, self.temporal_table, self.pos_mode = grid_size, temporal_table, pos_mode
-        self.grad_checkpointing = grad_checkpointing
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid_size[0] * grid_size[1], embed_dim))
         self.temp_embed = nn.Parameter(torch.zeros(1, num_frames, 1, embed_dim))
@@ -104,19 +101,13 @@ class FrameEncoder(nn.Module):
             return table[:, torch.arange(num_frames, device=table.device) % table.shape[1]]
         return resize_time(table.squeeze(2), num_frames, "nearest").unsqueeze(2)
 
-    def forward(self, clip: Tensor) -> Tensor:
-        """Tokens (B, T, 1+N, D) of all frames behind the final norm."""
+    def embed_clip(self, clip: Tensor) -> Tensor:
+        """Tokens (B, T, 1+N, D) of all frames, before the first block."""
         grid = self.patch_embed.grid(clip)
         patches = self.patch_embed(clip) + resize_grid(self.pos_embed[:, 1:], self.grid_size, grid, self.pos_mode)
         cls = self.cls_token + self.pos_embed[:, :1]  # (1, 1, D)
         cls = cls.expand(*patches.shape[:2], -1, -1)  # (B, T, 1, D)
-        x = torch.cat((cls, patches), dim=2) + self.times(clip.shape[2])  # (B, T, 1+N, D)
-        for block in self.blocks:
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, clip.shape[2], use_reentrant=False)
-            else:
-                x = block(x, clip.shape[2])
-        return self.norm(x)
+        return torch.cat((cls, patches), dim=2) + self.times(clip.shape[2])  # (B, T, 1+N, D)
 
 
 class Consensus(nn.Module):
@@ -212,9 +203,8 @@ class XViT(Backbone):
             for i, rate in enumerate(rates)
         )
         grid = grid_of(img_size, patch_size)
-        self.base_model = FrameEncoder(
-            embed_dim, patch_size, grid, num_frames, blocks, temporal_table, pos_mode, grad_checkpointing
-        )
+        self.base_model = FrameEncoder(embed_dim, patch_size, grid, num_frames, blocks, temporal_table, pos_mode)
+        self.grad_checkpointing = grad_checkpointing
         self.frame_dropout = nn.Dropout(frame_dropout)
         self.consensus = Consensus(
             embed_dim, consensus_depth, num_heads, mlp_ratio, consensus_dim or embed_dim, dropout
@@ -225,9 +215,26 @@ class XViT(Backbone):
         """Width of the class feature."""
         return self.consensus.out_dim
 
+    @property
+    def blocks(self) -> nn.ModuleList:  # type: ignore[override]  # the state dict keeps the original's names
+        """The blocks of the frame encoder."""
+        return self.base_model.blocks
+
+    def embed_clip(self, clip: Tensor) -> tuple[Tensor, int]:
+        """Tokens (B, T, 1 + N, D) of clip (B, 3, T, H, W), each frame's class token first, and T."""
+        return self.base_model.embed_clip(clip), clip.shape[2]
+
+    def split(self, x: Tensor, clip: Tensor, *, norm: bool) -> Features:
+        """The frames' class tokens, averaged over time, and the patches of x (B, T, 1 + N, D)."""
+        x = self.base_model.norm(x) if norm else x
+        return Features(x[:, :, 0].mean(dim=1), x[:, :, 1:])
+
     def forward(self, clip: Tensor) -> Features:
-        """Features of clip (B, 3, T, H, W), H and W in pixels."""
-        x = self.base_model(clip)  # (B, T, 1+N, D)
+        """Features of clip (B, 3, T, H, W), H and W in pixels; the class feature is the consensus over frames."""
+        x, num_frames = self.embed_clip(clip)
+        for block in self.blocks:
+            x = self.run_block(block, x, num_frames)
+        x = self.base_model.norm(x)  # (B, T, 1+N, D)
         return Features(self.consensus(self.frame_dropout(x[:, :, 0])), x[:, :, 1:])
 
 

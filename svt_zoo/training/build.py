@@ -52,7 +52,7 @@ def pretrain(recipe: PretrainRecipe) -> bool:
             rank=distributed.rank(),
             world_size=distributed.world_size(),
             pin_memory=device.type == "cuda",
-            max_failure_share=recipe.data.max_failure_share,
+            max_failure_fraction=recipe.data.max_failure_fraction,
             output_dir=output,
         )
         seed_all(recipe.run.seed)  # the same weights in every process

@@ -1,6 +1,5 @@
 """Checkpoints that survive a kill at any instant: whole or absent, checked by a hash, never the only one."""
 
-import hashlib
 import logging
 import os
 import pickle
@@ -11,7 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..config import differences
+from ..config import ConfigError, current_names, differences, was_removed
+from ..files import sha256_of
 
 _log = logging.getLogger(__name__)
 
@@ -28,8 +28,9 @@ HARMLESS = (
     "data.val",
     "data.num_workers",
     "data.batch_size",
-    "data.max_failure_share",
+    "data.max_failure_fraction",
     "data.allow_overlap",
+    "model.options.folded",  # no longer has an effect
     "model.options.grad_checkpointing",
     "optim.accumulation",
     "run.compile",
@@ -69,7 +70,7 @@ def save_checkpoint(folder: Path, step: int, payload: Mapping[str, Any]) -> Path
         torch.save({"format": FORMAT_VERSION, "step": step, **payload}, file)
         file.flush()
         os.fsync(file.fileno())
-    path = folder / f"step_{step:09d}-{_digest(unfinished)}.pt"
+    path = folder / f"step_{step:09d}-{sha256_of(unfinished)[:16]}.pt"
     os.replace(unfinished, path)
     sync_folder(folder)
     for old in checkpoints(folder)[KEEP:]:
@@ -117,7 +118,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not named step_NUMBER-HASH.pt, so its hash cannot be checked")
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; run.output must be a folder that all processes share")
-    digest = _digest(path)
+    digest = sha256_of(path)[:16]
     if digest != name[2]:
         raise CheckpointError(f"{path} is damaged: its hash is {digest}")
     try:
@@ -135,11 +136,16 @@ def check_same_run(path: Path, saved: Mapping[str, Any], recipe: Mapping[str, An
     Raises:
         CheckpointError: names the keys that differ, with both values.
     """
-    told = {
-        key: f"{key} (was {_at(saved, key)!r}, is {_at(recipe, key)!r})"
-        for key in differences(saved, recipe)
-        if key not in HARMLESS
-    }
+    saved = current_names(saved)
+    try:
+        changed = [
+            key
+            for key in differences(saved, recipe)
+            if key not in HARMLESS and not was_removed(key, _at(saved, key.rpartition(".")[0]), str(path))
+        ]
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+    told = {key: f"{key} (was {_at(saved, key)!r}, is {_at(recipe, key)!r})" for key in changed}
     if refused := [text for key, text in told.items() if not (rescue and key in RESCUE)]:
         raise CheckpointError(
             f"{path} was written by another recipe: {', '.join(refused)}; undo these changes, or set "
@@ -166,8 +172,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

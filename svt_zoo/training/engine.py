@@ -128,7 +128,7 @@ class Trainer:
         Raises:
             CheckpointError: there are checkpoints, but none to go on from.
             NonFiniteLoss: in all processes at once.
-            TooManyFailures: more videos cannot be read than `data.max_failure_share` allows.
+            TooManyFailures: more videos cannot be read than `data.max_failure_fraction` allows.
         """
         self.method.train()
         seed_all(self.run.seed, rank())

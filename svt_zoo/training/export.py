@@ -32,7 +32,7 @@ def story_of(
     clip: Mapping[str, Any] | None,
     name: str = "",
 ) -> dict[str, Any]:
-    """The `meta` of a network that is trained from `start`: its own story, with the licence of its start.
+    """The `meta` of a network that is trained from `start`: its own history, and the license of the initial weights.
 
     No path of this machine is in it, because the file may be published.
 

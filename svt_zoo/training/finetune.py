@@ -31,7 +31,7 @@ from .temporal import build_flow, build_terms
 
 _log = logging.getLogger(__name__)
 
-_NOT_TRAINING = ("repeat", "report")  # sections that may change without another run
+_NOT_TRAINING = ("kind", "repeat", "report")  # may change without another run
 
 
 def finetune(recipe: FinetuneRecipe) -> list[Result] | None:
@@ -135,13 +135,13 @@ def build_finetune_loader(
         flow=build_flow(recipe.temporal, backbone.patch_size),
     )
     return build_loader(
-        VideoDataset(train, views, train=True, seed=recipe.run.seed, backend=recipe.data.backend),
+        VideoDataset(train, views, train=True, seed=recipe.run.seed),
         batch_size=recipe.data.batch_size,
         num_workers=recipe.data.num_workers,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
         pin_memory=device.type == "cuda",
-        max_failure_share=recipe.data.max_failure_share,
+        max_failure_fraction=recipe.data.max_failure_fraction,
         output_dir=recipe.run.output,
     )
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 
@@ -130,9 +131,14 @@ def clip_gradients(
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return torch.zeros(())
-    norms = torch.stack(torch._foreach_norm(gradients))
+    norms = torch.stack([_whole(norm) for norm in torch._foreach_norm(gradients)])
     total = torch.linalg.vector_norm(norms)
     limited = total.expand_as(norms) if mode == "global" else norms
     if max_norm is not None:
         torch._foreach_mul_(gradients, list((max_norm / (limited + 1e-6)).clamp(max=1.0).unbind()))
     return total
+
+
+def _whole(norm: Tensor) -> Tensor:
+    """The norm over all shards. FSDP's own tensors cannot `unbind` in torch 2.9."""
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm

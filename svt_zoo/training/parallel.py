@@ -69,7 +69,11 @@ def load_whole(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def load_whole_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Load a whole optimiser state; its tensors are spread as the parameters they belong to."""
+    """Load a whole optimizer state; its tensors are split as the parameters they belong to.
+
+    `set_optimizer_state_dict` of torch takes a step with a learning rate of 0 first. Parameters that have not been
+    trained yet (SVT's frozen last layer) then have a state, and a resumed run differs from the straight one.
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     per_parameter = {
         index: {name: spread_like(value, parameters[index]) for name, value in entries.items()}

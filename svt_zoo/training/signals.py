@@ -14,7 +14,7 @@ ASKED_TO_STOP = 75  # exit status of a run that saved itself and wants to be sta
 class StopRequest:
     """While it is entered, SIGTERM and SIGUSR1 set `asked` and do nothing else."""
 
-    signals = (signal.SIGTERM, signal.SIGUSR1)
+    signals = tuple(signal.Signals[name] for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))  # not on Windows
 
     def __init__(self) -> None:
         self.asked = False

@@ -21,16 +21,14 @@ def build_terms(temporal: TemporalConfig, backbone: Backbone) -> TemporalTerms:
 
 
 def build_flow(temporal: TemporalConfig, patch_size: int) -> FlowLabels | None:
-    """What makes the labels of the flow term, if it counts.
+    """Makes the labels of the flow term; None if its weight is 0.
 
     Raises:
-        ConfigError: OpenCV is asked for and not installed.
+        ConfigError: OpenCV is not installed.
     """
     if not temporal.flow:
         return None
     try:
-        return FlowLabels(
-            patch_size, method=temporal.flow_method, rule=temporal.flow_rule, threshold=temporal.flow_threshold
-        )
+        return FlowLabels(patch_size, rule=temporal.flow_rule, threshold=temporal.flow_threshold)
     except ImportError as error:
-        raise ConfigError(f"temporal.flow_method={temporal.flow_method}: {error}") from error
+        raise ConfigError(f"temporal.flow={temporal.flow}: {error}, or set temporal.flow=0") from error

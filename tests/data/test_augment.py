@@ -6,6 +6,7 @@ import torch
 from torch.testing import assert_close
 from torch.utils.data import default_collate
 from torchvision.transforms.v2 import functional as tv
+from view_params import identity_params
 
 from svt_zoo.data.augment import Augment, gaussian_blur
 from svt_zoo.data.random_views import (
@@ -16,7 +17,6 @@ from svt_zoo.data.random_views import (
     ViewParams,
     ViewSpec,
     draw_view,
-    identity_params,
 )
 
 RAW = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}

@@ -90,7 +90,7 @@ def test_validation_videos_are_whole_groups_of_the_training_list(folder: Path, t
     rows = [f"videos/{name}/{i}.mp4,{name},{name}_{i // 2}" for name in ("jump", "run") for i in range(8)]
     table = tmp_path / "train.csv"
     table.write_text("\n".join(["file,label,group", *rows]) + "\n")
-    data = DataConfig(train=str(table), val=str(folder), validation_share=0.5, allow_overlap=True)
+    data = DataConfig(train=str(table), val=str(folder), validation_fraction=0.5, allow_overlap=True)
     train, val = training_list(data), evaluation_list(data)
     assert [len(train), len(val)] == [8, 8]
     assert not {row.group for row in train.rows} & {row.group for row in val.rows}

@@ -1,7 +1,6 @@
 import csv
 import hashlib
 import os
-import runpy
 import shutil
 import sys
 from collections.abc import Callable
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
+from commands import command
 from PIL import Image
 from video_files import encode, moving_square
 
@@ -196,7 +196,7 @@ def test_the_duplicates_are_named(collection: Path, tmp_path: Path) -> None:
 def test_the_tool_says_what_is_wrong_and_exits_so(
     collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main = runpy.run_path(TOOL)["main"]
+    main = command("check")
     argv = ["--report", str(tmp_path / "report.csv"), "--workers", "0"]
     assert main([str(collection / "list.csv"), *argv]) == 1
     out = capsys.readouterr().out
@@ -212,7 +212,7 @@ def test_the_tool_keeps_one_report_a_list(
     collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    main = runpy.run_path(TOOL)["main"]
+    main = command("check")
     (tmp_path / "other").mkdir()
     shutil.copytree(collection, tmp_path / "other" / "videos")
     sources = (collection, collection / "list.csv", tmp_path / "other" / "videos")

@@ -71,15 +71,6 @@ def test_without_strength_and_grayscale_colours_stay() -> None:
     assert params.gray.eq(0).all()
 
 
-def test_the_originals_augmentation_leaves_nothing_to_the_device_but_normalisation() -> None:
-    frames = torch.randint(0, 255, (5, 40, 50, 3), dtype=torch.uint8)
-    (view,), (params,) = view_of(frames, augment="original")
-    assert view.shape == (5, 32, 32, 3)
-    batch = Augment()(view[None], type(params)(*(field[None] for field in params)))
-    mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
-    torch.testing.assert_close(batch[0], ((view / 255 - mean) / std).permute(3, 0, 1, 2), atol=1e-5, rtol=1e-5)
-
-
 def test_the_crop_keeps_the_originals_scale_at_any_size() -> None:
     assert CPCViewsConfig(size=224).scaled_side == 240
     assert CPCViewsConfig(size=196).scaled_side == 210

@@ -12,8 +12,8 @@ from video_files import encode, moving_square
 from svt_zoo import VideoReadError, open_video
 from svt_zoo.data import encode as module
 from svt_zoo.data.encode import Encoding, PreparedVideo, prepare_video
-from svt_zoo.data.frames import FrameFolder
-from svt_zoo.data.video import EncodedVideo
+from svt_zoo.video import EncodedVideo
+from svt_zoo.video.frames import FrameFolder
 
 Grey = Callable[..., Path]
 

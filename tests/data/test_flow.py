@@ -1,8 +1,7 @@
-"""Flow and its labels: against OpenCV, the original's records, and pictures whose motion is known."""
+"""Flow labels: against the original's records, and pictures whose motion is known."""
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,18 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from svt_zoo.data.flow import (
-    FlowLabels,
-    absolute_directions,
-    farneback_flow,
-    patch_means,
-    relative_directions,
-    torch_flow,
-)
-from svt_zoo.data.video import open_video
+from svt_zoo.data.flow import FlowLabels, absolute_directions, farneback_flow, patch_means, relative_directions
 
 Oracle = Callable[[str], tuple[dict[str, Tensor], dict[str, Any]]]
-METHODS = ["torch", "farneback"]
 
 
 def picture(size: int = 96, seed: int = 0) -> Tensor:
@@ -38,38 +28,24 @@ def panned(dx: int, dy: int, frames: int = 3, size: int = 64) -> Tensor:
     return torch.stack([large[top : top + size, left : left + size] for top, left in corners])
 
 
-@pytest.fixture(autouse=True)
-def opencv(request: pytest.FixtureRequest) -> None:
-    """Tests with "farneback" among their parameters, or in their names, need OpenCV."""
-    if "farneback" in request.node.name:
-        pytest.importorskip("cv2", reason="needs opencv-python-headless (the extra flow)")
-
-
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     ("dx", "dy", "label"),
     [(4, 0, 1), (3, 3, 2), (0, 4, 3), (-3, 3, 4), (-4, 0, 5), (-3, -3, 6), (0, -4, 7), (3, -3, 8)],
 )
-def test_each_of_eight_directions_has_its_class(method: Any, dx: int, dy: int, label: int) -> None:
-    labels = FlowLabels(16, method=method)(panned(dx, dy))
+def test_each_of_eight_directions_has_its_class(dx: int, dy: int, label: int) -> None:
+    labels = FlowLabels(16)(panned(dx, dy))
     assert labels.shape == (2, 16)
     assert (labels == label).float().mean() > 0.9
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_picture_that_stands_still_has_no_direction(method: Any) -> None:
-    assert (FlowLabels(16, method=method)(panned(0, 0)) == 0).all()
+def test_a_picture_that_stands_still_has_no_direction() -> None:
+    assert (FlowLabels(16)(panned(0, 0)) == 0).all()
 
 
-def test_torch_flow_measures_pixels() -> None:
+def test_flow_is_in_pixels() -> None:
     clip = panned(5, -3).float().mean(dim=-1)
-    flow = torch_flow(clip[:-1], clip[1:])
+    flow = farneback_flow(clip[:-1], clip[1:])
     assert_close(flow[:, 16:-16, 16:-16].mean(dim=(0, 1, 2)), torch.tensor([5.0, -3.0]), atol=0.2, rtol=0)
-
-
-def test_torch_flow_of_a_pair_does_not_depend_on_the_others() -> None:
-    clip = torch.stack([picture(64, seed).float().mean(dim=-1) for seed in range(3)])
-    assert_close(torch_flow(clip[:-1], clip[1:])[1], torch_flow(clip[1:2], clip[2:])[0])
 
 
 def test_a_mirrored_clip_has_mirrored_labels() -> None:
@@ -84,7 +60,7 @@ def test_absolute_labels_lie_where_a_patch_has_come_to() -> None:
     for t, x in enumerate((16, 28)):  # a square fills the second patch of the second row, then most of the third
         clip[t, 16:32, x : x + 16] = picture(32, seed=2)[:16, :16] // 2 + 128
     gray = clip.float().mean(dim=-1)
-    before = patch_means(torch_flow(gray[:1], gray[1:]), 16)[0, 4:8]
+    before = patch_means(farneback_flow(gray[:1], gray[1:]), 16)[0, 4:8]
     assert (before.norm(dim=-1) >= 11).tolist() == [False, True, False, False]
     after = FlowLabels(16, threshold=11)(clip)[0, 4:8]
     assert (after > 0).tolist() == [False, False, True, False]
@@ -110,42 +86,18 @@ def test_farneback_flow_and_its_labels_equal_the_original(oracle: Oracle) -> Non
     gray = tensors["train0/gray_times_128"]
     flow = farneback_flow(gray[:-1], gray[1:])
     assert_close(flow, tensors["train0/farneback_flow"], atol=1e-3, rtol=1e-3)
-    labels = FlowLabels(16, method="farneback", rule="relative").of_gray(gray)
+    labels = FlowLabels(16, rule="relative").of_gray(gray)
     assert torch.equal(labels, tensors["train0/flow_label"])
-
-
-def real_clips(shared: Path) -> list[Tensor]:
-    """Grey frames (8, 112, 112) of real videos, every fourth frame."""
-    clips = []
-    for path in sorted((shared / "actions").glob("*/*.mp4"))[::45]:
-        with open_video(path) as video:
-            frames = video.frames_at(range(0, min(video.num_frames, 16), 2))
-        clips.append(frames[:, :112, :112].float() @ torch.tensor([0.299, 0.587, 0.114]))
-    return clips
-
-
-def test_torch_agrees_with_farneback_on_patches_that_move_and_on_those_that_do_not(shared: Path) -> None:
-    same = moving = still = quiet = 0
-    for gray in real_clips(shared):
-        theirs, ours = (patch_means(flow(gray[1:], gray[:-1]), 16) for flow in (farneback_flow, torch_flow))
-        length, labels = theirs.norm(dim=-1), absolute_directions(ours, 1.0)
-        same += int((labels == absolute_directions(theirs, 1.0))[length > 1].sum())
-        moving += int((length > 1).sum())
-        quiet += int((labels == 0)[length < 0.25].sum())
-        still += int((length < 0.25).sum())
-    assert moving > 500
-    assert same / moving > 0.9
-    assert quiet / still > 0.99
 
 
 def test_a_missing_opencv_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(ImportError, match=r"pip install opencv-python-headless, or use the method torch"):
-        FlowLabels(16, method="farneback")
+    with pytest.raises(ImportError, match=r'needs OpenCV: pip install "svt-zoo\[flow\]"'):
+        FlowLabels(16)
 
 
 def test_what_is_no_clip_is_refused() -> None:
     with pytest.raises(ValueError, match=r"2 or more uint8 frames \(T, H, W, 3\)"):
         FlowLabels(16)(torch.zeros(1, 32, 32, 3, dtype=torch.uint8))
-    with pytest.raises(ValueError, match="got 'raft' and 'absolute'"):
-        FlowLabels(16, method="raft")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="must be one of absolute, relative, got 'both'"):
+        FlowLabels(16, rule="both")  # type: ignore[arg-type]

@@ -1,5 +1,6 @@
 import csv
 import hashlib
+import os
 import signal
 import subprocess
 import sys
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,7 +23,7 @@ from svt_zoo.data.loader import EpochSampler, TooManyFailures, VideoLoader, buil
 from svt_zoo.data.random_views import ViewSpec, ViewTransform
 from svt_zoo.data.sampling import svt_views
 from svt_zoo.data.transforms import EvalTransform
-from svt_zoo.data.video import VideoReadError
+from svt_zoo.video import VideoReadError
 
 BROKEN = (3, 7, 11)
 EVAL = EvalTransform(
@@ -64,7 +64,7 @@ def make_dataset(n: int = 22, *, train: bool = True, seed: int = 5) -> VideoData
 
 
 def make_loader(n: int = 22, *, train: bool = True, batch_size: int = 4, **options: Any) -> VideoLoader:
-    return build_loader(make_dataset(n, train=train), batch_size=batch_size, **{"max_failure_share": 1.0} | options)
+    return build_loader(make_dataset(n, train=train), batch_size=batch_size, **{"max_failure_fraction": 1.0} | options)
 
 
 def digest(batch: Batch) -> tuple[list[int], str, list[tuple[str, str]]]:
@@ -227,7 +227,7 @@ def test_no_sample_comes_twice_and_evaluation_leaves_none_out(
 
 
 def test_evaluation_reports_what_is_missing_and_shows_the_rest(tmp_path: Path) -> None:
-    loader = make_loader(13, train=False, batch_size=1, max_failure_share=0.0, output_dir=tmp_path, num_workers=1)
+    loader = make_loader(13, train=False, batch_size=1, max_failure_fraction=0.0, output_dir=tmp_path, num_workers=1)
     shown = [index for batch in loader for index in batch.video_index.tolist()]
     assert shown == [i for i in range(13) if i not in BROKEN]
     assert loader.failures == {f"/v/{i}.mp4": "broken on purpose" for i in BROKEN}
@@ -244,7 +244,7 @@ def test_evaluation_is_in_the_order_of_the_list() -> None:
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_too_many_failures_stop_training_with_the_list(num_workers: int, tmp_path: Path) -> None:
-    loader = make_loader(max_failure_share=0.1, num_workers=num_workers, output_dir=tmp_path)
+    loader = make_loader(max_failure_fraction=0.1, num_workers=num_workers, output_dir=tmp_path)
     with pytest.raises(
         TooManyFailures, match=r"(?s)3 of 22 videos cannot be read, at most 2\.2 may fail .*/7\.mp4: broken"
     ):
@@ -252,7 +252,7 @@ def test_too_many_failures_stop_training_with_the_list(num_workers: int, tmp_pat
 
 
 def test_failures_below_the_share_are_written_once_an_epoch(tmp_path: Path) -> None:
-    loader = make_loader(max_failure_share=0.2, output_dir=tmp_path / "run")
+    loader = make_loader(max_failure_fraction=0.2, output_dir=tmp_path / "run")
     stream(loader)
     first = loader.failures
     stream(loader)
@@ -272,7 +272,7 @@ def test_a_sample_that_finds_no_stand_in_stops_training() -> None:
     dataset = make_dataset()
     dataset.max_attempts = 1
     with pytest.raises(TooManyFailures, match="of 22 videos cannot be read"):
-        stream(build_loader(dataset, batch_size=4, max_failure_share=1.0))
+        stream(build_loader(dataset, batch_size=4, max_failure_fraction=1.0))
 
 
 def test_failures_before_a_stop_count_after_the_resume() -> None:
@@ -335,39 +335,45 @@ def test_workers_start_by_any_method(start_method: str) -> None:
 
 
 LEAVES = """
-import sys, time
+import sys
 from svt_zoo.data.datasets import TrainViews, VideoDataset
 from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.data.loader import build_loader
-from svt_zoo.data.video import open_video
+from svt_zoo.video import open_video
 from svt_zoo.data.random_views import ViewSpec, ViewTransform
 
 def sampler(total, fps, rng):
     return [[0, 5]]
 
 if __name__ == "__main__":
-    movie, start_method, wait = sys.argv[1:]
+    movie, start_method = sys.argv[1:]
     open_video(movie).frames_at([0])  # the parent has decoded before it forks
     views = TrainViews(sampler, [ViewTransform(ViewSpec(size=16))])
     dataset = VideoDataset(VideoList((Row(movie),) * 100), views, train=True)
     loader = build_loader(dataset, batch_size=2, num_workers=2, start_method=start_method)
     for batch in loader:
         print(len(batch), *(worker.pid for worker in loader.batches._iterator._workers), flush=True)
-        time.sleep(float(wait))
-        break
+        if not sys.stdin.readline():
+            break
 """
 
 
-def start_program(tmp_path: Path, movie: Path, start_method: str, wait: float) -> subprocess.Popen[str]:
+def start_program(tmp_path: Path, movie: Path, start_method: str) -> subprocess.Popen[str]:
+    """A program that prints a line per batch, and reads one before it goes on; it leaves at the end of its input."""
     (tmp_path / "program.py").write_text(LEAVES)
-    command = [sys.executable, str(tmp_path / "program.py"), str(movie), start_method, str(wait)]
-    root = Path(__file__).resolve().parents[2]
-    return subprocess.Popen(command, cwd=root, env={"PYTHONPATH": str(root)}, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, str(tmp_path / "program.py"), str(movie), start_method]
+    root, pipe = Path(__file__).resolve().parents[2], subprocess.PIPE
+    return subprocess.Popen(command, cwd=root, env={"PYTHONPATH": str(root)}, stdin=pipe, stdout=pipe, text=True)
+
+
+def wait_until_all_ended(program: subprocess.Popen[str]) -> str:
+    """What is left to read of the program and of its workers, who keep the pipe open while they live."""
+    return program.communicate(timeout=300)[0]
 
 
 def test_a_program_that_leaves_in_mid_epoch_ends(tmp_path: Path, grey_video: Callable[..., Path]) -> None:
-    program = start_program(tmp_path, grey_video(12), "fork", 0)
-    out, _ = program.communicate(timeout=120)
+    program = start_program(tmp_path, grey_video(12), "fork")
+    out = wait_until_all_ended(program)
     assert program.returncode == 0
     assert out.split()[0] == "2"
 
@@ -376,25 +382,28 @@ def test_a_program_that_leaves_in_mid_epoch_ends(tmp_path: Path, grey_video: Cal
 def test_workers_do_not_outlive_a_program_that_is_killed(
     tmp_path: Path, grey_video: Callable[..., Path], start_method: str
 ) -> None:
-    program = start_program(tmp_path, grey_video(12), start_method, 60)
+    program = start_program(tmp_path, grey_video(12), start_method)
     assert program.stdout is not None
-    workers = [int(pid) for pid in program.stdout.readline().split()[1:]]
-    assert len(workers) == 2
+    assert len(program.stdout.readline().split()) == 3
     program.kill()
-    program.wait()
-    assert not psutil.wait_procs([psutil.Process(pid) for pid in workers if psutil.pid_exists(pid)], timeout=10)[1]
+    wait_until_all_ended(program)
 
 
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="signals with a sender need Linux")
 def test_workers_leave_a_signal_to_all_processes_to_their_parent(
     tmp_path: Path, grey_video: Callable[..., Path]
 ) -> None:
-    program = start_program(tmp_path, grey_video(12), "fork", 3)
+    program = start_program(tmp_path, grey_video(12), "fork")
     assert program.stdout is not None
-    workers = [psutil.Process(int(pid)) for pid in program.stdout.readline().split()[1:]]
-    for worker in workers:
-        worker.send_signal(signal.SIGTERM)
-        worker.send_signal(signal.SIGUSR1)
-    assert not psutil.wait_procs(workers, timeout=1)[0]  # the program needs them still
-    assert program.wait(timeout=60) == 0
-    assert not psutil.wait_procs(workers, timeout=10)[1]
+    assert program.stdin is not None
+    first = program.stdout.readline()
+    for turn in range(20):  # more batches than were ready: the workers go on
+        program.stdin.write("\n")
+        program.stdin.flush()
+        assert program.stdout.readline() == first
+        if turn == 0:  # each worker has given a batch
+            for pid in first.split()[1:]:
+                os.kill(int(pid), signal.SIGTERM)
+                os.kill(int(pid), signal.SIGUSR1)
+    wait_until_all_ended(program)
+    assert program.returncode == 0

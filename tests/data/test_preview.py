@@ -1,12 +1,12 @@
 """The picture of what a recipe trains on."""
 
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import command
 from PIL import Image
 
 from svt_zoo.data.preview import views_sheet
@@ -41,7 +41,7 @@ def test_the_tool_draws_the_recipes_views(
     videos = tmp_path / "videos"
     videos.mkdir()
     (videos / "a.mp4").write_bytes(grey_video(30).read_bytes())
-    tool = runpy.run_path(str(ROOT / "tools" / "preview_data.py"))["main"]
+    tool = command("preview")
     recipe = str(ROOT / "configs" / "svt" / "vitb_k400.yaml")
     out = tmp_path / "sheet.png"
     assert tool([recipe, f"data.train={videos}", "--videos", "1", "--output", str(out)]) == 0

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 from torch.utils.data import default_collate
+from view_params import identity_params
 
 from svt_zoo.data.random_views import (
     ViewParams,
@@ -12,7 +13,6 @@ from svt_zoo.data.random_views import (
     ViewTransform,
     draw_view,
     finetune_view_spec,
-    identity_params,
     svt_view_specs,
 )
 from svt_zoo.data.transforms import crop_and_resize

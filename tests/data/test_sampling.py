@@ -17,7 +17,6 @@ from svt_zoo.data.sampling import (
     svt_indices_code,
     svt_views,
     svt_views_code,
-    svt_window_code,
     tsn_bounds,
     tsn_eval_clip,
     tsn_train_clip,
@@ -236,12 +235,6 @@ def test_the_views_of_the_released_code_are_reproduced(oracle):
         for rand_fr, key in ((False, "fixed"), (True, "rand_fr")):
             rng = random.Random(case["seed"])
             assert svt_views_code(case["n_frames"], rng, rand_fr=rand_fr) == case[key]
-
-
-def test_the_clip_windows_of_the_released_code_are_reproduced(oracle):
-    _, recorded = oracle("svt/view_sampling")
-    for case in recorded["get_start_end_idx"]["cases"]:
-        assert svt_window_code(*case["args"]) == pytest.approx(tuple(case["out"]), abs=1e-12)
 
 
 def test_the_frame_indices_of_the_released_code_are_reproduced(oracle):

@@ -203,7 +203,7 @@ def test_splits_need_numbers_and_a_place_for_them(common: dict[str, Any]) -> Non
 
 
 def test_results_of_validation_videos_say_so(common: dict[str, Any], lists: dict[str, Path]) -> None:
-    data = dataclasses.replace(common["data"], validation_share=0.5)
+    data = dataclasses.replace(common["data"], validation_fraction=0.5)
     [result] = evaluate_knn(KNNRecipe(**{**common, "data": data}, knn=KNNConfig(ks=(1,))))
     assert result.split == "validation"
     assert result.n == len(read_list(lists["train"])) // 2

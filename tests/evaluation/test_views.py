@@ -12,8 +12,8 @@ from torch.testing import assert_close
 from svt_zoo.data.datasets import EvalViews, VideoDataset
 from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.data.transforms import EvalTransform
-from svt_zoo.data.video import VideoReadError, open_video
 from svt_zoo.evaluation.views import RandomClips, SlowFastViews, describe_views, fast_transform, load_views, parse_views
+from svt_zoo.video import VideoReadError, open_video
 
 
 def transform(num_frames: int = 4, sampling_rate: float | None = 5) -> EvalTransform:

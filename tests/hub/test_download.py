@@ -178,11 +178,22 @@ def test_no_network_says_what_to_fetch_and_where_to_put_it(
     text = failure(HubFile("org/svt", "weights.pth", "v1"))
     assert "no network" in text
     assert f"fetch {DEAD}/org/svt/resolve/v1/weights.pth by hand and pass weights=/path/to/file" in text
+    assert "(tools: --weights, recipes: init=); HF_HUB_OFFLINE=1 makes no requests" in text
 
     web = UrlFile(f"{DEAD}/files/weights.pth")
     text = failure(web)
     assert "no network" in text
     assert f"fetch {web.url} by hand and put it at {web.path}, or pass weights=/path/to/file" in text
+
+
+def test_a_hub_that_does_not_answer_is_asked_three_times(
+    hub_server: HubServer, failure: Failure, no_waiting: None
+) -> None:
+    hub_server.add_repo("org/svt", {"weights.pth": CONTENT})
+    hub_server.requests.clear()
+    hub_server.break_down("status", times=99, status=503)
+    failure("hf://org/svt/weights.pth@main")
+    assert len(hub_server.requests) == 3
 
 
 def test_offline_serves_what_is_cached(published: Published, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,5 +356,8 @@ def test_the_error_is_a_runtime_error() -> None:
 
 
 def test_a_file_without_a_public_address_is_had_by_hand() -> None:
-    with pytest.raises(WeightsError, match=r"^ask the authors: no program can fetch .* pass weights=/path/to/file$"):
+    with pytest.raises(
+        WeightsError,
+        match=r"^ask the authors: no program can fetch .* weights=/path/to/file \(tools: --weights, recipes: init=\)$",
+    ):
         fetch(ByHand("ask the authors"))

@@ -441,3 +441,9 @@ def test_a_network_of_ones_own_with_a_backbone_inside_comes_back(
 def test_metadata_of_somebody_else_is_not_taken_for_ours(tmp_path: Path, network: TimeSformer) -> None:
     save_file(released(network), tmp_path / "w.safetensors", metadata={"format_version": "1.0"})
     assert_close(dict(small(tmp_path / "w.safetensors").state_dict()), dict(network.state_dict()))
+
+
+def test_an_architectures_name_in_place_of_weights_names_the_right_call() -> None:
+    message = r"'svt_vitb' names an architecture, not weights; svt_zoo\.create_model\('svt_vitb'\) .* svt_vitb_k400"
+    with pytest.raises(ValueError, match=message):
+        load_model("svt_vitb")

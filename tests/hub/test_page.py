@@ -1,17 +1,15 @@
 """MODEL_ZOO.md says what the table and the result files say, and is current."""
 
-import runpy
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from test_recipes import KINDS, tool_of
+from commands import command
 from torch.utils.flop_counter import FlopCounterMode
 
-from svt_zoo.config import FinetuneRecipe, MultiviewRecipe, read_recipe
+from svt_zoo.config import FinetuneRecipe, LinearRecipe, MultiviewRecipe, load_any
 from svt_zoo.evaluation.results import Result, write_result
 from svt_zoo.hub import page
 from svt_zoo.hub.page import command_of, cost, zoo_page
@@ -36,18 +34,19 @@ RESULT = Result(
 )
 
 
-@pytest.fixture(scope="module")
-def current_page() -> Callable[..., str]:
-    return runpy.run_path(str(ROOT / "tools" / "zoo_page.py"))["current_page"]
+def written_page(results: Path, output: Path) -> str:
+    """What `svt-zoo page` writes."""
+    assert command("page")(["--results", str(results), "--output", str(output)]) == 0
+    return output.read_text(encoding="utf-8")
 
 
 def lines(text: str, *words: str) -> list[str]:
     return [line for line in text.splitlines() if all(word in line for word in words)]
 
 
-def test_the_page_in_the_repository_is_current(current_page: Callable[..., str]) -> None:
+def test_the_page_in_the_repository_is_current(tmp_path: Path) -> None:
     written = (ROOT / "MODEL_ZOO.md").read_text(encoding="utf-8")
-    assert written == current_page(), "run python tools/zoo_page.py"
+    assert written == written_page(ROOT / "results", tmp_path / "page.md"), "run svt-zoo page"
 
 
 def test_every_row_of_the_table_is_on_the_page_with_licence_and_sha256() -> None:
@@ -82,9 +81,9 @@ COMMANDS = [(row, number) for row in TABLE.values() for number in row.published 
 @pytest.mark.parametrize(("row", "number"), COMMANDS, ids=lambda value: getattr(value, "name", None))
 def test_the_command_of_a_published_number_parses_and_follows_its_protocol(row: Weights, number: Number) -> None:
     path, *overrides = number.recipe.split()
-    tool = tool_of(ROOT / path)
+    recipe: Any = load_any(ROOT / path, overrides)
+    tool = {LinearRecipe: "eval_linear", FinetuneRecipe: "finetune", MultiviewRecipe: "evaluate"}[type(recipe)]
     assert command_of(number).startswith(f"[`python tools/{tool}.py {path} ")
-    recipe: Any = read_recipe(KINDS[tool], ROOT / path, overrides)
     assert recipe.report.dataset == number.dataset
     if isinstance(recipe, MultiviewRecipe):
         assert recipe.init == row.name
@@ -104,11 +103,9 @@ def test_a_number_that_no_recipe_repeats_says_so() -> None:
         assert lines(text, *words)
 
 
-def test_a_result_file_comes_with_command_commit_and_missing_videos(
-    tmp_path: Path, current_page: Callable[..., str]
-) -> None:
+def test_a_result_file_comes_with_command_commit_and_missing_videos(tmp_path: Path) -> None:
     write_result(RESULT, tmp_path)
-    (line,) = lines(current_page(tmp_path), "| `svt_vitb_k400` |", "top1 88.12")
+    (line,) = lines(written_page(tmp_path, tmp_path / "page.md"), "| `svt_vitb_k400` |", "top1 88.12")
     assert "| 3783 (2 unreadable) | 1234567890ab+changes | cuda: some GPU |" in line
     assert r"configs/linear/ucf101.yaml \| tee log`" in line  # a pipe would end the cell
 

@@ -1,11 +1,11 @@
 """Weights go to the Hub and come back the same; the Hub is a server on loopback."""
 
 import json
-import runpy
 from pathlib import Path
 
 import pytest
 import torch
+from commands import command
 from hub_server import HubServer
 from safetensors.torch import load_file
 from torch.testing import assert_close
@@ -91,7 +91,7 @@ def test_a_byte_flipped_on_the_way_is_noticed(hub_server: HubServer, model: svt_
 def test_the_publishing_tool_prints_the_row(
     hub_server: HubServer, model: svt_zoo.Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tool = runpy.run_path(str(ROOT / "tools" / "publish_weights.py"))["main"]
+    tool = command("publish")
     folder = model.save_pretrained(tmp_path / "mine")
     assert tool(["--repo", "org/tool", "--weights", str(folder / "model.safetensors")]) == 0
     out = capsys.readouterr().out

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import runpy
 import shutil
 import sys
 from pathlib import Path
@@ -11,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from commands import command
 from torch import nn
 
 from svt_zoo.inference import export
 from svt_zoo.inference.export import ExportError, export_program
-from svt_zoo.inference.export_weights import export_timm, export_transformers
-from svt_zoo.models import Backbone, Classifier, ZooModel, create_model, list_models
+from svt_zoo.inference.export_weights import export_transformers
+from svt_zoo.models import Backbone, ZooModel, create_model, list_models
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {"img_size": 16, "patch_size": 4, "num_frames": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
@@ -24,7 +24,7 @@ CPC = {"num_frames": 3, "img_size": 64, "embed_dim": 16, "depth": 1, "num_heads"
 # One network a family, the part of a name before its "_".
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "timesformer": ("timesformer_vitt", TINY),
-    "svt": ("svt_vitt", {**TINY, "table": "shared_max"}),
+    "svt": ("svt_vitt", TINY),
     "motionformer": ("motionformer_vitb", TINY),
     "xvit": ("xvit_vitb", TINY),
     "cpc": ("cpc_resnet18", CPC),
@@ -103,6 +103,19 @@ def test_onnx_gives_the_networks_numbers_at_every_batch_length_and_size(family: 
         expected = model(clip)
     torch.testing.assert_close(torch.from_numpy(cls), expected.cls, atol=1e-4, rtol=0)
     torch.testing.assert_close(torch.from_numpy(patches), expected.patches, atol=1e-4, rtol=0)
+
+
+@needs_onnx
+@pytest.mark.skipif(not hasattr(torch.onnx.ONNXProgram, "rename_axes"), reason="this torch cannot rename axes")
+def test_onnx_names_its_axes(tmp_path: Path) -> None:
+    import onnxruntime
+
+    export_program(build("timesformer"), tmp_path / "net.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"))
+    [clip], [cls, patches] = session.get_inputs(), session.get_outputs()
+    assert clip.shape == ["batch", 3, "frames", "height", "width"]
+    assert cls.shape[0] == "batch"
+    assert patches.shape[:2] == ["batch", "frames"]
 
 
 @needs_onnx
@@ -231,55 +244,9 @@ def test_that_transformers_is_missing_is_said_before_anything_else(
 
 
 @pytest.mark.usefixtures("transformers_is_there")
-def test_transformers_and_timm_take_only_the_timesformer_family(tmp_path: Path) -> None:
+def test_transformers_takes_only_the_timesformer_family(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="transformers takes the TimeSformer family, not a XViT; export it as onnx"):
         export_transformers(build("xvit"), tmp_path / "hf")
-    with pytest.raises(ExportError, match="timm takes the TimeSformer family, not a XViT"):
-        export_timm(build("xvit"), tmp_path / "net.safetensors")
-
-
-def image_network(num_classes: int = 0, **options: Any) -> ZooModel:
-    """A TimeSformer as training finds it: its `temporal_fc` is zero; the positions are not."""
-    torch.manual_seed(0)
-    model = create_model("timesformer_vitt", num_classes=num_classes, **{**TINY, **options}).eval()
-    backbone: Any = model.backbone if isinstance(model, Classifier) else model
-    if hasattr(backbone, "time_embed"):
-        nn.init.normal_(backbone.time_embed)
-    return model
-
-
-@pytest.mark.parametrize("attention", ["divided_space_time", "joint_space_time", "space_only"])
-def test_one_frame_of_an_image_networks_copy_goes_out_and_comes_back_equal(attention: str, tmp_path: Path) -> None:
-    from svt_zoo.hub.image_start import from_vit, start_from_image
-    from svt_zoo.hub.reading import read_checkpoint
-
-    model = image_network(attention=attention)
-    export_timm(model, tmp_path / "vit.safetensors")
-    back = create_model("timesformer_vitt", **TINY).eval()
-    image_state = from_vit(read_checkpoint(tmp_path / "vit.safetensors").state)
-    back.load_state_dict(start_from_image(image_state, back.state_dict()), strict=True)
-    image = torch.randn(2, 3, 1, 16, 16)
-    torch.testing.assert_close(back(image).cls, model(image).cls, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs timm")
-def test_timm_gives_the_same_logits_for_an_image(tmp_path: Path) -> None:
-    import timm
-
-    model = image_network(num_classes=5)
-    export_timm(model, tmp_path / "vit.safetensors")
-    options = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 5}
-    theirs = timm.create_model(
-        "vit_tiny_patch16_224", checkpoint_path=str(tmp_path / "vit.safetensors"), **options
-    ).eval()
-    image = torch.randn(2, 3, 16, 16)
-    torch.testing.assert_close(theirs(image), model(image.unsqueeze(2)), atol=1e-5, rtol=1e-5)
-
-
-def test_a_network_whose_time_acts_on_single_frames_is_no_image_network(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="timm has no equal image network: temporal attention changes single frames"):
-        export_timm(build("timesformer"), tmp_path / "vit.safetensors")
-    assert not any(tmp_path.iterdir())
 
 
 def test_the_tool_says_what_is_free_and_how_far_it_is_off(
@@ -287,7 +254,7 @@ def test_the_tool_says_what_is_free_and_how_far_it_is_off(
 ) -> None:
     build("timesformer", num_classes=3).save_pretrained(tmp_path / "mine")
     arguments = ["--model", str(tmp_path / "mine" / "model.safetensors"), "--format", "torch_export"]
-    tool = runpy.run_path(str(ROOT / "tools" / "export.py"))["main"]
+    tool = command("export")
     assert tool([*arguments, "--output", str(tmp_path / "net.pt2")]) == 0
     said = capsys.readouterr().out
     assert "free are batch, frames, height, width" in said

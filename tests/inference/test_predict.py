@@ -1,13 +1,16 @@
 """Videos in, features or labels out."""
 
+import csv
 import json
-import runpy
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from commands import command
 from torch.testing import assert_close
 
 import svt_zoo
@@ -111,7 +114,8 @@ def test_a_broken_video_is_not_left_out_silently(videos: list[Path], tmp_path: P
 
 def test_probabilities_are_averaged_over_views(videos: list[Path]) -> None:
     model = network(num_classes=3)
-    [prediction] = predict(videos[:1], model=model, labels=["run", "jump", "sit"], top=3, views="3x1", dtype="float32")
+    model.set_labels(["run", "jump", "sit"])
+    [prediction] = predict(videos[:1], model=model, top=3, views="3x1", dtype="float32")
     views = torch.stack(load_views(videos[0], parse_views("3x1", model.transforms())))
     expected = model(views).softmax(-1).mean(0)
     assert prediction.path == videos[0]
@@ -120,19 +124,70 @@ def test_probabilities_are_averaged_over_views(videos: list[Path]) -> None:
     assert dict(zip(prediction.labels, prediction.scores, strict=True))["jump"] == pytest.approx(expected[1].item())
 
 
-def test_labels_come_from_the_models_own_story(videos: list[Path], tmp_path: Path) -> None:
+def test_class_names_are_kept_by_files_and_used_by_predict(videos: list[Path], tmp_path: Path) -> None:
     model = network(num_classes=2)
-    assert predict(videos[:1], model=model, top=1)[0].labels[0] in ("0", "1")
+    assert set(predict(videos[:1], model=model)[0].labels) == {"0", "1"}
+    model.set_labels(["zero", "one"])
+    again = svt_zoo.from_pretrained(model.save_pretrained(tmp_path / "model"))
+    for named in (model, again):
+        assert set(predict(videos[:1], model=named)[0].labels) == {"zero", "one"}
+
+
+def test_class_names_come_from_the_file_that_the_weights_name(videos: list[Path], tmp_path: Path) -> None:
+    model = network(num_classes=2)
     (tmp_path / "config.json").write_text(json.dumps({"id2label": {"0": "zero", "1": "one"}}))
     model.meta["labels"] = str(tmp_path / "config.json")
-    assert predict(videos[:1], model=model, top=1)[0].labels[0] in ("zero", "one")
-    model.meta["categories"] = ["a", "b"]
-    assert predict(videos[:1], model=model, top=1)[0].labels[0] in ("a", "b")
+    assert set(predict(videos[:1], model=model)[0].labels) == {"zero", "one"}
 
 
-def test_a_list_of_labels_of_another_length_is_refused(videos: list[Path]) -> None:
-    with pytest.raises(ValueError, match="the classifier has 2 classes, the list of labels 3"):
-        predict(videos[:1], model=network(num_classes=2), labels=["a", "b", "c"])
+@pytest.mark.parametrize("key", ["labels", "categories"])
+def test_class_names_written_into_meta_are_used_if_they_fit(videos: list[Path], tmp_path: Path, key: str) -> None:
+    model = network(num_classes=2)
+    model.meta[key] = ["a", "b"]
+    assert set(predict(videos[:1], model=model)[0].labels) == {"a", "b"}
+    model.meta[key] = ["a", "b", "c"]
+    for call in (lambda: predict(videos[:1], model=model), lambda: model.save_pretrained(tmp_path / "model")):
+        with pytest.raises(ValueError, match="labels must name each of the 2 classes once, got 3 names"):
+            call()
+
+
+def test_a_folder_stands_for_its_videos(videos: list[Path], tmp_path: Path) -> None:
+    model = network()
+    for name, video in zip(("b.mp4", "a.mp4"), videos, strict=True):
+        (tmp_path / name).symlink_to(video)
+    assert_close(embed(tmp_path, model=model), embed(videos[::-1], model=model))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"empty: no video in this folder"):
+        embed(tmp_path / "empty", model=model)
+
+
+def test_frames_are_taken_as_a_video_of_30_frames_per_second(grey_video: Callable[..., Path]) -> None:
+    model, file = network(), grey_video(45, fps=30)
+    with svt_zoo.open_video(file) as video:
+        frames = video.frames_at(range(video.num_frames))
+    expected = embed(file, model=model, views="3x2")
+    for given in (frames, frames.numpy(), frames.permute(0, 3, 1, 2)):
+        assert_close(embed(given, model=model, views="3x2"), expected, atol=0, rtol=0)
+    assert_close(embed([file, frames], model=model, views="3x2"), expected.expand(2, -1), atol=0, rtol=0)
+
+
+def test_a_float_tensor_is_clips_that_are_normalized_already() -> None:
+    model = create_model("svt_vitt", **SMALL)  # without a clip specification
+    clips = torch.randn(3, 3, 4, 32, 32)
+    assert_close(embed(clips, model=model, dtype="float32"), model(clips).cls)
+    assert_close(embed(clips[0], model=model, dtype="float32"), model(clips[:1]).cls)
+    classifier = network(num_classes=2)
+    assert [found.path for found in predict(clips, model=classifier)] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    "given",
+    [torch.zeros(4, 32, 32, 3), torch.zeros(3, 4, 32, 32, dtype=torch.uint8), np.zeros((32, 32, 3), np.uint8)],
+    ids=["float frames", "uint8 clip", "one frame"],
+)
+def test_an_array_of_another_kind_is_refused(given: Any) -> None:
+    with pytest.raises(ValueError, match=r"uint8 frames \(T, H, W, 3\) or .*, got "):
+        embed(given, model=network())
 
 
 def test_a_backbone_predicts_no_label(videos: list[Path]) -> None:
@@ -143,7 +198,7 @@ def test_a_backbone_predicts_no_label(videos: list[Path]) -> None:
 def test_the_tool_prints_features_or_labels(
     videos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tool = runpy.run_path(str(ROOT / "tools" / "predict.py"))["main"]
+    tool = command("predict")
     model = network(num_classes=2)
     model.meta["categories"] = ["clean", "jerk"]
     file = str(model.save_pretrained(tmp_path / "mine") / "model.safetensors")
@@ -151,8 +206,9 @@ def test_the_tool_prints_features_or_labels(
     out = capsys.readouterr().out
     assert "clean" in out
     assert "%" in out
-    assert tool([str(videos[0]), "--weights", file, "--model", "svt_vitt", "--features"]) == 0
-    assert "feature of 24 numbers" in capsys.readouterr().out
+    embed_command = command("embed")
+    assert embed_command([str(videos[0]), "--weights", file, "--model", "svt_vitt"]) == 0
+    assert ": 24 numbers: " in capsys.readouterr().out
     assert tool(["no/such.mp4", "--model", file]) == 1
     assert "error: no/such.mp4" in capsys.readouterr().err
     assert tool([str(videos[0]), "--model", "svt_vitb_k40"]) == 2
@@ -178,8 +234,8 @@ def test_a_row_without_a_classifier_is_refused_before_it_is_downloaded(videos: l
         ({"dtype": "half"}, "dtype must be (one of )?auto, bfloat16, float16, float32, got 'half'"),
         ({"device": "gpu"}, "device='gpu' is not a device of torch"),
         ({"views": "0x1"}, 'views are "CROPSxCLIPS" with 1 or 3 crops'),
-        ({"batch_size": -1}, "batch_size must be at least 1, got -1"),
-        ({"top": 0}, "top must be at least 1, got 0"),
+        ({"batch_size": -1}, "batch_size must be >= 1, got -1"),
+        ({"top": 0}, "top must be >= 1, got 0"),
     ],
     ids=str,
 )
@@ -202,13 +258,12 @@ def test_a_model_of_torch_hub_embeds_a_real_clip(shared: Path) -> None:
     assert feature.std() > 0.1  # behind the last norm
 
 
-@pytest.mark.parametrize("num_classes", [0, 3])
-def test_the_tool_shows_the_sound_videos_and_names_the_broken_one(
-    num_classes: int, videos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_predict_prints_the_sound_videos_and_names_the_broken_one(
+    videos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, broken = network(num_classes).save_pretrained(tmp_path / "model"), tmp_path / "broken.mp4"
+    folder, broken = network(3).save_pretrained(tmp_path / "model"), tmp_path / "broken.mp4"
     broken.write_bytes(b"not a video")
-    main = runpy.run_path(str(ROOT / "tools" / "predict.py"))["main"]
+    main = command("predict")
     options = ["--model", str(folder), "--device", "cpu", "--dtype", "float32"]
     assert main([str(videos[0]), str(broken), str(videos[1]), *options]) == 1
     said = capsys.readouterr()
@@ -219,10 +274,48 @@ def test_the_tool_shows_the_sound_videos_and_names_the_broken_one(
     assert main([str(videos[0]), *options, "--views", "0x1"]) == 2
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".csv"])
+def test_embed_writes_a_row_per_video_and_nan_for_a_broken_one(
+    suffix: str, videos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, folder = network(), tmp_path / "videos"
+    folder.mkdir()
+    (folder / "b.mp4").write_bytes(b"not a video")
+    shutil.copy(videos[0], folder / "a.mp4")
+    output = tmp_path / f"features{suffix}"
+    options = ["--model", str(model.save_pretrained(tmp_path / "model")), "--device", "cpu", "--dtype", "float32"]
+    assert command("embed")([str(folder), str(videos[1]), *options, "-o", str(output)]) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith(f"error: {folder / 'b.mp4'}: ")
+    assert said.out == f"{output}: 3 features of 24 numbers, 1 failed\n"
+    if suffix == ".npy":
+        found = np.load(output)
+    else:
+        with output.open(newline="") as file:
+            head, *rows = csv.reader(file)
+        assert [head[0], *(row[0] for row in rows)] == [
+            "video",
+            *map(str, (folder / "a.mp4", folder / "b.mp4")),
+            str(videos[1]),
+        ]
+        found = np.array([row[1:] for row in rows], np.float32)
+    assert np.isnan(found[1]).all()
+    assert_close(torch.from_numpy(found[[0, 2]]), embed(videos, model=model, dtype="float32", device="cpu"))
+
+
+def test_embed_prints_the_start_of_each_feature(
+    videos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = network().save_pretrained(tmp_path / "model")
+    assert command("embed")([*map(str, videos), "--model", str(folder), "--device", "cpu"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.partition(": 24 numbers: ")[0] for line in said] == [str(video) for video in videos]
+
+
 def test_a_model_without_a_clip_works_once_it_has_one_in_either_way_that_the_error_names(
     videos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main = runpy.run_path(str(ROOT / "tools" / "predict.py"))["main"]
+    main = command("embed")
     options = ["--device", "cpu", "--dtype", "float32"]
     model = create_model("svt_vitb", depth=1)
     folder = str(model.save_pretrained(tmp_path / "model"))

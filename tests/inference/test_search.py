@@ -1,7 +1,6 @@
 """Search: nearest rows of a table, near-duplicates, and a picture of them."""
 
 import csv
-import runpy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import command
 from PIL import Image
-from processes import ROOT
 from torch import Tensor
 from torch.nn.functional import normalize
 from torch.testing import assert_close
@@ -267,7 +266,7 @@ def test_a_neighbour_whose_file_is_gone_has_a_caption_only(table: FeatureTable, 
 def test_the_tool_searches_and_reports(
     table: FeatureTable, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main = runpy.run_path(str(ROOT / "tools" / "search.py"))["main"]
+    main = command("search")
     arguments = [str(table.path), str(folder / "0.mp4"), "--device", "cpu"]
     assert main([*arguments, "--top", "2", "--sheet", str(tmp_path / "sheet.png")]) == 0
     said = capsys.readouterr().out.splitlines()
@@ -287,7 +286,7 @@ def test_the_tool_searches_and_reports(
 def test_the_tool_makes_folders_and_refuses_wrong_files_before_it_computes(
     table: FeatureTable, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main = runpy.run_path(str(ROOT / "tools" / "search.py"))["main"]
+    main = command("search")
     assert main([str(table.path), "--duplicates", "0.999", "--report", str(tmp_path / "new" / "pairs.csv")]) == 0
     assert (tmp_path / "new" / "pairs.csv").exists()
     capsys.readouterr()
@@ -301,7 +300,7 @@ def test_the_tool_makes_folders_and_refuses_wrong_files_before_it_computes(
     ]
     with pytest.raises(SystemExit, match="2"):
         main([str(table.path), str(folder / "0.mp4"), "--top", "0"])
-    assert "--top starts at 1, got 0" in capsys.readouterr().err
+    assert "--top: must be a whole number >= 1, got 0" in capsys.readouterr().err
 
 
 def test_a_table_without_features_is_an_error(tmp_path: Path) -> None:

@@ -12,12 +12,11 @@ import torch
 from PIL import Image
 
 from svt_zoo import VideoReadError
-from svt_zoo.data.limits import Limits
-from svt_zoo.data.video import EncodedVideo
 from svt_zoo.inference.extract import extract_features, list_videos
 from svt_zoo.inference.feature_table import FeatureTable
 from svt_zoo.inference.serve import UPLOAD_LIMITS, Answerer, serve
 from svt_zoo.models import Backbone, Features, ZooModel, create_model
+from svt_zoo.video import EncodedVideo, Limits
 
 CLIP = {"num_frames": 4, "sampling_rate": 5, "resize_size": 72, "crop_size": 64, "channel_order": "RGB"}
 CLIP |= {"mean": (0.45,) * 3, "std": (0.2,) * 3}

@@ -1,22 +1,20 @@
-import importlib.util
 import logging
 import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
-from types import ModuleType
 
 import av
 import numpy as np
 import pytest
 import torch
 from bright_model import bright_model, moving_square
+from commands import command
 from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close
 
 from svt_zoo.data.transforms import EvalTransform
-from svt_zoo.data.video import open_video
 from svt_zoo.inference import visualize
 from svt_zoo.inference.visualize import (
     attention_maps,
@@ -32,9 +30,11 @@ from svt_zoo.inference.visualize import (
 from svt_zoo.models import Backbone, Classifier
 from svt_zoo.models.attention import attention_rollout, class_attention
 from svt_zoo.models.timesformer import TimeSformer
+from svt_zoo.video import open_video
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "visualize_attention.py"
 PATCH, GRID = 16, (4, 4)
+SCALE = 104  # pixels: width of the color bar with its gap
 PATH = [(0, 3), (1, 1), (3, 2), (2, 0), (0, 0), (3, 3)]
 CLIP = {
     "num_frames": len(PATH),
@@ -174,8 +174,8 @@ def numbered(num_frames: int) -> Tensor:
 
 
 def tile(sheet: Image.Image, line: int, column: int, *, lines: int, columns: int) -> np.ndarray:
-    """One picture of a sheet, counted from the right and bottom edge, where nothing but pictures is."""
-    right = sheet.width - 8 - (columns - 1 - column) * 88
+    """One picture of a sheet, counted from the scale and the bottom edge."""
+    right = sheet.width - SCALE - 8 - (columns - 1 - column) * 88
     bottom = sheet.height - 8 - (lines - 1 - line) * 72
     return np.array(sheet)[bottom - 64 : bottom, right - 80 : right]
 
@@ -202,10 +202,23 @@ def test_the_sheet_has_a_labelled_row_for_each_model_and_a_margin_all_around() -
     pixels = np.asarray(two.convert("L"))
     for edge in (pixels[:8], pixels[-8:], pixels[:, :8], pixels[:, -8:]):
         assert (edge == 255).all()
-    labels = pixels[:, : two.width - 4 * 88]
+    labels = pixels[:, : two.width - 4 * 88 - SCALE]
     for line in range(3):
         assert labels[8 + 72 * line : 72 + 72 * line].min() < 100
     assert (labels[:, -8:] == 255).all()  # no letter touches a picture
+
+
+def test_the_sheet_has_a_scale_for_each_model() -> None:
+    maps = torch.rand(4, 4, 5)
+    pixels = np.asarray(contact_sheet(numbered(4), {"model": maps}))[:, -SCALE:-8]
+    assert (pixels[:72] == 255).all()  # beside the frames
+    bar = pixels[80 + 16 : 80 + 48, :24].astype(int)
+    assert (bar == bar[:, :1]).all()
+    brightness = bar.sum(axis=(1, 2))
+    assert (np.diff(brightness) <= 0).all()
+    assert brightness[0] > 2 * brightness[-1]  # the highest attention is at the top
+    for numbers in (pixels[80:96], pixels[128:144]):
+        assert numbers.min() < 100
 
 
 def test_times_stand_above_the_columns() -> None:
@@ -215,7 +228,7 @@ def test_times_stand_above_the_columns() -> None:
     assert with_times.height == without.height + 24 + 8
     header = np.asarray(with_times.convert("L"))[8:32]
     for column in range(4):
-        right = with_times.width - 8 - (3 - column) * 88
+        right = with_times.width - SCALE - 8 - (3 - column) * 88
         assert header[:, right - 80 : right].min() < 100
 
 
@@ -264,7 +277,8 @@ def test_a_moving_square_glows_in_the_video_and_on_the_sheet(square_video, tmp_p
     assert [patch_of(image) for image in shown[:, -72:-8, 8:72]] == PATH  # the frames
     assert [patch_of(image) for image in shown[:, -72:-8, 80:144]] == PATH  # the attention
     sheet = np.asarray(Image.open(png))
-    tiles = [sheet[-72:-8, sheet.shape[1] - 72 * i : sheet.shape[1] - 72 * i + 64] for i in (4, 3, 2, 1)]
+    right = sheet.shape[1] - SCALE
+    tiles = [sheet[-72:-8, right - 72 * i : right - 72 * i + 64] for i in (4, 3, 2, 1)]
     assert [patch_of(image) for image in tiles] == [PATH[i] for i in (0, 2, 3, 5)]
 
 
@@ -398,16 +412,6 @@ def test_an_unknown_model_is_answered_with_near_names() -> None:
 # The tool
 
 
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("visualize_attention_tool", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_tool_prints_the_files_it_wrote(saved, square_video, tmp_path) -> None:
     command = [sys.executable, TOOL, square_video, "--model", saved, "--num-frames", "3", "--output", tmp_path]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
@@ -418,11 +422,11 @@ def test_the_tool_prints_the_files_it_wrote(saved, square_video, tmp_path) -> No
         assert video.duration == pytest.approx(6, rel=0.01)
 
 
-def test_the_tool_compares_models(tool, saved, square_video, tmp_path, capsys) -> None:
+def test_the_tool_compares_models(saved, square_video, tmp_path, capsys) -> None:
     other = bright().save_pretrained(tmp_path / "other") / "model.safetensors"
     arguments = [str(square_video), "--model", str(saved), "--compare", str(other), "--method", "rollout"]
-    tool.main([*arguments, "--output", str(tmp_path / "both")])
-    tool.main([str(square_video), "--model", str(saved), "--output", str(tmp_path / "alone")])
+    command("visualize")([*arguments, "--output", str(tmp_path / "both")])
+    command("visualize")([str(square_video), "--model", str(saved), "--output", str(tmp_path / "alone")])
     assert capsys.readouterr().out.count("\n") == 4
     assert Image.open(tmp_path / "both.png").height == Image.open(tmp_path / "alone.png").height + 64 + 8
 
@@ -434,24 +438,22 @@ def test_the_tool_compares_models(tool, saved, square_video, tmp_path, capsys) -
         (["VIDEO", "--model", "nowhere.pth"], "nowhere.pth: no such file"),
         (["VIDEO", "--model", "SAVED", "--weights", "SAVED"], "no model is named"),
         (["VIDEO", "--model", "svt_vitb_k40"], "did you mean svt_vitb_k400"),
-        (["VIDEO", "--model", "SAVED", "--img-size", "8"], "at least one frame and one patch of 16 x 16 pixels"),
+        (["VIDEO", "--model", "SAVED", "--img-size", "8"], "at least 1 frame of 16 x 16 pixels"),
         (["VIDEO", "--model", "SAVED", "--output", "VIDEO/x"], "File exists"),
     ],
 )
-def test_the_tool_answers_a_mistake_in_one_line(tool, saved, square_video, capsys, arguments, message) -> None:
+def test_the_tool_answers_a_mistake_in_one_line(saved, square_video, capsys, arguments, message) -> None:
     known = {"SAVED": saved, "VIDEO": square_video}
     arguments = [str(known.get(a, a)).replace("VIDEO", str(square_video)) for a in arguments]
-    with pytest.raises(SystemExit) as stop:
-        tool.main(arguments)
-    assert stop.value.code == 2
+    assert command("visualize")(arguments) == 2
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("arguments", [["--num-frames", "0"], ["--img-size", "-3"], ["--method", "first"]], ids=str)
-def test_the_tool_refuses_arguments_out_of_range(tool, capsys, arguments) -> None:
+def test_the_tool_refuses_arguments_out_of_range(capsys, arguments) -> None:
     with pytest.raises(SystemExit) as stop:
-        tool.main(["video.mp4", *arguments])
+        command("visualize")(["video.mp4", *arguments])
     assert stop.value.code == 2
     assert arguments[0] in capsys.readouterr().err

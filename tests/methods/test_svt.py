@@ -13,11 +13,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from svt_zoo.batch import Batch
-from svt_zoo.hub.convert import from_svt
 from svt_zoo.methods import SVT
-from svt_zoo.methods.svt import effective_rank, from_original, pairs_cross_entropy, to_original, view_pairs
+from svt_zoo.methods.svt import effective_rank, pairs_cross_entropy, view_pairs
 from svt_zoo.models import create_model
-from svt_zoo.models.timesformer import timesformer
 from svt_zoo.training.optim import build_optimizer, param_groups
 
 # --- the loss ---
@@ -267,16 +265,6 @@ def test_one_state_dict_resumes_student_teacher_and_centre() -> None:
     again = tiny_svt()
     again.load_state_dict(state)
     assert torch.equal(again(batch, 2.0)["svt"], method(batch, 2.0)["svt"])
-
-
-def test_a_checkpoint_in_the_released_codes_layout_goes_there_and_back() -> None:
-    method = tiny_svt()
-    nn.init.normal_(method.center)
-    checkpoint = to_original(method.state_dict())
-    assert set(checkpoint) == {"student", "teacher", "dino_loss"}
-    wrapped = {**checkpoint, "student": {f"module.{k}": v for k, v in checkpoint["student"].items()}, "epoch": 3}
-    assert_close(from_original(wrapped), dict(method.state_dict()), atol=0, rtol=0)
-    timesformer(**TINY).load_state_dict(from_svt(checkpoint))
 
 
 def test_metrics_tell_a_collapse() -> None:

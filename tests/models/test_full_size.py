@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
+from svt_zoo.hub.page import cost
 from svt_zoo.models import create_model
 
 Oracle = Callable[[str], tuple[dict[str, Tensor], dict[str, Any]]]
@@ -18,20 +18,13 @@ def full_size(name: str, classes: int, **options: Any) -> torch.nn.Module:
         return create_model(name, num_classes=classes, **options).eval()
 
 
-def gmacs(model: torch.nn.Module, frames: int) -> float:
-    """Multiply-adds of convolutions, linear layers and products of matrices for one clip."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.zeros(1, 3, frames, 224, 224, device="meta"))
-    return counter.get_total_flops() / 2e9
-
-
 @pytest.mark.parametrize("name", ["timesformer", "motionformer", "xvit"])
 def test_times_backbones_have_the_originals_parameters_and_multiply_adds(oracle: Oracle, name: str) -> None:
     record = oracle("time/full_size_time")[1]["time"][name]
     model = full_size(f"{name}_vitb", 174)
     assert sum(p.numel() for p in model.parameters()) == record["params_without_aux"]
     norms = record["gmacs_by_op"]["layer_norm"]
-    assert gmacs(model, 8) == pytest.approx(record["gmacs_eval_fvcore"] - norms, rel=1e-3)
+    assert cost(f"{name}_vitb", {}, 8, 224)[0] == pytest.approx(record["gmacs_eval_fvcore"] - norms, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -50,8 +43,3 @@ def test_facebooks_motionformers_have_the_originals_parameters(
     record = oracle("time/full_size_time")[1]["other_models"][model]
     network = full_size("motionformer_vitb", 174, **{"num_frames": 16, "tubelet_frames": 2, **options})
     assert sum(p.numel() for p in network.parameters()) == record["params"] - unused  # its 2-D patches
-
-
-def test_folded_trajectory_attention_needs_almost_half_the_multiply_adds() -> None:
-    plain, folded = (gmacs(full_size("motionformer_vitb", 174, folded=value), 8) for value in (False, True))
-    assert folded < 0.56 * plain

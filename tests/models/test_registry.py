@@ -72,11 +72,134 @@ def test_a_copy_carries_its_own_story(name: str) -> None:
     assert model.meta["model"] == name
 
 
+@pytest.mark.parametrize("name", list_models())
+def test_a_created_model_is_in_eval_mode(name: str) -> None:
+    for num_classes in (0, 3):
+        model = create_model(name, num_classes=num_classes, **SMALL)
+        assert not [module for module in model.modules() if module.training]
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_forward_features_is_forward(name: str) -> None:
+    model, clip = small(name), torch.randn(1, 3, 4, 32, 32)
+    assert_close(model.forward_features(clip), model(clip), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_the_last_intermediate_with_norm_is_what_forward_returns(name: str) -> None:
+    model, clip = small(name), torch.randn(2, 3, 4, 32, 32)
+    [last] = model.forward_intermediates(clip, 1, norm=True)
+    patches = model.pre_logits(last.patches) if hasattr(model, "pre_logits") else last.patches
+    assert_close(patches, model(clip).patches)
+    assert last.cls.shape == (2, model.embed_dim)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_intermediates_are_chosen_as_in_timm(name: str) -> None:
+    model, clip = small(name), torch.randn(1, 3, 4, 32, 32)
+    every = model.forward_intermediates(clip)
+    assert len(every) == 2
+    assert not torch.equal(every[0].patches, every[1].patches)
+    for indices, expected in ((2, every), ([0, -1], every), ([-2], every[:1]), ([1], every[1:]), (1, every[1:])):
+        assert_close(model.forward_intermediates(clip, indices), expected, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("indices", [0, 3, [2], [-3], []])
+def test_blocks_that_do_not_exist_are_refused(indices: int | list[int]) -> None:
+    model, clip = small("svt_vitt"), torch.randn(1, 3, 4, 32, 32)
+    with pytest.raises(ValueError, match=r"indices must .* got \[?-?\d?\]?$"):
+        model.forward_intermediates(clip, indices)
+
+
+def test_blocks_after_the_last_intermediate_do_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small("svt_vitt")
+    monkeypatch.setattr(model.blocks[1], "forward", lambda *inputs: pytest.fail("the block ran"))
+    assert len(model.forward_intermediates(torch.randn(1, 3, 4, 32, 32), [0])) == 1
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_gradient_checkpointing_changes_no_gradient(name: str) -> None:
+    model, clip = small(name), torch.randn(2, 3, 4, 32, 32)
+    weight = next(parameter for name, parameter in model.named_parameters() if "blocks.0.mlp" in name)
+    expected = torch.autograd.grad(model(clip).patches.square().sum(), weight)
+    runs: list[int] = []
+    model.blocks[0].register_forward_pre_hook(lambda *_: runs.append(1))
+    model.set_grad_checkpointing()
+    assert_close(torch.autograd.grad(model(clip).patches.square().sum(), weight), expected)
+    assert len(runs) == 2  # forward, and again in the backward pass
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_a_classifier_can_be_reset_to_other_classes(name: str) -> None:
+    model = create_model(name, num_classes=3, **SMALL)
+    model.set_labels(["a", "b", "c"])
+    model.reset_classifier(5)
+    assert model.num_classes == model.meta["num_classes"] == 5
+    assert model.meta["categories"] is None
+    assert model(torch.randn(2, 3, 4, 32, 32)).shape == (2, 5)
+
+
+def test_a_backbone_has_no_classifier_to_reset() -> None:
+    model = small("svt_vitt")
+    assert model.num_classes == 0
+    model.reset_classifier(0)
+    with pytest.raises(
+        ValueError, match=r"no classifier to reset to 5 classes; use svt_zoo\.Classifier\(backbone, 5\)"
+    ):
+        model.reset_classifier(5)
+
+
 def test_a_classifier_gives_logits() -> None:
     model = create_model("svt_vitt", num_classes=5, **SMALL)
-    assert model(torch.randn(2, 3, 4, 32, 32)).shape == (2, 5)
+    clip = torch.randn(2, 3, 4, 32, 32)
+    assert model(clip).shape == (2, 5)
+    assert_close(model.forward_features(clip), model.backbone(clip))
+    assert_close(model.forward_intermediates(clip, 1), model.backbone.forward_intermediates(clip, 1))
     with pytest.raises(ValueError, match="num_classes >= 1, got -1"):
         create_model("svt_vitt", num_classes=-1, **SMALL)
+
+
+@pytest.mark.parametrize("name", [*list_models("*_vitt"), "cpc_resnet18"])
+@pytest.mark.parametrize(
+    ("clip", "message"),
+    [
+        (torch.zeros(1, 4, 3, 32, 32), r"looks like \(B, T, C, H, W\): clip\.transpose\(1, 2\)"),
+        (torch.zeros(3, 4, 32, 32), r"add the batch dimension: clip\.unsqueeze\(0\)"),
+        (torch.zeros(1, 4, 32, 32, 3), r"become a clip by model\.transforms\(\)\(frames\)"),
+        (
+            torch.zeros(1, 3, 4, 32, 32, dtype=torch.uint8),
+            r"must be floating-point.* got torch\.uint8; model\.transforms",
+        ),
+    ],
+)
+def test_a_clip_of_another_layout_or_type_is_refused_with_the_way_out(name: str, clip: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small(name)(clip)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["a", "b"], "each of the 3 classes once, got 2 names"),
+        (["a", "b", "a"], "must differ, got 'a' twice"),
+        (["a", "b", 3], "must be strings, got 3"),
+        ("abc", "got 1 names"),
+    ],
+)
+def test_wrong_class_names_are_refused_when_set(labels: list[str], message: str) -> None:
+    model = create_model("svt_vitt", num_classes=3, **SMALL)
+    with pytest.raises(ValueError, match=message):
+        model.set_labels(labels)
+
+
+def test_habits_of_timm_get_the_name_of_the_right_call() -> None:
+    with pytest.raises(ValueError, match=r"svt_zoo\.load_model\(NAME\), NAME being one of .*svt_vitb_k400"):
+        create_model("svt_vitb", pretrained=True)
+    with pytest.raises(ValueError, match=r"forward_intermediates\(clip, indices\)"):
+        create_model("svt_vitb", features_only=True)
+    with pytest.raises(ValueError, match=r"'svt_vitb_k400' names trained weights.*load_model\('svt_vitb_k400'\)"):
+        create_model("svt_vitb_k400")
+    assert isinstance(create_model("svt_vitt", pretrained=False, **SMALL), Backbone)
 
 
 def test_models_are_listed_by_pattern() -> None:
@@ -103,7 +226,12 @@ def test_a_model_of_ones_own_can_be_registered(monkeypatch: pytest.MonkeyPatch) 
         return MeanColour()
 
     clip = torch.rand(2, 3, 4, 5, 6)
-    assert_close(create_model("mean_colour")(clip).cls, clip.mean(dim=(2, 3, 4)))
+    model = create_model("mean_colour")
+    assert_close(model(clip).cls, clip.mean(dim=(2, 3, 4)))
+    with pytest.raises(ValueError, match="forward_intermediates needs blocks, embed_clip and split, which MeanColour"):
+        model.forward_intermediates(clip)
+    with pytest.raises(ValueError, match="gradient checkpointing needs blocks"):
+        model.set_grad_checkpointing()
     assert create_model("mean_colour", num_classes=7)(clip).shape == (2, 7)
     with pytest.raises(ValueError, match="'mean_colour' is registered already"):
         svt_zoo.register_model("mean_colour", build)

@@ -186,16 +186,6 @@ def test_no_graph_is_built_under_no_grad() -> None:
     assert not features.cls.requires_grad
 
 
-def test_gradient_checkpointing_changes_no_gradient() -> None:
-    clip, gradients = torch.randn(1, 3, 4, 32, 32), []
-    for recompute in (False, True):
-        torch.manual_seed(0)
-        model = XViT(**TINY, grad_checkpointing=recompute)
-        model(clip).cls.square().sum().backward()
-        gradients.append([p.grad for p in model.parameters()])
-    assert_close(gradients[0], gradients[1])
-
-
 def test_dropout_falls_on_the_class_feature_and_on_every_frames() -> None:
     torch.manual_seed(0)
     model, clip = XViT(**TINY, dropout=0.5), torch.randn(8, 3, 2, 32, 32)

@@ -138,3 +138,9 @@ def test_what_rescues_a_run_is_allowed_and_said(caplog: pytest.LogCaptureFixture
     assert "the recipe has changed since the run started" in caplog.text
     with pytest.raises(CheckpointError, match=r"by another recipe: optim.lr"):
         check_same_run(Path("x.pt"), saved, {**saved, "optim": {"lr": 1e-4, "clip_grad": None}})
+
+
+def test_a_removed_option_with_the_value_that_remains_does_not_stop_a_run() -> None:
+    check_same_run(Path("x.pt"), {"data": {"backend": "pyav"}}, {"data": {}})
+    with pytest.raises(CheckpointError, match=r"x\.pt: data\.backend='torchcodec' was removed: PyAV reads all videos"):
+        check_same_run(Path("x.pt"), {"data": {"backend": "torchcodec"}}, {"data": {}})

@@ -54,8 +54,8 @@ def test_a_network_whose_cls_would_stay_untrained_is_an_error_of_the_recipe() ->
 @pytest.mark.parametrize("more", [[], ["temporal.flow=1"]])
 def test_an_option_that_the_network_does_not_have_is_one_line(videos: Path, tmp_path: Path, more: list[str]) -> None:
     path = ROOT / "configs" / "debug" / ("svt_tiny.yaml" if more else "cpc_tiny.yaml")
-    changes = ["model.name=cpc_resnet18", "model.options={grad_checkpointing: true}", f"run.output={tmp_path}", *more]
-    with pytest.raises(ConfigError, match=r"model\.options do not fit cpc_resnet18: .*'grad_checkpointing'"):
+    changes = ["model.name=cpc_resnet18", "model.options={attention: joint}", f"run.output={tmp_path}", *more]
+    with pytest.raises(ConfigError, match=r"model\.options do not fit cpc_resnet18: .*'attention'"):
         pretrain(load_recipe(path, [f"data.train={videos}", *changes]))
 
 

@@ -1,4 +1,4 @@
-"""TIME through tools/finetune.py: a folder in Something-Something's layout trains, goes on, and is tested."""
+"""TIME through svt-zoo finetune: a folder in Something-Something's layout trains, goes on, and is tested."""
 
 import json
 import sys
@@ -8,18 +8,19 @@ from typing import Any
 
 import pytest
 import torch
+from commands import command
 from training_runs import ROOT, lines_of, weights_of
 from training_runs import TINY as SVT_TINY
 
 from svt_zoo import load_model
 from svt_zoo.config import ConfigError, FinetuneRecipe, TemporalConfig, load_recipe, read_recipe
-from svt_zoo.data.video import open_video
 from svt_zoo.evaluation.results import read_result
 from svt_zoo.methods import Classify, Temporal
 from svt_zoo.models import Classifier
 from svt_zoo.training.build import pretrain
 from svt_zoo.training.engine import Trainer
 from svt_zoo.training.temporal import build_flow
+from svt_zoo.video import open_video
 
 TINY = ROOT / "configs" / "debug" / "time_tiny.yaml"
 TEMPLATES = ("Moving [something] up", "Pushing [something] from left to right", "Drawing [something]")
@@ -61,14 +62,8 @@ def arguments(ssv2: Path, output: Path, *more: str) -> list[str]:
 
 
 def finetune(*given: str) -> int:
-    """Run tools/finetune.py in this process."""
-    sys.path.insert(0, str(ROOT / "tools"))
-    try:
-        from finetune import main
-    finally:
-        sys.path.pop(0)
-    status: int = main(list(given))
-    return status
+    """Run `svt-zoo finetune` in this process."""
+    return command("finetune")(list(given))
 
 
 def test_time_trains_and_tests_on_something_something(ssv2: Path, tmp_path: Path) -> None:
@@ -135,9 +130,9 @@ def test_a_clip_that_is_mixed_or_comes_with_a_fast_one_is_refused() -> None:
 
 def test_a_missing_opencv_is_an_error_of_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(ConfigError, match=r"temporal\.flow_method=farneback: .*pip install opencv-python-headless"):
-        build_flow(TemporalConfig(flow=1.0, flow_method="farneback"), 16)
-    assert build_flow(TemporalConfig(flow_method="farneback"), 16) is None
+    with pytest.raises(ConfigError, match=r'temporal\.flow=1\.0: .*pip install "svt-zoo\[flow\]", or set'):
+        build_flow(TemporalConfig(flow=1.0), 16)
+    assert build_flow(TemporalConfig(), 16) is None
 
 
 def test_the_authors_code_is_three_words_away() -> None:

@@ -1,0 +1,89 @@
+"""The command `svt-zoo`: one table of commands, each with a function that adds its arguments and one that runs it.
+
+`--help` must be fast: nothing here imports torch; each command imports what it needs when it runs.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from ..hub.sources import one_line
+from . import data, doctor, hub, inference, training
+
+AddArguments = Callable[[argparse.ArgumentParser], None]
+Run = Callable[[argparse.Namespace], int]
+
+# The docstring of the second function is the command's help.
+COMMANDS: dict[str, tuple[AddArguments, Run]] = {
+    "demo": (training.add_demo, training.demo),
+    "embed": (inference.add_embed, inference.embed),
+    "predict": (inference.add_predict, inference.predict),
+    "visualize": (inference.add_visualize, inference.visualize),
+    "extract": (inference.add_extract, inference.extract),
+    "search": (inference.add_search, inference.search),
+    "serve": (inference.add_serve, inference.serve),
+    "pretrain": (training.add_pretrain, training.pretrain),
+    "finetune": (training.add_finetune, training.finetune),
+    "evaluate": (training.add_evaluate, training.evaluate),
+    "export": (inference.add_export, inference.export),
+    "prepare": (data.add_prepare, data.prepare),
+    "check": (data.add_check, data.check),
+    "preview": (data.add_preview, data.preview),
+    "publish": (hub.add_publish, hub.publish),
+    "models": (hub.add_models, hub.models),
+    "weights": (hub.add_weights, hub.weights),
+    "recipes": (training.add_recipes, training.recipes),
+    "options": (training.add_options, training.options),
+    "page": (hub.add_page, hub.page),
+    "doctor": (doctor.add_doctor, doctor.doctor),
+}
+RESUMABLE = ("demo", "extract", "pretrain", "finetune", "evaluate", "prepare", "check")
+ERRORS = (ValueError, OSError, RuntimeError, ImportError, FloatingPointError)
+EPILOG = """exit status: 0 on success; 1 if something that was asked about is broken; 2 after an error;
+75 if a signal asked a training to stop and it saved its state; 130 after Ctrl-C"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    raw = argparse.RawDescriptionHelpFormatter
+    about = "Self-supervised video transformers: features, predictions, training and evaluation."
+    parser = argparse.ArgumentParser("svt-zoo", description=about, epilog=EPILOG, formatter_class=raw)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (add_arguments, run) in COMMANDS.items():
+        text = run.__doc__ or ""
+        one = commands.add_parser(name, help=text.split("\n")[0], description=_dedent(text), formatter_class=raw)
+        add_arguments(one)
+        one.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and ("overrides" not in args or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides += rest  # key=value after an option
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("svt_zoo").setLevel(logging.INFO)
+    try:
+        return COMMANDS[args.command][1](args)
+    except BrokenPipeError:  # of `svt-zoo weights | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except ERRORS as error:
+        if args.traceback:
+            raise
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        resumable = args.command in RESUMABLE
+        print("stopped" + ("; the same command goes on from here" if resumable else ""), file=sys.stderr)
+        return 130
+
+
+def _dedent(text: str) -> str:
+    return "\n".join(line.strip() for line in text.splitlines())

@@ -1,0 +1,79 @@
+"""Arguments that several commands share."""
+
+import os
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..models import ZooModel
+
+FEATURES_MODEL = "svt_vitb_k400"
+CLASSIFIER = "timesformer_vitb_k400"
+
+
+def add_recipe(parser: ArgumentParser, example: str, *, overrides: str = "data.train=/list.csv") -> None:
+    """`RECIPE [key=value ...]`."""
+    parser.add_argument("recipe", help=f"a YAML file, or a name that svt-zoo recipes lists, such as {example}")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"changes to the recipe, such as {overrides}")
+
+
+def add_model(parser: ArgumentParser, default: str) -> None:
+    """`--model` and `--weights`, for `load_network`."""
+    parser.add_argument("--model", help=f"a name that svt-zoo weights lists, a path or an address ({default})")
+    parser.add_argument("--weights", help="a file or an address of other weights for --model")
+    parser.set_defaults(default_model=default)
+
+
+def load_network(args: Namespace, *, num_classes: int | None = 0, **options: Any) -> "ZooModel":
+    """The network that `--model` and `--weights` name; `num_classes=None` keeps the classifier of the file."""
+    from ..hub.loading import load_model
+
+    name = args.weights or args.model or args.default_model
+    return load_model(name, model=args.model if args.weights else None, num_classes=num_classes, **options)
+
+
+def add_device(parser: ArgumentParser, *, dtype: str = "auto") -> None:
+    """`--device` and `--dtype`."""
+    parser.add_argument("--device", help="such as cpu or cuda:0; by default the GPU if there is one")
+    choices = ["auto", "float32", "bfloat16", "float16"]
+    parser.add_argument("--dtype", default=dtype, choices=choices, help="of the computation (%(default)s)")
+
+
+def add_views(parser: ArgumentParser) -> None:
+    """`--views`."""
+    text = 'views of each video: crops x clips, such as 3x10, or "slow-fast 3x1" (%(default)s)'
+    parser.add_argument("--views", default="1x1", help=text)
+
+
+def add_list_options(parser: ArgumentParser) -> None:
+    """How a list of videos is read; `list_options` hands them on."""
+    parser.add_argument("--root", help="the folder of relative paths in the list; by default that of the list")
+    parser.add_argument("--format", default="auto", help="of the list, if it is not recognized")
+    parser.add_argument("--where", help="rows of the list to take, such as split=train,set=ucf101")
+    parser.add_argument("--frame-rate", type=float, default=30.0, help="of folders of frames in the list (%(default)s)")
+
+
+def list_options(args: Namespace) -> dict[str, Any]:
+    """The options of `add_list_options`, as keywords of `read_list`."""
+    return {name: getattr(args, name) for name in ("root", "format", "where", "frame_rate")}
+
+
+def add_workers(parser: ArgumentParser) -> None:
+    """`--workers`."""
+    text = "processes; 0 works in the main process (one per core)"
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help=text)
+
+
+def positive(text: str) -> int:
+    """A whole number >= 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"must be a whole number >= 1, got {text}")
+    return int(text)
+
+
+def columns(rows: list[list[str]]) -> str:
+    """A table in plain text."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

@@ -1,0 +1,97 @@
+"""Commands about videos: check, prepare, preview."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from .arguments import add_list_options, add_recipe, add_workers, list_options, positive
+
+
+def add_check(parser: ArgumentParser) -> None:
+    """Arguments of `check`."""
+    parser.add_argument("list", help="a list of videos in any format, or a folder of videos")
+    parser.add_argument("--report", help="file to write, .parquet or .csv (by default in runs/, named after the list)")
+    parser.add_argument("--again", action="store_true", help="decode also what an earlier run found sound")
+    add_workers(parser)
+    add_list_options(parser)
+
+
+def check(args: Namespace) -> int:
+    """Decode every video of a list and report broken, missing and duplicate files.
+
+    Exit status 1 if a video is broken or missing.
+    """
+    from ..data.check import check_videos, default_report
+    from ..data.lists import read_list
+
+    videos = read_list(args.list, **list_options(args))
+    target = args.report or default_report(args.list)
+    report = check_videos(videos, target, workers=args.workers, again=args.again)
+    print(report.describe())
+    return 0 if report.sound else 1
+
+
+def add_prepare(parser: ArgumentParser) -> None:
+    """Arguments of `prepare`."""
+    parser.add_argument("list", help="a list of videos in any format, or a folder of videos")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the new videos and the new list")
+    parser.add_argument("--short-side", type=int, default=256, help="pixels; never enlarges (%(default)s)")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--intra", action="store_true", help="only key frames: a little faster, 2 to 4 times larger")
+    mode.add_argument("--frames", action="store_true", help="folders of JPEG images, the largest by far")
+    parser.add_argument("--crf", type=int, default=20, help="quality of H.264, 0 to 51, lower is better (%(default)s)")
+    parser.add_argument("--preset", default="fast", help="of x264, ultrafast to veryslow (%(default)s)")
+    parser.add_argument("--jpeg-quality", type=int, default=90, help="of the images, 1 to 95 (%(default)s)")
+    add_workers(parser)
+    add_list_options(parser)
+
+
+def prepare(args: Namespace) -> int:
+    """Re-encode videos for training: small, without sound, quick to decode.
+
+    Exit status 1 if a video cannot be read.
+    """
+    from ..data.encode import Encoding
+    from ..data.lists import read_list
+    from ..data.prepare import prepare_videos
+
+    encoding = Encoding(
+        mode="frames" if args.frames else "intra" if args.intra else "short",
+        short_side=args.short_side,
+        crf=args.crf,
+        preset=args.preset,
+        jpeg_quality=args.jpeg_quality,
+    )
+    videos = read_list(args.list, **list_options(args))
+    name = "list" if Path(args.list).is_dir() else Path(args.list).stem
+    made = prepare_videos(videos, args.output, encoding, name=name, workers=args.workers)
+    print(f"{made.summary()}\nlist: {made.list}")
+    for path, reason in made.failures[:20]:
+        print(f"failed: {path}: {reason}")
+    if made.failures:
+        print(f"all failures: {made.list.with_name('failures.csv')}; their rows are in the list without a video")
+    return 1 if made.failures else 0
+
+
+def add_preview(parser: ArgumentParser) -> None:
+    """Arguments of `preview`."""
+    add_recipe(parser, "svt/vitb_k400", overrides="data.train=/videos views.hflip=0")
+    parser.add_argument("--videos", type=positive, default=2, help="how many videos to show (%(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("runs/preview.png"), help="the picture (%(default)s)")
+
+
+def preview(args: Namespace) -> int:
+    """Draw the views that a recipe trains on: a picture with one row per view."""
+    from ..config import load_recipe
+    from ..data.build import training_dataset
+    from ..data.preview import preview_sheet
+    from ..training.pieces import PIECES
+
+    recipe = load_recipe(args.recipe, args.overrides)
+    dataset = training_dataset(recipe.data, recipe.views, seed=recipe.run.seed)
+    indices = range(0, len(dataset), max(1, len(dataset) // args.videos))[: args.videos]
+    augment = PIECES[recipe.method].augment(recipe)
+    picture = preview_sheet(dataset, indices, augment, mean=recipe.views.mean, std=recipe.views.std)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(args.output)
+    print(f"{args.output}: {len(indices)} of {len(dataset)} videos, one row per view")
+    return 0

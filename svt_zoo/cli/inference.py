@@ -1,0 +1,320 @@
+"""Commands that apply a model: embed, predict, visualize, extract, search, serve, export."""
+
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from .arguments import (
+    CLASSIFIER,
+    FEATURES_MODEL,
+    add_device,
+    add_list_options,
+    add_model,
+    add_views,
+    list_options,
+    load_network,
+    positive,
+)
+
+if TYPE_CHECKING:
+    from ..inference.feature_table import FeatureTable
+
+
+def add_embed(parser: ArgumentParser) -> None:
+    """Arguments of `embed`."""
+    parser.add_argument("videos", nargs="+", help="video files, or folders of them")
+    parser.add_argument("-o", "--output", help="file to write: .npy, or .csv with the path in the first column")
+    add_model(parser, FEATURES_MODEL)
+    add_views(parser)
+    add_device(parser)
+
+
+def embed(args: Namespace) -> int:
+    """Print or write the features of videos, one row per video.
+
+    Exit status 1 if a video cannot be read; its row in the file is NaN.
+    """
+    import torch
+
+    from ..data.jobs import output_file
+    from ..evaluation.prepare import prepare
+    from ..inference.predict import embed as features_of
+    from ..inference.predict import write_features
+    from ..video import VideoReadError
+
+    target = output_file(args.output, ".npy", ".csv") if args.output else None
+    model, device, dtype = prepare(load_network(args), args.device, args.dtype)
+    paths, rows, failed = _files(args.videos), [], 0
+    for path in paths:
+        try:
+            (feature,) = features_of(path, model=model, device=device, dtype=dtype, views=args.views)
+        except VideoReadError as error:
+            print(f"error: {error}", file=sys.stderr)
+            feature, failed = torch.full((cast(int, model.embed_dim),), torch.nan), failed + 1
+        else:
+            if target is None:
+                start = ", ".join(f"{value:.3f}" for value in feature[:4].tolist())
+                print(f"{path}: {len(feature)} numbers: {start}, ... (norm {feature.norm():.2f})", flush=True)
+        rows.append(feature)
+    if target:
+        write_features(target, paths, torch.stack(rows))
+        print(f"{target}: {len(rows)} features of {len(rows[0])} numbers, {failed} failed")
+    return 1 if failed else 0
+
+
+def _files(paths: list[str]) -> list[str]:
+    """The video files among `paths` and in the folders among them."""
+    from ..data.list_formats import find_videos
+
+    files: list[str] = []
+    for path in paths:
+        inside = [os.path.join(path, name) for name in find_videos(path)] if os.path.isdir(path) else [path]
+        if not inside:
+            raise ValueError(f"{path}: no video in this folder")
+        files += inside
+    return files
+
+
+def add_predict(parser: ArgumentParser) -> None:
+    """Arguments of `predict`."""
+    parser.add_argument("videos", nargs="+", help="video files, or folders of them")
+    parser.add_argument("--top", type=positive, default=5, help="how many classes to print (%(default)s)")
+    add_model(parser, CLASSIFIER)
+    add_views(parser)
+    add_device(parser)
+
+
+def predict(args: Namespace) -> int:
+    """Print the most likely classes of videos.
+
+    Exit status 1 if a video cannot be read; the others are printed.
+    """
+    from ..evaluation.prepare import prepare
+    from ..inference.predict import predict as predictions_of
+    from ..video import VideoReadError
+
+    model, device, dtype = prepare(load_network(args, num_classes=None), args.device, args.dtype)
+    options = {"top": args.top, "device": device, "dtype": dtype, "views": args.views}
+    failed = 0
+    for path in _files(args.videos):
+        try:
+            (found,) = predictions_of(path, model=model, **options)
+        except VideoReadError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed += 1
+        else:
+            lines = [f"  {score:6.1%}  {label}" for label, score in zip(found.labels, found.scores, strict=True)]
+            print(path, *lines, sep="\n", flush=True)
+    return 1 if failed else 0
+
+
+def add_visualize(parser: ArgumentParser) -> None:
+    """Arguments of `visualize`."""
+    parser.add_argument("video", help="a video file")
+    add_model(parser, FEATURES_MODEL)
+    parser.add_argument("--no-pretrained", action="store_true", help="random weights, to try the program")
+    text = "more models, below the first; dino is the one of the same size"
+    parser.add_argument("--compare", nargs="+", default=[], metavar="NAME", help=text)
+    text = "attention of the last block, or through all blocks (%(default)s)"
+    parser.add_argument("--method", choices=["last", "rollout"], default="last", help=text)
+    parser.add_argument("--num-frames", type=positive, help="frames of the clip; by default the model's own")
+    parser.add_argument("--img-size", type=positive, help="side of the crop in pixels; by default the model's own")
+    parser.add_argument("--output", default=".", help="folder, or stem of the two files (here)")
+
+
+def visualize(args: Namespace) -> int:
+    """Show what a model attends to in a video: an MP4 with the attention beside the frames, and a PNG."""
+    from ..inference.visualize import load_models, visualize_attention
+
+    models = load_models(
+        args.model or args.default_model,
+        weights=args.weights,
+        pretrained=not args.no_pretrained,
+        compare=args.compare,
+        num_frames=args.num_frames,
+        img_size=args.img_size,
+    )
+    for path in visualize_attention(args.video, models, args.output, method=args.method):
+        print(path)
+    return 0
+
+
+def add_extract(parser: ArgumentParser) -> None:
+    """Arguments of `extract`."""
+    parser.add_argument("videos", help="a list in any format, a folder, a URL of either, or one video")
+    parser.add_argument("-o", "--output", default="runs/features.parquet", help="file to write (%(default)s)")
+    add_model(parser, FEATURES_MODEL)
+    add_views(parser)
+    parser.add_argument("--every", type=float, help="one row every so many seconds, instead of one per video")
+    parser.add_argument("--tokens", choices=["frames", "patches"], help="the mean patch of each frame, or all patches")
+    parser.add_argument("--half", action="store_true", help="write float16 instead of float32")
+    parser.add_argument("--engine", default="local", choices=["local", "ray"])
+    add_device(parser, dtype="float32")
+    parser.add_argument("--batch-size", type=int, default=8, help="rows that are computed at once (%(default)s)")
+    parser.add_argument("--workers", type=int, help="processes that read videos; by default one per core")
+    text = "videos that are computed again at most after a kill (%(default)s)"
+    parser.add_argument("--shard-size", type=int, default=64, help=text)
+    add_list_options(parser)
+
+
+def extract(args: Namespace) -> int:
+    """Write the features of a collection of videos to a Parquet table.
+
+    The same command goes on after a kill. Under torchrun several processes share the work. A video that cannot be read
+    is a row with the reason. Exit status 1 if no video can be read.
+    """
+    from .. import distributed
+    from ..evaluation.prepare import choose_device
+    from ..inference.extract import extract_features, list_videos
+    from ..inference.feature_table import FeatureTable
+
+    device = distributed.init(choose_device(args.device))
+    try:
+        summary = extract_features(
+            load_network(args),
+            list_videos(args.videos, **list_options(args)),
+            args.output,
+            views=args.views,
+            every=args.every,
+            pooling=args.tokens or "cls",
+            store="float16" if args.half else "float32",
+            engine=args.engine,
+            device=args.device if args.engine == "ray" else device,
+            dtype=args.dtype,
+            batch_size=args.batch_size,
+            num_workers=args.workers,
+            shard_size=args.shard_size,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+        )
+    finally:
+        distributed.shutdown()
+    print(summary)
+    if summary.complete and not FeatureTable(summary.output).has_features():
+        print(f"error: no video could be read; see column `error` of {summary.output}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def add_search(parser: ArgumentParser) -> None:
+    """Arguments of `search`."""
+    parser.add_argument("features", help="a table that svt-zoo extract wrote")
+    parser.add_argument("query", nargs="?", help="a video, a URL of one, or an image")
+    parser.add_argument("--start", type=float, help="only the part of the video from here, in seconds")
+    parser.add_argument("--end", type=float, help="only the part of the video before this, in seconds")
+    parser.add_argument("--top", type=positive, default=10, help="how many rows to print (%(default)s)")
+    parser.add_argument("--model", help="the table's weights, if they have moved")
+    parser.add_argument("--device", help="such as cpu or cuda:0; by default the GPU if there is one")
+    parser.add_argument("--faiss", action="store_true", help="use an index, kept beside the table (approximate)")
+    parser.add_argument("--sheet", help="picture (.png, .jpg) of the query and its neighbors to write")
+    text = "list pairs with at least this similarity, instead of a query"
+    parser.add_argument("--duplicates", type=float, metavar="SIMILARITY", help=text)
+    parser.add_argument("--report", help="file (.csv) to write all pairs to")
+
+
+def search(args: Namespace) -> int:
+    """Find the rows of a table of features that are most similar to a video or an image; or near-duplicates."""
+    from ..data.jobs import output_file
+    from ..inference.captions import printable
+    from ..inference.feature_table import FeatureTable
+    from ..inference.neighbours import neighbour_sheet
+    from ..inference.search import overlapping, query_feature
+    from ..inference.search import search as find_neighbors
+
+    if (args.query is None) == (args.duplicates is None):
+        raise ValueError("give either a query or --duplicates SIMILARITY")
+    sheet = output_file(args.sheet, ".png", ".jpg") if args.sheet else None
+    report = output_file(args.report, ".csv") if args.report else None
+    table = FeatureTable(args.features)
+    if args.query is None:
+        return _duplicates(table, args.duplicates, report)
+    part = {"start_sec": args.start, "end_sec": args.end}
+    feature = query_feature(table, args.query, **part, model=args.model, device=args.device)
+    without = overlapping(table, args.query, **part)
+    neighbors = find_neighbors(table, feature, top=args.top, without=without, use_faiss=args.faiss)
+    for similarity, row in neighbors:
+        print(f"{similarity:.4f}  {printable(row.video)}  {row.start_sec:.2f} to {row.end_sec:.2f} s")
+    if sheet:
+        neighbour_sheet(table, args.query, neighbors, **part).save(sheet)
+        print(f"picture: {sheet}")
+    return 0
+
+
+def _duplicates(table: "FeatureTable", similarity: float, report: Path | None) -> int:
+    """Print the most similar pairs of a table, and write all to `report`."""
+    import csv
+
+    from ..inference.captions import printable
+    from ..inference.search import find_duplicates
+
+    pairs = find_duplicates(table, similarity)
+    print(f"{len(pairs)} pairs with a similarity of {similarity} or more")
+    for found, first, second in pairs[:20]:
+        print(f"{found:.4f}  {printable(first[0])}  {printable(second[0])}")
+    if report:
+        with report.open("w", encoding="utf-8", newline="") as file:
+            names = [f"{name}_{side}" for side in (1, 2) for name in ("video", "start_sec", "end_sec")]
+            lines = [(f"{found:.4f}", *first[:3], *second[:3]) for found, first, second in pairs]
+            csv.writer(file).writerows([("similarity", *names), *lines])
+    return 0
+
+
+def add_serve(parser: ArgumentParser) -> None:
+    """Arguments of `serve`."""
+    text = f"weights, a path or an address; by default those of --features, without it {CLASSIFIER}"
+    parser.add_argument("--model", help=text)
+    parser.add_argument("--features", help="a table that svt-zoo extract wrote with this model: shows neighbors")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (%(default)s)")
+    parser.add_argument("--port", type=int, default=7860, help="(%(default)s)")
+    parser.add_argument("--max-megabytes", type=int, default=100, help="of an upload (%(default)s)")
+    parser.add_argument("--max-seconds", type=float, default=300, help="of a video (%(default)s)")
+    parser.add_argument("--max-pixels", type=int, default=4096 * 2304, help="of a frame (%(default)s)")
+
+
+def serve(args: Namespace) -> int:
+    """Show a page in the browser: drop a video, see its classes or neighbors and the model's attention."""
+    import threading
+    from dataclasses import replace
+
+    from ..inference.serve import UPLOAD_LIMITS
+    from ..inference.serve import serve as serve_page
+
+    limits = replace(UPLOAD_LIMITS, max_duration=args.max_seconds, max_pixels=args.max_pixels)
+    options = {"features": args.features, "host": args.host, "port": args.port, "limits": limits}
+    try:
+        with serve_page(args.model, max_bytes=args.max_megabytes * 1_000_000, **options) as address:
+            print(f"the page is at {address}; Ctrl-C ends it", flush=True)
+            threading.Event().wait()
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+def add_export(parser: ArgumentParser) -> None:
+    """Arguments of `export`."""
+    add_model(parser, FEATURES_MODEL)
+    formats = ["torch_export", "aotinductor", "onnx", "transformers"]
+    parser.add_argument("--format", default="onnx", choices=formats, help="(%(default)s)")
+    parser.add_argument("--output", required=True, help="the file (.pt2, .onnx) or folder to write")
+    parser.add_argument("--num-frames", type=positive, help="frames of the clip; by default the model's own")
+    parser.add_argument("--img-size", type=positive, help="its pixels; by default the model's own")
+    parser.add_argument("--features", action="store_true", help="without the classifier, even if there is one")
+
+
+def export(args: Namespace) -> int:
+    """Export a model as a torch program, as ONNX, or as weights for transformers, and compare the outputs."""
+    from ..inference.export import export_program
+    from ..inference.export_weights import export_transformers
+
+    size = {"num_frames": args.num_frames, "img_size": args.img_size}
+    model = load_network(args, num_classes=0 if args.features else None, **size)
+    if args.format == "transformers":
+        exported = export_transformers(model, args.output)
+    else:
+        exported = export_program(model, args.output, args.format)
+    print(f"{exported.path}: free are {', '.join(exported.free)}")
+    shapes = ", ".join("x".join(map(str, shape)) for shape in exported.shapes)
+    print(f"largest difference to the network {exported.max_difference:.1e} in float32, at {shapes}")
+    return 0
