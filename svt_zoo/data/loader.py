@@ -199,7 +199,7 @@ class VideoLoader:
             listed = "\n".join(f"  {path}: {reason}" for path, reason in list(self.failures.items())[:20])
             raise TooManyFailures(
                 f"{len(self.failures)} of {self.sampler.size} videos cannot be read, at most "
-                f"{self.max_failures:.4g} may fail (data.max_failure_fraction); repair them or remove them from the list"
+                f"{self.max_failures:.4g} may fail (data.max_failure_fraction); repair or remove them"
                 f"{f', {self.log} has all of them' if self.log else ''}:\n{listed}"
             )
 
