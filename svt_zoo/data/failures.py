@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable
 
 from ..video import VideoReadError
 
@@ -42,6 +43,11 @@ class Outcomes:
         self.count += 1
         if self.count >= self.limit:
             self.stop()
+
+    def add_all(self, failures: Iterable[tuple[str, str | None]]) -> None:
+        """Count several videos, each by its path and its reason. Raises as `add`."""
+        for path, reason in failures:
+            self.add(path, reason)
 
     def stop(self) -> None:
         """End the run now, before the rule's number of videos, if all videos so far have failed for one reason.

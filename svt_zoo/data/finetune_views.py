@@ -67,7 +67,9 @@ class FinetuneViews:
             if given.crop_size[0] != given.crop_size[1]:
                 raise ValueError(f"random clips need a square crop, got crop_size={given.crop_size}")
         if fast is not None and policy != "none":
-            raise ValueError(f"policy={policy!r} acts on one clip, there is a fast one beside it; use one of the two")
+            raise ValueError(
+                f"policy={policy!r} needs a single clip, but there is a fast one as well; use one of the two"
+            )
         self.flow, self.halves = flow, []
         if flow is not None and flow.rule == "absolute" and policy != "none":
             if policy == "autoaugment":

@@ -191,17 +191,15 @@ class VideoLoader:
             with open(self.log, "a", encoding="utf-8", newline="") as file:
                 rows = ([self.epoch, path, reason] for path, reason in new.items())
                 csv.writer(file).writerows([("epoch", "path", "reason"), *rows] if first else rows)
-        for path in batch.names:
-            self._outcomes.add(path, None)
-        for path, reason in new.items():
-            self._outcomes.add(path, reason)
+        self._outcomes.add_all([(path, None) for path in batch.names])
+        self._outcomes.add_all(new.items())
         gave_up = len(batch) < self.sampler.batch_size
         if self.dataset.train and (gave_up or len(self.failures) > self.max_failures):
             self._outcomes.stop()
             listed = "\n".join(f"  {path}: {reason}" for path, reason in list(self.failures.items())[:20])
             raise TooManyFailures(
                 f"{len(self.failures)} of {self.sampler.size} videos cannot be read, at most "
-                f"{self.max_failures:.4g} may fail (data.max_failure_fraction); repair them or remove them from the list"
+                f"{self.max_failures:.4g} may fail (data.max_failure_fraction); repair or remove them"
                 f"{f', {self.log} has all of them' if self.log else ''}:\n{listed}"
             )
 

@@ -92,11 +92,9 @@ def extract(
     """
     rank = distributed.rank() if rank is None else rank
     world_size = distributed.world_size() if world_size is None else world_size
-    if not 0 <= rank < world_size or (world_size > 1 and output is None) or min(batch_size, shard_size) < 1:
-        raise ValueError(
-            "rank must be 0 to world_size - 1, batch_size and shard_size >= 1, several processes need an output; "
-            f"got rank={rank}, world_size={world_size}, {output=}, {batch_size=}, {shard_size=}"
-        )
+    _check_place(rank, world_size, output)
+    if min(batch_size, shard_size) < 1:
+        raise ValueError(f"batch_size and shard_size must be >= 1, got {batch_size=}, {shard_size=}")
     made = parse_views(views, model.transforms()) if isinstance(views, str) else views
     network, device, dtype = prepare(model, device, dtype)
     settings = {"list_sha256": videos.sha256, "weights_sha256": weights_sha256(model), "views": describe_views(made)}
@@ -105,23 +103,19 @@ def extract(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(output or scratch)
         claim(folder, settings)
-        mine = sorted(shards(len(videos), shard_size).items())[rank::world_size]
+        mine = {_path(folder, n): rows for n, rows in sorted(shards(len(videos), shard_size).items())[rank::world_size]}
         was_read = any(_has_features(path) for path in folder.glob("features_*.safetensors"))
-        if not was_read:  # earlier attempts read no video: what they wrote is made again
-            for n, _ in mine:
-                _path(folder, n).unlink(missing_ok=True)
-        todo = {_path(folder, n): _split(rows, batch_size) for n, rows in mine if not _path(folder, n).exists()}
+        # If earlier attempts read no video at all, what they wrote is made again.
+        todo = {path: _split(rows, batch_size) for path, rows in mine.items() if not (was_read and path.exists())}
         batches = _batches(dataset, todo.values(), number_of_workers(num_workers), device, progress and rank == 0)
         counted = _counted(batches, todo.values(), videos, Outcomes(len(videos), was_read=was_read))
         for path, parts in todo.items():
             _write(path, [_compute(network, next(counted), pool, device, dtype) for _ in parts])
         distributed.barrier()
         found = read_features(folder, videos)
-        if not found.names:  # by several processes, each of which has read too few videos for the rule
-            outcomes = Outcomes(len(videos))
-            for failure in found.missing:
-                outcomes.add(*failure)
-        return found
+    if not found.names:  # by several processes, each of which has read too few videos for the rule
+        Outcomes(len(videos)).add_all(found.missing)
+    return found
 
 
 def read_features(folder: str | os.PathLike[str], videos: VideoList) -> Extracted:
@@ -187,6 +181,13 @@ def view_features(network: ZooModel, views: Sequence[Tensor], pool: Pool = "mean
     shapes = dict.fromkeys(tuple(view.shape) for view in views)
     groups = [[row for row, view in zip(rows, views, strict=True) if tuple(view.shape) == shape] for shape in shapes]
     return torch.stack([torch.stack(group).mean(dim=0) for group in groups]).sum(dim=0)  # (B, D)
+
+
+def _check_place(rank: int, world_size: int, output: str | os.PathLike[str] | None) -> None:
+    if not 0 <= rank < world_size or (world_size > 1 and output is None):
+        raise ValueError(
+            f"several processes need an output, and ranks < world_size; got {rank=}, {world_size=}, {output=}"
+        )
 
 
 class _Part(NamedTuple):

@@ -42,7 +42,7 @@ def log_start(
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     named = [f"{value} {name.replace('_', ' ')}" for name, value in facts.items() if value]
     _log.info(
-        "%s on %s, precision %s, %d process(es): %s, %.1f M parameters; output: %s",
+        "%s on %s, precision %s, %d process(es): %s, network of %.1f M parameters; output: %s",
         what,
         device_name(device),
         str(precision).removeprefix("torch."),

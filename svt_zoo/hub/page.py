@@ -25,8 +25,8 @@ Written by `svt-zoo page` from `svt_zoo/hub/table.py` and `results/*.json`; a te
   trajectory attention is counted in the paper's form; the code here computes the same with fewer multiply-adds.
   Parameters are those of the backbone, without a classifier.
 - A command follows the published number's protocol as far as that is known, with our reader of videos, and none has
-  been run on the full data. Add `run.output=FOLDER`, `report.folder=results` (results for this page) and, if your
-  videos lie elsewhere, `data.train=LIST data.val=LIST data.root=FOLDER`. FILE is the pre-trained file, which you fetch
+  been run on the full data. Add `run.output=FOLDER`, `report.folder=results` (for results on this page) and, if your
+  videos lie elsewhere, `data.train=LIST data.val=LIST data.root=FOLDER`; FILE is the pre-trained file, which you fetch
   by hand.
 - Licences are those of the weights. The data sets have terms of their own, which are not restated here.
 - frames x rate: 8x32 are 8 frames spread evenly over 8 x 32 of a video of 30 a second; "segments" spreads them over

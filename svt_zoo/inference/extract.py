@@ -113,12 +113,9 @@ def extract_features(
         ImportError: pyarrow, or ray for that engine, is not installed.
         WeightsError: the weights cannot be had.
     """
-    _check_least(1, batch_size=batch_size, shard_size=shard_size)
-    _check_least(0, workers=num_workers)
-    if not 0 <= rank < world_size or engine not in get_args(Engine):
-        raise ValueError(
-            f"rank must be 0 to world_size - 1 and engine local or ray, got {rank=}, {world_size=}, {engine=}"
-        )
+    _check_numbers(rank, world_size, batch_size=batch_size, shard_size=shard_size, workers=num_workers)
+    if engine not in get_args(Engine):
+        raise ValueError(f"engine must be one of {', '.join(get_args(Engine))}, got {engine!r}")
     if views != "1x1" and (every is not None or pooling != "cls"):
         raise ValueError(f"every, and pooling frames or patches, need views=1x1, got {views=}")
     output = output_file(output, ".parquet")
@@ -138,24 +135,19 @@ def extract_features(
     table = ShardedTable(output, videos, schema, identity, shard_size)
     table.claim()
     parts = table.todo(rank, world_size, batch_size)
-    log_start(
-        f"extraction by engine={engine}",
-        network,
-        device=at,
-        precision=dtype,
-        output=output,
-        videos=len(videos),
-        videos_left=sum(map(len, parts.values())),
-    )
-    run = partial(run_ray, device=device) if engine == "ray" else run_local
+    what = "extraction" if engine == "local" else "extraction by Ray, whose actors use the cluster's GPUs; this process"
     count = sum(map(len, parts.values()))
+    log_start(what, network, device=at, precision=dtype, output=output, videos=len(videos), videos_left=count)
+    run = partial(run_ray, device=device) if engine == "ray" else run_local
     failed = _report(table.collect(run(reader, compute, parts, num_workers), parts), count, show=rank == 0)
-    complete = table.merge()
-    return Summary(table.path, count, failed, time.monotonic() - start, complete)
+    return Summary(table.path, count, failed, complete=table.merge(), seconds=time.monotonic() - start)
 
 
-def _check_least(least: int, **numbers: int | None) -> None:
+def _check_numbers(rank: int, world_size: int, **numbers: int | None) -> None:
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank must be 0 to world_size - 1, got {rank=}, {world_size=}")
     for name, number in numbers.items():
+        least = 0 if name == "workers" else 1
         if number is not None and number < least:
             raise ValueError(f"{name} must be >= {least}, got {number}")
 

@@ -122,9 +122,7 @@ class ShardedTable:
             with suppress(FileNotFoundError), FileLock(self.folder / "merge.lock"):
                 if not self.path.exists():  # another process may have been faster, and even have removed the folder
                     if not self._has_features():
-                        outcomes = Outcomes(len(self.names))
-                        for failure in (failure for path in paths for failure in outcomes_of(path)):
-                            outcomes.add(*failure)
+                        Outcomes(len(self.names)).add_all(one for path in paths for one in outcomes_of(path))
                     merge_shards(paths, self.path, self.schema)
         if self.path.exists():
             shutil.rmtree(self.folder, ignore_errors=True)

@@ -138,7 +138,7 @@ class Trainer:
         videos = self.loader.dataset.videos
         log_start(
             f"training by {type(self.method).__name__}",
-            self.method,
+            self.method.backbone,
             device=self.device,
             precision=self.precision,
             output=self.output,

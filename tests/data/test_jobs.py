@@ -39,7 +39,7 @@ def test_an_unforeseen_error_is_named_by_its_type() -> None:
 
 
 def test_a_negative_number_of_workers_is_refused() -> None:
-    with pytest.raises(ValueError, match="workers is a number of processes, or 0"):
+    with pytest.raises(ValueError, match=r"workers must be >= 0 \(0 works in this process\), got -1"):
         next(run(half, [2], workers=-1))
 
 

@@ -194,7 +194,7 @@ def test_nothing_is_written_among_the_sources(output: str, collection: Path, tmp
 def test_a_folder_with_other_files_is_refused(collection: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "train.csv").write_text("precious")
-    with pytest.raises(ValueError, match=r"holds train\.csv, which no run like this has written"):
+    with pytest.raises(ValueError, match=r"holds train\.csv, which was not written by a run like this"):
         prepare_videos(read_list(collection), tmp_path / "out", FAST, name="train", workers=0)
 
 
@@ -246,7 +246,7 @@ def test_the_tool_prints_the_quality_and_exits_with_what_failed(
     [
         (["--short-side", "255"], "error: the short side is an even number of pixels, 16 or more, got 255"),
         (["--crf", "99"], "error: crf is 0 (exact) to 51 (worst), got 99"),
-        (["--workers", "-1"], "error: workers is a number of processes, or 0 to work in this one; got -1"),
+        (["--workers", "-1"], "error: workers must be >= 0 (0 works in this process), got -1"),
         (["--where", "split=train"], "nothing to filter by 'split'"),
     ],
 )

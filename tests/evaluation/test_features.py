@@ -308,7 +308,7 @@ def test_a_damaged_shard_is_named(videos: VideoList, tmp_path: Path) -> None:
 
 
 def test_several_processes_need_a_folder(videos: VideoList) -> None:
-    with pytest.raises(ValueError, match="an output folder for several processes"):
+    with pytest.raises(ValueError, match="several processes need an output"):
         extract(network(), videos, rank=1, world_size=2)
 
 

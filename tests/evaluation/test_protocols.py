@@ -198,7 +198,7 @@ def test_splits_need_numbers_and_a_place_for_them(common: dict[str, Any]) -> Non
     own = KNNRecipe(**common, repeat=RepeatConfig(splits=(1, 2)))
     assert [case.data for case in cases(own)] == [own.data]  # lists without {split} are taken as they are
     data = dataclasses.replace(common["data"], train="list{split}.csv")
-    with pytest.raises(ConfigError, match=r"repeat\.splits lists the numbers"):
+    with pytest.raises(ConfigError, match=r"repeat\.splits is empty; add the numbers of the splits"):
         cases(KNNRecipe(**{**common, "data": data}))
 
 

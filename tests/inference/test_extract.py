@@ -300,7 +300,7 @@ def test_the_output_is_a_parquet_file(videos: VideoList, tmp_path: Path) -> None
 
 
 def test_options_that_do_not_go_together_are_refused(videos: VideoList, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="of one clip, views=1x1; got views='3x1'"):
+    with pytest.raises(ValueError, match="need views=1x1, got views='3x1'"):
         extract(videos, tmp_path / "f.parquet", views="3x1", pooling="patches")
     with pytest.raises(ValueError, match="seconds above 0, got 0"):
         extract(videos, tmp_path / "f.parquet", every=0)

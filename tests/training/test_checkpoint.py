@@ -120,7 +120,7 @@ def test_another_recipe_is_refused_and_the_keys_are_named() -> None:
     saved = {"init": "dino", "optim": {"lr": 1e-3, "epochs": 20}, "model": {"options": {}}}
     recipe = {"init": "dino", "optim": {"lr": 2e-3, "epochs": 30}, "model": {"options": {"depth": 2}}}
     named = r"optim.lr \(was 0.001, is 0.002\), optim.epochs \(was 20, is 30\), model.options.depth \(was None, is 2\)"
-    with pytest.raises(CheckpointError, match=f"recipe: {named}; take"):
+    with pytest.raises(CheckpointError, match=f"recipe: {named}; undo"):
         check_same_run(Path("x.pt"), saved, recipe)
 
 
@@ -136,7 +136,7 @@ def test_what_rescues_a_run_is_allowed_and_said(caplog: pytest.LogCaptureFixture
     check_same_run(Path("x.pt"), saved, recipe, rescue=True)
     assert "optim.lr (was 0.001, is 0.0001), optim.clip_grad (was None, is 1.0), run.precision" in caplog.text
     assert "the recipe has changed since the run started" in caplog.text
-    with pytest.raises(CheckpointError, match=r"of another recipe: optim.lr"):
+    with pytest.raises(CheckpointError, match=r"by another recipe: optim.lr"):
         check_same_run(Path("x.pt"), saved, {**saved, "optim": {"lr": 1e-4, "clip_grad": None}})
 
 
