@@ -6,8 +6,10 @@ freed after a fork.
 
 import logging
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
+from functools import partial
+from itertools import chain, repeat
 from typing import Any
 
 import av
@@ -46,12 +48,6 @@ class Source:
         self.path, self.limits = path, limits
         self.container, self.stream = container, stream
         self.packets: list[av.Packet[VideoStream]] | None = None
-
-    def __enter__(self) -> "Source":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     def __del__(self) -> None:
         self.close()  # PyAV's objects form a reference cycle: without this, the file stays open until the next GC run
@@ -111,37 +107,29 @@ def decode_packets(source: Source, actions: Sequence[SkipFrame | None] | None = 
     Raises:
         VideoReadError: the decoder rejects a packet or marks a frame as damaged, or the time limit is exceeded.
     """
-    with source:
+    skips: Iterable[SkipFrame | None] = repeat("DEFAULT") if actions is None else actions
+    with closing(source):
         codec = source.stream.codec_context
         deadline = Deadline(source.path, source.limits)
+        # An empty packet is the end, or a repeated frame in AVI. The decoder would take both for the end.
+        packets = (packet for packet in source.packets or source.container.demux(source.stream) if packet.size)
+        flush: tuple[SkipFrame, None] = ("DEFAULT", None)
         position = -1
         try:
-            for packet in source.packets or source.container.demux(source.stream):
-                if not packet.size:  # the end, or a repeated frame in AVI; the decoder takes both for the end
-                    continue
+            steps = chain(zip(skips, packets, strict=False), [flush])
+            for position, (skip, packet) in enumerate(steps):  # noqa: B007  # the error below names it
                 deadline.check()
-                position += 1
-                if actions is not None:
-                    if position == len(actions):
-                        break
-                    action = actions[position]
-                    if action is None:
-                        continue
-                    codec.skip_frame = action
+                if skip is None:
+                    continue
+                codec.skip_frame = skip
                 for frame in codec.decode(packet):
-                    yield _intact(source.path, frame)
-            for frame in codec.decode(None):
-                yield _intact(source.path, frame)
+                    if frame.is_corrupt:  # errors in this picture or in one that it refers to were concealed
+                        reason = f"the decoder marks the frame at {frame.time} s as damaged"
+                        raise VideoReadError(source.path, reason)
+                    yield frame
         except (av.FFmpegError, MemoryError) as error:
             reason = f"packet {position} cannot be decoded ({ffmpeg_reason(error)})"
             raise VideoReadError(source.path, reason) from error
-
-
-def _intact(path: str, frame: VideoFrame) -> VideoFrame:
-    """Returns the frame; raises if the decoder concealed errors in it or in a picture that it refers to."""
-    if frame.is_corrupt:
-        raise VideoReadError(path, f"the decoder marks the frame at {frame.time} s as damaged")
-    return frame
 
 
 def ffmpeg_reason(error: BaseException) -> str:
@@ -166,7 +154,8 @@ def decode_frames(source: Source, index: VideoIndex, wanted: Sequence[int]) -> G
     Raises:
         VideoReadError: as `decode_packets`, or the decoder returns another number of frames than `index` has.
     """
-    to_rgb = _ToRGB(index)
+    # All frames share one reformatter with threads=1: by default, PyAV 17 and later start threads for each frame.
+    to_rgb = partial(_to_rgb, index, VideoReformatter())
     if index.packets is not None:
         by_pts = {index.pts[i]: i for i in wanted}
         actions = plan(index.packets, by_pts.keys()) if index.codec in SKIPPABLE_CODECS else None
@@ -199,20 +188,10 @@ def decode_frames(source: Source, index: VideoIndex, wanted: Sequence[int]) -> G
         raise VideoReadError(source.path, reason)
 
 
-class _ToRGB:
-    """Converts decoded frames to upright RGB arrays of one size, in the calling thread.
-
-    All frames share one reformatter with `threads=1`: by default, PyAV 17 and later start threads for each frame.
-    """
-
-    def __init__(self, index: VideoIndex) -> None:
-        self._height, self._width, self._turns = index.height, index.width, index.quarter_turns
-        self._reformatter = VideoReformatter()
-
-    def __call__(self, frame: VideoFrame) -> NDArray[Any]:
-        """Returns RGB uint8 (H, W, 3), a view of the converted frame's memory."""
-        rgb = self._reformatter.reformat(frame, width=self._width, height=self._height, format="rgb24", threads=1)
-        plane = rgb.planes[0]
-        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)  # (H, bytes per padded row)
-        image = rows[: self._height, : self._width * 3].reshape(self._height, self._width, 3)  # (H, W, 3)
-        return np.rot90(image, self._turns) if self._turns else image
+def _to_rgb(index: VideoIndex, reformatter: VideoReformatter, frame: VideoFrame) -> NDArray[Any]:
+    """Returns the upright frame as RGB uint8 (H, W, 3), a view of the converted frame's memory."""
+    height, width = index.height, index.width
+    plane = reformatter.reformat(frame, width=width, height=height, format="rgb24", threads=1).planes[0]
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)  # (H, bytes per padded row)
+    image = rows[:height, : width * 3].reshape(height, width, 3)  # (H, W, 3)
+    return np.rot90(image, index.quarter_turns) if index.quarter_turns else image

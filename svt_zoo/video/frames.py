@@ -67,9 +67,7 @@ class FrameFolder:
         """
         for index in indices:
             if not 0 <= index < self.num_frames:
-                raise IndexError(
-                    f"{self.path} has {self.num_frames} frames; index must be 0 to {self.num_frames - 1}, got {index}"
-                )
+                raise IndexError(f"{self.path}: index must be 0 to {self.num_frames - 1}, got {index}")
         images: dict[int, NDArray[np.uint8]] = {}
         size = None
         for index in sorted(set(indices)):

@@ -11,16 +11,7 @@ from av.video.frame import VideoFrame
 
 from .decode import Source, decode_packets, ffmpeg_reason, open_source
 from .errors import Deadline, Limits, VideoReadError
-from .packets import (
-    SKIPPABLE_CODECS,
-    Packet,
-    VideoIndex,
-    count_vops,
-    is_hidden,
-    is_restart,
-    nal_length_size,
-    one_frame_per_packet,
-)
+from .packets import SKIPPABLE_CODECS, Packet, VideoIndex, count_vops, is_hidden, is_restart, one_frame_per_packet
 
 # Containers that store presentation times. AVI does not: FFmpeg invents them.
 _TIMED_CONTAINERS = {"mov", "matroska", "mpegts", "mpeg"}
@@ -42,7 +33,7 @@ def scan(path: str, limits: Limits) -> tuple[VideoIndex, Source | None]:
         VideoReadError: the file has no video stream, a packet cannot be read or decoded, or `limits` are exceeded.
     """
     with ExitStack() as stack:
-        source = stack.enter_context(open_source(path, limits))
+        source = stack.enter_context(closing(open_source(path, limits)))
         stream = _read_packets(source)
         first, packets = stream.first, None
         if first is not None and _timestamps_identify_frames(stream, first):
@@ -104,7 +95,7 @@ def _read_packets(source: Source) -> _Stream:
         rate=_fraction(stream.average_rate or stream.guessed_rate or Fraction(25)),
     )
     num_entries = len(stream.index_entries)
-    length_size = nal_length_size(codec, stream.codec_context.extradata)
+    extradata = stream.codec_context.extradata
     deadline = Deadline(source.path, source.limits)
     latest, size, probed = None, 0, False
     source.packets = []
@@ -124,7 +115,7 @@ def _read_packets(source: Source) -> _Stream:
             if not probed:
                 result.first = _first_frame(stream, packet, shown)
                 probed = shown
-            result.packets.append(Packet(pts, shown, key and is_restart(codec, data, length_size)))
+            result.packets.append(Packet(pts, shown, key and is_restart(codec, data, extradata)))
             size += packet.size
             if size > _MAX_KEPT:
                 source.packets = None

@@ -100,15 +100,16 @@ def nal_length_size(codec: str, extradata: bytes | None) -> int | None:
     return None
 
 
-def is_restart(codec: str, data: bytes, length_size: int | None) -> bool:
-    """Whether a packet that the container marks as a key frame is a restart point. `data` holds its bytes."""
+def is_restart(codec: str, data: bytes, extradata: bytes | None) -> bool:
+    """Whether a packet with the bytes `data`, which the container marks as a key frame, is a restart point."""
     if codec in _INTRA_ONLY:
         return True
     types = _IDR_TYPES.get(codec)
     if types is None:
         return False
     shift, mask = (0, 0x1F) if codec == "h264" else (1, 0x3F)
-    return any((header >> shift) & mask in types for header in _nal_headers(data, length_size))
+    headers = _nal_headers(data, nal_length_size(codec, extradata))
+    return any((header >> shift) & mask in types for header in headers)
 
 
 def _nal_headers(data: bytes, length_size: int | None) -> list[int]:

@@ -1,4 +1,4 @@
-"""Randomly damaged files end in the reader's error or in frames; how much damage no decoder notices is reported."""
+"""For randomly damaged files, the reader raises its error or returns frames; wrong frames are counted."""
 
 import json
 import random
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from corruption import SOURCES, Reader, damage
 
-SECONDS = 10  # for one file; far more than any takes
+TIMEOUT = 10  # seconds for one file, far more than needed
 
 
 @pytest.fixture
@@ -20,42 +20,42 @@ def reader() -> Iterator[Reader]:
     reader.close()
 
 
-def outcomes(shared: Path, folder: Path, reader: Reader, num_files: int, seed: int) -> Counter[str]:
-    """What became of so many damaged files: refused, unharmed, or frames that differ with nobody noticing."""
+def count_outcomes(shared: Path, folder: Path, reader: Reader, num_files: int, seed: int) -> Counter[str]:
+    """Counts damaged files by outcome: refused, unharmed, or different frames without an error."""
     rng = random.Random(seed)
-    reader.read(shared / "clips" / SOURCES[0], timeout=120)  # includes the start of the process
-    sound = {name: reader.read(shared / "clips" / name, SECONDS) for name in SOURCES}
+    reader.read(shared / "clips" / SOURCES[0], timeout=120)  # includes starting the process
+    sound = {name: reader.read(shared / "clips" / name, TIMEOUT) for name in SOURCES}
     assert all(answer.startswith("frames") for answer in sound.values())
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for i in range(num_files):
         name = SOURCES[i % len(SOURCES)]
         kind, data = damage((shared / "clips" / name).read_bytes(), rng)
         path = folder / f"damaged{Path(name).suffix}"
         path.write_bytes(data)
-        answer = reader.read(path, SECONDS)
+        answer = reader.read(path, TIMEOUT)
         assert answer.startswith(("frames", "refused")), f"{name}, file {i} of seed {seed}, {kind}: {answer}"
         if answer == sound[name]:
-            found["unharmed"] += 1
+            counts["unharmed"] += 1
         elif answer.startswith("refused"):
-            found["refused"] += 1
+            counts["refused"] += 1
         else:
-            fewer = answer.split()[1] != sound[name].split()[1]
-            found[f"unnoticed: {kind}, {'another number of' if fewer else 'other'} frames"] += 1
-    return found
+            other_count = answer.split()[1] != sound[name].split()[1]
+            counts[f"unnoticed: {kind}, {'fewer or more' if other_count else 'other'} frames"] += 1
+    return counts
 
 
 def test_damaged_files_neither_crash_nor_hang(shared: Path, tmp_path: Path, reader: Reader) -> None:
-    found = outcomes(shared, tmp_path, reader, 42, seed=0)
-    assert found["refused"] > 21
+    counts = count_outcomes(shared, tmp_path, reader, 42, seed=0)
+    assert counts["refused"] > 21
 
 
 @pytest.mark.slow
 def test_500_damaged_files_neither_crash_nor_hang(
     shared: Path, tmp_path: Path, reader: Reader, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = outcomes(shared, tmp_path, reader, 500, seed=1)
-    unnoticed = sum(count for outcome, count in found.items() if outcome.startswith("unnoticed"))
+    counts = count_outcomes(shared, tmp_path, reader, 500, seed=1)
+    unnoticed = sum(count for outcome, count in counts.items() if outcome.startswith("unnoticed"))
     with capsys.disabled():
-        details = json.dumps(found, indent=1, sort_keys=True)
+        details = json.dumps(counts, indent=1, sort_keys=True)
         sys.stdout.write(f"\n{unnoticed / 500:.1%} of 500 damaged files unnoticed: {details}\n")
-    assert found["refused"] > 350
+    assert counts["refused"] > 350
