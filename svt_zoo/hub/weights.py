@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..models import list_models
 from .sources import ByHand, HubFile, UrlFile
 
 if TYPE_CHECKING:
@@ -141,6 +140,8 @@ def get_weights(name: str) -> Weights:
     """
     table = _table()
     if name not in table:
+        from ..models import list_models  # needs torch, which importing the table must not load
+
         if name in list_models():
             rows = weights_for(name)
             raise ValueError(
