@@ -134,7 +134,8 @@ def test_options_lists_what_can_be_set(kind: str, capsys: pytest.CaptureFixture[
 def test_every_recipe_loads_and_builds(kind: str, path: Path) -> None:
     header = path.read_text()
     assert all(f"\n# {word}" in header for word in ("Paper: ", "Expected result: ", "Hardware: ", "Command: "))
-    assert f"tools/{TOOLS[kind]}.py configs/{path.parent.name}/{path.name}" in header
+    command = "finetune" if kind == "finetune" else "evaluate"
+    assert f"{command} {path.parent.name}/{path.stem}" in header
     for recipe in cases(read_recipe(KINDS[kind], path)):
         named = get_weights(recipe.init) if recipe.init in list_weights() else None
         with torch.device("meta"):

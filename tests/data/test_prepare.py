@@ -134,7 +134,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
     videos = read_list(collection)
     whole = prepare_videos(videos, tmp_path / "whole", FAST, workers=0)
     prepare_videos(replace(videos, rows=videos.rows[:1]), tmp_path / "out", FAST, workers=0)
-    half = tmp_path / "out" / "cat" / ".two.mp4.part"  # as a kill leaves them
+    half = tmp_path / "out" / "cat" / ".part.two.mp4"  # as a kill leaves them
     half.write_bytes(b"half a video")
     with open(tmp_path / "out" / ".prepare.jsonl", "a") as file:
         file.write('{"sign": [')
@@ -158,7 +158,7 @@ def test_a_killed_run_leaves_only_whole_videos_and_is_finished_by_the_next(grey_
             assert process.poll() is None, "the tool ended by itself"
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-    left = sorted((tmp_path / "out").glob("*.mp4"))
+    left = sorted((tmp_path / "out").glob("[!.]*.mp4"))
     assert len(left) >= 2
     for path in left:
         with open_video(path) as video:
@@ -166,7 +166,7 @@ def test_a_killed_run_leaves_only_whole_videos_and_is_finished_by_the_next(grey_
     made = prepare_videos(read_list(tmp_path / "videos"), tmp_path / "out", Encoding(preset="slow"), workers=0)
     assert len(made.videos) == 12
     assert made.new <= 12 - len(left) + 1  # one may have been finished but not yet noted
-    assert not list((tmp_path / "out").glob(".*.part"))
+    assert not list((tmp_path / "out").rglob(".part.*"))
 
 
 def test_a_broken_video_is_reported_and_the_others_are_made(collection: Path, tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_repr_shows_the_spec():
 
 def test_float_frames_are_refused():
     transform = EvalTransform(**EVAL, crop_size=32, resize_size=32)
-    with pytest.raises(ValueError, match="uint8 frames"):
+    with pytest.raises(ValueError, match="frames must be uint8"):
         transform(clip_of(2, 32, 32).float())
 
 
