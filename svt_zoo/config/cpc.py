@@ -30,10 +30,10 @@ class CPCViewsConfig:
         short_side: pixels to which the short side is scaled before the crop; null is `size` x 240 / 224, as in the
             original.
         hflip: probability of a horizontal flip; 0 where left and right matter.
-        jitter: how often colours are drawn: once a "clip", or for each "frame" as in the original.
+        jitter: how often colors are drawn: once a "clip", or for each "frame" as in the original.
         jitter_strength: of brightness, contrast and saturation (factors 1 - x to 1 + x); half of it of the hue.
         grayscale: probability that one channel takes the place of all three.
-        mean, std: normalisation on the scale [0, 1].
+        mean, std: normalization on the scale [0, 1].
     """
 
     context_frames: int = 5

@@ -16,7 +16,7 @@ class ClipConfig:
             frames over the whole video (Something-Something).
         resize_size: short side in pixels before the crop.
         crop_size: side of the square crop in pixels.
-        mean, std: normalisation on the scale [0, 1].
+        mean, std: normalization on the scale [0, 1].
     """
 
     num_frames: int | None = None
@@ -29,10 +29,10 @@ class ClipConfig:
 
 @dataclass(frozen=True)
 class KNNConfig:
-    """Weighted nearest neighbours (Wu et al. 2018, section 3.4; as DINO and SVT evaluate).
+    """Weighted nearest neighbors (Wu et al. 2018, section 3.4; as DINO and SVT evaluate).
 
     Attributes:
-        ks: numbers of neighbours; each gives a result. More than there are training videos are left out.
+        ks: numbers of neighbors; each gives a result. More than there are training videos are left out.
         temperature: of the votes exp(similarity / temperature).
         views: crops x clips of each video, training and evaluation, whose features are averaged; "slow-fast 3x1"
             adds fast clips (SVT section 3.4).

@@ -32,7 +32,7 @@ class FinetuneViewsConfig:
 
 @dataclass(frozen=True)
 class ClassifyConfig:
-    """The objective, cross entropy; its regularisation is not in the paper and off.
+    """The objective, cross entropy; its regularization is not in the paper and off.
 
     Attributes:
         label_smoothing: share of the target that is spread over all classes.

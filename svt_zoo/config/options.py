@@ -65,7 +65,7 @@ class ViewsConfig:
         spatial_variation, temporal_variation: False gives all views the whole frame, or the same seconds (table 5).
         consistent: False draws the augmentation anew for each frame (table 7).
         rand_fr: of "code": 4 and 8 frames in the globals, 2 to 16 in the locals, instead of 8 everywhere.
-        mean, std: normalisation on the scale [0, 1].
+        mean, std: normalization on the scale [0, 1].
     """
 
     sampling: Literal["paper", "code", "cvrl"] = "paper"
@@ -112,7 +112,7 @@ class SVTConfig:
     Attributes:
         out_dim: number K of outputs of the projection head.
         hidden_dim, bottleneck_dim: widths inside the projection head.
-        use_bn_in_head: batch normalisation inside the projection head.
+        use_bn_in_head: batch normalization inside the projection head.
         norm_last_layer: keep the length of the head's prototypes at 1.
         correspondences: which views are compared (SVT table 4), student's view first: any of local_to_global,
             global_to_global, global_to_local, local_to_local.
@@ -148,7 +148,7 @@ class OptimConfig:
     """How the weights move, and for how long (SVT section 4.1; DINO where the paper is silent).
 
     Attributes:
-        name: the optimiser; "adam" adds the decay to the gradient, "adamw" to the weights.
+        name: the optimizer; "adam" adds the decay to the gradient, "adamw" to the weights.
         lr: peak learning rate.
         lr_end: learning rate that the cosine runs to; not scaled.
         scale_lr: True takes `lr` for a batch of 256 videos and scales it with the batch (processes x batch_size x
@@ -216,7 +216,7 @@ class RunConfig:
         log_every_steps: steps between two lines of the log, when it is not a terminal.
         monitor_every_steps: steps between two looks at what shows a collapse: the teacher's entropy, the variance
             and the rank of the features.
-        knn_every_epochs: epochs between two k-nearest-neighbour evaluations of the backbone, which need labels in
+        knn_every_epochs: epochs between two k-nearest-neighbor evaluations of the backbone, which need labels in
             `data.train` and `data.val`; 0 is never.
         tensorboard: also write TensorBoard's event files.
     """

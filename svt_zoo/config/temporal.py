@@ -17,7 +17,7 @@ class TemporalConfig:
             of frames in order, which the time table alone gives away.
         permutation: "video" draws an order for each video, never the straight one; "batch", of the authors' code, one
             for a whole batch.
-        flow_rule: "absolute": patches of the later frame, none below `flow_threshold`, before colours change;
+        flow_rule: "absolute": patches of the later frame, none below `flow_threshold`, before colors change;
             "relative", of the authors' code: patches of the earlier frame, none below 1 % of the pair's own range. What
             else differs is in docs/time.md.
         flow_threshold: pixels of the clip, from a frame to the next.

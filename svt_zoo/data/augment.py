@@ -25,22 +25,22 @@ _BLUR_RADIUS = 8  # taps on each side: 4 standard deviations of the strongest bl
 
 
 class Augment(nn.Module):
-    """Applies drawn parameters to views: uint8 (B, T, H, W, 3) becomes float32 (B, 3, T, H, W), normalised.
+    """Applies drawn parameters to views: uint8 (B, T, H, W, 3) becomes float32 (B, 3, T, H, W), normalized.
 
-    In this order: flip, colour jitter (brightness, contrast, saturation and hue in the drawn order),
-    grayscale, clamp to [0, 1], Gaussian blur, solarise, `(x - mean) / std`. Nothing is drawn here, so a CPU
+    In this order: flip, color jitter (brightness, contrast, saturation and hue in the drawn order),
+    grayscale, clamp to [0, 1], Gaussian blur, solarize, `(x - mean) / std`. Nothing is drawn here, so a CPU
     and a GPU give the same result up to float32 rounding, and autocast does not touch it.
 
-    What differs from torchvision: colours are clamped once behind grayscale, not after every step; hue
+    What differs from torchvision: colors are clamped once behind grayscale, not after every step; hue
     rotates the chroma plane of YIQ and keeps the luma, where torchvision turns the HSV circle; the blur has
-    17 taps at any size. Brightness, contrast (towards the mean grey of each frame), saturation, grayscale and
-    solarise are torchvision's.
+    17 taps at any size. Brightness, contrast (towards the mean gray of each frame), saturation, grayscale and
+    solarize are torchvision's.
 
     Args:
         mean: mean of each channel, on the scale [0, 1], in the order of the output channels.
         std: standard deviation of each channel, in the order of the output channels.
-        channel_order: order of the colours in the output; views come in as RGB.
-        parity: compute as SVT's released code: red and blue change places in the grey weights and nothing is
+        channel_order: order of the colors in the output; views come in as RGB.
+        parity: compute as SVT's released code: red and blue change places in the gray weights and nothing is
             clamped.
     """
 
@@ -72,7 +72,7 @@ class Augment(nn.Module):
     def forward(self, views: Tensor, params: ViewParams) -> Tensor:
         """Augment `views` (B, T, H, W, 3) with the parameters (B, F) of each; F is 1 or T.
 
-        `params` may stay in host memory, which spares the device two synchronisations. Raises ValueError for
+        `params` may stay in host memory, which spares the device two synchronizations. Raises ValueError for
         views of another shape or type, and for parameters of another batch.
         """
         if views.ndim != 5 or views.shape[-1] != 3 or views.dtype != torch.uint8:
@@ -118,12 +118,12 @@ class Augment(nn.Module):
 def color_map(params: ViewParams, mean: Tensor, luma: Tensor, quarter_turn: Tensor) -> tuple[Tensor, Tensor]:
     """Compose jitter and grayscale into `matrix @ colour + offset`: (B, T, 3, 3) and (B, T, 3).
 
-    All steps are affine in the colour. Contrast needs the mean grey of the picture as it is at that step, and
+    All steps are affine in the color. Contrast needs the mean gray of the picture as it is at that step, and
     the mean of an affinely mapped picture is the mapped mean, so `mean` (B, T, 3) of the picture before all
     steps suffices.
     """
     eye = torch.eye(3, device=mean.device)
-    gray = luma.expand(3, 3)  # every channel becomes the grey level
+    gray = luma.expand(3, 3)  # every channel becomes the gray level
     steps = torch.stack(
         [
             _scale(params.brightness, eye),
@@ -137,7 +137,7 @@ def color_map(params: ViewParams, mean: Tensor, luma: Tensor, quarter_turn: Tens
     for position in range(4):
         step = params.order[:, :, position]  # (B, F)
         chosen = steps.take_along_dim(step[..., None, None, None], dim=2).squeeze(2)  # (B, F, 3, 3)
-        level = (_apply(matrix, mean) + offset).mul(luma).sum(-1)  # (B, T): mean grey so far
+        level = (_apply(matrix, mean) + offset).mul(luma).sum(-1)  # (B, T): mean gray so far
         towards = torch.where(step == CONTRAST, (1 - params.contrast) * level, torch.zeros_like(level))
         matrix, offset = _compose(chosen, matrix), _apply(chosen, offset) + towards[..., None]
     channels = [eye[channel].expand(3, 3) for channel in range(3)]

@@ -29,13 +29,13 @@ class ColorOperation(v2.RandAugment):  # type: ignore[misc]
 
 
 class FinetuneViews:
-    """A random window, a random crop of a random scale, a flip, no colours: as TimeSformer and SVT fine-tune.
+    """A random window, a random crop of a random scale, a flip, no colors: as TimeSformer and SVT fine-tune.
 
     The views are uint8 and come with what was drawn, for `augment.Augment`. A fast clip has the window, crop and flip
     of the slow one (SVT section 3.4).
 
-    Flow labels by the rule "absolute" are those of the picture before its colours change: RandAugment then is one
-    operation that moves pixels, the labels, and one that changes colours. By "relative" they are those of the final
+    Flow labels by the rule "absolute" are those of the picture before its colors change: RandAugment then is one
+    operation that moves pixels, the labels, and one that changes colors. By "relative" they are those of the final
     picture, as in TIME's code.
 
     Args:
@@ -49,7 +49,7 @@ class FinetuneViews:
 
     Raises:
         ValueError: a crop that is not square or does not fit `short_side`, a policy together with fast clips, or
-            AutoAugment, which mixes moves and colours, together with flow labels of the rule "absolute".
+            AutoAugment, which mixes moves and colors, together with flow labels of the rule "absolute".
     """
 
     def __init__(

@@ -89,7 +89,7 @@ def _degrees(motion: Tensor) -> Tensor:
 
 
 def farneback_flow(first: Tensor, second: Tensor) -> Tensor:
-    """OpenCV's Farneback flow of pairs of grey frames (P, H, W), with TIME's numbers: (P, H, W, 2) in pixels (x, y).
+    """OpenCV's Farneback flow of pairs of gray frames (P, H, W), with TIME's numbers: (P, H, W, 2) in pixels (x, y).
 
     Raises:
         ImportError: OpenCV is not installed.

@@ -16,7 +16,7 @@ _LABEL = 18  # pixels above each row
 
 
 def augmented_views(dataset: VideoDataset, index: int, augment: Augment, *, epoch: int = 0) -> list[Tensor]:
-    """What the network sees of video `index`: normalised views (3, T, H, W).
+    """What the network sees of video `index`: normalized views (3, T, H, W).
 
     Raises:
         VideoReadError: the video cannot be read.
@@ -54,9 +54,9 @@ def views_sheet(
     """One row a view, its frames from left to right, sizes in proportion (the largest is `side` pixels high).
 
     Args:
-        views: normalised views (3, T, H, W).
+        views: normalized views (3, T, H, W).
         names: what to write above each row.
-        mean, std: of the normalisation, to be undone.
+        mean, std: of the normalization, to be undone.
         side: height of the largest view in the picture, in pixels.
     """
     largest = max(view.shape[-2] for view in views)

@@ -1,7 +1,7 @@
 """The random views of training: what may be drawn, what was drawn, and the part that the worker applies.
 
 A `ViewTransform` draws a view's parameters, crops and resizes it on uint8. The parameters travel with the
-pixels, and `augment.Augment` applies colours, blur, flip and normalisation to whole batches on the device
+pixels, and `augment.Augment` applies colors, blur, flip and normalization to whole batches on the device
 that trains.
 """
 
@@ -17,8 +17,8 @@ from torchvision.transforms import v2
 
 from .transforms import Box, Frames, crop_and_resize, random_area_box, random_short_side_box
 
-BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # the steps of the colour jitter, as ViewParams.order names them
-POLICY_FILL = [128, 128, 128]  # grey, where a shift or a rotation uncovers the edge
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # the steps of the color jitter, as ViewParams.order names them
+POLICY_FILL = [128, 128, 128]  # gray, where a shift or a rotation uncovers the edge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +34,10 @@ class ViewSpec:
             table 5).
         hflip: probability of a horizontal flip; 0 where left and right matter (Something-Something,
             gestures).
-        jitter: probability of the colour jitter.
+        jitter: probability of the color jitter.
         brightness, contrast, saturation: factors are drawn from 1 - x to 1 + x.
-        hue: shift is drawn from -x to x, as a share of the colour circle (0 to 0.5).
-        grayscale: probability of dropping the colours.
+        hue: shift is drawn from -x to x, as a share of the color circle (0 to 0.5).
+        grayscale: probability of dropping the colors.
         grayscale_by: "luma" weighs the channels; "channel" repeats one of them at random, as CPC does.
         blur: probability of a Gaussian blur.
         blur_sigma: its standard deviation is drawn from this range, in pixels of the view.
@@ -47,7 +47,7 @@ class ViewSpec:
             acts on the cropped view.
         policy_ops, policy_magnitude: RandAugment's number of operations and magnitude (0 to 30).
         consistent: draw once a view; False draws everything but the policy for each frame (SVT, table 7).
-        consistent_color: False draws the colours for each frame but crop and flip once a view, as CPC does.
+        consistent_color: False draws the colors for each frame but crop and flip once a view, as CPC does.
     """
 
     size: int = 224
@@ -101,7 +101,7 @@ def svt_view_specs(
 ) -> list[ViewSpec]:
     """SVT's two global views and `num_local` local ones, as `transform.py` of the authors means them.
 
-    The paper has blur and solarisation, too (`blur_and_solarize=True`); in the authors' released code they have no
+    The paper has blur and solarization, too (`blur_and_solarize=True`); in the authors' released code they have no
     effect. `spatial_variation=False` gives every view the whole frame at `global_size` (table 5 of the paper).
     """
     first = ViewSpec(size=global_size, hflip=hflip, blur=1.0, consistent=consistent)
@@ -122,7 +122,7 @@ def finetune_view_spec(
     hflip: float = 0.5,
     policy: Literal["none", "randaugment", "autoaugment"] = "none",
 ) -> ViewSpec:
-    """The view that TimeSformer and SVT fine-tune on: a random crop of a random scale, a flip, no colours.
+    """The view that TimeSformer and SVT fine-tune on: a random crop of a random scale, a flip, no colors.
 
     It is resized as `EvalTransform` does: bilinear, without antialiasing.
     """
@@ -152,9 +152,9 @@ class ViewParams(NamedTuple):
     brightness: Tensor  # (F,) float32 factor, 1 changes nothing
     contrast: Tensor  # (F,) float32 factor, 1 changes nothing
     saturation: Tensor  # (F,) float32 factor, 1 changes nothing
-    hue: Tensor  # (F,) float32 share of the colour circle, 0 changes nothing
+    hue: Tensor  # (F,) float32 share of the color circle, 0 changes nothing
     order: Tensor  # (F, 4) int64: the jitter's steps in the order they are applied
-    gray: Tensor  # (F,) int64: 0 keeps the colours, 1 is luma, 2 / 3 / 4 repeat red / green / blue
+    gray: Tensor  # (F,) int64: 0 keeps the colors, 1 is luma, 2 / 3 / 4 repeat red / green / blue
     sigma: Tensor  # (F,) float32 standard deviation of the blur in pixels, 0 is none
     solarize: Tensor  # (F,) bool
 

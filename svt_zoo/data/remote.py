@@ -33,7 +33,7 @@ def local_path(path: str, *, cache_dir: str | os.PathLike[str] | None = None) ->
     if not is_url(path):
         return path
     folder = Path(cache_dir) if cache_dir is not None else Path(torch.hub.get_dir()) / "videos"
-    # The suffix stays: some containers are recognised by it.
+    # The suffix stays: some containers are recognized by it.
     name = hashlib.sha256(path.encode()).hexdigest()[:32] + posixpath.splitext(path.split("?")[0])[1]
     target = folder / name
     if not target.exists():

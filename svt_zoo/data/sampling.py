@@ -22,7 +22,7 @@ import torch
 def uniform_clip(
     total: int, num_frames: int, *, window: float | None = None, clip: int = 0, num_clips: int = 1
 ) -> list[int]:
-    """Frame indices of evaluation clip `clip` of `num_clips`; a single clip lies in the centre of the video.
+    """Frame indices of evaluation clip `clip` of `num_clips`; a single clip lies in the center of the video.
 
     The first of several windows starts with the video, the last ends with it, the others lie evenly between.
 
@@ -178,7 +178,7 @@ def tsn_bounds(total: int, num_frames: int) -> list[int]:
 def tsn_train_clip(total: int, num_frames: int, rng: np.random.Generator) -> list[int]:
     """One random frame of each of `num_frames` equal segments: the training clip of Something-Something v2.
 
-    Both bounds of a segment can be drawn, so neighbours can meet in one frame, as in the loaders of
+    Both bounds of a segment can be drawn, so neighbors can meet in one frame, as in the loaders of
     TimeSformer, Motionformer, X-ViT and TIME.
     """
     bounds = tsn_bounds(total, num_frames)

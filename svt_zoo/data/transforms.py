@@ -27,8 +27,8 @@ def spatial_crop(
 ) -> tuple[int, int]:
     """Top and left of crop number `crop` of `num_crops`, spread evenly along the long side.
 
-    Three crops are left, centre and right (top, centre, bottom of an upright video); a single one is the
-    centre. An odd margin puts the extra pixel above and to the left, as SlowFast and SVT do.
+    Three crops are left, center and right (top, center, bottom of an upright video); a single one is the
+    center. An odd margin puts the extra pixel above and to the left, as SlowFast and SVT do.
     """
     if not 0 <= crop < num_crops:
         raise ValueError(f"crop must be 0 to {num_crops - 1} for num_crops={num_crops}, got {crop}")
@@ -60,7 +60,7 @@ class EvalTransform:
         resize_size: length of the short side before cropping, in pixels.
         mean: mean of each channel, on the scale [0, 1].
         std: standard deviation of each channel, on the scale [0, 1].
-        channel_order: order of the colours in the output; frames come in as RGB.
+        channel_order: order of the colors in the output; frames come in as RGB.
         fps: frame rate that `sampling_rate` refers to.
     """
 
@@ -98,7 +98,7 @@ class EvalTransform:
     def clip_indices(self, total: int, *, fps: float, clip: int = 0, num_clips: int = 1) -> list[int]:
         """Frame numbers of clip `clip` of `num_clips` in a video of `total` frames at `fps` per second.
 
-        A clip spans `num_frames * sampling_rate / self.fps` seconds of any video; a single clip is the centre. Without
+        A clip spans `num_frames * sampling_rate / self.fps` seconds of any video; a single clip is the center. Without
         a sampling rate it has the middles of equal segments of the whole video (TSN), and a second clip their starts.
 
         Raises:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 _RIGHT, _WRONG, _PLAIN, _CHANCE = "#2a9d5c", "#c8442f", "#5b7db1", "#888888"
 _NOTE = {"fontsize": 8, "color": _CHANCE, "ha": "right", "va": "bottom"}
-_GAP, _FRAME = 3, 4  # pixels: between pictures, of the coloured frame around one
+_GAP, _FRAME = 3, 4  # pixels: between pictures, of the colored frame around one
 
 
 class Strip(NamedTuple):

@@ -1,6 +1,6 @@
 """One page about a network that was trained without labels: what it learned, beside the same network untrained.
 
-`write_report` compares features by their nearest neighbours, and writes a single HTML file with all pictures in it.
+`write_report` compares features by their nearest neighbors, and writes a single HTML file with all pictures in it.
 """
 
 import copy
@@ -26,8 +26,8 @@ from ..video import open_video
 from . import figures
 from .page import Picture, Section, page
 
-_VOTES = 10  # neighbours that vote for a class
-_QUERIES, _SHOWN = 8, 4  # videos whose neighbours are shown, and how many of those
+_VOTES = 10  # neighbors that vote for a class
+_QUERIES, _SHOWN = 8, 4  # videos whose neighbors are shown, and how many of those
 _STRIPS = 6  # classes (videos, if there are none) of which frames are shown
 _MOVIE_BYTES = 300_000  # a larger video stays out of the page
 _SIDE = 120  # pixels of a frame in the attention picture
@@ -78,8 +78,8 @@ class Subject:
 
     Attributes:
         trained, untrained: backbones of one architecture with a clip specification.
-        train: the videos that the network was trained on, which are also the bank of neighbours.
-        val: videos with labels that it has not seen; without, neighbours are shown and nothing is counted.
+        train: the videos that the network was trained on, which are also the bank of neighbors.
+        val: videos with labels that it has not seen; without, neighbors are shown and nothing is counted.
         metrics: the lines of the run's `metrics.jsonl`.
         max_entropy: of the teacher's targets, in nats.
     """

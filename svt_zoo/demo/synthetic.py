@@ -2,7 +2,7 @@
 
 A light drifts over a frame whose edges are joined, left to right and top to bottom. Its class is the line it drifts
 along: sideways, upright, or one of the two diagonals. Where it starts, which of the two ways it goes, its size, its
-colours and everything behind it are drawn at random, the looks anew for each frame. So
+colors and everything behind it are drawn at random, the looks anew for each frame. So
 
 - one frame says nothing: in every class, at every time, the light may be anywhere and look like anything;
 - what two parts of a video share is the line alone, and at any frame rate it is the same line;
@@ -30,9 +30,9 @@ MOTIONS: dict[str, tuple[int, int]] = {
 }
 _RADIUS = (0.15, 0.20)  # of the light, in frame widths
 _EDGE = 0.03  # width of its soft edge, in frame widths
-_CELLS = 4  # patches of colour along a side of the background
-_BACKGROUND, _LIGHT = (0.10, 0.12, 0.25), (0.95, 0.85, 0.60)  # mean colours, in [0, 1]
-_TONE, _TEXTURE = 0.04, 0.06  # how far the colour of a frame, and of a place in it, strays from that
+_CELLS = 4  # patches of color along a side of the background
+_BACKGROUND, _LIGHT = (0.10, 0.12, 0.25), (0.95, 0.85, 0.60)  # mean colors, in [0, 1]
+_TONE, _TEXTURE = 0.04, 0.06  # how far the color of a frame, and of a place in it, strays from that
 
 
 def drift(motion: str, rng: np.random.Generator, num_frames: int) -> NDArray[np.float64]:

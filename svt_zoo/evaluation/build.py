@@ -36,7 +36,7 @@ _LIKE = "random:"  # before a start: its architecture with random weights
 
 R = TypeVar("R", KNNRecipe, LinearRecipe, MultiviewRecipe)
 
-# SVT's own evaluation, of weights that do not say theirs: 8 x 32 frames, 0.45 and 0.225 for all colours.
+# SVT's own evaluation, of weights that do not say theirs: 8 x 32 frames, 0.45 and 0.225 for all colors.
 _CLIP = ClipSpec(8, 32, 256, 224, (0.45,) * 3, (0.225,) * 3)
 
 
@@ -65,7 +65,7 @@ def evaluate(recipe: KNNRecipe | LinearRecipe | MultiviewRecipe) -> list[Result]
 
 
 def evaluate_knn(recipe: KNNRecipe) -> list[Result]:
-    """Nearest neighbours as the recipe says: one result a number of neighbours (and split), and their files.
+    """Nearest neighbors as the recipe says: one result a number of neighbors (and split), and their files.
 
     Raises:
         ConfigError: a recipe that cannot be run.

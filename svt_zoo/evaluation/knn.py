@@ -1,4 +1,4 @@
-"""Weighted nearest neighbours: how good features are, asked without training anything.
+"""Weighted nearest neighbors: how good features are, asked without training anything.
 
 Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination" (CVPR 2018), section 3.4, as DINO
 and SVT evaluate.
@@ -40,7 +40,7 @@ def nearest(
     first, so the result depends on the chunks only through the rounding of a dot product.
 
     Args:
-        queries, bank: features of any length and float type; they are normalised here.
+        queries, bank: features of any length and float type; they are normalized here.
         k: more than N gives N, with a warning.
         device: where to compute; by default where the queries are. The features may stay in host memory.
         query_chunk, bank_chunk: rows that are compared at once.
@@ -64,7 +64,7 @@ def nearest(
 
 
 def vote(neighbours: Neighbours, bank_labels: Tensor, num_classes: int, *, temperature: float = 0.07) -> Tensor:
-    """Votes of the neighbours for each class, (Q, K): each gives exp(similarity / temperature) to its own class.
+    """Votes of the neighbors for each class, (Q, K): each gives exp(similarity / temperature) to its own class.
 
     Raises:
         ValueError: a label is no class (-1 is "none").
@@ -91,16 +91,16 @@ def knn_scores(
     query_chunk: int = 1024,
     bank_chunk: int = 16384,
 ) -> dict[int, Tensor]:
-    """Scores (Q, K) of the queries for each number of neighbours in `ks`, for `metrics.accuracy`.
+    """Scores (Q, K) of the queries for each number of neighbors in `ks`, for `metrics.accuracy`.
 
-    A class that no neighbour votes for scores minus infinity, so that it is never counted as a guess: with 5
-    neighbours of 3 classes there is no fourth guess for top-5 accuracy.
+    A class that no neighbor votes for scores minus infinity, so that it is never counted as a guess: with 5
+    neighbors of 3 classes there is no fourth guess for top-5 accuracy.
 
     Args:
         bank, bank_labels: features (N, D) and labels (N,) to learn from.
         queries: features (Q, D); any number of them.
         num_classes: K.
-        ks: numbers of neighbours.
+        ks: numbers of neighbors.
         temperature: of the votes.
         device, query_chunk, bank_chunk: as of `nearest`.
     """

@@ -44,7 +44,7 @@ class Extractor:
     def __call__(
         self, videos: VideoList, name: str, *, views: str | Views, pool: Pool = "mean", seed: int = 0
     ) -> Extracted:
-        """What the network says of the labelled videos of a list; `name` says in errors and in the folder which list.
+        """What the network says of the labeled videos of a list; `name` says in errors and in the folder which list.
 
         Raises:
             ValueError: a video has no label, or none can be read.
@@ -100,12 +100,12 @@ def knn_protocol(
     shots: int | None = None,
     seed: int = 0,
 ) -> list[Outcome]:
-    """Nearest neighbours among the training videos, for each number `ks` of them; nothing is trained.
+    """Nearest neighbors among the training videos, for each number `ks` of them; nothing is trained.
 
     Args:
         extractor: of a backbone.
         train, val: lists with labels.
-        ks: numbers of neighbours; more than there are training videos are left out, which the log says.
+        ks: numbers of neighbors; more than there are training videos are left out, which the log says.
         temperature: as of `knn_scores`.
         views: crops x clips of every video, whose features are averaged.
         shots: so many training videos of each class; None takes all.

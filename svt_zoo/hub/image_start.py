@@ -11,7 +11,7 @@ from torch import Tensor
 from .state_dicts import StateDict, unwrap, without
 
 UNUSED = ("head.*", "head_dist.*", "fc_norm.*", "pre_logits.*")  # classifiers, projection heads
-# What video networks have and image networks do not: it stays as it was initialised.
+# What video networks have and image networks do not: it stays as it was initialized.
 _NEW = (
     *("time_embed", "*temp_embed", "*.temporal_fc.*"),  # TimeSformer, all
     *("*.proj_q.*", "*.proj_kv.*", "*.timeattn.*", "*.norm3.*", "pre_logits.*"),  # Motionformer
@@ -29,7 +29,7 @@ def from_vit(checkpoint: Mapping[str, Any]) -> StateDict:
 def start_from_image(image: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> StateDict:
     """The state dict of a video network that starts as the image network `image` (what `from_vit` gives).
 
-    What `fresh`, the state dict of the network just initialised, has beyond an image network stays fresh. TimeSformer:
+    What `fresh`, the state dict of the network just initialized, has beyond an image network stays fresh. TimeSformer:
     temporal attention and its norm start as copies of the spatial ones, with no say yet (section 4): a clip of one
     frame gives exactly the image network's feature. Motionformer: of a tubelet only the middle frame is seen, and the
     joint table repeats the grid. X-ViT: the frames' network is the image network.

@@ -1,4 +1,4 @@
-"""What is known of trained weights: where they come from, what clip they expect, what they reached, which licence.
+"""What is known of trained weights: where they come from, what clip they expect, what they reached, which license.
 
 `table.py` holds the rows, `load_model` (in `loading.py`) turns one into a network.
 """

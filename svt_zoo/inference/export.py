@@ -185,7 +185,7 @@ def _run_inductor(path: Path) -> Run:
 
 
 def _write_onnx(program: ExportedProgram, path: Path, config: str, names: Sequence[str]) -> None:
-    # Not optimised: onnxruntime does that when it loads, and onnxscript's optimiser fails on Motionformer.
+    # Not optimized: onnxruntime does that when it loads, and onnxscript's optimizer fails on Motionformer.
     written = torch.onnx.export(program, input_names=["clip"], output_names=list(names), optimize=False, verbose=False)
     if written is None:
         raise ExportError("torch.onnx wrote nothing")

@@ -28,9 +28,9 @@ def neighbour_sheet(
     num_frames: int = 4,
     limits: Limits | None = None,
 ) -> Image.Image:
-    """A strip of frames of the query, and below it one of each neighbour, with its similarity and name.
+    """A strip of frames of the query, and below it one of each neighbor, with its similarity and name.
 
-    A neighbour whose file is gone is shown by its caption alone. `limits` are those of `open_video`, for the query.
+    A neighbor whose file is gone is shown by its caption alone. `limits` are those of `open_video`, for the query.
     """
     part = f", {start_sec or 0:.1f} to {end_sec:.1f} s" if end_sec is not None else ""
     strips = [(f"query: {os.path.basename(query)}{part}", Row(os.fspath(query), start_sec=start_sec, end_sec=end_sec))]

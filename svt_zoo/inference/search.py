@@ -1,4 +1,4 @@
-"""What is like this video? Nearest neighbours and near-duplicates in a table of features, by cosine similarity.
+"""What is like this video? Nearest neighbors and near-duplicates in a table of features, by cosine similarity.
 
     table = FeatureTable("features.parquet")
     feature = query_feature(table, "clip.mp4", start_sec=2, end_sec=6)
@@ -136,7 +136,7 @@ def search(
 
     Args:
         without: numbers of rows to leave out, such as `overlapping(...)`.
-        use_faiss: ask the index beside the table, in which the neighbours of a large table are approximate.
+        use_faiss: ask the index beside the table, in which the neighbors of a large table are approximate.
 
     Raises:
         ValueError: the table's features have another length, or `top` is below 1.

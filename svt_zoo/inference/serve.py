@@ -44,10 +44,10 @@ class Answerer:
 
     Args:
         model: a classifier says classes, any TimeSformer shows its attention.
-        table: features of videos to find neighbours in, made by this model.
+        table: features of videos to find neighbors in, made by this model.
         limits: the largest video to accept.
         folder: where pictures go.
-        top: how many classes and neighbours to show.
+        top: how many classes and neighbors to show.
 
     Raises:
         ValueError: there would be nothing to show.
@@ -160,7 +160,7 @@ def serve(
     Args:
         model: what `load_model` takes, or a model; by default the weights that the table names, without a table
             `DEFAULT_MODEL`.
-        features: a table of features made by this model, to find neighbours in.
+        features: a table of features made by this model, to find neighbors in.
         host, port: where to listen; another host than 127.0.0.1 lets other machines in.
         max_bytes: of an upload.
         limits: of a video.

@@ -89,13 +89,13 @@ def _value_range(maps: Tensor) -> tuple[float, float]:
 
 
 def overlay(frames: Tensor, maps: Tensor) -> Tensor:
-    """Colour frames (T, H, W, 3) by maps (T, rows, columns), scaled over the clip: uint8 (T, H, W, 3).
+    """Color frames (T, H, W, 3) by maps (T, rows, columns), scaled over the clip: uint8 (T, H, W, 3).
 
-    Where there is little attention the frame is dark and grey, where there is much it glows.
+    Where there is little attention the frame is dark and gray, where there is much it glows.
     """
     size = frames.shape[1:3]
     heat = F.interpolate(scale_maps(maps).unsqueeze(1), size=size, mode="bicubic").clamp(0, 1)[:, 0]  # (T, H, W)
-    grey = frames.float().mean(dim=-1, keepdim=True)  # (T, H, W, 1): the frame's own colours would mix with the map's
+    grey = frames.float().mean(dim=-1, keepdim=True)  # (T, H, W, 1): the frame's own colors would mix with the map's
     return _paint(grey, heat)
 
 
@@ -140,7 +140,7 @@ def contact_sheet(
     """
     num_frames, height, width, _ = frames.shape
     num_columns = min(num_columns, num_frames)
-    columns = [(2 * i + 1) * num_frames // (2 * num_columns) for i in range(num_columns)]  # centres of equal parts
+    columns = [(2 * i + 1) * num_frames // (2 * num_columns) for i in range(num_columns)]  # centers of equal parts
     pictures = _pictures(frames, rows)
     label_width = max(text_width(label) for label in pictures) + 2 * _GAP
     lines = []
@@ -186,7 +186,7 @@ def load_models(
     num_frames: int | None = None,
     img_size: int | None = None,
 ) -> dict[str, ZooModel]:
-    """Load the models of a visualisation, in eval mode and on the GPU if there is one: label -> model, `model` first.
+    """Load the models of a visualization, in eval mode and on the GPU if there is one: label -> model, `model` first.
 
     Args:
         model: a name of `svt_zoo.hub.entrypoints`, or what `load_model` takes (a row of the table, a path, an address).
@@ -239,7 +239,7 @@ def visualize_attention(
 ) -> tuple[Path, Path]:
     """Write what `models` look at in the central clip of a video: `<output>.mp4` and `<output>.png`.
 
-    The first model says which frames and which crop; the others get the same ones, normalised as they expect. The
+    The first model says which frames and which crop; the others get the same ones, normalized as they expect. The
     video plays as long as the clip lasts. Returns the two files; folders are created, older files replaced.
 
     Args:

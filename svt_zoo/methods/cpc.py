@@ -31,7 +31,7 @@ class CPC(Method):
     each predicted token with the token of that frame and place. What is exported is the backbone.
 
     Prediction needs a future that the past has not seen. In the original, all frames attend to each other before they
-    are separated, and share the statistics of batch normalisation: `attention="full"` is that.
+    are separated, and share the statistics of batch normalization: `attention="full"` is that.
 
     Args:
         backbone: a network whose `cls`, which is what evaluations read, is made by what `patches` train. One of CPC's
@@ -39,7 +39,7 @@ class CPC(Method):
         context_frames: frames that are seen.
         pred_frames: frames that are predicted, behind them.
         attention: "isolated" encodes the context by itself and each predicted frame by itself, in two passes, so that
-            batch normalisation mixes nothing either; "frame_causal" hides later frames from earlier ones, but not the
+            batch normalization mixes nothing either; "frame_causal" hides later frames from earlier ones, but not the
             context from the targets; "full" hides nothing. The second needs a network of CPC's own.
         target: tokens behind the "transformer", or in front of it ("backbone", as in DPC; for networks of CPC's own).
         negatives: as of `info_nce`.

@@ -18,7 +18,7 @@ class DINOHead(nn.Module):
         hidden_dim: width of the hidden layers.
         bottleneck_dim: width of the unit vector.
         num_layers: linear layers in front of the unit vector.
-        use_bn: batch normalisation behind each of them but the last.
+        use_bn: batch normalization behind each of them but the last.
         norm_last_layer: keep every prototype's length at 1; False learns it.
     """
 
@@ -58,7 +58,7 @@ class DINOHead(nn.Module):
 class Prototypes(nn.Module):
     """A linear layer without bias whose rows are a direction `weight_v` times a length `weight_g`: (R, D) -> (R, K).
 
-    Plain parameters, unlike torch's weight normalisation: these names are the original's, and a copy is a deepcopy.
+    Plain parameters, unlike torch's weight normalization: these names are the original's, and a copy is a deepcopy.
     """
 
     def __init__(self, in_dim: int, out_dim: int, *, learn_length: bool) -> None:

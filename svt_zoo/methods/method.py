@@ -10,7 +10,7 @@ class Method(nn.Module):
     """An objective that owns its networks: its forward is the loss, one `state_dict` resumes all of it.
 
     In a step the loop calls `forward` and backward, once for each batch that is accumulated, then `before_step`, clips
-    gradients, calls the optimiser, then `after_step`. All get the same `epoch`, the only clock there is: steps done
+    gradients, calls the optimizer, then `after_step`. All get the same `epoch`, the only clock there is: steps done
     divided by steps in an epoch, 0.0 at the first step of a run.
 
     Attributes:
@@ -22,7 +22,7 @@ class Method(nn.Module):
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """The losses of `batch` by name, which the loop sums.
 
-        The batch's views are floating point (B, 3, T, H, W), normalised, on the device of the networks.
+        The batch's views are floating point (B, 3, T, H, W), normalized, on the device of the networks.
         """
         raise NotImplementedError(f"{type(self).__name__} has no forward(batch, epoch) -> losses")
 

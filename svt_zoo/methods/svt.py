@@ -25,7 +25,7 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 
 
 class SVT(Method):
-    """SVT's pre-training: student, teacher, their heads and the centre.
+    """SVT's pre-training: student, teacher, their heads and the center.
 
     The first `num_global` views of a batch are global, the others local; frames and sizes may differ from view to
     view. The loss is the mean over all pairs of a teacher's view and another view of the student's. What is exported is
@@ -43,11 +43,11 @@ class SVT(Method):
         student_temp: temperature of the student's softmax.
         teacher_temp: temperature of the teacher's, which grows from `warmup_teacher_temp` over the first
             `warmup_teacher_temp_epochs` epochs.
-        center_momentum: share of the old centre that stays in a step.
+        center_momentum: share of the old center that stays in a step.
         momentum: share of the teacher that stays in the first step; a cosine over the run leads to 1.
         freeze_last_layer: epochs at the start in which the prototypes do not move.
         teacher_mode: "replica" (paper and released code) has the student's drop path in the teacher, too; "eval" has
-            none, as DINO. Batch normalisation uses the batch's statistics in both, as the student does.
+            none, as DINO. Batch normalization uses the batch's statistics in both, as the student does.
     """
 
     center: Tensor
@@ -170,7 +170,7 @@ class SVT(Method):
     def metrics(self) -> dict[str, float | Tensor]:
         """Of the last step: entropy in nats of the teacher's targets (0 and log K are the two collapses), deviation of
         its unit features over the batch (0: all videos look the same), their effective rank (1: they differ along one
-        line), norm of the centre, temperature, momentum.
+        line), norm of the center, temperature, momentum.
         """
         return dict(self._metrics)
 

@@ -89,7 +89,7 @@ class CPCNetwork(Backbone):
             edges of the maps tell places and times apart.
         pool: what `Features.cls` is: the mean of all "tokens", or of the ConvGRU's last state ("context").
         grad_checkpointing: recompute the transformer's blocks (not the ResNet) in the backward pass, to save memory.
-        final_bn: normalise `cls` by `BatchNorm1d`, with a dropout of a half behind it, as the original's classifier.
+        final_bn: normalize `cls` by `BatchNorm1d`, with a dropout of a half behind it, as the original's classifier.
     """
 
     new_parts = ("final_bn.*",)  # pre-training has no use for it

@@ -30,7 +30,7 @@ def orthoformer(
 def nystrom(q: Tensor, k: Tensor, v: Tensor, *, num_frames: int, num_landmarks: int, spatial: bool = True) -> Tensor:
     """Nyström's approximation of attention (Xiong et al., AAAI 2021) from M landmarks: (R, S, T, d).
 
-    Landmarks are means of neighbouring tokens: with `spatial` of the frames of a patch position, then of the next
+    Landmarks are means of neighboring tokens: with `spatial` of the frames of a patch position, then of the next
     positions, otherwise of patches in a frame. They get no gradient.
     """
     q = q * q.shape[-1] ** -0.5
@@ -77,7 +77,7 @@ def farthest_tokens(x: Tensor, count: int, first: Tensor | None = None) -> Tenso
 
 
 def segment_means(x: Tensor, count: int) -> Tensor:
-    """Means of `count` runs of neighbouring tokens of x (R, S, d): (R, M, d).
+    """Means of `count` runs of neighboring tokens of x (R, S, d): (R, M, d).
 
     Where S is no multiple of M, the last S % M runs are one token longer; more runs than tokens are not made.
     """

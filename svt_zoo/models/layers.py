@@ -1,6 +1,6 @@
 """The parts that the zoo's transformers share.
 
-Dimension letters, everywhere in the package: B batch, C colour, T frames, H W pixels, N patches a frame,
+Dimension letters, everywhere in the package: B batch, C color, T frames, H W pixels, N patches a frame,
 D embed_dim, K outputs. Here also: R independent sequences, S tokens in a sequence, h heads, d = D / h.
 """
 

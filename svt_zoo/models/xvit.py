@@ -18,7 +18,7 @@ TemporalTable = Literal["nearest", "tile"]
 
 
 def shift_frames(x: Tensor, shift_div: int, segments: int | None = None) -> Tensor:
-    """Take a share of every frame's channels from its neighbours: x (B, T, ..., D) -> the same shape.
+    """Take a share of every frame's channels from its neighbors: x (B, T, ..., D) -> the same shape.
 
     The first D // shift_div channels come from the next frame, as many from the previous one, the rest stay; beyond
     the ends lie zeros. `segments`: the clip counts as runs of that many frames, each with ends.
@@ -34,7 +34,7 @@ def shift_frames(x: Tensor, shift_div: int, segments: int | None = None) -> Tens
 class FrameAttention(Attention):
     """Attention inside every frame, (B, T, S, D) -> (B, T, S, D); with `shift_div` space-time mixing attention.
 
-    That is: queries of a frame meet keys and values of which a share is the neighbouring frames' (`shift_frames`).
+    That is: queries of a frame meet keys and values of which a share is the neighboring frames' (`shift_frames`).
     """
 
     def __init__(self, embed_dim: int, num_heads: int, shift_div: int | None, segments: int | None) -> None:

@@ -43,7 +43,7 @@ class Trainer:
     """Trains a method; `Trainer(...).fit()` starts, or goes on from the newest checkpoint in `run.output`.
 
     A step is: learning rate and decay; for each of `optim.accumulation` batches augmentation, `method(batch, epoch)`
-    and backward; `method.before_step`, clipping, the optimiser, `method.after_step`; numbers, and at times a
+    and backward; `method.before_step`, clipping, the optimizer, `method.after_step`; numbers, and at times a
     checkpoint. All processes act in the same step: they share one small message in each.
 
     Args:

@@ -14,14 +14,14 @@ from ..models import ZooModel
 
 
 class OnlineKNN:
-    """Called with a backbone: top-1 accuracy of the evaluation videos by their neighbours among the training ones.
+    """Called with a backbone: top-1 accuracy of the evaluation videos by their neighbors among the training ones.
 
     All processes call it; they share the work through `scratch`, a folder that is made and removed.
 
     Args:
-        train, val: lists with labels; one clip and the centre crop of each video are looked at.
+        train, val: lists with labels; one clip and the center crop of each video are looked at.
         scratch: a folder that all processes see.
-        k: neighbours, all if there are fewer training videos.
+        k: neighbors, all if there are fewer training videos.
 
     Raises:
         ValueError: the lists have videos without a label.

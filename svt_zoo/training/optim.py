@@ -22,7 +22,7 @@ def param_groups(
     layer_decay: float = 1.0,
     lr_factors: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """Groups for an optimiser, of all parameters of `module` that are trained, with their names.
+    """Groups for an optimizer, of all parameters of `module` that are trained, with their names.
 
     Weights are decayed, the class token and the tables of places among them, as by the authors of DINO and SVT; biases
     and other vectors are not. Each group carries `decayed` and `lr_scale`, by which `set_hyperparameters` finds its
@@ -79,7 +79,7 @@ def build_optimizer(
     momentum: float = 0.9,
     amsgrad: bool = False,
 ) -> Optimizer:
-    """An optimiser over `param_groups`; Adam and AdamW in one fused kernel a step where the device has it.
+    """An optimizer over `param_groups`; Adam and AdamW in one fused kernel a step where the device has it.
 
     SGD is not fused: its kernel refuses parameters whose first gradient comes later (frozen prototypes), and shards.
 
@@ -90,7 +90,7 @@ def build_optimizer(
         amsgrad: of Adam and AdamW: divide by the largest second moment so far.
 
     Raises:
-        ValueError: no such optimiser.
+        ValueError: no such optimizer.
     """
     groups = list(groups)
     if name in ("adamw", "adam"):

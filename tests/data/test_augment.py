@@ -96,7 +96,7 @@ def test_only_parity_mode_leaves_the_unit_range():
 def test_each_step_is_that_of_torchvision(fields, reference):
     views = views_of()
     got = Augment(**RAW)(views, params_of(**fields)).transpose(1, 2)
-    # torchvision rounds the grey weights to 0.2989, 0.587, 0.114.
+    # torchvision rounds the gray weights to 0.2989, 0.587, 0.114.
     assert_close(got, reference(images(views)), atol=2e-4, rtol=0)
 
 

@@ -44,7 +44,7 @@ from svt_zoo.hub.weights import ClipSpec
 from svt_zoo.models import Classifier, create_model
 
 SMALL = {"img_size": 32, "patch_size": 16, "num_frames": 2, "embed_dim": 24, "depth": 1, "num_heads": 2}
-LEVELS = {"dark": 40, "grey": 120, "light": 200}  # the class of a video is its grey level
+LEVELS = {"dark": 40, "grey": 120, "light": 200}  # the class of a video is its gray level
 
 
 @pytest.fixture(scope="module")

@@ -199,7 +199,7 @@ def test_folders_of_frames_are_searched_and_shown_at_the_frame_rate_of_the_table
     assert best.row.video == "dark"
     assert best.row.end_sec > 3  # seconds: at 30 frames per second it would last 2
     picture = neighbour_sheet(table, query, [best], start_sec=4.0)
-    assert picture.height > 2 * 128  # frames of the query and of its neighbour
+    assert picture.height > 2 * 128  # frames of the query and of its neighbor
 
 
 def test_other_weights_than_the_tables_are_refused_in_one_line(table: FeatureTable, folder: Path) -> None:

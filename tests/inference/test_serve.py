@@ -102,7 +102,7 @@ def test_every_reading_of_an_upload_has_the_limits_of_the_page(
     Answerer(network(), table, tmp_path / "pictures")(upload)
     assert [limits for name, limits in seen if name == "upload.mp4"] == 5 * [UPLOAD_LIMITS]
     assert UPLOAD_LIMITS.max_decode_time == 60
-    assert {limits for name, limits in seen if name != "upload.mp4"} == {Limits()}  # a neighbour may be larger
+    assert {limits for name, limits in seen if name != "upload.mp4"} == {Limits()}  # a neighbor may be larger
 
 
 @pytest.mark.parametrize("told", [True, False])

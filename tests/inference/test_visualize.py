@@ -117,7 +117,7 @@ def test_unnormalise_shows_the_crop_of_the_network() -> None:
     assert_close(unnormalise(transform(frames), transform), frames[:, :, 16:80], atol=0, rtol=0)
 
 
-# Colours
+# Colors
 
 
 def test_maps_are_scaled_alike_in_all_frames() -> None:

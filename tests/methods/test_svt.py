@@ -111,7 +111,7 @@ def test_under_autocast_the_loss_is_computed_in_single_precision() -> None:
     assert_close(loss, method(batch, 0.0)["svt"], atol=2e-2, rtol=0)
 
 
-# --- teacher and centre ---
+# --- teacher and center ---
 
 
 def test_teacher_receives_no_gradient() -> None:

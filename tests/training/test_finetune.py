@@ -26,7 +26,7 @@ from svt_zoo.training.engine import Trainer
 from svt_zoo.training.finetune import build_classify, finetune, train_classifier
 
 TINY = ROOT / "configs" / "debug" / "finetune_tiny.yaml"
-LEVELS = {"dark": 40, "grey": 120, "light": 200}  # the class of a video is its grey level
+LEVELS = {"dark": 40, "grey": 120, "light": 200}  # the class of a video is its gray level
 
 
 @pytest.fixture(scope="module")
