@@ -1,4 +1,4 @@
-"""A list of videos as a dataset: each index gives the views of one video, the same in any worker or process."""
+"""A list of videos as a dataset: each index returns the views of one video, equal in any worker or process."""
 
 import os
 from bisect import bisect_left

@@ -48,8 +48,8 @@ class FinetuneViews:
         flow: makes the target "flow" of slow clips.
 
     Raises:
-        ValueError: the crop is not square or does not fit `short_side`; a policy is used with fast clips; or
-            AutoAugment, which moves pixels and changes colors together, is used with flow labels of "absolute".
+        ValueError: the crop is not square or does not fit `short_side`, or a policy is used with fast clips. Or
+            AutoAugment is used with flow labels of "absolute"; it moves pixels and changes colors together.
     """
 
     def __init__(

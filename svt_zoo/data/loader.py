@@ -68,7 +68,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         return self.batch_size * self.world_size
 
     def __len__(self) -> int:
-        """Batches of a whole epoch in this process."""
+        """Number of batches in a full epoch of this process."""
         if self.train:
             return self.size // self.samples_per_step
         mine = len(range(self.rank, self.size, self.world_size))
@@ -127,7 +127,7 @@ class VideoLoader:
         return self.sampler.epoch
 
     def __len__(self) -> int:
-        """Batches of a whole epoch in this process."""
+        """Number of batches in a full epoch of this process."""
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:

@@ -92,8 +92,8 @@ def prepare_videos(
 
     Raises:
         CommonFailure: the first videos all fail for the same reason.
-        ValueError: `output` is inside the sources, or another run is writing to it. Or the mode is "frames", which
-            stores no times, and the list cuts its videos by seconds.
+        ValueError: `output` is inside the sources, or holds other files, or another run is writing to it. Or the mode
+            is "frames", which stores no times, and the list cuts its videos by seconds.
     """
     encoding = encoding or Encoding()
     if encoding.mode == "frames" and any(row.start_sec is not None or row.end_sec is not None for row in videos.rows):

@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 
 from .transforms import Box, Frames, crop_and_resize, random_area_box, random_short_side_box
 
-BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # the steps of the colour jitter, as ViewParams.order names them
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # steps of the color jitter in ViewParams.order
 POLICY_FILL = [128, 128, 128]  # gray, for pixels that a shift or rotation leaves empty
 
 
