@@ -1,7 +1,7 @@
-"""Is every video of a list whole? Each is decoded to its end by the reader that training uses.
+"""Checks every video of a list: the reader that training uses decodes each video to its end.
 
-What no decoder notices stays unnoticed: a flipped bit may change a picture and no more. The hash of each file, kept in
-the report, tells whether it is still the one that was checked.
+The check finds only damage that the decoder reports; a flipped bit may change a frame without an error. The report
+holds the hash of each file, which shows whether the file has changed since the check.
 """
 
 import csv
@@ -34,9 +34,9 @@ class CheckedVideo:
         status: "ok", "broken" or "missing".
         reason: what is wrong.
         codec, container: FFmpeg's names.
-        width, height: of the upright frames, in pixels.
-        frames: how many; of a broken file, how many it promises.
-        fps: frames per second, on average; a folder of frames has none.
+        width, height: size of the frames after rotation to upright, in pixels.
+        frames: number of frames; for a broken file, the number that its header states.
+        fps: average frames per second; None for a folder of frames.
         duration: in seconds.
         bytes: size of the file, or of all frames of a folder.
         sha256: hash of the file, or of all frames of a folder.
@@ -64,7 +64,7 @@ class CheckReport:
 
     Attributes:
         videos: the rows.
-        path: the file that they are written to.
+        path: the file that the rows are written to.
     """
 
     videos: tuple[CheckedVideo, ...]
@@ -72,12 +72,12 @@ class CheckReport:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing is broken or missing."""
+        """Whether no video is broken or missing."""
         return all(video.status == "ok" for video in self.videos)
 
     @property
     def bad(self) -> list[CheckedVideo]:
-        """What is broken or missing."""
+        """Videos that are broken or missing."""
         return [video for video in self.videos if video.status != "ok"]
 
     def summary(self) -> str:
@@ -92,7 +92,7 @@ class CheckReport:
         )
 
     def describe(self, most: int = 20) -> str:
-        """Counts, the path of the report, and at most `most` videos that are bad, and as many duplicates, by name."""
+        """Counts, the path of the report, and the names of at most `most` bad videos and `most` duplicates."""
         bad = [f"{video.status}: {video.path}: {video.reason}" for video in self.bad]
         copies = [f"duplicate: {v.path} has the content of {v.duplicate_of}" for v in self.videos if v.duplicate_of]
         lines = [self.summary(), f"report: {self.path}"]
@@ -103,7 +103,7 @@ class CheckReport:
         return "\n".join(lines)
 
     def save(self) -> None:
-        """Writes the rows as Parquet or CSV, by the suffix; at no instant is there half a file."""
+        """Writes the rows as Parquet or CSV, by the suffix; the file is replaced atomically."""
         path = self.path
         columns = [field.name for field in fields(CheckedVideo)]
         rows = [asdict(video) for video in self.videos]
@@ -121,7 +121,7 @@ class CheckReport:
                 pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), part)
 
 
-# Named, for a column of nothing but None would have no type.
+# Explicit types, because a column that holds only None would have no type.
 _PARQUET_TYPES = {field.name: "string" for field in fields(CheckedVideo)}
 _PARQUET_TYPES |= dict.fromkeys(("width", "height", "frames", "bytes"), "int64")
 _PARQUET_TYPES |= dict.fromkeys(("fps", "duration"), "float64")
@@ -132,18 +132,18 @@ def check_videos(
 ) -> CheckReport:
     """Decodes every video of a list to its end and writes the report.
 
-    What is found is noted at once in a journal beside the report, `<report>.jsonl`: a run that was stopped goes on
-    where it was, and a later one decodes only files that are new, have changed or were not sound.
+    A journal next to the report, `<report>.jsonl`, records each result immediately. A run that was stopped continues
+    where it stopped. A later run decodes only files that are new, have changed or were not sound.
 
     Args:
         videos: the list; a file that it names more than once is checked once.
-        report: the file to write, .csv or .parquet. Without pyarrow, a CSV file takes the place of a Parquet file.
-        workers: number of processes; 0 works in this one.
-        again: decode everything, whatever the journal says.
+        report: the file to write, .csv or .parquet. Without pyarrow, a CSV file is written instead of a Parquet file.
+        workers: number of processes; 0 works in this process.
+        again: decode everything, regardless of the journal.
 
     Raises:
         CommonFailure: the first videos all fail for the same reason.
-        ValueError: the report has another suffix, or a place where nothing can be written.
+        ValueError: the report has another suffix, or its path is not writable.
     """
     target = _report_file(report)
     journal = Journal(target.with_name(f"{target.name}.jsonl"))
@@ -172,9 +172,9 @@ def _is_ok(video: CheckedVideo) -> bool:
 
 
 def check_video(task: tuple[str, int | None]) -> CheckedVideo:
-    """Decodes one video to its end: `(path, number of frames if it is a folder of frames and its list says so)`.
+    """Decodes one video to its end. `task` is `(path, num_frames)`; `num_frames` is for folders of frames, else None.
 
-    Nothing is raised: what is wrong is said in the result.
+    Raises nothing: the result states what is wrong.
     """
     path, num_frames = task
     known: dict[str, Any] = {}
@@ -185,7 +185,7 @@ def check_video(task: tuple[str, int | None]) -> CheckedVideo:
         if os.path.isdir(file):
             known |= _read_folder(file, num_frames)
         else:
-            if os.path.isfile(file):  # a pipe would be waited for
+            if os.path.isfile(file):  # opening a pipe would block
                 known["bytes"], known["sha256"] = os.path.getsize(file), sha256_of(file)
             _read_file(file, known)
     except VideoReadError as error:
@@ -196,7 +196,7 @@ def check_video(task: tuple[str, int | None]) -> CheckedVideo:
 
 
 def _read_file(path: str, known: dict[str, Any]) -> None:
-    """Decodes a file to its end; adds to `known` what it says of itself, before anything can be found broken."""
+    """Decodes a file to its end; first adds the file's metadata to `known`, so that broken files have it too."""
     with open_video(path) as video:
         known |= {
             "codec": video.codec,
@@ -216,7 +216,7 @@ def _read_folder(path: str, num_frames: int | None) -> dict[str, Any]:
     folder = FrameFolder(path, num_frames=num_frames)
     height, width = folder.frames_at([0]).shape[1:3]
     for i in range(1, folder.num_frames, 16):
-        folder.frames_at([0, *range(i, min(i + 16, folder.num_frames))])  # with the first: all have to be of one size
+        folder.frames_at([0, *range(i, min(i + 16, folder.num_frames))])  # with frame 0: all must have one size
     return {
         "codec": os.path.splitext(files[0])[1].lower().lstrip("."),
         "container": "folder",
@@ -238,19 +238,19 @@ def _with_duplicates(videos: Sequence[CheckedVideo]) -> tuple[CheckedVideo, ...]
 
 
 def _key(path: str, num_frames: int | None) -> tuple[str, int | None, int, int]:
-    """What tells whether a video is still the one that was checked, wherever the run is started from."""
+    """The key that shows whether a video has changed since its check, independent of the working directory."""
     return path if is_url(path) else os.path.abspath(path), num_frames, *fingerprint(path)
 
 
 def default_report(source: str) -> Path:
-    """Where the report on a list or folder goes if nobody says it: another file for each, named after it."""
+    """The default path of the report on a list or folder: one file for each source, named after it."""
     path = Path(source).resolve()
     name, place = path.stem if path.is_file() else path.name, hashlib.sha256(str(path).encode()).hexdigest()[:6]
     return Path("runs", f"data_report_{name}_{place}.parquet")
 
 
 def _report_file(report: str | os.PathLike[str]) -> Path:
-    """The report's path, checked before hours of work; a CSV file if pyarrow is not installed."""
+    """The path of the report, checked before the job starts; a CSV file if pyarrow is not installed."""
     path = output_file(report, ".parquet", ".csv")
     if path.suffix == ".parquet":
         try:

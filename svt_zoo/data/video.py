@@ -1,4 +1,4 @@
-"""The former place of `svt_zoo.video`; to be removed after one release."""
+"""The old import path of `svt_zoo.video`. Removed after one release."""
 
 import warnings
 from typing import Any

@@ -1,4 +1,4 @@
-"""From a recipe to a dataset."""
+"""Datasets built from a recipe."""
 
 import pickle
 from collections.abc import Callable

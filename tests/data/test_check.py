@@ -22,7 +22,7 @@ Grey = Callable[..., Path]
 
 @pytest.fixture
 def collection(grey_video: Grey, tmp_path: Path) -> Path:
-    """A folder with two sound videos, a copy of one of them, one cut short, and a list that names one more."""
+    """A folder with two sound videos, a copy of one, a truncated one, and a list that also names a missing one."""
     folder = tmp_path / "videos"
     folder.mkdir()
     shutil.copy(grey_video(20), folder / "a.mp4")
@@ -58,7 +58,7 @@ def test_a_sound_file_is_described(grey_video: Grey) -> None:
 def test_damage_near_the_end_is_found(tmp_path: Path) -> None:
     path = encode(tmp_path / "damaged.mp4", moving_square(40))
     data = bytearray(path.read_bytes())
-    end = data.index(b"moov") - 4  # the table behind the pictures stays whole
+    end = data.index(b"moov") - 4  # the table after the frames stays intact
     data[end - 600 : end] = bytes(600)
     path.write_bytes(data)
     found = check_video((str(path), None))
@@ -151,7 +151,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
         check_videos(read_list(collection), tmp_path / "report.parquet", workers=0)
     assert not (tmp_path / "report.parquet").exists()
     with open(tmp_path / "report.parquet.jsonl", "a") as file:
-        file.write('{"key": ["half a li')  # as a kill may leave it
+        file.write('{"key": ["half a li')  # an incomplete line, as after a kill
     report = check_videos(read_list(collection), tmp_path / "report.parquet", workers=0)
     assert seen == ["a.mp4", "b.mkv", "copy of a.mp4", "copy of a.mp4", "cut.mp4"]
     assert statuses(report) == {"a.mp4": "ok", "b.mkv": "ok", "copy of a.mp4": "ok", "cut.mp4": "broken"}

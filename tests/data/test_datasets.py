@@ -22,7 +22,7 @@ EVAL = EvalTransform(
 
 
 class FakeVideo:
-    """Frame i of video v is grey of level 10 v + i; videos 3 and 7 are broken."""
+    """Frame i of video v has gray level 10 v + i; videos 3 and 7 are broken."""
 
     def __init__(self, row: Row, num_frames: int = 10) -> None:
         self.number = int(Path(row.path).stem)

@@ -19,12 +19,12 @@ Grey = Callable[..., Path]
 
 
 def levels(frames: torch.Tensor) -> list[int]:
-    """The mean grey level of each frame."""
+    """The mean gray level of each frame."""
     return [round(level) for level in frames.float().mean((1, 2, 3)).tolist()]
 
 
 def key_frames(path: Path) -> list[bool]:
-    """Of each packet in the order of the file, whether it is a key frame."""
+    """Whether each packet, in file order, is a key frame."""
     with av.open(str(path)) as container:
         return [packet.is_keyframe for packet in container.demux(video=0) if packet.size]
 

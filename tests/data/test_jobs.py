@@ -82,7 +82,7 @@ if __name__ == "__main__":
     assert parent.stdout is not None
     assert parent.stdout.readline() == "working\n"
     parent.kill()
-    parent.communicate(timeout=300)  # until the last process that can write to the pipe has ended
+    parent.communicate(timeout=300)  # waits until no process can write to the pipe
 
 
 def sleep_long(_: int) -> None:

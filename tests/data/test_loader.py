@@ -32,7 +32,7 @@ EVAL = EvalTransform(
 
 
 class FakeVideo:
-    """Ten frames of noise that belongs to the video; some videos are broken."""
+    """Ten frames of noise, different for each video; some videos are broken."""
 
     num_frames, fps = 10, 25.0
     pts = tuple(i / 25 for i in range(10))
@@ -68,7 +68,7 @@ def make_loader(n: int = 22, *, train: bool = True, batch_size: int = 4, **optio
 
 
 def digest(batch: Batch) -> tuple[list[int], str, list[tuple[str, str]]]:
-    """Everything that a batch holds, short enough to compare and print."""
+    """A short summary of a batch, for comparing and printing."""
     content = hashlib.sha256()
     for tensor in (*batch.views, batch.labels, *(field for params in batch.params for field in params)):
         content.update(tensor.numpy().tobytes())
@@ -290,7 +290,7 @@ def test_failures_of_an_epoch_that_is_over_do_not_count_after_a_resume() -> None
     straight, resumed = make_loader(), make_loader()
     stream(straight)
     resumed.load_state_dict(straight.state_dict())
-    resumed.dataset.open_row = lambda row: FakeVideo(Row("/v/0.mp4"))  # all sound from here on
+    resumed.dataset.open_row = lambda row: FakeVideo(Row("/v/0.mp4"))  # all videos can be read from here on
     stream(resumed)
     assert resumed.failures == {}
 
@@ -317,7 +317,7 @@ def test_workers_run_on_one_thread() -> None:
 
 
 class ThreadCount:
-    """In place of views, the number of threads that a worker may use."""
+    """Returns the number of threads of a worker instead of views."""
 
     def indices(self, total: int, fps: float, rng: np.random.Generator) -> list[list[int]]:
         return [[0]]
@@ -359,7 +359,7 @@ if __name__ == "__main__":
 
 
 def start_program(tmp_path: Path, movie: Path, start_method: str) -> subprocess.Popen[str]:
-    """A program that prints a line per batch, and reads one before it goes on; it leaves at the end of its input."""
+    """Starts a program that prints a line per batch, then waits for an input line; it exits at the end of its input."""
     (tmp_path / "program.py").write_text(LEAVES)
     command = [sys.executable, str(tmp_path / "program.py"), str(movie), start_method]
     root, pipe = Path(__file__).resolve().parents[2], subprocess.PIPE
@@ -367,7 +367,7 @@ def start_program(tmp_path: Path, movie: Path, start_method: str) -> subprocess.
 
 
 def wait_until_all_ended(program: subprocess.Popen[str]) -> str:
-    """What is left to read of the program and of its workers, who keep the pipe open while they live."""
+    """Returns the remaining output of the program and its workers, which keep the pipe open until they end."""
     return program.communicate(timeout=300)[0]
 
 
@@ -397,11 +397,11 @@ def test_workers_leave_a_signal_to_all_processes_to_their_parent(
     assert program.stdout is not None
     assert program.stdin is not None
     first = program.stdout.readline()
-    for turn in range(20):  # more batches than were ready: the workers go on
+    for turn in range(20):  # more batches than were prefetched: the workers continue
         program.stdin.write("\n")
         program.stdin.flush()
         assert program.stdout.readline() == first
-        if turn == 0:  # each worker has given a batch
+        if turn == 0:  # each worker has returned a batch
             for pid in first.split()[1:]:
                 os.kill(int(pid), signal.SIGTERM)
                 os.kill(int(pid), signal.SIGUSR1)

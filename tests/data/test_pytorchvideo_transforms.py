@@ -1,4 +1,4 @@
-"""PyTorchVideo's own datasets and transforms train on our videos."""
+"""PyTorchVideo's own datasets and transforms work with our videos."""
 
 import subprocess
 import sys

@@ -13,7 +13,7 @@ from svt_zoo.video import VideoReadError, open_video
 
 CLIPS = Path(__file__).resolve().parents[3] / "shared" / "clips"
 CLIP_NAMES = sorted(p.name for p in CLIPS.glob("*.*") if p.suffix != ".md")
-# These hold most of the pixels, so only the slow tests read them.
+# These files have most of the pixels, so only the slow tests read them.
 LARGE = {name for name in CLIP_NAMES if (CLIPS / name).stat().st_size > 700_000} | {
     "ssv2_task41_0.webm",
     "ssv2_task93_0.webm",
