@@ -134,7 +134,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
     videos = read_list(collection)
     whole = prepare_videos(videos, tmp_path / "whole", FAST, workers=0)
     prepare_videos(replace(videos, rows=videos.rows[:1]), tmp_path / "out", FAST, workers=0)
-    half = tmp_path / "out" / "cat" / ".two.mp4.part"  # incomplete files, as after a kill
+    half = tmp_path / "out" / "cat" / ".part.two.mp4"  # incomplete files, as after a kill
     half.write_bytes(b"half a video")
     with open(tmp_path / "out" / ".prepare.jsonl", "a") as file:
         file.write('{"sign": [')
@@ -166,7 +166,7 @@ def test_a_killed_run_leaves_only_whole_videos_and_is_finished_by_the_next(grey_
     made = prepare_videos(read_list(tmp_path / "videos"), tmp_path / "out", Encoding(preset="slow"), workers=0)
     assert len(made.videos) == 12
     assert made.new <= 12 - len(left) + 1  # one video may be finished but not yet in the journal
-    assert not list((tmp_path / "out").glob(".*.part"))
+    assert not list((tmp_path / "out").rglob(".part.*"))
 
 
 def test_a_broken_video_is_reported_and_the_others_are_made(collection: Path, tmp_path: Path) -> None:
