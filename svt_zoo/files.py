@@ -1,4 +1,4 @@
-"""Write files and folders whole or not at all, and hash them."""
+"""Write files and folders atomically, and hash them."""
 
 import hashlib
 import os
@@ -10,10 +10,10 @@ from pathlib import Path
 
 @contextmanager
 def atomic(target: Path) -> Iterator[Path]:
-    """Give a hidden path beside `target` to write a file or folder to. It replaces `target` at the end of the block.
+    """Yield a hidden path beside `target` to write a file or folder to. It replaces `target` at the end of the block.
 
-    After an error it is removed. What a killed process leaves is removed the next time. Two processes must not write
-    the same target at once; `write_whole` allows that.
+    After an error it is removed. The next call removes what a killed process left. Two processes must not write
+    the same target at the same time; `write_whole` allows that.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".part.{target.name}")  # the suffix stays: some writers choose the format by it

@@ -1,4 +1,4 @@
-"""Is it the right file? Hashes, and the lock file that remembers what each source held when first seen."""
+"""Check downloaded files by their hash; the lock file keeps the hash of each source's first download."""
 
 import json
 import logging
@@ -30,10 +30,10 @@ def lock_path() -> Path:
 
 
 def recorded() -> dict[str, str]:
-    """What the lock file holds; empty when there is none.
+    """The entries of the lock file; empty if there is none.
 
     Raises:
-        WeightsError: the lock file is not what was written.
+        WeightsError: the lock file is damaged.
     """
     try:
         entries = json.loads(lock_path().read_text())
@@ -47,16 +47,16 @@ def recorded() -> dict[str, str]:
 
 
 def check(source: str, digest: str, sha256: str | None, path: Path | None) -> None:
-    """Compare the hash of what came from `source` with what it should be, and remember it.
+    """Compare the hash of the file from `source` with the expected hash, and record it.
 
     Args:
-        source: the source as written, the key of the lock file.
+        source: the source as text, which is its key in the lock file.
         digest: sha256 of the file.
-        sha256: the hash it must have; None for the one recorded when the source was first seen, if it was.
-        path: where the file lies in a cache; None for a download that will not be kept when it is wrong.
+        sha256: the hash it must have; None for the recorded hash of the first download, if there is one.
+        path: the file's path in a cache; None for a download that is discarded if the hash is wrong.
 
     Raises:
-        WeightsError: it is another file.
+        WeightsError: the hash is wrong.
     """
     if sha256 is not None:
         if digest != sha256.lower():
@@ -79,7 +79,7 @@ def check(source: str, digest: str, sha256: str | None, path: Path | None) -> No
 
 
 def _record(source: str, digest: str, *, replace: bool) -> str:
-    """Write an entry of the lock file unless another process has; returns the hash the entry then holds."""
+    """Write an entry of the lock file unless another process has written it; returns the entry's hash."""
     path = lock_path()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,6 +89,6 @@ def _record(source: str, digest: str, *, replace: bool) -> str:
                 entries[source] = digest
                 files.write_whole(path, f"{json.dumps(entries, indent=1, sort_keys=True)}\n".encode())
             return entries[source]
-    except OSError as error:  # a cache that others keep for us, read-only: the file itself has been checked
+    except OSError as error:  # a shared, read-only cache: the file itself has been checked
         _log.warning("the sha256 of %s could not be recorded in %s: %s", source, path, one_line(error))
         return digest
