@@ -40,7 +40,7 @@ def zoo_page(results: Iterable[Mapping[str, Any]]) -> str:
     """The text of MODEL_ZOO.md.
 
     Args:
-        results: what evaluations wrote (`asdict` of `evaluation.results.Result`), in the order to show them.
+        results: results of evaluations (`asdict` of `evaluation.results.Result`), in the order to show them.
     """
     results, rows = list(results), list(TABLE.values())
     numbers = [line for row in rows for line in _numbers(row, results)]
@@ -91,8 +91,8 @@ def zoo_page(results: Iterable[Mapping[str, Any]]) -> str:
 def cost(model: str, kwargs: Mapping[str, Any], num_frames: int, img_size: int) -> tuple[float, float]:
     """Multiply-adds (in 1e9) of one clip through a network of the registry, and its parameters (in 1e6).
 
-    Nothing is computed: shapes alone go through the network, on the `meta` device, where attention is counted, too.
-    Trajectory attention is counted in the paper's form, which takes more than ours.
+    The network runs on the `meta` device, so only shapes are computed. Attention is included.
+    Trajectory attention is counted in the paper's form, which needs more operations than ours.
     """
     return _cost(model, json.dumps(kwargs, sort_keys=True), num_frames, img_size)
 
@@ -124,7 +124,7 @@ def _cell(text: str) -> str:
 
 
 def _is_ours(name: str) -> bool:
-    """Whether a registered network is the zoo's own, not one that somebody added in this process."""
+    """Whether a registered network is part of the zoo, not added by the user."""
     return find_builder(name).__module__.split(".")[0] == __name__.split(".")[0]
 
 
@@ -172,7 +172,7 @@ def _hub(file: HubFile) -> str:
 
 
 def _numbers(row: Weights, results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """One line a published number, then one for each that only we have."""
+    """One line per published number, then one per number that only we measured."""
     lines = []
     measured = {(number.dataset, number.protocol, number.metric): number for number in row.measured}
     for number in row.published:
