@@ -1,7 +1,7 @@
 """The two-dimensional ResNet that CPC applies to every frame independently.
 
 He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016), in torchvision's layout and names. It has two
-changes of DPC (Han et al., ICCV workshops 2019): the last stage is as wide as the one before it, and the last block
+changes of DPC (Han et al., ICCV workshops 2019). The last stage is as wide as the one before it. The last block
 ends without ReLU, so that features may be negative. It has no pooling and no classifier.
 """
 

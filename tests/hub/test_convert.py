@@ -1,4 +1,4 @@
-"""Other people's checkpoints: recognised, renamed key by key, and turned back."""
+"""Checkpoints of other code: recognized, renamed key by key, and converted back."""
 
 import argparse
 from collections.abc import Callable
