@@ -1,4 +1,4 @@
-"""Whole evaluations from a recipe: right where the answer is known, and honest about what is missing."""
+"""Complete evaluations from a recipe: correct for known answers, and missing videos are reported."""
 
 import csv
 import dataclasses
@@ -62,7 +62,7 @@ def lists(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Pa
 
 @pytest.fixture
 def common(lists: dict[str, Path], tmp_path: Path) -> dict[str, Any]:
-    """What the recipes of a test share."""
+    """Common settings of the recipes of a test."""
     return {
         "init": "random",
         "model": ModelConfig("svt_vitt", SMALL),
@@ -196,7 +196,7 @@ def test_seeds_and_splits_are_averaged(common: dict[str, Any], lists: dict[str, 
 
 def test_splits_need_numbers_and_a_place_for_them(common: dict[str, Any]) -> None:
     own = KNNRecipe(**common, repeat=RepeatConfig(splits=(1, 2)))
-    assert [case.data for case in cases(own)] == [own.data]  # lists without {split} are taken as they are
+    assert [case.data for case in cases(own)] == [own.data]  # lists without {split} are not changed
     data = dataclasses.replace(common["data"], train="list{split}.csv")
     with pytest.raises(ConfigError, match=r"repeat\.splits is empty; add the numbers of the splits"):
         cases(KNNRecipe(**{**common, "data": data}))
@@ -287,7 +287,7 @@ def test_a_classifier_is_tested_on_all_views(common: dict[str, Any], tmp_path: P
     assert isinstance(model, Classifier)
     model.meta["categories"] = list(LEVELS)
     torch.nn.init.zeros_(model.head.weight)
-    model.head.bias.data = torch.tensor([0.0, 1.0, 0.0])  # says "grey", whatever it sees
+    model.head.bias.data = torch.tensor([0.0, 1.0, 0.0])  # predicts "grey" for any input
     model.save_pretrained(tmp_path / "mine")
     recipe = MultiviewRecipe(
         **{**common, "init": str(tmp_path / "mine")}, multiview=MultiviewConfig(views="3x2", pool="mean")

@@ -1,4 +1,4 @@
-"""Results and predictions as files: what is written is read back, and never half of it."""
+"""Files of results and predictions: a written file is read back equal, and is never incomplete."""
 
 import builtins
 import csv

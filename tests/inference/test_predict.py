@@ -1,4 +1,4 @@
-"""Videos in, features or labels out."""
+"""`embed` and `predict`: from videos to features and classes."""
 
 import csv
 import json
@@ -255,7 +255,7 @@ def test_a_model_of_torch_hub_embeds_a_real_clip(shared: Path) -> None:
     feature = embed(shared / "clips" / "kinetics_clean_and_jerk_340x256.mp4", model=model)
     assert feature.shape == (1, 768)
     assert feature.isfinite().all()
-    assert feature.std() > 0.1  # behind the last norm
+    assert feature.std() > 0.1  # after the last norm
 
 
 def test_predict_prints_the_sound_videos_and_names_the_broken_one(
