@@ -1,13 +1,13 @@
-"""What SVT learns from a few hundred short clips without labels: one table a set, from one command.
+"""Evaluate SVT pre-training on a few hundred short clips without labels, with one command.
 
     python benchmarks/actions.py CLIPS --output runs/actions
 
-DATA is a folder with a `list.csv` of the columns file, label, class, set, split, group. One network a seed is
-pre-trained on the training clips of all sets together, without their labels; each set is then evaluated by itself:
-nearest neighbours of tiny pictures (the floor), of a random network and of SVT, a linear probe of both, a classifier
-trained from scratch and one fine-tuned from SVT. A second batch size shows accuracy against epochs. Every number comes
-from a recipe in `configs/actions/`; what is done is kept in the output folder, and the same command goes on;
-other settings need another folder.
+CLIPS is a folder with a `list.csv` of the columns file, label, class, set, split, group. One network per seed is
+pre-trained on the training clips of all sets together, without their labels. Each set is then evaluated separately, by
+nearest neighbors, a linear probe and fine-tuning. SVT is compared with a random network, with training from scratch and
+with 12 x 12 pictures (the floor). A second batch size gives a curve of accuracy per epoch.
+Every number comes from a recipe in `configs/actions/`. Finished work stays in the output folder, and the same command
+resumes. Use another folder for other settings.
 
 Larger, on a GPU: --set all:model.options.embed_dim=384 all:model.options.depth=12 pretrain:optim.epochs=400 ...
 """
@@ -50,7 +50,7 @@ EVALUATE: dict[str, Callable[[Any], list[Result] | None]] = {
     "linear": evaluate_linear,
     "finetune": finetune,
 }
-ROWS = {  # name: (recipe, where the network starts)
+ROWS = {  # name: (recipe, initial weights)
     "thumbnail, kNN": ("knn", "thumbnail"),
     "random network, kNN": ("knn", "random"),
     "SVT, kNN": ("knn", "svt"),
@@ -59,7 +59,7 @@ ROWS = {  # name: (recipe, where the network starts)
     "supervised from scratch": ("finetune", "random"),
     "SVT, fine-tuned": ("finetune", "svt"),
 }
-COMPARED = {  # what SVT has to beat, by row
+COMPARED = {  # the baselines of each row of SVT
     "SVT, kNN": ("thumbnail, kNN", "random network, kNN"),
     "SVT, linear probe": ("random network, linear probe",),
     "SVT, fine-tuned": ("supervised from scratch",),
@@ -67,25 +67,25 @@ COMPARED = {  # what SVT has to beat, by row
 
 
 class Stopped(Exception):
-    """A signal asked a training run to stop; it has saved itself."""
+    """A signal asked a training run to stop, and it saved its state."""
 
 
 class Thumbnail(Backbone):
-    """12 x 12 pixels of the median frame: colours and layout of the scene, no motion."""
+    """12 x 12 pixels of the median frame: colors and layout of the scene, no motion."""
 
     embed_dim, num_frames, patch_size = 3 * 12 * 12, 8, 5
 
     def __init__(self, **options: Any) -> None:
-        super().__init__()  # what a recipe says of the other networks means nothing here
+        super().__init__()  # the recipe's options are for the other networks
 
     def forward(self, clip: Tensor) -> Features:
-        """The class feature is the whole picture."""
+        """The class feature is the full picture."""
         small = F.adaptive_avg_pool2d(clip.median(dim=2).values, 12)  # (B, 3, 12, 12)
         return Features(small.flatten(1), small.flatten(2).mT.unsqueeze(1))
 
 
 class Bench(NamedTuple):
-    """Where things lie, and what is changed in the recipes."""
+    """Folders, lists, and changes to the recipes."""
 
     output: Path
     lists: dict[str, Path]
@@ -93,17 +93,17 @@ class Bench(NamedTuple):
     curve: str
 
     def recipe(self, kind: str, *overrides: str) -> Any:
-        """A recipe of `configs/actions` with these overrides, and behind them those of the command line."""
-        given = [change.partition(":")[2] for change in self.changes if change.partition(":")[0] in (kind, "all")]
-        path, overrides = CONFIGS / f"{kind}.yaml", (*overrides, *given)
+        """A recipe of `configs/actions` with these overrides, followed by those of the command line."""
+        changes = [change.partition(":")[2] for change in self.changes if change.partition(":")[0] in (kind, "all")]
+        path, overrides = CONFIGS / f"{kind}.yaml", (*overrides, *changes)
         return read_recipe(KINDS[kind], path, overrides) if kind in KINDS else load_recipe(path, overrides)
 
     def run_of(self, seed: int, batch_size: int) -> Path:
-        """The folder of a pre-training."""
+        """The folder of a pre-training run."""
         return self.output / f"svt_batch{batch_size}_seed{seed}"
 
     def train(self, seed: int, batch_size: int) -> None:
-        """Pre-train on all sets without labels; the accuracy over epochs is that of the set `curve`."""
+        """Pre-train on all sets without labels; the set `curve` gives the accuracy per epoch."""
         run = self.run_of(seed, batch_size)
         if (run / "final.safetensors").exists():
             return
@@ -113,7 +113,7 @@ class Bench(NamedTuple):
             raise Stopped
 
     def evaluate(self, row: str, name: str, seed: int, batch_size: int) -> Result:
-        """The result of a row for a set and a seed, unless it is there already."""
+        """Compute the result of a row for a set and a seed, or read it if it exists."""
         kind, start = ROWS[row]
         folder = self.output / "evaluation" / name / f"{kind}_{start}_seed{seed}"
         if not list((folder / "results").glob("*.json")):
@@ -132,7 +132,7 @@ class Bench(NamedTuple):
 
 
 def prepare(data: Path, output: Path, workers: int) -> tuple[dict[str, Path], dict[str, dict[str, Any]]]:
-    """Small copies of the clips and a list for each set and split, and for all sets; and what is in each set."""
+    """Make small copies of the clips; return the list of each set and split, and the size of each set."""
     table = data / "list.csv"
     with open(table, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -148,26 +148,26 @@ def prepare(data: Path, output: Path, workers: int) -> tuple[dict[str, Path], di
             if made.failures:
                 raise ValueError(f"{made.failures[0].path}: {made.failures[0].reason}")
             lists[f"{name}_{split}"] = made.list
-    counted = {
+    sizes = {
         name: {
-            "classes": len({row["class"] for row in found}),
-            "train": sum(row["split"] == "train" for row in found),
-            "test": sum(row["split"] == "test" for row in found),
+            "classes": len({row["class"] for row in rows}),
+            "train": sum(row["split"] == "train" for row in rows),
+            "test": sum(row["split"] == "test" for row in rows),
         }
-        for name, found in sets.items()
+        for name, rows in sets.items()
     }
-    return lists, counted
+    return lists, sizes
 
 
 def jobs(
     bench: Bench, sets: list[str], seeds: list[int], batch_sizes: list[int]
 ) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """All that is to be done, what SVT has to beat first: what it is, and what does it."""
+    """All jobs as (description, function), the baselines of SVT first."""
     first, *others = batch_sizes
 
     def rows(seed: int, trained: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
         for (row, (_, start)), name in product(ROWS.items(), sets):
-            if (start == "svt") == trained and (seed == seeds[0] or start != "thumbnail"):  # which no seed changes
+            if (start == "svt") == trained and (seed == seeds[0] or start != "thumbnail"):  # thumbnails have no seed
                 yield f"{name}, {row}, seed {seed}", partial(bench.evaluate, row, name, seed, first)
 
     for seed in seeds:
@@ -180,12 +180,12 @@ def jobs(
 
 
 def summary(bench: Bench, sets: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """All numbers that are there so far."""
+    """All numbers of the finished jobs."""
     tables: dict[str, Any] = {}
     for name in sets:
         for row, (kind, start) in ROWS.items():
-            found = bench.output.glob(f"evaluation/{name}/{kind}_{start}_seed*/results/*.json")
-            top1 = [round(read_result(path).metrics["top1"], 1) for path in sorted(found)]
+            paths = bench.output.glob(f"evaluation/{name}/{kind}_{start}_seed*/results/*.json")
+            top1 = [round(read_result(path).metrics["top1"], 1) for path in sorted(paths)]
             if top1:
                 tables.setdefault(name, {})[row] = {"mean": round(fmean(top1), 1), "top1": top1}
     curves: dict[str, dict[str, list[float]]] = {}
@@ -197,11 +197,11 @@ def summary(bench: Bench, sets: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {"sets": sets, "top1": tables, "curve": {"set": bench.curve, "knn_top1": curves}}
 
 
-def markdown(found: dict[str, Any]) -> str:
-    """The tables for a reader."""
+def markdown(results: dict[str, Any]) -> str:
+    """The results as Markdown tables."""
     text = []
-    for name, rows in found["top1"].items():
-        about = found["sets"][name]
+    for name, rows in results["top1"].items():
+        about = results["sets"][name]
         text.append(
             f"**{name}**: {about['classes']} classes, chance {100 / about['classes']:.1f} %, {about['train']} training "
             f"and {about['test']} test clips; one clip is {100 / about['test']:.1f} points.\n"
@@ -211,10 +211,10 @@ def markdown(found: dict[str, Any]) -> str:
             low, high = min(cell["top1"]), max(cell["top1"])
             text.append(f"| {row} | {cell['mean']:.1f} | {low:.1f} to {high:.1f} | {len(cell['top1'])} |")
         text.append("\n" + " ".join(verdicts(rows)) + "\n")
-    sizes = found["curve"]["knn_top1"]
+    sizes = results["curve"]["knn_top1"]
     epochs = sorted({int(epoch) for points in sizes.values() for epoch in points})
     if epochs:
-        text.append(f"**kNN against epoch**, {found['curve']['set']}, mean over seeds:\n")
+        text.append(f"**kNN per epoch**, {results['curve']['set']}, mean over seeds:\n")
         text.append(f"| batch | {' | '.join(map(str, epochs))} |\n|---|{'---|' * len(epochs)}")
         for size, points in sizes.items():
             cells = [f"{fmean(points[str(epoch)]):.1f}" if str(epoch) in points else "" for epoch in epochs]
@@ -223,7 +223,7 @@ def markdown(found: dict[str, Any]) -> str:
 
 
 def verdicts(rows: dict[str, Any]) -> Iterator[str]:
-    """Whether SVT is better than what it has to beat, in every seed, in none or in some."""
+    """State for each baseline whether SVT is better in every seed, in some, or in none."""
     for row, others in COMPARED.items():
         for other in (name for name in others if row in rows and name in rows):
             ours, theirs = rows[row]["top1"], rows[other]["top1"]
@@ -233,13 +233,13 @@ def verdicts(rows: dict[str, Any]) -> Iterator[str]:
             yield f"{row}: {word} than {other} ({gain:+.1f}, {better} of {len(pairs)})."
 
 
-def draw(found: dict[str, Any], path: Path) -> None:
-    """Accuracy against epochs, mean and range over seeds, a line a batch size."""
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Draw accuracy per epoch, mean and range over seeds, one line per batch size."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
-    axis = figure.add_subplot(xlabel="epoch", ylabel=f"kNN top-1 (%), {found['curve']['set']}")
-    for size, points in found["curve"]["knn_top1"].items():
+    axis = figure.add_subplot(xlabel="epoch", ylabel=f"kNN top-1 (%), {results['curve']['set']}")
+    for size, points in results["curve"]["knn_top1"].items():
         epochs = [int(epoch) for epoch in points]
         axis.plot(epochs, [fmean(values) for values in points.values()], marker=".", label=f"batch {size}")
         axis.fill_between(epochs, [min(v) for v in points.values()], [max(v) for v in points.values()], alpha=0.2)
@@ -251,9 +251,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with list.csv")
     parser.add_argument("--output", type=Path, default=Path("runs/actions"), help="folder of runs and results")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one of them a process, side by side")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 64], help="the first is that of the table")
-    parser.add_argument("--curve", default="tennis", help="the set whose accuracy is followed over epochs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the runs")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 64], help="the table uses the first")
+    parser.add_argument("--curve", default="tennis", help="the set that gives the accuracy per epoch")
     parser.add_argument("--workers", type=int, default=1, help="processes that prepare the clips")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KIND:KEY=VALUE", help="KIND: all, pretrain, knn, linear or finetune"
@@ -269,17 +269,18 @@ def main(argv: list[str] | None = None) -> int:
     todo = list(jobs(bench, list(sets), args.seeds, args.batch_sizes))
     started = time.monotonic()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    for number, (what, do) in enumerate(todo, 1):
-        _log.info("%d of %d, %.0f minutes so far: %s", number, len(todo), (time.monotonic() - started) / 60, what)
+    for number, (description, job) in enumerate(todo, 1):
+        minutes = (time.monotonic() - started) / 60
+        _log.info("%d of %d, %.0f minutes so far: %s", number, len(todo), minutes, description)
         try:
-            do()
+            job()
         except Stopped:
             return ASKED_TO_STOP
-        found = {**summary(bench, sets), **provenance(device)}
+        results = {**summary(bench, sets), **provenance(device)}
         for path in (args.output / "actions.json", *([args.save / f"actions_{device}.json"] if args.save else [])):
-            path.write_text(json.dumps(found, indent=1) + "\n")
-        (args.output / "actions.md").write_text(markdown(found))
-    draw(found, args.output / "curve.png")
+            path.write_text(json.dumps(results, indent=1) + "\n")
+        (args.output / "actions.md").write_text(markdown(results))
+    draw(results, args.output / "curve.png")
     print((args.output / "actions.md").read_text())
     return 0
 

@@ -1,12 +1,12 @@
-"""How long, and how much memory, one clip takes through the backbones: ours, plain restatements, transformers'.
+"""Measure time and memory of one clip through the backbones: ours, plain implementations, and transformers'.
 
     python benchmarks/backbone.py --size vitb --depth 1 --output benchmarks/results/backbones_cpu.json
 
-Of each network the same weights and clip go through all contenders in turns (A B C, then C B A, ...), and what counts
-is the ratio of medians; on a CPU, of CPU seconds. The plain form writes attention out, for Motionformer
-with the map of all tokens to all tokens. Memory is what one step takes at most beyond weights and clip, measured in a
-process that does nothing else. A training step is forward, backward and SGD. transformers' TimesformerModel is left out
-where it is not installed (`pip install transformers`).
+For each network, all contenders run the same weights and clip in turns (A B C, then C B A, ...). The result is the
+ratio of medians; on a CPU, of CPU seconds. The plain form stores the full attention maps, for Motionformer the map of
+all tokens to all tokens. Memory is the peak of one step beyond weights and clip, measured in a separate process. A
+training step is forward, backward and SGD. transformers' TimesformerModel runs if it is installed
+(`pip install transformers`).
 """
 
 import argparse
@@ -36,7 +36,7 @@ from svt_zoo.hub.convert import to_hf_timesformer
 from svt_zoo.models import create_model
 
 FRAMES, CROP = 8, 224
-Outputs = Sequence[Tensor]  # what the loss of a training step looks at; the class feature (B, D) first
+Outputs = Sequence[Tensor]  # inputs of the loss of a training step; the class feature (B, D) first
 PLAIN, OURS, OURS_BF16 = "plain float32", "svt_zoo float32", "svt_zoo bfloat16"
 COMPILED, HF = "svt_zoo bfloat16 compiled", "transformers float32"
 # Three approximations of Motionformer.
@@ -48,13 +48,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 class Plain:
-    """The networks as the papers' formulas say them, nothing fused, from the state dict of ours."""
+    """The networks as in the papers' formulas, without fused kernels, with the state dict of ours."""
 
     def __init__(self, state: dict[str, Tensor], heads: int) -> None:
         self.state, self.heads = state, heads
 
     def linear(self, x: Tensor, name: str) -> Tensor:
-        """With its bias, where it has one."""
+        """A linear layer, with its bias if it has one."""
         out = x @ self.state[f"{name}.weight"].T
         return out + self.state[f"{name}.bias"] if f"{name}.bias" in self.state else out
 
@@ -63,11 +63,11 @@ class Plain:
         return F.layer_norm(x, x.shape[-1:], self.state[f"{name}.weight"], self.state[f"{name}.bias"], eps)
 
     def mlp(self, x: Tensor, name: str) -> Tensor:
-        """Two layers."""
+        """The MLP: two linear layers with GELU."""
         return self.linear(F.gelu(self.linear(x, f"{name}.fc1")), f"{name}.fc2")
 
     def depth(self, prefix: str) -> int:
-        """How many numbered modules stand below `prefix`."""
+        """Number of numbered modules below `prefix`."""
         return len({key.split(".")[prefix.count(".")] for key in self.state if key.startswith(prefix)})
 
     def split(self, x: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class Plain:
         return self.norm(cls[:, 0], "norm"), self.norm(patches, "norm")
 
     def motionformer(self, clip: Tensor) -> Outputs:
-        """Motionformer with trajectory attention, as its code has it."""
+        """Motionformer with trajectory attention, as in its code."""
         patches = self.patches(clip) + self.state["temp_embed"].unsqueeze(2)
         x = torch.cat((self.cls(clip.shape[0]), patches.flatten(1, 2)), dim=1)
         for i in range(self.depth("blocks.")):
@@ -124,7 +124,7 @@ class Plain:
         return x[:, 0], x[:, 1:]
 
     def trajectories(self, x: Tensor, name: str, frames: int) -> Tensor:
-        """Trajectory attention with its maps: S x S weights in space, then each token over its own trajectory."""
+        """Trajectory attention with its maps: S x S weights in space, then each token along its own trajectory."""
         q, k, v = (self.split(y) for y in self.linear(x, f"{name}.qkv").chunk(3, dim=-1))
         cls = (self.weights(q[:, :, :1], k) @ v).transpose(1, 2).flatten(2)  # (B, 1, D)
         q, k, v = q[:, :, 1:], k[:, :, 1:].unflatten(2, (frames, -1)), v[:, :, 1:].unflatten(2, (frames, -1))
@@ -139,18 +139,18 @@ class Plain:
         return self.linear(torch.cat((cls, out), dim=1), f"{name}.proj")
 
     def xvit(self, clip: Tensor) -> Outputs:
-        """X-ViT, one quarter of keys and values from either neighbour."""
+        """X-ViT: one quarter of keys and values comes from the frame before, one from the frame after."""
         batch, _, frames, _, _ = clip.shape
         base = "base_model."
         cls = self.cls(batch * frames, base).unflatten(0, (batch, frames))
         x = torch.cat((cls, self.patches(clip, base)), dim=2) + self.state[f"{base}temp_embed"]  # (B, T, 1+N, D)
 
         def shift(kv: Tensor) -> Tensor:
-            kv, share = kv.unflatten(0, (batch, frames)), kv.shape[-1] // 4
+            kv, quarter = kv.unflatten(0, (batch, frames)), kv.shape[-1] // 4
             out = torch.zeros_like(kv)
-            out[:, :-1, :, :share] = kv[:, 1:, :, :share]
-            out[:, 1:, :, share : 2 * share] = kv[:, :-1, :, share : 2 * share]
-            out[..., 2 * share :] = kv[..., 2 * share :]
+            out[:, :-1, :, :quarter] = kv[:, 1:, :, :quarter]
+            out[:, 1:, :, quarter : 2 * quarter] = kv[:, :-1, :, quarter : 2 * quarter]
+            out[..., 2 * quarter :] = kv[..., 2 * quarter :]
             return out.flatten(0, 1)
 
         x = x.flatten(0, 1)
@@ -170,7 +170,7 @@ class Plain:
 
 @dataclass(frozen=True)
 class Case:
-    """One network at one size; its contenders share their weights."""
+    """One network at one size; all its contenders have the same weights."""
 
     network: str
     size: str
@@ -180,22 +180,22 @@ class Case:
     threads: int
 
     def model(self, **options: Any) -> nn.Module:
-        """Ours, fresh, the same numbers each time."""
+        """Our network with random weights, the same each time."""
         torch.manual_seed(0)
         name, blocks = f"{self.network}_{self.size}", {"depth": self.depth} if self.depth else {}
         model = create_model(name, num_frames=FRAMES, drop_path_rate=0.0, **blocks, **options)
         for parameter in model.parameters():
-            if not parameter.any():  # zero at first, which would hide mistakes
+            if not parameter.any():  # initialized with zeros, which would hide errors
                 nn.init.trunc_normal_(parameter, std=0.02)
         return model.to(self.device)
 
     def clip(self) -> Tensor:
-        """Noise (B, 3, T, H, W), the same each time."""
+        """A clip of noise (B, 3, T, H, W), the same each time."""
         clip = torch.randn(self.batch, 3, FRAMES, CROP, CROP, generator=torch.Generator().manual_seed(0))
         return clip.to(self.device)
 
     def contenders(self) -> list[str]:
-        """What is compared."""
+        """Names of the compared implementations."""
         names = [OURS, OURS_BF16] + ([COMPILED] if self.device.startswith("cuda") else []) + [PLAIN]
         if self.network == "timesformer" and installed("transformers"):
             names.append(HF)
@@ -204,7 +204,7 @@ class Case:
         return names
 
     def forward(self, name: str, train: bool) -> tuple[Callable[[Tensor], Outputs], list[Tensor]]:
-        """What contender `name` does with a clip, and its parameters."""
+        """The forward function of contender `name`, and its parameters."""
         _, _, variant = name.partition(", ")
         model = self.model(**VARIANTS.get(variant, {}))
         if name == PLAIN:
@@ -230,13 +230,13 @@ class Case:
         clip = self.clip()
         if not train:
             return torch.inference_mode()(lambda: forward(clip)[0].float())
-        optimiser = torch.optim.SGD(parameters, lr=1e-4)
+        optimizer = torch.optim.SGD(parameters, lr=1e-4)
 
         def training() -> Tensor:
             outputs = forward(clip)
             sum(output.float().square().mean() for output in outputs).backward()
-            optimiser.step()
-            optimiser.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
             return outputs[0].detach().float()
 
         return training
@@ -266,7 +266,7 @@ def hf_forward(model: nn.Module, clip: Tensor) -> Outputs:
 
 
 def seconds_now(device: str) -> float:
-    """CPU seconds of this process, so that others on the machine do not count; on a GPU the clock, all work done."""
+    """CPU seconds of this process, so that other processes do not count; on a GPU wall time after all work is done."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
         return time.perf_counter()
@@ -274,7 +274,7 @@ def seconds_now(device: str) -> float:
 
 
 def timed(case: Case, train: bool, rounds: int) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Seconds of each step, the order turned round after every round, and cosine to the plain form."""
+    """Seconds of each step, in an order that is reversed every round, and cosine similarity to the plain form."""
     steps = {name: case.step(name, train) for name in case.contenders()}
     features = {name: step() for name, step in steps.items()}  # warms up
     cosine = {name: F.cosine_similarity(f, features[PLAIN]).min().item() for name, f in features.items()}
@@ -288,24 +288,24 @@ def timed(case: Case, train: bool, rounds: int) -> tuple[dict[str, list[float]],
 
 
 def memory_of(case: Case, name: str, train: bool) -> float:
-    """MB that one step takes at most, beyond what is there before it."""
+    """Peak memory of one step in MB, beyond the memory before it."""
     torch.set_num_threads(case.threads)
     gc.collect()
     step = case.step(name, train)
-    step()  # compiles, and loads what is loaded when first used
+    step()  # compiles, and loads what is loaded on first use
     if case.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         step()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = resident("VmRSS")
     step()
     return (resident("VmHWM") - before) / 2**10
 
 
 def resident(field: str) -> int:
-    """A line of Linux's account of this process, in KB."""
+    """A field of /proc/self/status, in KB."""
     return int(re.findall(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[0])
 
 
@@ -313,7 +313,7 @@ def compared(case: Case, train: bool, rounds: int) -> dict[str, dict[str, float]
     """Each contender's median, ratio to the plain form, memory and cosine."""
     seconds, cosine = timed(case, train, rounds)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # in the process below: what is freed is given back at once
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # the process below then returns freed memory at once
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         names = medians if sys.platform == "linux" or case.device.startswith("cuda") else ()
         memory = {name: process.submit(memory_of, case, name, train).result() for name in names}
@@ -337,7 +337,7 @@ def device_name(device: str) -> str:
 
 
 def installed(package: str) -> str:
-    """Its version, or nothing."""
+    """The version of a package, or "" if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -348,9 +348,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--size", default="vitb", help="vitt, vits, vitb or vitl")
-    parser.add_argument("--depth", type=int, default=0, help="blocks; 0 is as many as the size has")
+    parser.add_argument("--depth", type=int, default=0, help="number of blocks; 0 is that of the size")
     parser.add_argument("--networks", nargs="+", default=["timesformer", "motionformer", "xvit"])
-    parser.add_argument("--batch", type=int, default=1, help="clips of 8x224x224 at once")
+    parser.add_argument("--batch", type=int, default=1, help="clips of 8x224x224 per step")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--kinds", nargs="+", default=["forward", "training_step"])

@@ -1,11 +1,11 @@
-"""What CPC's pre-training is worth on a few hundred short clips.
+"""Evaluate CPC pre-training on a few hundred short clips.
 
     python benchmarks/cpc.py --list /actions/list.csv --scratch /tmp/cpc --output benchmarks/results
 
-The list is a table with the columns file, label, set, split, group. One network a seed and recipe is pre-trained on the
-training clips of all sets together, without labels; each set is then evaluated by itself, beside a network with random
-weights: nearest neighbours, a linear probe, fine-tuning. What is done is kept in the scratch folder: the same command
-goes on.
+The list is a table with the columns file, label, set, split, group. One network per seed and recipe is pre-trained on
+the training clips of all sets together, without labels. Each set is then evaluated separately, beside a network with
+random weights: nearest neighbors, linear probe, fine-tuning. Finished work stays in the scratch folder, and the same
+command resumes.
 """
 
 import argparse
@@ -50,18 +50,18 @@ CLIP |= {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
 class Thumbnail(Backbone):
-    """The middle value of each pixel over time, 12 x 12: the colours of the scene, no motion. What has to be beaten."""
+    """12 x 12 pixels of the median frame, the floor: colors of the scene, no motion."""
 
     embed_dim, num_frames, patch_size = 3 * 12 * 12, 8, 5
 
     def forward(self, clip: Tensor) -> Features:
-        """The whole picture is the feature."""
+        """The class feature is the full picture."""
         picture = F.adaptive_avg_pool2d(clip.median(dim=2).values, 12).flatten(1)  # (B, D)
         return Features(picture, picture[:, None, None])
 
 
 def prepare(source: str, sets: list[str], scratch: Path) -> dict[str, Path]:
-    """Small copies of the clips, and a list of each set's training and test clips: "tennis_train" -> list."""
+    """Make small copies of the clips; return the list of each set and split: "tennis_train" -> list."""
     lists = {}
     for name in sets:
         for split in ("train", "test"):
@@ -76,7 +76,7 @@ def prepare(source: str, sets: list[str], scratch: Path) -> dict[str, Path]:
 
 
 def pretrained(name: str, seed: int, lists: dict[str, Path], sets: list[str], epochs: int, scratch: Path) -> str:
-    """The folder of a finished pre-training on all sets; "random" needs none."""
+    """Pre-train on all sets unless it is done; return the folder of the run, or "random"."""
     if name == "random":
         return name
     together = scratch / "train.txt"
@@ -103,7 +103,7 @@ def pretrained(name: str, seed: int, lists: dict[str, Path], sets: list[str], ep
 def evaluated(
     init: str, seed: int, one: str, lists: dict[str, Path], output: Path, *, thumbnail: bool = False
 ) -> dict[str, float]:
-    """Top-1 in percent on the test clips of a set, by protocol; of thumbnails by nearest neighbours alone."""
+    """Top-1 in percent on the test clips of a set, by protocol; for thumbnails only nearest neighbors."""
     common: dict[str, Any] = {
         "init": init,
         "model": {"name": "thumbnail"} if thumbnail else MODEL,
@@ -136,12 +136,16 @@ def evaluated(
             "run": {**run("finetune"), "checkpoint_every_epochs": 1000, "log_every_steps": 1000},
         },
     )
-    found = {"knn": evaluate_knn(knn)[0], "linear": evaluate_linear(linear)[0], "finetune": (finetune(tuned) or [])[0]}
-    return {protocol: result.metrics["top1"] for protocol, result in found.items()}
+    results = {
+        "knn": evaluate_knn(knn)[0],
+        "linear": evaluate_linear(linear)[0],
+        "finetune": (finetune(tuned) or [])[0],
+    }
+    return {protocol: result.metrics["top1"] for protocol, result in results.items()}
 
 
 def summary(cases: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and deviation over seeds of each network, set and protocol."""
+    """Mean and standard deviation over seeds of each network, set and protocol."""
     table: dict[str, Any] = {}
     for case in cases:
         for protocol, value in case["top1"].items():
@@ -157,10 +161,10 @@ def summary(cases: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--list", help="table of labelled clips")
+    parser.add_argument("--list", help="table of clips with labels")
     parser.add_argument("--sets", nargs="+", default=["ucf101", "tennis"], help="sets of the table")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=8, help="of pre-training")
+    parser.add_argument("--epochs", type=int, default=8, help="epochs of pre-training")
     parser.add_argument("--scratch", type=Path, default=Path("runs/benchmark_cpc"))
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of cpc_cpu.json")
     args = parser.parse_args(argv)

@@ -1,13 +1,14 @@
-"""Features of a whole list by every engine, each killed and resumed, beside the rate of decoding alone; and search.
+"""Extract the features of a list with every engine, killed and resumed; measure decoding alone; search the features.
 
     python benchmarks/extraction.py LIST --output benchmarks/results
-    python benchmarks/extraction.py LIST --network base --output benchmarks/results    # an hour and more
+    python benchmarks/extraction.py LIST --network base --output benchmarks/results    # an hour or more
 
-LIST is a CSV with the columns file, class, split (train, test) and set. The networks have random weights, for the
-question is what reading, computing and writing cost and whether rows get lost. With the small one each engine makes the
-table in one go, and again killed (-9, all its processes) when a third of the shards is there and started once more;
-with ViT-B (in bfloat16) only the second. All tables are compared row by row. Then each video of the split `test` looks
-for its nearest neighbour among those of `train`: how often is it of the same class, how often would a random one be?
+LIST is a CSV with the columns file, class, split (train, test) and set. The networks have random weights, because the
+benchmark measures the cost of reading, computing and writing, and whether rows get lost. With the small network each
+engine makes the table without a stop; then again, killed (-9, all its processes) when a third of the shards exist, and
+started once more. With ViT-B (in bfloat16) only the second. All tables are compared row by row. Then each video of the
+split `test` searches its nearest neighbor in the split `train`. The result is how often both have the same class, and
+how often a random video would have it.
 """
 
 import argparse
@@ -77,7 +78,7 @@ def start(arguments: list[str], log: Path) -> "subprocess.Popen[bytes]":
 
 
 def finish(process: "subprocess.Popen[bytes]", log: Path) -> float:
-    """Videos a second, of all processes together, as the summary lines say."""
+    """Videos per second of all processes together, from the summary lines."""
     if process.wait():
         raise RuntimeError(log.read_text()[-2000:])
     lines = re.findall(r"^(\d+) videos in ([\d.]+) s", log.read_text(), re.MULTILINE)
@@ -85,19 +86,19 @@ def finish(process: "subprocess.Popen[bytes]", log: Path) -> float:
 
 
 def kill_in_the_middle(process: "subprocess.Popen[bytes]", output: Path, shards: int) -> int:
-    """The shards that were there when all processes of the run were killed."""
+    """Kill all processes of the run when `shards` shards exist; return the number of shards."""
     folder = output.with_name(f"{output.name}.parts")
     while process.poll() is None:
-        there = len(list(folder.glob("shard_*.parquet")))
-        if there >= shards:
+        count = len(list(folder.glob("shard_*.parquet")))
+        if count >= shards:
             break
         time.sleep(0.05)
     else:
-        raise RuntimeError(f"the run ended before {shards} shards were there")
+        raise RuntimeError(f"the run ended before {shards} shards existed")
     os.killpg(process.pid, signal.SIGKILL)
-    subprocess.run(["pkill", "-9", "-f", str(output)], check=False)  # torchrun's processes are in groups of their own
+    subprocess.run(["pkill", "-9", "-f", str(output)], check=False)  # torchrun's processes have their own groups
     process.wait()
-    time.sleep(2)  # Ray's own processes notice
+    time.sleep(2)  # until Ray's own processes have ended
     return len(list(folder.glob("shard_*.parquet")))
 
 
@@ -112,24 +113,24 @@ def same_rows(table: pyarrow.Table, other: pyarrow.Table) -> dict[str, Any]:
 
 
 class Nothing(Compute):
-    """Reads and does not compute."""
+    """Reads without computing."""
 
     def __init__(self) -> None:
         pass
 
     def __call__(self, chunk: Any) -> Any:
-        """The chunk as it came."""
+        """Return the input."""
         return chunk
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process and of its children that have ended."""
+    """CPU seconds of this process and of its children that have ended."""
     parts = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(part.ru_utime + part.ru_stime for part in parts)
 
 
 def rate_per_core(reader: ClipReader, compute: Compute, count: int) -> float:
-    """Videos a second of CPU time, read by one worker."""
+    """Videos per second of CPU time, read by one worker."""
     started = cpu_seconds()
     parts = {first: range(first, min(first + 8, count)) for first in range(0, count, 8)}
     for _ in run_local(reader, compute, parts, 1):
@@ -137,53 +138,58 @@ def rate_per_core(reader: ClipReader, compute: Compute, count: int) -> float:
     return count / (cpu_seconds() - started)
 
 
-def search_accuracy(table: FeatureTable, told: dict[str, dict[str, str]]) -> dict[str, Any]:
-    """Top-1 in percent of the nearest neighbour, against a random video of the training split, over all and per set."""
-    names, label = table.videos(), {name: row["class"] for name, row in told.items()}
-    train = {name for name, row in told.items() if row["split"] == "train"}
+def search_accuracy(table: FeatureTable, info: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """Top-1 in percent of the nearest neighbor and of a random training video, over all sets and per set."""
+    names, label = table.videos(), {name: row["class"] for name, row in info.items()}
+    train = {name for name, row in info.items() if row["split"] == "train"}
     features = torch.cat([block.features for block in table.blocks()])
-    found: dict[str, list[tuple[float, float]]] = {}
-    for group in ("all", *sorted({row["set"] for row in told.values()})):
-        inside = [name for name in names if group in ("all", told[name]["set"])]
+    hits: dict[str, list[tuple[float, float]]] = {}
+    for group in ("all", *sorted({row["set"] for row in info.values()})):
+        inside = [name for name in names if group in ("all", info[name]["set"])]
         candidates = [name for name in inside if name in train]
         without = [i for i, name in enumerate(names) if name not in set(candidates)]
-        share = Counter(label[name] for name in candidates)
+        count = Counter(label[name] for name in candidates)
         for name in inside:
             if name not in train:
                 [best] = search(table, features[names.index(name)], top=1, without=without)
-                chance = share[label[name]] / len(candidates)
-                found.setdefault(group, []).append((label[best.row.video] == label[name], chance))
+                chance = count[label[name]] / len(candidates)
+                hits.setdefault(group, []).append((label[best.row.video] == label[name], chance))
     return {
         group: {
             "queries": len(pairs),
             "same class": round(100 * sum(hit for hit, _ in pairs) / len(pairs), 1),
             "by chance": round(100 * sum(chance for _, chance in pairs) / len(pairs), 1),
         }
-        for group, pairs in found.items()
+        for group, pairs in hits.items()
     }
 
 
 def engine_result(
-    engine: str, arguments: tuple[str, Path, str], scratch: Path, reference: list[pyarrow.Table], shards: int, go: bool
+    engine: str,
+    arguments: tuple[str, Path, str],
+    scratch: Path,
+    tables: list[pyarrow.Table],
+    shards: int,
+    complete_too: bool,
 ) -> dict[str, Any]:
-    """Make the table in one go (if `go`), then killed and resumed; the first table made is everybody's reference."""
+    """Make the table without a stop (optional), then killed and resumed; compare with the first of `tables`."""
     log, result = scratch / f"{engine}.log", {"load before": round(os.getloadavg()[0], 1)}
-    if go:
-        whole = scratch / f"{engine}.whole.parquet"
-        rate = finish(start(command(engine, *arguments, whole), log), log)
-        reference.append(pyarrow.parquet.read_table(whole))
+    if complete_too:
+        complete = scratch / f"{engine}.complete.parquet"
+        rate = finish(start(command(engine, *arguments, complete), log), log)
+        tables.append(pyarrow.parquet.read_table(complete))
         result["videos a second, start included"] = round(rate, 2)
-        result["in one go"] = same_rows(reference[0], reference[-1])
-    broken = scratch / f"{engine}.killed.parquet"
-    resumed = command(engine, *arguments, broken)
-    kept = kill_in_the_middle(start(resumed, log), broken, shards // 3)
+        result["in one go"] = same_rows(tables[0], tables[-1])
+    killed = scratch / f"{engine}.killed.parquet"
+    resumed = command(engine, *arguments, killed)
+    kept = kill_in_the_middle(start(resumed, log), killed, shards // 3)
     log.unlink()
     rate = finish(start(resumed, log), log)
-    reference.append(pyarrow.parquet.read_table(broken))
+    tables.append(pyarrow.parquet.read_table(killed))
     result["killed and resumed"] = {
         "shards kept": kept,
         "videos a second after that": round(rate, 2),
-        **same_rows(reference[0], reference[-1]),
+        **same_rows(tables[0], tables[-1]),
     }
     return result
 
@@ -216,8 +222,8 @@ def main() -> int:
             engines[engine] = engine_result(engine, arguments, scratch, tables, -(-len(videos) // 32), not base)
             print(engine, json.dumps(engines[engine], indent=2), flush=True)
         with open(args.list, encoding="utf-8", newline="") as file:
-            told = {row["file"]: row for row in csv.DictReader(file)}
-        accuracy = search_accuracy(FeatureTable(scratch / f"{args.engines[0]}.killed.parquet"), told)
+            info = {row["file"]: row for row in csv.DictReader(file)}
+        accuracy = search_accuracy(FeatureTable(scratch / f"{args.engines[0]}.killed.parquet"), info)
     result = {
         "command": " ".join(["python", *sys.argv]),
         "device": platform.processor() or platform.machine(),

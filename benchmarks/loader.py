@@ -1,12 +1,12 @@
-"""How many videos a second one core turns into SVT's ten views: ours, pipelines written by hand, and pure decoding.
+"""Measure how many videos per second one core turns into SVT's ten views: ours, hand-written pipelines, decoding alone.
 
     python benchmarks/loader.py VIDEO ... --output benchmarks/results
 
-Each runs in a process of its own, as a loader's worker does, with one thread. All take turns (A B C, then C B A, ...)
-on the same frames of the same videos. What counts is CPU time, that of threads and child processes included; ratios are
-medians over the rounds, and memory is what a process needs at most beyond its imports. ffmpeg, left out where it is not
-installed, is spared its start-up: what it takes for a file of one tiny frame. Then the loader runs with a worker on
-each core, in wall time. Without a VIDEO one is made up: 10 seconds of a moving texture.
+Each pipeline runs in its own process with one thread, as a loader's worker does. All take turns (A B C, then C B A,
+...) on the same frames of the same videos. CPU time is measured, including threads and child processes. Ratios are
+medians over the rounds. Memory is the peak of a process beyond its imports. ffmpeg runs if it is installed; its
+start-up time, measured with a file of one tiny frame, is subtracted. Then the loader runs with one worker per core, in
+wall time. Without a VIDEO, a synthetic one is used: 10 seconds of a moving texture.
 """
 
 import argparse
@@ -46,7 +46,7 @@ from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.data.loader import build_loader, collate
 from svt_zoo.data.random_views import ViewSpec, svt_view_specs
 from svt_zoo.data.sampling import sample_rng, svt_views
-from svt_zoo.data.video import open_video
+from svt_zoo.video import open_video
 
 FFMPEG = "ffmpeg -threads 1, all frames"
 OURS, OURS_FLOAT = "svt_zoo, uint8 views", "svt_zoo, float views"
@@ -62,30 +62,30 @@ augment = Augment()
 
 
 def ours(path: str, number: int) -> list[Tensor]:
-    """Cropped and resized; colours, blur, flip and normalisation are the GPU's."""
+    """Crop and resize; the GPU does color, blur, flip and normalization."""
     views: list[Tensor] = one_video(path)[number, 0]["video"]
     return views
 
 
 def ours_float(path: str, number: int) -> list[Tensor]:
-    """The same views, finished on the CPU."""
+    """The same views, with all augmentation on the CPU."""
     batch = collate([one_video(path)[number, 0]])
     return [augment(view, params) for view, params in zip(batch.views, batch.params, strict=True)]
 
 
 def our_frames(path: str, number: int) -> Tensor:
-    """The frames of all views, without the views."""
+    """Decode the frames of all views, without crop and resize."""
     with open_video(path) as video:
         return video.frames_at(sorted({i for view in indices_of(video.num_frames, number) for i in view}))
 
 
 def indices_of(total: int, number: int) -> list[list[int]]:
-    """The frames that `ours` shows of a video of `total` frames."""
+    """The frame indices of each view that `ours` uses, for a video of `total` frames."""
     return svt_views(total, sample_rng(0, number, 0))
 
 
 def frames_by_hand(path: str, number: int) -> list[Tensor]:
-    """For each view its frames, uint8 (T, 3, H, W): decoded from the start, converted if a view shows them."""
+    """The frames of each view, uint8 (T, 3, H, W): decoded from the start, converted if a view uses them."""
     with av.open(path) as container:
         indices = indices_of(container.streams.video[0].frames, number)
         images = {i: np.empty(0) for view in indices for i in view}
@@ -98,7 +98,7 @@ def frames_by_hand(path: str, number: int) -> list[Tensor]:
 
 
 def view_by_hand(spec: ViewSpec, *, real: bool, colors: bool = True) -> v2.Compose:
-    """One view as torchvision spells it; `real` takes and gives floats, normalised in the end."""
+    """One view with torchvision transforms; with `real`, input and output are floats, normalized at the end."""
     area, bicubic = spec.area or (1.0, 1.0), v2.InterpolationMode.BICUBIC
     steps: list[Any] = [v2.RandomResizedCrop(spec.size, area, spec.ratio, interpolation=bicubic, antialias=True)]
     if colors:
@@ -110,7 +110,7 @@ def view_by_hand(spec: ViewSpec, *, real: bool, colors: bool = True) -> v2.Compo
 
 
 def torchvision_views(*, real: bool, colors: bool = True) -> Callable[[str, int], list[Tensor]]:
-    """Decoded by PyAV from the start, then one `Compose` a view."""
+    """Decode with PyAV from the start, then apply one `Compose` per view."""
     transforms = [view_by_hand(spec, real=real, colors=colors) for spec in svt_view_specs()]
     first: Callable[[Tensor], Tensor] = v2.ToDtype(torch.float32, scale=True) if real else v2.Identity()
 
@@ -122,7 +122,7 @@ def torchvision_views(*, real: bool, colors: bool = True) -> Callable[[str, int]
 
 
 def pytorchvideo_views() -> Callable[[str, int], list[Tensor]]:
-    """The whole clip from PyTorchVideo, then one `Compose` a view."""
+    """Read the full clip with PyTorchVideo, then apply one `Compose` per view."""
     enable_pytorchvideo_transforms()
     from pytorchvideo.transforms import Div255
 
@@ -139,21 +139,21 @@ def pytorchvideo_views() -> Callable[[str, int], list[Tensor]]:
 
 
 def pyav_all(path: str, number: int) -> int:
-    """Every frame decoded, none converted, by one thread."""
+    """Decode every frame with one thread, convert none."""
     with av.open(path) as container:
         container.streams.video[0].thread_type = "NONE"
         return sum(1 for _ in container.decode(video=0))
 
 
 def ffmpeg(path: str, number: int) -> None:
-    """Every frame decoded to nothing by the program ffmpeg."""
+    """Decode every frame with the program ffmpeg, without output."""
     command = ["ffmpeg", "-v", "error", "-nostdin", "-threads", "1", "-i", path, "-an", "-f", "null", "-"]
     subprocess.run(command, check=True)
 
 
 @cache
 def pipelines() -> dict[str, Callable[[str, int], Any]]:
-    """What is compared: name -> run(path, round)."""
+    """The compared pipelines: name -> run(path, round)."""
     entries: dict[str, Callable[[str, int], Any]] = {
         OURS: ours,
         OURS_FLOAT: ours_float,
@@ -168,7 +168,7 @@ def pipelines() -> dict[str, Callable[[str, int], Any]]:
 
 
 def cpu_seconds() -> float:
-    """Of this process with all its threads, and of its children that have ended."""
+    """CPU seconds of this process with all its threads, and of its children that have ended."""
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(u.ru_utime + u.ru_stime for u in usage)
 
@@ -183,7 +183,7 @@ def seconds_of(name: str, path: str, number: int) -> float:
 
 
 def timed(paths: Sequence[str], tiny: str, rounds: int) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """CPU seconds a video of each pipeline in each round, after two to warm up, and growth of memory in MB."""
+    """CPU seconds per video of each pipeline in each round, after two warm-up rounds, and growth of memory in MB."""
     spawn = multiprocessing.get_context("spawn")
     workers = {name: ProcessPoolExecutor(1, mp_context=spawn) for name in pipelines()}
     for worker in workers.values():
@@ -205,25 +205,25 @@ def timed(paths: Sequence[str], tiny: str, rounds: int) -> tuple[dict[str, list[
 
 @cache
 def memory_at_start() -> int:
-    """Resident KB of this process, all imports made; the peak counts from here."""
+    """Resident KB of this process after all imports; resets the peak."""
     if sys.platform == "linux":
         Path("/proc/self/clear_refs").write_text("5")
     return resident("VmRSS")
 
 
 def memory_growth() -> int:
-    """By how many MB the resident memory has grown at most."""
+    """Peak growth of the resident memory in MB."""
     return (resident("VmHWM") - memory_at_start()) // 1024
 
 
 def resident(field: str) -> int:
-    """A line of Linux's account of this process, in KB; 0 on other systems."""
+    """A field of /proc/self/status, in KB; 0 on other systems."""
     file = Path("/proc/self/status")
     return int(re.findall(rf"{field}:\s+(\d+) kB", file.read_text())[0]) if file.exists() else 0
 
 
 def all_cores(paths: Sequence[str], cores: int) -> float:
-    """Videos a second of the loader, wall time, with one worker a core; an epoch before it starts the workers."""
+    """Videos per second of the loader in wall time, one worker per core; an earlier epoch starts the workers."""
     dataset = dataset_of(list(paths) * (48 * cores // len(paths)))
     loader = build_loader(dataset, batch_size=4, num_workers=cores, start_method="spawn", max_failure_fraction=0)
     videos = sum(len(batch) for batch in loader)
@@ -232,8 +232,8 @@ def all_cores(paths: Sequence[str], cores: int) -> float:
     return videos / (time.perf_counter() - start)
 
 
-def made_up(path: Path, num_frames: int, width: int, height: int) -> str:
-    """Encodes a moving texture with some noise, as H.264 with B-frames."""
+def synthetic_video(path: Path, num_frames: int, width: int, height: int) -> str:
+    """Encode a moving texture with some noise, as H.264 with B-frames."""
     rng = np.random.default_rng(0)
     texture = rng.integers(0, 120, (height // 8 + 40, width // 8 + 80, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
     with av.open(str(path), "w") as container:
@@ -250,13 +250,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("videos", nargs="*", metavar="VIDEO")
     parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--gpu-rate", type=float, default=48, help="videos a second that a GPU trains on")
+    parser.add_argument("--gpu-rate", type=float, default=48, help="videos per second that a GPU trains on")
     parser.add_argument("--output", type=Path, help="folder for the result as JSON")
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        tiny = made_up(Path(folder, "tiny.mp4"), 1, 64, 48)
-        paths = args.videos or [made_up(Path(folder, "made_up.mp4"), 300, 340, 256)]
+        tiny = synthetic_video(Path(folder, "tiny.mp4"), 1, 64, 48)
+        paths = args.videos or [synthetic_video(Path(folder, "made_up.mp4"), 300, 340, 256)]
         load = os.getloadavg()[0]
         seconds, growth = timed(paths, tiny, args.rounds)
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
@@ -284,7 +284,7 @@ def main() -> int:
 
 
 def summary(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
-    """Medians, rates, and how many times the CPU time of ours each takes in the same round."""
+    """Medians, rates, and the ratio of each pipeline's CPU time to ours in the same round."""
     medians = {name: statistics.median(values) for name, values in seconds.items()}
 
     def times(ours: str) -> dict[str, float]:
@@ -323,7 +323,7 @@ def show(result: dict[str, Any]) -> None:
         memory = result["memory_growth_mb"].get(name, "")
         print(f"{name:34} {ms:6.1f} {rate:9.2f} {ratios[0]:8.2f} {ratios[1]:8.2f} {memory:>6}")
     rate = result["all_cores_videos_per_second"]
-    print(f"all {result['cores']} cores, through the loader: {rate} videos/s, {rate / result['cores']:.2f} a core")
+    print(f"all {result['cores']} cores, through the loader: {rate} videos/s, {rate / result['cores']:.2f} per core")
     for demand, cores in result["cores_for_gpu"].items():
         print(f"cores that feed a GPU of {demand}: {cores}")
 

@@ -1,12 +1,12 @@
-"""What a training step of SVT's ViT-B/16 costs with the paper's ten views: counted FLOPs, and time and memory here.
+"""Measure the cost of a training step of SVT's ViT-B/16 with the paper's ten views: FLOPs, time and memory.
 
     python benchmarks/svt_step.py --output benchmarks/results
 
-FLOPs are counted on tensors without data. Each case then runs in a process of its own, so that its peak memory is its
-own: on a GPU every batch size with and without checkpointing and compile, on a CPU one video with and without
-checkpointing. A step is forward, backward, clipping, AdamW and the teacher's move, in bfloat16, without data and
-augmentation. The last step is profiled; its time counts only where it is the only one. On a CPU, time is that of the
-processor divided by the threads, so that whatever else runs there does not count.
+FLOPs are counted on tensors without data. Then each case runs in its own process, so that its peak memory is separate.
+On a GPU the cases are every batch size with and without checkpointing and compile; on a CPU one video with and without
+checkpointing. A step is forward, backward, clipping, AdamW and the teacher update, in bfloat16, without data and
+augmentation. The last step is profiled; its time is used only if it is the only step. On a CPU, time is CPU time
+divided by the number of threads, so that other processes do not count.
 """
 
 import argparse
@@ -34,11 +34,11 @@ from svt_zoo.models import Backbone, create_model
 from svt_zoo.training.optim import build_optimizer, clip_gradients, param_groups
 
 VIEWS = Recipe().views  # the defaults are the paper's
-GOAL = 60  # videos a second on one H200: Kinetics-400 x 20 epochs in a day
+GOAL = 60  # videos per second on one H200: Kinetics-400 x 20 epochs in a day
 
 
 def clock(device: torch.device) -> float:
-    """Seconds: of the wall for a GPU, otherwise of the processor."""
+    """Seconds: wall time on a GPU, otherwise CPU time."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         return time.perf_counter()
@@ -46,14 +46,14 @@ def clock(device: torch.device) -> float:
 
 
 def build(checkpointing: bool) -> SVT:
-    """SVT as the paper has it, from random weights."""
+    """SVT as in the paper, with random weights."""
     backbone = create_model("svt_vitb", grad_checkpointing=checkpointing)
     assert isinstance(backbone, Backbone)
     return SVT(backbone, epochs=20)
 
 
 def random_batch(size: int, device: torch.device) -> Batch:
-    """Views of noise: two global and eight local ones of each video."""
+    """Views of noise: two global and eight local views per video."""
     shapes = [(frames, VIEWS.global_size) for frames in VIEWS.global_frames]
     shapes += [(frames, VIEWS.local_size) for frames in VIEWS.local_frames]
     views = [torch.randn(size, 3, frames, side, side, device=device) for frames, side in shapes]
@@ -61,11 +61,11 @@ def random_batch(size: int, device: torch.device) -> Batch:
 
 
 def count_flops(checkpointing: bool) -> dict[str, float]:
-    """TFLOP of one video: forward of student and teacher, backward, and all; an addition and a product are two."""
+    """TFLOP per video: forward of student and teacher, backward, and total; a multiply-add counts as two."""
     with torch.device("meta"):
         method = build(checkpointing)
     counter = FlopCounterMode(display=False, depth=2)
-    # The plain formulas of attention: fused kernels compute parts of it again in backward.
+    # Attention by its plain formula: fused kernels compute parts of it again in backward.
     with FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH):
         method = method.to_empty(device="cpu")
         batch = random_batch(1, torch.device("cpu"))
@@ -120,14 +120,14 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def costliest(profiler: profile, count: int = 8) -> dict[str, float]:
-    """Share of the step's time that the costliest operators take by themselves, in percent."""
+    """Percent of the step's time in each of the costliest operators, without the operators they call."""
     times = {event.key: event.self_device_time_total or event.self_cpu_time_total for event in profiler.key_averages()}
     costly = sorted(times, key=lambda name: -times[name])[:count]
     return {name: round(100 * times[name] / sum(times.values()), 1) for name in costly}
 
 
 def matrix_product(device: torch.device) -> float:
-    """TFLOP/s of a large product of bfloat16 matrices: the most that a step could reach."""
+    """TFLOP/s of a large matrix product in bfloat16: the upper limit for a step."""
     size, rounds = (8192, 50) if device.type == "cuda" else (2048, 3)
     a = torch.randn(size, size, device=device, dtype=torch.bfloat16)
     a @ a
@@ -138,7 +138,7 @@ def matrix_product(device: torch.device) -> float:
 
 
 def run_cases(args: argparse.Namespace, device: torch.device, flops: float) -> list[dict[str, Any]]:
-    """All cases one after the other, each in a process of its own, with the rates that follow."""
+    """Run all cases one after the other, each in its own process, and add their rates."""
     results = []
     compiled = (False, True) if device.type == "cuda" else (False,)
     for batch, checkpointing, compile_it in product(args.batches, (False, True), compiled):
@@ -146,7 +146,7 @@ def run_cases(args: argparse.Namespace, device: torch.device, flops: float) -> l
         case |= {"warmup": args.warmup, "steps": args.steps}
         child = [sys.executable, __file__, "--case", json.dumps(case)]
         done = subprocess.run(child, stdout=subprocess.PIPE, text=True)
-        if done.returncode:  # killed for want of memory, on a CPU
+        if done.returncode:  # out of memory on a CPU
             result: dict[str, Any] = {**case, "failed": done.returncode}
         else:
             result = {**case, **json.loads(done.stdout.splitlines()[-1])}
@@ -161,9 +161,9 @@ def run_cases(args: argparse.Namespace, device: torch.device, flops: float) -> l
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--batches", type=int, nargs="+", help="videos in a step; by default 1, on a GPU 8 to 64")
-    parser.add_argument("--steps", type=int, default=5, help="steps of a case; the last one is profiled")
-    parser.add_argument("--warmup", type=int, default=2, help="steps before, which are not timed")
+    parser.add_argument("--batches", type=int, nargs="+", help="videos per step; by default 1, on a GPU 8 to 64")
+    parser.add_argument("--steps", type=int, default=5, help="steps per case; the last one is profiled")
+    parser.add_argument("--warmup", type=int, default=2, help="steps before the timed ones")
     parser.add_argument("--output", type=Path, help="folder for the result as JSON")
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -173,7 +173,7 @@ def main() -> int:
     device = torch.device(args.device)
     args.batches = args.batches or ([8, 16, 32, 64] if device.type == "cuda" else [1])
     flops = {"plain": count_flops(False), "checkpointing": count_flops(True)}
-    print("TFLOP a video:", flops, flush=True)
+    print("TFLOP per video:", flops, flush=True)
     result = {
         "command": " ".join(["python", *sys.argv]),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine(),

@@ -1,13 +1,13 @@
-"""What TIME's temporal terms are worth in small: a baseline, each term, all of them, and all as the authors' code.
+"""Compare TIME's temporal terms in small runs: a baseline, each term, all terms, and all as in the authors' code.
 
     python benchmarks/temporal.py --gestures FOLDER --output benchmarks/results
 
-Two data sets. "made": a square drifts over a still picture; the classes are its frames forward, backward and shuffled,
-so no single frame tells anything. "gestures": real clips, from a folder with a list.csv of the columns file, label,
-set and split (left out where there is none). A small TimeSformer is trained from nothing on each, with the same steps,
-clips and learning rate for all variants; only the terms differ. Then SVT is pre-trained on the made videos, without and
-with the terms that need no labels, and its features are compared by nearest neighbours. Mean and standard deviation
-over seeds; the table is printed, and all numbers go into a JSON file.
+Two data sets. "made": a square moves over a still picture; the classes are its frames forward, backward and shuffled,
+so a single frame carries no information. "gestures": real clips, from a folder with a list.csv of the columns file,
+label, set and split (left out without --gestures). A small TimeSformer is trained on each from random weights. Steps,
+clips and learning rate are the same for all variants; only the terms differ. Then SVT is pre-trained on the synthetic
+videos, with and without the terms that need no labels. Its features are compared by nearest neighbors. The table shows
+mean and standard deviation over seeds; all numbers go into a JSON file.
 """
 
 import argparse
@@ -49,7 +49,7 @@ MEAN = STD = (0.5, 0.5, 0.5)
 CODE = {"order_of": "straight", "permutation": "batch"}
 ON = {"order": 1.0, "low_confidence": 1.0, "flow": 1.0, "order_smoothing": 0.0, "flow_smoothing": 0.0}
 ALONE = {"order": 0.0, "low_confidence": 0.0, "flow": 0.0}
-# name: (options of TemporalConfig, rule of the flow labels); None is the plain classifier
+# name: (keywords of TemporalTerms, rule of the flow labels); None is the plain classifier
 VARIANTS: dict[str, tuple[dict[str, Any], str] | None] = {
     "baseline": None,
     "order": ({**ALONE, "order": 1.0}, "absolute"),
@@ -69,7 +69,7 @@ PRETRAINING: dict[str, dict[str, float] | None] = {
 
 @dataclass
 class Clips:
-    """Training clips uint8 (N, V, T, H, W, 3), V random views of each video, with flow labels; test clips, float."""
+    """Training clips uint8 (N, V, T, H, W, 3), V random views per video, with flow labels; test clips, float."""
 
     train: Tensor
     flow: dict[str, Tensor]  # by rule: (N, V, T-1, patches)
@@ -84,7 +84,7 @@ class Clips:
 
 
 class InMemory:
-    """A video that is already decoded, as a dataset's reader."""
+    """A decoded video with the interface of a reader."""
 
     fps = 30.0
 
@@ -93,7 +93,7 @@ class InMemory:
         self.pts = [i / self.fps for i in range(len(frames))]
 
     def frames_at(self, indices: list[int]) -> Tensor:
-        """Frames by number."""
+        """Frames by index."""
         return self.frames[indices]
 
     def __enter__(self) -> "InMemory":
@@ -103,13 +103,13 @@ class InMemory:
 
 
 def texture(rng: np.random.Generator, size: int, grain: int) -> Tensor:
-    """A smooth random picture (size, size, 3), 0 to 255."""
+    """A smooth random picture (size, size, 3), values 0 to 255."""
     coarse = torch.from_numpy(rng.uniform(0, 255, (1, 3, grain, grain))).float()
     return F.interpolate(coarse, (size, size), mode="bicubic")[0].clamp(0, 255).permute(1, 2, 0)
 
 
 def made_videos(num_sources: int, seed: int) -> tuple[list[Tensor], Tensor]:
-    """Each source three times, forward (0), backward (1) and shuffled (2): frames uint8 (24, H, W, 3), and labels."""
+    """Each source three times, forward (0), backward (1), shuffled (2): frames uint8 (24, H, W, 3), and labels."""
     videos, labels = [], []
     width = MADE + 4
     for source in range(num_sources):
@@ -127,9 +127,9 @@ def made_videos(num_sources: int, seed: int) -> tuple[list[Tensor], Tensor]:
 
 
 def gesture_videos(folder: Path, split: str) -> tuple[list[Tensor], Tensor]:
-    """Decoded videos, short side 64, of one split of the gestures, and their labels."""
+    """Decoded videos of one split of the gestures, short side 64, and their labels."""
     from svt_zoo.data.transforms import crop_and_resize, short_side_size
-    from svt_zoo.data.video import open_video
+    from svt_zoo.video import open_video
 
     rows = read_list(folder / "list.csv", root=str(folder), where=f"split={split},set=gesture").rows
     videos = []
@@ -147,14 +147,14 @@ def dataset_of(videos: list[Tensor], labels: Tensor, views: Any, *, train: bool)
 
 
 def transform(size: int) -> EvalTransform:
-    """Eight frames spread over a video, centre crop of 8/9 of the short side."""
+    """Eight frames spread over a video, center crop of 8/9 of the short side."""
     return EvalTransform(
         num_frames=FRAMES, sampling_rate=None, crop_size=size, resize_size=size * 9 // 8, mean=MEAN, std=STD
     )
 
 
 def clips_of(train: tuple[list[Tensor], Tensor], test: tuple[list[Tensor], Tensor], num_views: int, size: int) -> Clips:
-    """Random views of the training videos with both kinds of flow labels, and one view of each test video."""
+    """Random views of the training videos with both kinds of flow labels, and one view per test video."""
     views = FinetuneViews(transform(size), short_side=(size, size * 5 // 4), hflip=0.0)
     dataset, rules = (
         dataset_of(*train, views, train=True),
@@ -172,8 +172,9 @@ def clips_of(train: tuple[list[Tensor], Tensor], test: tuple[list[Tensor], Tenso
 
 
 def new_backbone(name: str, size: int) -> Backbone:
-    """A small network. Its position tables start as large as its patches: from nothing, learning is then ten times as
-    fast as from the usual 0.02 and, for time, 0.
+    """A small network whose position tables start at the scale of its patches.
+
+    Without pre-training, it learns ten times as fast as with the usual scale of 0.02 and, for time, 0.
     """
     network = create_model(
         name, img_size=size, patch_size=PATCH, num_frames=FRAMES, embed_dim=64, depth=2, num_heads=2, drop_path_rate=0.0
@@ -188,7 +189,7 @@ def new_backbone(name: str, size: int) -> Backbone:
 
 
 def fit(method: Method, batch_at: Callable[[int], Batch], steps: int, *, lr: float) -> None:
-    """Train with AdamW, a short warm-up and a cosine."""
+    """Train with AdamW, a short warm-up and a cosine schedule."""
     method.train()
     optimizer = build_optimizer(param_groups(method))
     for step in range(steps):
@@ -203,16 +204,16 @@ def fit(method: Method, batch_at: Callable[[int], Batch], steps: int, *, lr: flo
 
 
 def classify(clips: Clips, variant: str, seed: int, steps: int, model: str) -> dict[str, float]:
-    """Train one classifier; percent of the test clips that it names, and of the same clips with frames shuffled."""
+    """Train one classifier; return top-1 on the test clips, and on the same clips with shuffled frames."""
     torch.manual_seed(seed)
-    rng, asked = np.random.default_rng(seed), VARIANTS[variant]
+    rng, settings = np.random.default_rng(seed), VARIANTS[variant]
     backbone = new_backbone(model, clips.test.shape[-1])
-    if asked is None:
+    if settings is None:
         method: Classify = Classify(backbone, clips.num_classes, ClassifyConfig(label_smoothing=0.1))
     else:
-        temporal = TemporalConfig(**{**ON, "order_smoothing": 0.1, "flow_smoothing": 0.1, **asked[0]})
+        temporal = TemporalConfig(**{**ON, "order_smoothing": 0.1, "flow_smoothing": 0.1, **settings[0]})
         method = Temporal(backbone, clips.num_classes, temporal, ClassifyConfig(label_smoothing=0.1))
-    flow = clips.flow["absolute" if asked is None else asked[1]]
+    flow = clips.flow["absolute" if settings is None else settings[1]]
 
     def batch_at(step: int) -> Batch:
         index = torch.from_numpy(rng.choice(len(clips.train), 16, replace=False))
@@ -230,13 +231,13 @@ def classify(clips: Clips, variant: str, seed: int, steps: int, model: str) -> d
         shuffled = shuffle_steps(
             clips.test, draw_permutations(len(clips.test), FRAMES, torch.device("cpu"), per="video")
         )
-        found = [method.classifier(part).argmax(dim=1) for part in (clips.test, shuffled)]
-    right = [100 * (labels == clips.test_labels).float().mean().item() for labels in found]
-    return {"top1": right[0], "top1_shuffled": right[1], "seconds": seconds}
+        predicted = [method.classifier(part).argmax(dim=1) for part in (clips.test, shuffled)]
+    top1 = [100 * (labels == clips.test_labels).float().mean().item() for labels in predicted]
+    return {"top1": top1[0], "top1_shuffled": top1[1], "seconds": seconds}
 
 
 def pretrain(terms: dict[str, float] | None, seed: int, steps: int, model: str, num_sources: int) -> dict[str, float]:
-    """Pre-train SVT on made videos; percent of held-out ones that 10 nearest neighbours name, before and after."""
+    """Pre-train SVT on synthetic videos; return top-1 of 10 nearest neighbors on held-out videos, before and after."""
     torch.manual_seed(seed)
     videos, labels = made_videos(num_sources, 0)
     views = svt_train_views(
@@ -273,7 +274,7 @@ def pretrain(terms: dict[str, float] | None, seed: int, steps: int, model: str, 
 
 
 def knn(backbone: Backbone, clips: list[Tensor], labels: Tensor) -> float:
-    """Percent of the clips `clips[1]` that their 10 nearest neighbours among `clips[0]` name."""
+    """Top-1 in percent of `clips[1]` by their 10 nearest neighbors among `clips[0]`."""
     backbone.eval()
     with torch.inference_mode():
         bank, queries = (torch.cat([backbone(part).cls for part in of.split(32)]) for of in clips)
@@ -283,7 +284,7 @@ def knn(backbone: Backbone, clips: list[Tensor], labels: Tensor) -> float:
 
 
 def thumbnail_floor(train: tuple[list[Tensor], Tensor], test: tuple[list[Tensor], Tensor]) -> float:
-    """Percent that the nearest median frame, 12x16 pixels, names: what appearance alone gives."""
+    """Top-1 in percent by the nearest median frame of 12x16 pixels: the accuracy of appearance alone."""
     bank, queries = (
         torch.stack(
             [
@@ -297,7 +298,7 @@ def thumbnail_floor(train: tuple[list[Tensor], Tensor], test: tuple[list[Tensor]
 
 
 def summed_up(runs: list[dict[str, float]]) -> dict[str, Any]:
-    """Mean and standard deviation of each number."""
+    """Mean and standard deviation of each number over runs."""
     return {
         name: {
             "mean": round(statistics.mean(run[name] for run in runs), 2),
@@ -320,11 +321,11 @@ def main() -> int:
     parser.add_argument("--gestures", type=Path, help="folder of the gestures, with list.csv")
     parser.add_argument("--model", default="timesformer_vitt", help="a registered model")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, nargs=3, default=[250, 200, 60], help="made, gestures, pre-training")
+    parser.add_argument("--steps", type=int, nargs=3, default=[250, 200, 60], help="of made, gestures and pre-training")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
-    parser.add_argument("--parts", nargs="+", default=["made", "gestures", "pretraining"], help="what is done")
-    parser.add_argument("--sources", type=int, default=60, help="sources of the made training videos")
-    parser.add_argument("--output", type=Path, help="folder for the result as JSON; parts that are there stay")
+    parser.add_argument("--parts", nargs="+", default=["made", "gestures", "pretraining"], help="experiments to run")
+    parser.add_argument("--sources", type=int, default=60, help="sources of the synthetic training videos")
+    parser.add_argument("--output", type=Path, help="folder for the result as JSON; results of other parts are kept")
     args = parser.parse_args()
     sets: dict[str, tuple[Clips, int]] = {}
     floors = {}
@@ -344,7 +345,7 @@ def main() -> int:
             numbers = pretrain(PRETRAINING[variant], seed, args.steps[2], args.model, args.sources)
             runs.setdefault("pretraining", {}).setdefault(variant, []).append(numbers)
             print("pretraining", variant, seed, numbers, flush=True)
-        if args.output:  # after each seed: a long run that is stopped leaves what it has
+        if args.output:  # after each seed, so that a stopped run keeps its results
             save(args.output / "temporal_cpu.json", runs, floors, args)
     for name, of in runs.items():
         columns = tuple(next(iter(of.values()))[0])
@@ -358,7 +359,7 @@ def save(
     floors: dict[str, float],
     args: argparse.Namespace,
 ) -> None:
-    """Write the parts that were done into the file, beside those that are there."""
+    """Write the results of these parts into the file, and keep those of other parts."""
     result = json.loads(path.read_text()) if path.exists() else {}
     for name, of in runs.items():
         result[name] = {

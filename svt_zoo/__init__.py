@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from .hub.table import TABLE as _TABLE
 
 if _TYPE_CHECKING:
-    from .data.video import VideoReadError, open_video
     from .hub.entrypoints import EntryPoint as _EntryPoint
     from .hub.loading import from_pretrained, load_model
     from .hub.sources import WeightsError
@@ -23,6 +22,7 @@ if _TYPE_CHECKING:
     from .inference.extract import extract_features
     from .inference.predict import embed, predict
     from .models import Backbone, Classifier, Features, create_model, list_models, register_model
+    from .video import VideoReadError, open_video
 
 __version__ = "0.1.0"
 
@@ -49,7 +49,7 @@ _HOME = {
     "Backbone": "models",
     "Classifier": "models",
     "Features": "models",
-    "VideoReadError": "data.video",
+    "VideoReadError": "video",
     "WeightsError": "hub.sources",
     "create_model": "models",
     "embed": "inference.predict",
@@ -59,7 +59,7 @@ _HOME = {
     "list_models": "models",
     "list_weights": "hub.weights",
     "load_model": "hub.loading",
-    "open_video": "data.video",
+    "open_video": "video",
     "predict": "inference.predict",
     "register_model": "models",
     **dict.fromkeys(_TABLE, "hub.entrypoints"),

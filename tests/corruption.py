@@ -1,7 +1,7 @@
-"""Damages video files at random and reports what becomes of them, one process reading them all.
+"""Damages video files at random and reads them in another process.
 
-As a program it reads file names from standard input and answers each with one line: the number of frames and a digest
-of them, or what was refused.
+Run as a program, it reads file names from standard input and answers each with one line: the number of frames and their
+digest, or the reason of the error.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ SOURCES = (
 
 
 def damage(data: bytes, rng: random.Random) -> tuple[str, bytes]:
-    """Cuts the file, overwrites a piece of it with noise, or flips bits."""
+    """Cuts the file, overwrites a range with noise, or flips bits. Returns the kind of damage and the data."""
     damaged = bytearray(data)
     kind = rng.choice(("cut", "overwritten", "bits flipped"))
     if kind == "cut":
@@ -47,7 +47,7 @@ def damage(data: bytes, rng: random.Random) -> tuple[str, bytes]:
 
 
 class Reader:
-    """A process that reads whole videos, so that a crash or a hang is seen from outside."""
+    """A process that reads videos, so that a crash or a hang can be detected."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -63,7 +63,7 @@ class Reader:
         self._answers.put("crashed")
 
     def read(self, path: Path, timeout: float) -> str:
-        """The answer for a file: "frames N DIGEST", "refused ...", "crashed" or "hangs"."""
+        """Returns the answer for a file: "frames N DIGEST", "refused REASON", "crashed" or "hangs"."""
         assert self._process.stdin
         print(path, file=self._process.stdin, flush=True)
         try:
@@ -72,16 +72,16 @@ class Reader:
             return "hangs"
 
     def close(self) -> None:
-        """Ends the process, whatever it does."""
+        """Kills the process."""
         self._process.kill()
         self._process.communicate()
 
 
 def main() -> None:
-    """Answers file names with what the reader makes of them."""
+    """Answers file names from standard input."""
     import torch
 
-    from svt_zoo.data.video import VideoReadError, open_video
+    from svt_zoo.video import VideoReadError, open_video
 
     torch.set_num_threads(1)
     for line in sys.stdin:

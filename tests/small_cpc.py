@@ -51,11 +51,12 @@ def rule_clip(name: str, shape: tuple[int, ...], salt: str) -> tuple[Tensor, str
     return torch.from_numpy(values).transpose(1, 2), digest
 
 
-def original_cpc(state: dict[str, Tensor], net: str, dtype: torch.dtype, **options: Any) -> CPC:
+def original_cpc(state: dict[str, Tensor], net: str, dtype: torch.dtype, **frames: int) -> CPC:
     """The method as the original trains it, with the original's weights and without dropout."""
     method = CPC(
         create_model(f"cpc_{net}", dropout=0.0),
-        CPCConfig(**{"attention": "full", "normalize": False, "temperature": 1.0, **options}),
+        CPCConfig(attention="full", normalize=False, temperature=1.0),
+        **frames,
     ).to(dtype)
     ours = from_cpc(state, predictor=True)
     prefixed = {key if key.startswith("predictor.") else f"backbone.{key}": value for key, value in ours.items()}

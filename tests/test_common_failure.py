@@ -1,6 +1,5 @@
 """A fault that every video shares, such as a decoder of another version, ends every kind of run with one line."""
 
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from commands import command
 from training_runs import ROOT
 
 from svt_zoo.config import FinetuneRecipe, KNNRecipe, LinearRecipe, MultiviewRecipe, load_recipe, read_recipe
@@ -69,12 +69,12 @@ def overrides(videos: Path, output: Path, *more: str) -> list[str]:
 
 
 def run_pretrain(videos: Path, output: Path) -> object:
-    options = ["optim.epochs=1", "optim.warmup_epochs=0", "data.max_failure_share=1"]
+    options = ["optim.epochs=1", "optim.warmup_epochs=0", "data.max_failure_fraction=1"]
     return pretrain(load_recipe(DEBUG / "svt_tiny.yaml", overrides(videos, output, *options)))
 
 
 def run_finetune(videos: Path, output: Path) -> object:
-    options = ["optim.epochs=1", "optim.milestones=[]", "data.max_failure_share=1"]
+    options = ["optim.epochs=1", "optim.milestones=[]", "data.max_failure_fraction=1"]
     return finetune(read_recipe(FinetuneRecipe, DEBUG / "finetune_tiny.yaml", overrides(videos, output, *options)))
 
 
@@ -153,13 +153,18 @@ def test_an_exotic_error_of_one_video_does_not_end_training(videos: Path, tmp_pa
     assert "train03.mp4,TypeError: open() has no argument 'mode'" in failures
 
 
-def test_the_tools_end_with_status_2_and_one_line(
+def test_commands_end_with_status_2_and_one_line(
     videos: Path, tmp_path: Path, refuse: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     refuse(lambda name: True)
-    main = runpy.run_path(str(ROOT / "tools" / "pretrain.py"))["main"]
-    assert main([str(DEBUG / "svt_tiny.yaml"), *overrides(videos, tmp_path)]) == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith("error: the first ")
+    report, output = str(tmp_path / "report.csv"), str(tmp_path / "prepared")
+    for name, arguments in (
+        ("pretrain", [str(DEBUG / "svt_tiny.yaml"), *overrides(videos, tmp_path)]),
+        ("check", [str(videos / "train"), "--report", report, "--workers", "0"]),
+        ("prepare", [str(videos / "train"), "--output", output, "--workers", "0"]),
+    ):
+        assert command(name)(arguments) == 2
+        assert capsys.readouterr().err.splitlines()[-1].startswith("error: the first ")
 
 
 @pytest.mark.parametrize("run", [run_extract, run_knn, run_check, run_prepare])

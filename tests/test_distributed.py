@@ -105,5 +105,5 @@ def test_a_process_without_a_gpu_of_its_own_says_so(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(ValueError, match=r"process 1 of this machine has no GPU .* torch sees 1; .* --nproc-per-node"):
+    with pytest.raises(ValueError, match=r"process 1 of this machine has no GPU, torch found 1; .*--nproc-per-node"):
         distributed.init("cuda")

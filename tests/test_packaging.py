@@ -150,7 +150,7 @@ def test_the_reference_builds_without_warnings(tmp_path: Path) -> None:
 def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
     nbformat = pytest.importorskip("nbformat", reason="needs nbclient and ipykernel (the extra dev)")
     nbclient = pytest.importorskip("nbclient", reason="needs nbclient and ipykernel (the extra dev)")
-    notebook = nbformat.read(ROOT / "docs" / "quickstart.ipynb", as_version=4)
+    notebook = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells), "commit it without outputs"
     client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
     client.execute()

@@ -13,18 +13,23 @@ PACKAGE = ROOT / "svt_zoo"
 # Who may import whom, module level. Everything may import itself; nothing imports what is not listed.
 ALLOWED = {
     "batch": set(),
+    "files": set(),
     "config": {"methods"},
     "distributed": set(),
     "schedules": set(),
     "models": set(),
-    "data": {"batch", "config"},
+    "video": {"files"},
+    "data": {"files", "video", "batch", "config"},
     "methods": {"models", "batch", "distributed", "schedules"},
-    "hub": {"models"},
-    "training": {"methods", "models", "data", "hub", "evaluation", "batch", "config", "distributed", "schedules"},
-    "evaluation": {"models", "data", "hub", "batch", "config", "distributed"},
-    "inference": {"models", "data", "hub", "evaluation"},
-    "demo": {"models", "data", "hub", "training", "evaluation", "inference", "config"},
-    "cli": {"hub", "config", "data", "distributed", "training", "evaluation", "inference", "models", "demo"},
+    "hub": {"files", "models"},
+    "training": {
+        *("files", "video", "methods", "models", "data", "hub", "evaluation"),
+        *("batch", "config", "distributed", "schedules"),
+    },
+    "evaluation": {"files", "models", "video", "data", "hub", "batch", "config", "distributed"},
+    "inference": {"files", "models", "video", "data", "hub", "evaluation"},
+    "demo": {"files", "models", "video", "data", "hub", "training", "evaluation", "inference", "config"},
+    "cli": {"hub", "config", "video", "data", "distributed", "training", "evaluation", "inference", "models", "demo"},
     "__main__": {"cli"},
 }
 # The options of the optimizer stand beside it in training/optim.py, which imports no recipe.

@@ -10,6 +10,7 @@ import torch
 from commands import command
 
 from svt_zoo.config import (
+    ConfigError,
     FinetuneRecipe,
     KNNRecipe,
     LinearRecipe,
@@ -99,6 +100,29 @@ def test_wrong_arguments_give_one_line(kind: str, places: list[str], capsys: pyt
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_results_are_written_into_the_run_and_not_into_the_pages_folder(kind: str) -> None:
+    recipe = read_recipe(KINDS[kind], CONFIGS / kind / "ucf101.yaml", ["run.output=runs/mine"])
+    assert recipe.report.folder == "runs/mine/results"
+
+
+def test_a_folder_for_results_that_is_named_is_used() -> None:
+    recipe = read_recipe(KNNRecipe, CONFIGS / "knn" / "ucf101.yaml", ["report.folder=results"])
+    assert recipe.report.folder == "results"
+
+
+@pytest.mark.parametrize(
+    ("kind", "override", "way_out"),
+    [
+        ("linear", "linear.slow_fast=false", "set views=3x1"),
+        ("finetune", "views.slow_fast=false", "set multiview.views=3x1"),
+    ],
+)
+def test_fast_clips_are_not_tested_by_default_when_training_has_none(kind: str, override: str, way_out: str) -> None:
+    with pytest.raises(ConfigError, match=way_out):
+        read_recipe(KINDS[kind], CONFIGS / kind / "ucf101.yaml", [override])
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_options_lists_what_can_be_set(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     chosen = {"finetune": ["finetune"], "evaluate": ["evaluate", "--kind", "test"]}
     assert command("options")(chosen.get(kind, ["evaluate", "--kind", kind])) == 0
@@ -110,7 +134,8 @@ def test_options_lists_what_can_be_set(kind: str, capsys: pytest.CaptureFixture[
 def test_every_recipe_loads_and_builds(kind: str, path: Path) -> None:
     header = path.read_text()
     assert all(f"\n# {word}" in header for word in ("Paper: ", "Expected result: ", "Hardware: ", "Command: "))
-    assert f"tools/{TOOLS[kind]}.py configs/{path.parent.name}/{path.name}" in header
+    command = "finetune" if kind == "finetune" else "evaluate"
+    assert f"{command} {path.parent.name}/{path.stem}" in header
     for recipe in expand_repeats(read_recipe(KINDS[kind], path)):
         named = get_weights(recipe.init) if recipe.init in list_weights() else None
         with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""Videos of many kinds for the tests of the reader, and the plain sequential decode that it is compared with."""
+"""Videos of many kinds for tests of the reader, and the sequential decode that is the reference."""
 
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -10,7 +10,7 @@ import torch
 
 
 def sequential(path: Path) -> Iterator[np.ndarray]:
-    """Every frame of the first video stream as PyAV gives it, in order, turned upright: uint8 (H, W, 3)."""
+    """Decodes every frame of the first video stream in order, upright: uint8 (H, W, 3)."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "NONE"
@@ -20,7 +20,7 @@ def sequential(path: Path) -> Iterator[np.ndarray]:
 
 
 def moving_square(num_frames: int, height: int = 96, width: int = 128, seed: int = 0) -> np.ndarray:
-    """uint8 (T, H, W, 3): a bright square that wanders over noise, so that encoders use all kinds of pictures."""
+    """Frames uint8 (T, H, W, 3): a bright square moves over noise, so that encoders use all kinds of pictures."""
     rng = np.random.default_rng(seed)
     frames = np.repeat(rng.integers(0, 90, (1, height, width, 3), dtype=np.uint8), num_frames, axis=0)
     for t in range(num_frames):
@@ -30,13 +30,13 @@ def moving_square(num_frames: int, height: int = 96, width: int = 128, seed: int
 
 
 def numbered(path: Path, num_frames: int) -> Path:
-    """A video of up to 50 frames that tell their number: frame i has grey level 20 + 4 i; read it with `numbers`."""
-    greys = np.array([20 + 4 * i for i in range(num_frames)], np.uint8)
-    return encode(path, np.broadcast_to(greys[:, None, None, None], (num_frames, 48, 64, 3)), crf="4")
+    """Writes a video of up to 50 frames: frame i has gray level 20 + 4 i. `numbers` reads i."""
+    grays = np.array([20 + 4 * i for i in range(num_frames)], np.uint8)
+    return encode(path, np.broadcast_to(grays[:, None, None, None], (num_frames, 48, 64, 3)), crf="4")
 
 
 def numbers(frames: torch.Tensor) -> list[int]:
-    """The number of each of some frames (T, H, W, 3) of a `numbered` video."""
+    """Returns the number of each frame (T, H, W, 3) of a `numbered` video."""
     return [round((level - 20) / 4) for level in frames.float().mean((1, 2, 3)).tolist()]
 
 
@@ -50,7 +50,7 @@ def encode(
     container_format: str | None = None,
     **options: str,
 ) -> Path:
-    """Writes frames (T, H, W, 3) at 25 a second, or at the times `pts` in units of 1/25 s."""
+    """Writes frames (T, H, W, 3) at 25 per second, or at the times `pts` in units of 1/25 s."""
     with av.open(str(path), "w", format=container_format) as container:
         stream = container.add_stream(codec, rate=Fraction(25), options=options)
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pix_fmt
@@ -65,7 +65,7 @@ def encode(
 
 
 def remux(source: Path, target: Path, change: Callable[[av.Packet], av.Packet | None]) -> Path:
-    """Copies the video packets of `source` as `change` returns them, without encoding them again."""
+    """Copies the video packets of `source`, changed by `change`, without encoding them again. None drops a packet."""
     with av.open(str(source)) as container, av.open(str(target), "w") as out:
         stream = container.streams.video[0]
         copy = out.add_stream_from_template(stream)
@@ -125,13 +125,13 @@ KINDS: dict[str, tuple[str, int, dict[str, str]]] = {
 
 
 def make(kind: str, folder: Path) -> Path:
-    """The video of that kind."""
+    """Writes a video of a kind in `KINDS`."""
     suffix, num_frames, options = KINDS[kind]
     path = folder / f"video{suffix}"
     if kind == "h264, fragmented":
-        whole = encode(folder / "whole.mp4", moving_square(num_frames), **options)
+        full = encode(folder / "full.mp4", moving_square(num_frames), **options)
         with (
-            av.open(str(whole)) as source,
+            av.open(str(full)) as source,
             av.open(str(path), "w", options={"movflags": "frag_keyframe+empty_moov"}) as out,
         ):
             copy = out.add_stream_from_template(source.streams.video[0])

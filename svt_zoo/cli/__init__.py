@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("svt_zoo").setLevel(logging.INFO)
     try:
         return COMMANDS[args.command][1](args)
-    except BrokenPipeError:  # of `svt-zoo weights | head`
+    except BrokenPipeError:  # for example after `svt-zoo weights | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except ERRORS as error:

@@ -46,7 +46,7 @@ def add_views(parser: ArgumentParser) -> None:
 
 
 def add_list_options(parser: ArgumentParser) -> None:
-    """How a list of videos is read; `list_options` hands them on."""
+    """The options for reading a list of videos; `list_options` returns them."""
     parser.add_argument("--root", help="the folder of relative paths in the list; by default that of the list")
     parser.add_argument("--format", default="auto", help="of the list, if it is not recognized")
     parser.add_argument("--where", help="rows of the list to take, such as split=train,set=ucf101")
@@ -65,7 +65,7 @@ def add_workers(parser: ArgumentParser) -> None:
 
 
 def positive(text: str) -> int:
-    """A whole number >= 1."""
+    """Parse an integer >= 1."""
     if not text.isdecimal() or int(text) < 1:
         raise ArgumentTypeError(f"must be a whole number >= 1, got {text}")
     return int(text)

@@ -18,7 +18,7 @@ def add_check(parser: ArgumentParser) -> None:
 def check(args: Namespace) -> int:
     """Decode every video of a list and report broken, missing and duplicate files.
 
-    Exit status 1 if a video is broken or missing.
+    The exit status is 1 if a video is broken or missing.
     """
     from ..data.check import check_videos, default_report
     from ..data.lists import read_list
@@ -26,11 +26,7 @@ def check(args: Namespace) -> int:
     videos = read_list(args.list, **list_options(args))
     target = args.report or default_report(args.list)
     report = check_videos(videos, target, workers=args.workers, again=args.again)
-    print(f"{report.summary()}\nreport: {target}")
-    for video in report.bad[:20]:
-        print(f"{video.status}: {video.path}: {video.reason}")
-    if len(report.bad) > 20:
-        print(f"... and {len(report.bad) - 20} more in the report")
+    print(report.describe())
     return 0 if report.sound else 1
 
 
@@ -52,7 +48,7 @@ def add_prepare(parser: ArgumentParser) -> None:
 def prepare(args: Namespace) -> int:
     """Re-encode videos for training: small, without sound, quick to decode.
 
-    Exit status 1 if a video cannot be read.
+    The exit status is 1 if a video cannot be read.
     """
     from ..data.encode import Encoding
     from ..data.lists import read_list

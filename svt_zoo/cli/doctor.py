@@ -20,7 +20,7 @@ def add_doctor(parser: ArgumentParser) -> None:
 def doctor(args: Namespace) -> int:
     """Print versions, devices, decoders, cache folders and whether the Hub answers.
 
-    A line that starts with "wrong" names a problem; exit status 1 if there is one.
+    A line that starts with "wrong" names a problem. The exit status is 1 if there is one.
     """
     wrong = 0
     for sound, text in (*_versions(), *_devices(), *_decoders(), *_caches(), *_hub()):
@@ -91,7 +91,7 @@ def _caches() -> Iterator[tuple[bool, str]]:
 
 
 def _hub() -> Iterator[tuple[bool, str]]:
-    """The Hub's answer is for information: weights may be in the cache."""
+    """Whether the Hub answers. No answer is not an error, because weights may be in the cache."""
     try:
         from huggingface_hub import constants, get_session
     except ImportError:
@@ -102,6 +102,6 @@ def _hub() -> Iterator[tuple[bool, str]]:
     try:
         status = get_session().head(constants.ENDPOINT, timeout=_TIMEOUT).status_code
         yield True, f"Hub: {constants.ENDPOINT} answers with status {status}"
-    except Exception as error:  # of whichever HTTP library the Hub's client uses
+    except Exception as error:  # broad: the HTTP library depends on the version of the Hub's client
         text = " ".join(str(error).split())
         yield True, f"Hub: {constants.ENDPOINT} does not answer ({text}); only cached weights can be loaded"

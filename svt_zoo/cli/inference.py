@@ -34,15 +34,15 @@ def add_embed(parser: ArgumentParser) -> None:
 def embed(args: Namespace) -> int:
     """Print or write the features of videos, one row per video.
 
-    Exit status 1 if a video cannot be read; its row in the file is NaN.
+    The exit status is 1 if a video cannot be read. Its row in the file is NaN.
     """
     import torch
 
     from ..data.jobs import output_file
-    from ..data.video import VideoReadError
     from ..evaluation.prepare import prepare
     from ..inference.predict import embed as features_of
     from ..inference.predict import write_features
+    from ..video import VideoReadError
 
     target = output_file(args.output, ".npy", ".csv") if args.output else None
     model, device, dtype = prepare(load_network(args), args.device, args.dtype)
@@ -65,7 +65,7 @@ def embed(args: Namespace) -> int:
 
 
 def _files(paths: list[str]) -> list[str]:
-    """The video files among `paths` and in the folders among them."""
+    """The video files in `paths`: those named directly, and those inside folders."""
     from ..data.list_formats import find_videos
 
     files: list[str] = []
@@ -89,11 +89,11 @@ def add_predict(parser: ArgumentParser) -> None:
 def predict(args: Namespace) -> int:
     """Print the most likely classes of videos.
 
-    Exit status 1 if a video cannot be read; the others are printed.
+    The exit status is 1 if a video cannot be read. The others are printed.
     """
-    from ..data.video import VideoReadError
     from ..evaluation.prepare import prepare
     from ..inference.predict import predict as predictions_of
+    from ..video import VideoReadError
 
     model, device, dtype = prepare(load_network(args, num_classes=None), args.device, args.dtype)
     options = {"top": args.top, "device": device, "dtype": dtype, "views": args.views}
@@ -162,8 +162,8 @@ def add_extract(parser: ArgumentParser) -> None:
 def extract(args: Namespace) -> int:
     """Write the features of a collection of videos to a Parquet table.
 
-    The same command goes on after a kill. Under torchrun several processes share the work. A video that cannot be read
-    is a row with the reason. Exit status 1 if no video can be read.
+    After an interruption, the same command continues. Under torchrun, several processes share the work. A video that
+    cannot be read becomes a row with the reason. The exit status is 1 if no video can be read.
     """
     from .. import distributed
     from ..evaluation.prepare import choose_device
@@ -215,7 +215,7 @@ def add_search(parser: ArgumentParser) -> None:
 
 
 def search(args: Namespace) -> int:
-    """Find the rows of a table of features that are most similar to a video or an image; or near-duplicates."""
+    """Find the rows of a table of features that are most similar to a video or an image, or find near-duplicates."""
     from ..data.jobs import output_file
     from ..inference.captions import printable
     from ..inference.feature_table import FeatureTable

@@ -22,9 +22,9 @@ def add_demo(parser: ArgumentParser) -> None:
 
 
 def demo(args: Namespace) -> int:
-    """Pre-train a tiny SVT on made videos without labels and write a report about what it learned.
+    """Pre-train a tiny SVT on generated videos without labels and write a report about what it learned.
 
-    Two and a half minutes on two CPU cores. It can be stopped at any time; the same command goes on.
+    This takes two and a half minutes on two CPU cores. It can be stopped at any time; the same command continues.
     """
     from ..demo.run import REPORT_NAME, run_demo
     from ..training.signals import ASKED_TO_STOP
@@ -48,7 +48,7 @@ def add_pretrain(parser: ArgumentParser) -> None:
 def pretrain(args: Namespace) -> int:
     """Pre-train a network on videos without labels.
 
-    The same command goes on with a run that was stopped or killed. Under torchrun several processes train together.
+    The same command continues a run that was stopped or killed. Under torchrun, several processes train together.
     `svt-zoo options pretrain` lists every key=value.
     """
     from ..config import load_recipe
@@ -68,7 +68,7 @@ def add_finetune(parser: ArgumentParser) -> None:
 def finetune(args: Namespace) -> int:
     """Fine-tune a network on videos with labels, and test it.
 
-    The same command goes on with a run that was stopped or killed. Under torchrun several processes train together.
+    The same command continues a run that was stopped or killed. Under torchrun, several processes train together.
     `svt-zoo options finetune` lists every key=value.
     """
     from ..config import FinetuneRecipe, read_recipe
@@ -92,7 +92,7 @@ def add_evaluate(parser: ArgumentParser) -> None:
 def evaluate(args: Namespace) -> int:
     """Evaluate a network by nearest neighbors, a linear probe or the test of a classifier.
 
-    The key `kind` of the recipe chooses: knn, linear or test. Features that were computed before are used again.
+    The key `kind` of the recipe selects one: knn, linear or test. Features that were computed before are used again.
     `svt-zoo options evaluate --kind KIND` lists every key=value.
     """
     from ..config import load_evaluation

@@ -151,7 +151,7 @@ class FinetuneViewsConfig:
 
     def __post_init__(self) -> None:
         if self.slow_fast and self.policy != "none":
-            raise ValueError(f"policy={self.policy} works on one clip; set slow_fast=false")
+            raise ValueError(f"policy={self.policy} needs a single clip; set views.slow_fast=false")
 
 
 @dataclass(frozen=True)

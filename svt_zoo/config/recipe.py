@@ -116,11 +116,11 @@ class FinetuneRecipe:
         refuse_fast_views(self.multiview.views, slow_fast=self.views.slow_fast, where="multiview.")
         if self.views.slow_fast and self.classify.cutmix:
             raise ValueError(
-                f"classify.cutmix={self.classify.cutmix} needs one clip size; set views.slow_fast=false, or cutmix=0"
+                f"classify.cutmix={self.classify.cutmix} needs clips of one size; set views.slow_fast=false or cutmix=0"
             )
         if self.temporal.is_on and (self.views.slow_fast or self.classify.mixup or self.classify.cutmix):
             raise ValueError(
-                f"the temporal losses need one unmixed clip, got views.slow_fast={self.views.slow_fast}, "
+                f"the temporal terms need a single clip without mixing, got views.slow_fast={self.views.slow_fast}, "
                 f"classify.mixup={self.classify.mixup}, classify.cutmix={self.classify.cutmix}; set false, 0 and 0"
             )
 
@@ -203,11 +203,11 @@ def expand_repeats(recipe: R) -> list[R]:
     splits = recipe.repeat.splits if marked else ()
     if marked and not splits:
         raise ConfigError(
-            "repeat.splits must list the numbers that replace {split} in data.train, data.val, data.where_train and "
-            f"data.where_val; it is empty, and data.train={recipe.data.train!r}, data.val={recipe.data.val!r}"
+            "an option of data contains {split}, but repeat.splits is empty; add the numbers of the splits, such as "
+            f"repeat.splits=[1]; got data.train={recipe.data.train!r}, data.val={recipe.data.val!r}"
         )
     if recipe.repeat.splits and not marked:
-        _log.info("repeat.splits=%s has no effect: no option of data contains {split}", list(recipe.repeat.splits))
+        _log.info("repeat.splits=%s is ignored, because no option of data contains {split}", list(recipe.repeat.splits))
     single = recipe.repeat.num_seeds == 1 and not splits
     # A result on held-out training videos must not look like a test result.
     name = "validation" if recipe.data.validation_fraction else recipe.report.split
@@ -290,7 +290,7 @@ def _read_values(path: str | os.PathLike[str], overrides: Sequence[str]) -> dict
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
-            raise ConfigError(f"{override!r} must be of the form key=value, such as data.train=/videos")
+            raise ConfigError(f"{override!r} is not of the form key=value, such as data.train=/videos")
         _set(values, key.split("."), _parse(text), override)
     return values
 
@@ -305,10 +305,10 @@ def _read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
         if top is None:
             return {}  # only comments: all defaults
         if not isinstance(top, dict):
-            raise ConfigError(f"{path}: a recipe has sections of keys and values, got {top!r}")
+            raise ConfigError(f"{path} is not a recipe: it must hold sections of keys and values, got {top!r}")
         return dict(CfgNode.load_yaml_with_base(os.fspath(path), allow_unsafe=False))
     except (yaml.YAMLError, OSError, UnicodeDecodeError, AssertionError, AttributeError, TypeError) as error:
-        raise ConfigError(f"{path}: not a recipe ({' '.join(str(error).split())})") from error
+        raise ConfigError(f"{path} is not a recipe ({' '.join(str(error).split())})") from error
 
 
 def _parse(text: str) -> Any:

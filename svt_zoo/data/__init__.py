@@ -1,4 +1,4 @@
-"""From a file to a batch: reading videos, choosing frames and views, augmenting them, loading them in parallel."""
+"""The data pipeline: lists, datasets, frame sampling, views, augmentation and parallel loading."""
 
 import importlib
 import sys

@@ -1,4 +1,4 @@
-"""Colours, blur, flip and normalisation of whole batches of views, on the device that trains."""
+"""Color jitter, blur, flip and normalization of batches of views, on the training device."""
 
 import math
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, of red, green, blue
 
-# A quarter turn of the chroma plane of YIQ as a map of red, green and blue: to YIQ, turn, and back. It moves red
-# towards green, as HSV does.
+# A rotation of the YIQ chroma plane by 90 degrees, as a matrix on RGB: convert to YIQ, rotate, convert back. It moves
+# red toward green, as HSV does.
 _QUARTER_TURN = (
     (-0.171275, -0.322647, 0.493922),
     (0.332256, -0.039695, -0.292561),
@@ -25,23 +25,21 @@ _BLUR_RADIUS = 8  # taps on each side: 4 standard deviations of the strongest bl
 
 
 class Augment(nn.Module):
-    """Applies drawn parameters to views: uint8 (B, T, H, W, 3) becomes float32 (B, 3, T, H, W), normalised.
+    """Applies drawn parameters to views: uint8 (B, T, H, W, 3) becomes normalized float32 (B, 3, T, H, W).
 
-    In this order: flip, colour jitter (brightness, contrast, saturation and hue in the drawn order),
-    grayscale, clamp to [0, 1], Gaussian blur, solarise, `(x - mean) / std`. Nothing is drawn here, so a CPU
-    and a GPU give the same result up to float32 rounding, and autocast does not touch it.
+    The order is: flip, color jitter (brightness, contrast, saturation and hue in the drawn order), grayscale,
+    clamp to [0, 1], Gaussian blur, solarize, `(x - mean) / std`. Nothing is random here: CPU and GPU give the same
+    result up to float32 rounding. Autocast has no effect.
 
-    What differs from torchvision: colours are clamped once behind grayscale, not after every step; hue
-    rotates the chroma plane of YIQ and keeps the luma, where torchvision turns the HSV circle; the blur has
-    17 taps at any size. Brightness, contrast (towards the mean grey of each frame), saturation, grayscale and
-    solarise are torchvision's.
+    Three things differ from torchvision. Colors are clamped once, after grayscale, not after every step. Hue rotates
+    the chroma plane of YIQ and keeps the luma; torchvision rotates the hue of HSV. The blur has 17 taps at any size.
+    Brightness, contrast (toward the mean gray of each frame), saturation, grayscale and solarize equal torchvision's.
 
     Args:
         mean: mean of each channel, on the scale [0, 1], in the order of the output channels.
         std: standard deviation of each channel, in the order of the output channels.
-        channel_order: order of the colours in the output; views come in as RGB.
-        parity: compute as SVT's released code: red and blue change places in the grey weights and nothing is
-            clamped.
+        channel_order: order of the color channels in the output; input views are RGB.
+        parity: compute as SVT's released code: the gray weights of red and blue are swapped, and nothing is clamped.
     """
 
     mean: Tensor
@@ -62,7 +60,7 @@ class Augment(nn.Module):
             raise ValueError(f"channel_order must be 'RGB' or 'BGR', got {channel_order!r}")
         self.channel_order = channel_order
         self.parity = parity
-        # Not persistent: constants of a recipe are no part of a checkpoint.
+        # Not persistent: a checkpoint does not contain constants of the recipe.
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1, 1), persistent=False)
         self.register_buffer("luma", torch.tensor(LUMA[::-1] if parity else LUMA), persistent=False)
@@ -70,10 +68,10 @@ class Augment(nn.Module):
 
     @torch.no_grad()
     def forward(self, views: Tensor, params: ViewParams) -> Tensor:
-        """Augment `views` (B, T, H, W, 3) with the parameters (B, F) of each; F is 1 or T.
+        """Augments `views` (B, T, H, W, 3) with the parameters (B, F) of each view; F is 1 or T.
 
-        `params` may stay in host memory, which spares the device two synchronisations. Raises ValueError for
-        views of another shape or type, and for parameters of another batch.
+        `params` may stay in host memory, which avoids two device synchronizations. Raises ValueError for views of
+        another shape or type, and for parameters of another batch size.
         """
         if views.ndim != 5 or views.shape[-1] != 3 or views.dtype != torch.uint8:
             raise ValueError(f"Augment takes uint8 views (B, T, H, W, 3), got {views.dtype} {tuple(views.shape)}")
@@ -102,7 +100,7 @@ class Augment(nn.Module):
         return x.sub_(self.mean).div_(self.std)
 
     def adjust_colors(self, x: Tensor, params: ViewParams) -> Tensor:
-        """Jitter and grayscale of x (B, 3, T, H, W), composed into one 3x3 matrix and one offset a frame."""
+        """Applies jitter and grayscale to x (B, 3, T, H, W) as one 3x3 matrix and one offset per frame."""
         mean = x.mean(dim=(3, 4)).transpose(1, 2)  # (B, T, 3)
         matrix, offset = color_map(params, mean, self.luma, self.quarter_turn)
         matrix = matrix.permute(2, 3, 0, 1)[..., None, None]  # (3 out, 3 in, B, T, 1, 1)
@@ -116,14 +114,13 @@ class Augment(nn.Module):
 
 
 def color_map(params: ViewParams, mean: Tensor, luma: Tensor, quarter_turn: Tensor) -> tuple[Tensor, Tensor]:
-    """Compose jitter and grayscale into `matrix @ colour + offset`: (B, T, 3, 3) and (B, T, 3).
+    """Composes jitter and grayscale into `matrix @ color + offset`: (B, T, 3, 3) and (B, T, 3).
 
-    All steps are affine in the colour. Contrast needs the mean grey of the picture as it is at that step, and
-    the mean of an affinely mapped picture is the mapped mean, so `mean` (B, T, 3) of the picture before all
-    steps suffices.
+    All steps are affine in the color. Contrast needs the mean gray of the frame at that step. An affine map commutes
+    with the mean, so the function only needs `mean` (B, T, 3) of the frames before all steps.
     """
     eye = torch.eye(3, device=mean.device)
-    gray = luma.expand(3, 3)  # every channel becomes the grey level
+    gray = luma.expand(3, 3)  # every channel becomes the gray level
     steps = torch.stack(
         [
             _scale(params.brightness, eye),
@@ -137,7 +134,7 @@ def color_map(params: ViewParams, mean: Tensor, luma: Tensor, quarter_turn: Tens
     for position in range(4):
         step = params.order[:, :, position]  # (B, F)
         chosen = steps.take_along_dim(step[..., None, None, None], dim=2).squeeze(2)  # (B, F, 3, 3)
-        level = (_apply(matrix, mean) + offset).mul(luma).sum(-1)  # (B, T): mean grey so far
+        level = (_apply(matrix, mean) + offset).mul(luma).sum(-1)  # (B, T): mean gray so far
         towards = torch.where(step == CONTRAST, (1 - params.contrast) * level, torch.zeros_like(level))
         matrix, offset = _compose(chosen, matrix), _apply(chosen, offset) + towards[..., None]
     channels = [eye[channel].expand(3, 3) for channel in range(3)]
@@ -146,18 +143,18 @@ def color_map(params: ViewParams, mean: Tensor, luma: Tensor, quarter_turn: Tens
 
 
 def hue_rotation(hue: Tensor, quarter_turn: Tensor) -> Tensor:
-    """Matrices (..., 3, 3) that turn colours by `hue` (...) of the circle, in YIQ: the luma stays."""
+    """Matrices (..., 3, 3) that rotate colors in YIQ by `hue` (...), a fraction of a full turn; the luma stays."""
     eye = torch.eye(3, device=hue.device)
-    chroma = -_compose(quarter_turn, quarter_turn)  # two quarter turns negate the chroma and drop the luma
+    chroma = -_compose(quarter_turn, quarter_turn)  # two rotations by 90 degrees negate the chroma and drop the luma
     angle = hue * (2 * math.pi)
     return (eye - chroma) + _scale(angle.cos(), chroma) + _scale(angle.sin(), quarter_turn)
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:
-    """Blur x (B, 3, T, H, W) by standard deviations (B, F) in pixels; 0 changes nothing.
+    """Blurs x (B, 3, T, H, W) by standard deviations (B, F) in pixels; 0 changes nothing.
 
-    17 taps along each axis, as torchvision's `gaussian_blur(kernel_size=17)`. Edges are mirrored, in small
-    pictures as far as they reach.
+    The kernel has 17 taps along each axis, as torchvision's `gaussian_blur(kernel_size=17)`. Edges are mirrored.
+    Frames too small for 17 taps get fewer taps.
     """
     for dim in (3, 4):
         radius = min(_BLUR_RADIUS, x.shape[dim] - 1)

@@ -1,4 +1,4 @@
-"""From a recipe to a dataset: the only part of the data side that sees a recipe's sections."""
+"""Builds lists, views and datasets from a recipe; no other module of `svt_zoo.data` reads a recipe's sections."""
 
 import random
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from .sampling import clip_window, cvrl_interval_clips, svt_views, svt_views_cod
 
 
 class SVTSampler:
-    """Which frames SVT's views show: `sampler(total, fps, rng)` gives one list of indices a view, globals first."""
+    """Chooses the frames of SVT's views: `sampler(total, fps, rng)` returns indices per view, global views first."""
 
     def __init__(self, views: ViewsConfig) -> None:
         self.views = views
@@ -41,7 +41,7 @@ class SVTSampler:
 
 
 def svt_train_views(views: ViewsConfig, *, flow: FlowLabels | None = None) -> TrainViews:
-    """SVT's random views, as a dataset takes them; `flow` labels the first."""
+    """Builds SVT's random views for a dataset; `flow` labels the first view."""
     num_local = 0 if views.sampling == "cvrl" else 8 if views.sampling == "code" else len(views.local_frames)
     specs = svt_view_specs(
         global_size=views.global_size,
@@ -59,12 +59,12 @@ def training_list(data: DataConfig, *, seed: int = 0) -> VideoList:
     """The training videos of a recipe: read, reduced to the subset, and free of evaluation videos.
 
     Raises:
-        ConfigError: no list is named.
-        ListError: a list that cannot be read.
-        ValueError: training and evaluation share videos or groups, and `data.allow_overlap` does not say so.
+        ConfigError: the recipe names no list.
+        ListError: a list cannot be read.
+        ValueError: training and evaluation share videos or groups, and `data.allow_overlap` is off.
     """
     if not data.train:
-        raise ConfigError("data.train names no videos; add data.train=LIST_OR_FOLDER")
+        raise ConfigError("data.train is empty; add data.train=LIST_OR_FOLDER")
     videos = _read(data, data.train, data.labels, data.where_train)
     if data.val:
         test = evaluation_list(replace(data, validation_fraction=0.0), classes=videos.classes)
@@ -75,22 +75,24 @@ def training_list(data: DataConfig, *, seed: int = 0) -> VideoList:
 
 
 def evaluation_list(data: DataConfig, *, classes: Sequence[str] | None = None) -> VideoList:
-    """The evaluation videos of a recipe, or those of its training videos that are set aside (`validation_fraction`).
+    """The evaluation videos of a recipe, or the training videos that it holds out (`validation_fraction`).
 
-    `classes` are the names of the training labels, which they share.
+    `classes` are the names of the training labels; evaluation uses the same labels.
 
     Raises:
-        ConfigError: no list is named.
-        ListError: a list that cannot be read, or labels that training does not have.
+        ConfigError: the recipe names no list.
+        ListError: a list cannot be read, or has labels that training does not have.
     """
     labels = list(classes) if classes else data.labels
     if data.validation_fraction:
         if not data.train:
-            raise ConfigError("data.validation_fraction parts data.train, which names no videos; add data.train=LIST")
+            raise ConfigError(
+                "data.validation_fraction holds out a part of data.train, which is empty; add data.train=LIST"
+            )
         train = _read(data, data.train, labels, data.where_train)
         return train.hold_out(data.validation_fraction)[1]
     if not data.val:
-        raise ConfigError("data.val names no videos; add data.val=LIST_OR_FOLDER")
+        raise ConfigError("data.val is empty; add data.val=LIST_OR_FOLDER")
     return _read(data, data.val, labels, data.where_val)
 
 
@@ -99,13 +101,13 @@ def _read(data: DataConfig, path: str, labels: str | list[str] | None, where: st
 
 
 def train_views(views: ViewsConfig | CPCViewsConfig, *, flow: FlowLabels | None = None) -> TrainViews:
-    """The random views that a recipe of a pre-training asks for; `flow` labels SVT's first."""
+    """Builds the random views of a pre-training recipe; `flow` labels the first view of SVT."""
     return cpc_train_views(views) if isinstance(views, CPCViewsConfig) else svt_train_views(views, flow=flow)
 
 
 def training_dataset(
     data: DataConfig, views: ViewsConfig | CPCViewsConfig, *, seed: int = 0, flow: FlowLabels | None = None
 ) -> VideoDataset:
-    """A recipe's views of its training videos; `flow` as of `train_views`."""
+    """Builds the dataset of a recipe's training videos and views; `flow` as in `train_views`."""
     made = train_views(views, flow=flow)
     return VideoDataset(training_list(data, seed=seed), made, train=True, seed=seed)

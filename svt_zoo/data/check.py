@@ -1,7 +1,7 @@
-"""Is every video of a list whole? Each is decoded to its end by the reader that training uses.
+"""Checks every video of a list: the reader that training uses decodes each video to its end.
 
-What no decoder notices stays unnoticed: a flipped bit may change a picture and no more. The hash of each file, kept in
-the report, tells whether it is still the one that was checked.
+The check finds only damage that the decoder reports; a flipped bit may change a frame without an error. The report
+holds the hash of each file, which shows whether the file has changed since the check.
 """
 
 import csv
@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ..files import atomic, sha256_of
+from ..video import VideoReadError, open_video
+from ..video.frames import FrameFolder, is_image
 from .failures import Outcomes
-from .frames import FrameFolder, is_image
-from .jobs import Journal, atomic, fingerprint, output_file, progress, run
-from .limits import VideoReadError
+from .jobs import Journal, fingerprint, output_file, progress, run
 from .lists import VideoList
 from .remote import is_url, local_path
-from .video import open_video
 
 _log = logging.getLogger(__name__)
 
@@ -34,9 +34,9 @@ class CheckedVideo:
         status: "ok", "broken" or "missing".
         reason: what is wrong.
         codec, container: FFmpeg's names.
-        width, height: of the upright frames, in pixels.
-        frames: how many; of a broken file, how many it promises.
-        fps: frames per second, on average; a folder of frames has none.
+        width, height: size of the frames after rotation to upright, in pixels.
+        frames: number of frames; for a broken file, the number that its header states.
+        fps: average frames per second; None for a folder of frames.
         duration: in seconds.
         bytes: size of the file, or of all frames of a folder.
         sha256: hash of the file, or of all frames of a folder.
@@ -60,18 +60,24 @@ class CheckedVideo:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """All rows, in the order of the list."""
+    """All rows, in the order of the list.
+
+    Attributes:
+        videos: the rows.
+        path: the file that the rows are written to.
+    """
 
     videos: tuple[CheckedVideo, ...]
+    path: Path
 
     @property
     def sound(self) -> bool:
-        """Whether nothing is broken or missing."""
+        """Whether no video is broken or missing."""
         return all(video.status == "ok" for video in self.videos)
 
     @property
     def bad(self) -> list[CheckedVideo]:
-        """What is broken or missing."""
+        """Videos that are broken or missing."""
         return [video for video in self.videos if video.status != "ok"]
 
     def summary(self) -> str:
@@ -85,8 +91,20 @@ class CheckReport:
             f"{copies} duplicates; {hours:.2f} hours, {size:.2f} GB"
         )
 
-    def save(self, path: Path) -> None:
-        """Writes the rows as Parquet or CSV, by the suffix; at no instant is there half a file."""
+    def describe(self, most: int = 20) -> str:
+        """Counts, the path of the report, and the names of at most `most` bad videos and `most` duplicates."""
+        bad = [f"{video.status}: {video.path}: {video.reason}" for video in self.bad]
+        copies = [f"duplicate: {v.path} has the content of {v.duplicate_of}" for v in self.videos if v.duplicate_of]
+        lines = [self.summary(), f"report: {self.path}"]
+        for listed in (bad, copies):
+            lines += listed[:most]
+            if len(listed) > most:
+                lines.append(f"... and {len(listed) - most} more in the report")
+        return "\n".join(lines)
+
+    def save(self) -> None:
+        """Writes the rows as Parquet or CSV, by the suffix; the file is replaced atomically."""
+        path = self.path
         columns = [field.name for field in fields(CheckedVideo)]
         rows = [asdict(video) for video in self.videos]
         with atomic(path) as part:
@@ -103,7 +121,7 @@ class CheckReport:
                 pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), part)
 
 
-# Named, for a column of nothing but None would have no type.
+# Explicit types, because a column that holds only None would have no type.
 _PARQUET_TYPES = {field.name: "string" for field in fields(CheckedVideo)}
 _PARQUET_TYPES |= dict.fromkeys(("width", "height", "frames", "bytes"), "int64")
 _PARQUET_TYPES |= dict.fromkeys(("fps", "duration"), "float64")
@@ -114,18 +132,18 @@ def check_videos(
 ) -> CheckReport:
     """Decodes every video of a list to its end and writes the report.
 
-    What is found is noted at once in a journal beside the report, `<report>.jsonl`: a run that was stopped goes on
-    where it was, and a later one decodes only files that are new, have changed or were not sound.
+    A journal next to the report, `<report>.jsonl`, records each result immediately. A run that was stopped continues
+    where it stopped. A later run decodes only files that are new, have changed or were not sound.
 
     Args:
         videos: the list; a file that it names more than once is checked once.
-        report: the file to write, .parquet (needs the extra `parquet`) or .csv.
-        workers: number of processes; 0 works in this one.
-        again: decode everything, whatever the journal says.
+        report: the file to write, .csv or .parquet. Without pyarrow, a CSV file is written instead of a Parquet file.
+        workers: number of processes; 0 works in this process.
+        again: decode everything, regardless of the journal.
 
     Raises:
         CommonFailure: the first videos all fail for the same reason.
-        ValueError: the report has another suffix or place, or pyarrow is not installed.
+        ValueError: the report has another suffix, or its path is not writable.
     """
     target = _report_file(report)
     journal = Journal(target.with_name(f"{target.name}.jsonl"))
@@ -137,15 +155,15 @@ def check_videos(
     journal.start({"key": key, **entry} for key, entry in known.items())
     todo = [task for task in tasks if task[0] not in found]
     if found:
-        _log.info("%d of %d videos are known to be sound from an earlier run", len(found), len(tasks))
+        _log.info("%d of %d videos were found sound by an earlier run and are not read again", len(found), len(tasks))
     outcomes = Outcomes(len(tasks), was_read=bool(found))
     for done in progress(run(check_video, todo, workers=workers), len(todo), is_good=_is_ok):
         video = done.result or CheckedVideo(done.task[0], "broken", done.reason)
         outcomes.add(video.path, None if _is_ok(video) else video.reason)
         found[video.path] = video
         journal.append({"key": keys[done.task], **asdict(video)})
-    result = CheckReport(_with_duplicates([found[path] for path, _ in tasks]))
-    result.save(target)
+    result = CheckReport(_with_duplicates([found[path] for path, _ in tasks]), target)
+    result.save()
     return result
 
 
@@ -154,9 +172,9 @@ def _is_ok(video: CheckedVideo) -> bool:
 
 
 def check_video(task: tuple[str, int | None]) -> CheckedVideo:
-    """Decodes one video to its end: `(path, number of frames if it is a folder of frames and its list says so)`.
+    """Decodes one video to its end. `task` is `(path, num_frames)`; `num_frames` is for folders of frames, else None.
 
-    Nothing is raised: what is wrong is said in the result.
+    Raises nothing: the result states what is wrong.
     """
     path, num_frames = task
     known: dict[str, Any] = {}
@@ -167,8 +185,8 @@ def check_video(task: tuple[str, int | None]) -> CheckedVideo:
         if os.path.isdir(file):
             known |= _read_folder(file, num_frames)
         else:
-            if os.path.isfile(file):  # a pipe would be waited for
-                known["bytes"], known["sha256"] = os.path.getsize(file), _sha256([file])
+            if os.path.isfile(file):  # opening a pipe would block
+                known["bytes"], known["sha256"] = os.path.getsize(file), sha256_of(file)
             _read_file(file, known)
     except VideoReadError as error:
         return CheckedVideo(path, "broken", error.reason, **known)
@@ -178,7 +196,7 @@ def check_video(task: tuple[str, int | None]) -> CheckedVideo:
 
 
 def _read_file(path: str, known: dict[str, Any]) -> None:
-    """Decodes a file to its end; adds to `known` what it says of itself, before anything can be found broken."""
+    """Decodes a file to its end; first adds the file's metadata to `known`, so that broken files have it too."""
     with open_video(path) as video:
         known |= {
             "codec": video.codec,
@@ -198,7 +216,7 @@ def _read_folder(path: str, num_frames: int | None) -> dict[str, Any]:
     folder = FrameFolder(path, num_frames=num_frames)
     height, width = folder.frames_at([0]).shape[1:3]
     for i in range(1, folder.num_frames, 16):
-        folder.frames_at([0, *range(i, min(i + 16, folder.num_frames))])  # with the first: all have to be of one size
+        folder.frames_at([0, *range(i, min(i + 16, folder.num_frames))])  # with frame 0: all must have one size
     return {
         "codec": os.path.splitext(files[0])[1].lower().lstrip("."),
         "container": "folder",
@@ -206,17 +224,8 @@ def _read_folder(path: str, num_frames: int | None) -> dict[str, Any]:
         "height": height,
         "frames": folder.num_frames,
         "bytes": sum(os.path.getsize(file) for file in files),
-        "sha256": _sha256(files),
+        "sha256": sha256_of(*files),
     }
-
-
-def _sha256(files: Sequence[str]) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def _with_duplicates(videos: Sequence[CheckedVideo]) -> tuple[CheckedVideo, ...]:
@@ -229,25 +238,24 @@ def _with_duplicates(videos: Sequence[CheckedVideo]) -> tuple[CheckedVideo, ...]
 
 
 def _key(path: str, num_frames: int | None) -> tuple[str, int | None, int, int]:
-    """What tells whether a video is still the one that was checked, wherever the run is started from."""
+    """The key that shows whether a video has changed since its check, independent of the working directory."""
     return path if is_url(path) else os.path.abspath(path), num_frames, *fingerprint(path)
 
 
 def default_report(source: str) -> Path:
-    """Where the report on a list or folder goes if nobody says it: another file for each, named after it."""
+    """The default path of the report on a list or folder: one file for each source, named after it."""
     path = Path(source).resolve()
     name, place = path.stem if path.is_file() else path.name, hashlib.sha256(str(path).encode()).hexdigest()[:6]
     return Path("runs", f"data_report_{name}_{place}.parquet")
 
 
 def _report_file(report: str | os.PathLike[str]) -> Path:
-    """The report's path; refuses at once what could not be written after hours."""
+    """The path of the report, checked before the job starts; a CSV file if pyarrow is not installed."""
     path = output_file(report, ".parquet", ".csv")
     if path.suffix == ".parquet":
         try:
             import pyarrow  # noqa: F401
-        except ImportError as error:
-            raise ValueError(
-                f"{path}: a Parquet report needs pyarrow: pip install pyarrow, or name a .csv file"
-            ) from error
+        except ImportError:
+            path = path.with_suffix(".csv")
+            _log.warning("pyarrow is not installed (pip install pyarrow): the report is %s instead", path)
     return path

@@ -1,4 +1,4 @@
-"""CPC's view of a video: one short clip, whose last frames are to be predicted from its first."""
+"""CPC's view of a video: one short clip; the model predicts its last frames from its first frames."""
 
 from collections.abc import Sequence
 
@@ -11,17 +11,17 @@ from .sampling import random_clips
 
 
 class CPCSampler:
-    """Which frames CPC's clip shows: `num_frames` of them, `frame_step` apart, from a random one on.
+    """Chooses the frames of CPC's clip: `num_frames` frames, `frame_step` apart, from a random start.
 
-    As in the original, the last `frame_step` frames are left out, so that every start is followed by whole steps. The
-    original drops shorter videos; here their clip is spread over all that there is.
+    As in the original, the clip never uses the last `frame_step` frames of the video. The original drops videos that
+    are too short; here their clip is spread over all frames.
     """
 
     def __init__(self, num_frames: int, frame_step: int) -> None:
         self.num_frames, self.frame_step = num_frames, frame_step
 
     def __call__(self, total: int, fps: float, rng: np.random.Generator) -> Sequence[Sequence[int]]:
-        """Frame indices of the one view of a video of `total` frames."""
+        """Frame indices of the single view of a video of `total` frames."""
         starts = total - self.num_frames * self.frame_step
         if starts <= 0:
             return random_clips(total, self.num_frames, rng)
@@ -30,7 +30,7 @@ class CPCSampler:
 
 
 def cpc_train_views(views: CPCViewsConfig) -> TrainViews:
-    """CPC's one random view, as a dataset takes it."""
+    """Builds CPC's single random view for a dataset."""
     strength = views.jitter_strength
     spec = ViewSpec(
         size=views.size,

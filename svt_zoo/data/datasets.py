@@ -1,4 +1,4 @@
-"""A list of videos as a dataset: each index gives the views of one video, the same in any worker or process."""
+"""A list of videos as a dataset: each index returns the views of one video, equal in any worker or process."""
 
 import os
 from bisect import bisect_left
@@ -10,20 +10,20 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..batch import Failure
+from ..video import Limits, VideoReadError, open_video
+from ..video.frames import FrameFolder
 from .failures import reason_of
 from .flow import FlowLabels
-from .frames import FrameFolder
 from .lists import Row, VideoList
 from .remote import is_url, local_path
 from .sampling import replacement_index, sample_rng
 from .transforms import EvalTransform
-from .video import Limits, VideoReadError, open_video
 
 Indices = Sequence[Sequence[int]]  # the frames of each view
 
 
 class Made(NamedTuple):
-    """What was made of one video: its views, what was drawn for each, and targets of the first by name."""
+    """The result of `Views.make`: views, the random parameters of each, and targets of the first view by name."""
 
     views: list[Tensor]
     params: list[Any]
@@ -31,19 +31,19 @@ class Made(NamedTuple):
 
 
 class Views(Protocol):
-    """What is made of one video: which frames each view shows, and what becomes of them."""
+    """Interface for views of one video: chooses the frames of each view and transforms them."""
 
     def indices(self, total: int, fps: float, rng: np.random.Generator) -> Indices:
         """Frame numbers of each view of a video of `total` frames."""
         ...
 
     def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> tuple[list[Tensor], list[Any]] | Made:
-        """Views, and what was drawn for each, from frames (n, H, W, 3); `places` are the rows that each view shows."""
+        """Makes the views and the parameters of each from frames (n, H, W, 3); `places` are the rows of each view."""
         ...
 
 
 class FrameReader(Protocol):
-    """What a dataset needs of an open video: an `EncodedVideo`, a `FrameFolder`, or a reader of your own."""
+    """Interface of an open video in a dataset: an `EncodedVideo`, a `FrameFolder`, or your own reader."""
 
     @property
     def num_frames(self) -> int:
@@ -52,12 +52,12 @@ class FrameReader(Protocol):
 
     @property
     def fps(self) -> float:
-        """Frames per second, on average."""
+        """Average frames per second."""
         ...
 
     @property
     def pts(self) -> Sequence[float]:
-        """When each frame is shown, in seconds from the first."""
+        """Presentation time of each frame, in seconds from the first frame."""
         ...
 
     def frames_at(self, indices: Sequence[int]) -> Tensor:
@@ -70,13 +70,13 @@ class FrameReader(Protocol):
 
 
 class TrainViews:
-    """Random views: `sampler(total, fps, rng)` gives the frames of each, and each has a transform.
+    """Random views: `sampler(total, fps, rng)` returns the frame indices of each view, and each view has a transform.
 
     Args:
-        sampler: frame indices of all views of a video, such as `svt_views`; module-level, so that
-            workers can be spawned.
-        transforms: one a view, `ViewTransform` or the like: `(frames, rng, index=rows) -> (view, what was drawn)`.
-        flow: makes the target "flow" of the first view, in which all frames have one crop and flip.
+        sampler: returns frame indices of all views of a video, such as `svt_views`. Use a module-level function, so
+            that workers can be spawned.
+        transforms: one per view, such as `ViewTransform`: `(frames, rng, index=rows) -> (view, parameters)`.
+        flow: makes the target "flow" of the first view; all frames of that view have the same crop and flip.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class TrainViews:
         """Frame numbers of each view, from the sampler.
 
         Raises:
-            ValueError: the sampler made another number of views than there are transforms.
+            ValueError: the numbers of views and transforms differ.
         """
         indices = self.sampler(total, fps, rng)
         if len(indices) != len(self.transforms):
@@ -102,7 +102,7 @@ class TrainViews:
         return indices
 
     def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> Made:
-        """One view a transform, and its parameters."""
+        """Makes one view and its parameters with each transform."""
         made = [transform(frames, rng, index=place) for transform, place in zip(self.transforms, places, strict=True)]
         views, params = [view for view, _ in made], [params for _, params in made]
         if self.flow is None:
@@ -111,10 +111,10 @@ class TrainViews:
 
 
 class EvalViews:
-    """Fixed views: `num_clips` clips spread over the video, `num_crops` crops of each; crop by crop within a clip.
+    """Fixed views: `num_clips` clips spread over the video, `num_crops` crops of each; ordered by clip, then crop.
 
-    Three crops cover the whole frame: its short side becomes the crop's, as in SlowFast's protocol, which TimeSformer,
-    SVT and TIME share. A single one is cut from a short side of the transform's `resize_size`.
+    Three crops cover the complete frame: the short side is resized to the crop size. This is SlowFast's protocol, also
+    used by TimeSformer, SVT and TIME. For a single crop, the short side is resized to the transform's `resize_size`.
     """
 
     def __init__(self, transform: EvalTransform, *, num_clips: int = 1, num_crops: Literal[1, 3] = 1) -> None:
@@ -123,7 +123,7 @@ class EvalViews:
         self.num_crops = num_crops
 
     def indices(self, total: int, fps: float, rng: np.random.Generator) -> Indices:
-        """Frame numbers of each clip, once a crop; nothing is drawn."""
+        """Frame numbers of each clip, repeated for each crop; nothing is random."""
         clips = [
             self.transform.clip_indices(total, fps=fps, clip=clip, num_clips=self.num_clips)
             for clip in range(self.num_clips)
@@ -142,22 +142,22 @@ class EvalViews:
 class VideoDataset(Dataset[dict[str, Any]]):
     """Views of the videos of a list.
 
-    `dataset[index]`, or `dataset[epoch, index]` as the loader's sampler asks, is a dictionary in PyTorchVideo's words:
-    `video` (a view, or the list of several), `label` (-1 for none), `video_name`, `video_index`, `clip_index`, and
-    `params`, `targets`, `failures`. Everything drawn depends on (seed, epoch, index) alone.
+    `dataset[index]` returns a dictionary with PyTorchVideo's keys: `video` (a view, or a list of views), `label` (-1
+    for none), `video_name`, `video_index`, `clip_index`. It adds `params`, `targets` and `failures`. The loader uses
+    `dataset[epoch, index]`. Random values depend only on (seed, epoch, index).
 
-    In training, a video that cannot be read is replaced by the next of a fixed sequence for (seed, epoch, index);
-    `video_index` and `label` are then those of the stand-in. In evaluation nothing is replaced and nothing depends on
-    the epoch: `video` is None. Either way `failures` lists what failed and why; any exception counts as a failure.
+    In training, a video that cannot be read is replaced by another one, which depends only on (seed, epoch, index);
+    `video_index` and `label` belong to the replacement. In evaluation, `video` is None for such a video, and nothing
+    depends on the epoch. `failures` lists each failed video with its reason; any exception is a failure.
 
     Args:
         videos: the list.
-        views: what to make of a video.
-        train: replace what cannot be read; draw anew in each epoch.
-        seed: of everything that is drawn.
-        cache_dir: where files behind URLs are kept, as in `local_path`.
-        max_attempts: so many videos in a row may fail before a training sample gives up, without a video.
-        open_row: opens a row of the list; your own for other kinds of storage. It raises `VideoReadError`.
+        views: makes the views of each video.
+        train: replace videos that cannot be read; draw again in each epoch.
+        seed: seed of all random values.
+        cache_dir: folder for files fetched from URLs, as in `local_path`.
+        max_attempts: number of videos to try for a training sample; if all fail, the sample has no video.
+        open_row: opens a row of the list; pass your own function for other storage. It raises `VideoReadError`.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class VideoDataset(Dataset[dict[str, Any]]):
         return len(self.videos)
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch that `dataset[index]` draws for. The loader asks for `dataset[epoch, index]` and needs no call."""
+        """Sets the epoch of `dataset[index]`. The loader uses `dataset[epoch, index]` and does not need this call."""
         self.epoch = epoch
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
@@ -202,7 +202,7 @@ class VideoDataset(Dataset[dict[str, Any]]):
             try:
                 made = self._read(shown, sample_rng(self.seed, epoch, index))
                 return self._sample(shown, made, failures)
-            except Exception as error:  # whatever it is, it is a failure of this video alone
+            except Exception as error:  # any error affects only this video
                 failures.append(Failure(self.videos.rows[shown].path, reason_of(error)))
         return self._sample(index, None, failures)
 
@@ -220,7 +220,7 @@ class VideoDataset(Dataset[dict[str, Any]]):
         }
 
     def _read(self, index: int, rng: np.random.Generator) -> Made:
-        """The views of one video, of which each frame is decoded once."""
+        """Makes the views of one video; each frame is decoded once."""
         row = self.videos.rows[index]
         with self._open(row) as reader:
             first, last = frame_range(row, reader)
@@ -240,13 +240,13 @@ def open_row(
     cache_dir: str | os.PathLike[str] | None = None,
     limits: Limits | None = None,
 ) -> FrameReader:
-    """Open the video of a row: a file, a file behind a URL, or a folder of frames.
+    """Opens the video of a row: a file, a URL, or a folder of frames.
 
-    `frame_rate` is that of a folder, in frames per second; `limits` are those of `open_video`,
-    `cache_dir` that of `local_path`.
+    `frame_rate` is for folders of frames, in frames per second. `limits` are passed to `open_video` and `cache_dir` to
+    `local_path`.
 
     Raises:
-        VideoReadError: it cannot be fetched or read.
+        VideoReadError: the video cannot be fetched or read.
     """
     try:
         path = local_path(row.path, cache_dir=cache_dir)
@@ -258,9 +258,9 @@ def open_row(
 
 
 def shared_frames(reader: FrameReader, indices: Indices, first: int = 0) -> tuple[Tensor, list[list[int]]]:
-    """The frames that views see, each decoded once, (n, H, W, 3), and where each view finds its own among them.
+    """Decodes each frame of the views once: returns the frames (n, H, W, 3) and the rows of each view.
 
-    `indices` count from frame `first`.
+    `indices` are relative to frame `first`.
     """
     union = sorted({i for view in indices for i in view})
     place = {i: n for n, i in enumerate(union)}
@@ -268,10 +268,10 @@ def shared_frames(reader: FrameReader, indices: Indices, first: int = 0) -> tupl
 
 
 def frame_range(row: Row, reader: FrameReader) -> tuple[int, int]:
-    """First frame of a row's part of its video, and the one behind its last: those shown in [start_sec, end_sec).
+    """Frame range [first, last + 1) of a row: the frames whose times lie in [start_sec, end_sec).
 
     Raises:
-        VideoReadError: no frame is.
+        VideoReadError: the range has no frames.
     """
     if row.start_sec is None and row.end_sec is None:
         return 0, reader.num_frames

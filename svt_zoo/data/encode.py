@@ -1,4 +1,4 @@
-"""One video, re-encoded frame for frame: H.264 that is quick to decode, or a folder of JPEG images."""
+"""Re-encodes one video frame by frame: to H.264 that is fast to decode, or to a folder of JPEG images."""
 
 import os
 from collections.abc import Iterator
@@ -15,37 +15,36 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from numpy.typing import NDArray
 from PIL import Image
 
-from .frames import FrameFolder
-from .jobs import atomic, remove
-from .limits import VideoReadError
+from ..files import atomic, remove
+from ..video import VideoReadError, open_video
+from ..video.frames import FrameFolder
 from .remote import local_path
-from .video import open_video
 
 Mode = Literal["short", "intra", "frames"]
 
 _PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
-KEY_FRAME_EVERY = 12  # frames; what a decoder must read for one frame ends there
+KEY_FRAME_EVERY = 12  # frames; a decoder reads at most this many for one frame
 _SAMPLES = 8  # frames of each video whose quality is measured
-_NO_NOISE = 100.0  # dB, for pictures that are equal
+_NO_NOISE = 100.0  # dB, for equal images
 _SAME_TIME = 1e-3  # seconds
-_RESIZE = Interpolation.BICUBIC  # of FFmpeg's scaler, which averages over what it leaves out
+_RESIZE = Interpolation.BICUBIC  # FFmpeg's scaler, which filters before it downsamples
 _BT601 = 6  # SMPTE 170M in ITU-T H.273: how RGB becomes YUV
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How videos are written.
+    """Settings for the output videos.
 
     Attributes:
-        mode: "short" is H.264 with a key frame every 12 frames, "intra" H.264 of key frames alone, "frames" a folder of
-            JPEG images.
-        short_side: of the frames, in pixels; smaller videos keep their size. Sizes are rounded down to even numbers.
+        mode: "short" is H.264 with a key frame every 12 frames, "intra" is H.264 with only key frames, "frames" is a
+            folder of JPEG images.
+        short_side: short side of the frames in pixels; smaller videos keep their size. Sizes are rounded down to even.
         crf: quality of H.264, 0 (exact) to 51; lower is better.
-        preset: of x264, from "ultrafast" to "veryslow"; slower is smaller.
+        preset: x264 preset, from "ultrafast" to "veryslow"; slower presets give smaller files.
         jpeg_quality: 1 to 95.
 
     Raises:
-        ValueError: a value makes no sense.
+        ValueError: a value is invalid.
     """
 
     mode: Mode = "short"
@@ -68,11 +67,11 @@ class Encoding:
 
     @property
     def suffix(self) -> str:
-        """Of the files written; empty for folders."""
+        """Suffix of the output files; empty for folders."""
         return "" if self.mode == "frames" else ".mp4"
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of what becomes of frames of `height` x `width` pixels: even, and never larger."""
+        """Output height and width for frames of `height` x `width` pixels: even, and never larger."""
         short = min(height, width)
         scale = Fraction(min(short, self.short_side), short)
         return max(2, int(height * scale) // 2 * 2), max(2, int(width * scale) // 2 * 2)
@@ -80,16 +79,16 @@ class Encoding:
 
 @dataclass(frozen=True)
 class PreparedVideo:
-    """What was written for one video.
+    """The output for one video.
 
     Attributes:
         source, output: paths.
-        frames: how many.
-        fps: frames per second, on average. A folder of frames does not carry it.
-        height, width: in pixels.
-        source_bytes, bytes: before and after.
-        psnr: of the output against the resized source, in dB, over the RGB values of 8 frames spread over the video;
-            100 for equal pictures.
+        frames: number of frames.
+        fps: average frames per second. A folder of frames does not store it.
+        height, width: size of the output frames in pixels.
+        source_bytes, bytes: size of the source and of the output.
+        psnr: PSNR of the output against the resized source, in dB, over the RGB values of 8 frames spread over the
+            video; 100 for equal images.
     """
 
     source: str
@@ -106,19 +105,18 @@ class PreparedVideo:
 def prepare_video(
     source: str, output: str | os.PathLike[str], encoding: Encoding, *, num_frames: int | None = None, fps: float = 30.0
 ) -> PreparedVideo:
-    """Writes `source`, a file, a URL or a folder of frames, to `output`, which appears when it is complete and checked.
+    """Re-encodes `source` to `output`; the output appears only when it is complete and checked.
 
     Args:
-        source: what to read.
+        source: a file, a URL or a folder of frames.
         output: an .mp4 file, or a folder to make; replaced if it exists.
-        encoding: how to write it.
-        num_frames: of a folder of frames, as its list says.
-        fps: frames per second of a folder of frames, which does not carry it.
+        encoding: settings for the output.
+        num_frames: number of frames in a folder of frames, from its list.
+        fps: frames per second of a folder of frames, because the folder does not store it.
 
     Raises:
-        VideoReadError: the source cannot be read to its end, or the output does not give the same frames at the same
-            times.
-        OSError: something cannot be fetched or written.
+        VideoReadError: the source cannot be read to its end, or the output has other frames or other times.
+        OSError: a file cannot be fetched or written.
     """
     target = Path(output)
     with atomic(target) as part, _open(local_path(source), num_frames, fps) as reader:
@@ -139,7 +137,7 @@ def prepare_video(
 
 
 class _Reader(NamedTuple):
-    """All frames of a source, and when they are shown: `ticks` of `time_base` seconds from the first frame."""
+    """All frames of a source and their times: `ticks` of `time_base` seconds from the first frame."""
 
     path: Path
     frames: Iterator[tuple[int, NDArray[Any]]]
@@ -156,7 +154,7 @@ def _open(path: str, num_frames: int | None, fps: float) -> Iterator[_Reader]:
         folder = FrameFolder(path, num_frames=num_frames, fps=fps)
         total = folder.num_frames
         height, width = folder.frames_at([0]).shape[1:3]
-        # With the first: all have to be of one size.
+        # Read with frame 0: all must have one size.
         images = ((i, folder.frames_at([0, i])[1].numpy()) for i in range(total))
         time_base = 1 / Fraction(fps).limit_denominator(100_000)
         yield _Reader(Path(path), images, list(range(total)), total, time_base, height, width)
@@ -170,7 +168,7 @@ def _open(path: str, num_frames: int | None, fps: float) -> Iterator[_Reader]:
 
 
 def _write(reader: _Reader, part: Path, encoding: Encoding, size: tuple[int, int]) -> dict[int, NDArray[Any]]:
-    """Writes all frames; returns those, resized and by number, by which quality is measured."""
+    """Writes all frames; returns the resized frames, by number, that are used to measure the quality."""
     total = len(reader.ticks)
     sampled = {total * (2 * i + 1) // (2 * _SAMPLES) for i in range(_SAMPLES)}
     samples: dict[int, NDArray[Any]] = {}
@@ -178,7 +176,7 @@ def _write(reader: _Reader, part: Path, encoding: Encoding, size: tuple[int, int
     writer: _Writer | None = None
     try:
         for number, image in reader.frames:
-            if number == 0:  # a reader that finds timestamps wrong begins again
+            if number == 0:  # the reader restarts if timestamps are wrong
                 if writer is not None:
                     writer.close()
                 writer = (
@@ -197,7 +195,7 @@ def _write(reader: _Reader, part: Path, encoding: Encoding, size: tuple[int, int
 
 
 class _Writer(Protocol):
-    """Takes frames of the final size in their order."""
+    """Interface: accepts frames of the output size in order."""
 
     def add(self, number: int, frame: VideoFrame) -> None: ...
 
@@ -216,7 +214,7 @@ class _FileWriter:
             "preset": encoding.preset,
             "crf": str(encoding.crf),
             "tune": "fastdecode",
-            # Three pictures of four are referred to by no other: a reader that does not want them skips them.
+            # Three of four frames are not reference frames, so a reader can skip them.
             "bf": "3",
             "b_strategy": "0",
             "b-pyramid": "none",
@@ -250,7 +248,7 @@ class _FolderWriter:
     """JPEG images in a folder: img_00001.jpg, img_00002.jpg, ..."""
 
     def __init__(self, path: Path, encoding: Encoding) -> None:
-        remove(path)  # what a reader gave before it began again
+        remove(path)  # frames from before a restart of the reader
         path.mkdir()
         self._path, self._quality = path, encoding.jpeg_quality
 
@@ -258,11 +256,11 @@ class _FolderWriter:
         Image.fromarray(frame.to_ndarray()).save(self._path / f"img_{number + 1:05d}.jpg", quality=self._quality)
 
     def close(self) -> None:
-        """Every image is complete."""
+        """Does nothing: every image is complete already."""
 
 
 def _compare(part: Path, reader: _Reader, samples: dict[int, NDArray[Any]], fps: float) -> float:
-    """PSNR in dB of some frames of the output, once it is sure that it holds the same frames at the same times."""
+    """Checks that the output has the same frames and times; returns the PSNR in dB over some frames."""
     with FrameFolder(part, fps=fps) if part.is_dir() else open_video(part) as video:
         if video.num_frames != len(reader.ticks):
             raise VideoReadError(reader.path, f"{len(reader.ticks)} frames became {video.num_frames}")

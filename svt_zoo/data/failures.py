@@ -1,11 +1,12 @@
-"""One rule for all runs: if the first videos all fail for the same reason, the run ends, since no video is at fault."""
+"""Ends a run if its first videos all fail for the same reason, because then the setup is wrong, not the videos."""
 
 import os
 import re
+from collections.abc import Iterable
 
-from .limits import VideoReadError
+from ..video import VideoReadError
 
-FIRST = 32  # so many videos that fail alike, one after the other from the start, end a run
+FIRST = 32  # a run ends if this many first videos all fail for the same reason
 
 
 class CommonFailure(ValueError):
@@ -13,24 +14,24 @@ class CommonFailure(ValueError):
 
 
 class Outcomes:
-    """Counts what became of the videos of a run until one is read or two fail for different reasons.
+    """Counts failed videos of a run until one is read or two fail for different reasons.
 
     Args:
-        total: videos of the list. A shorter list than `FIRST` must fail as a whole.
-        was_read: whether an earlier attempt of the same run has read a video, so that nothing needs counting.
+        total: number of videos in the list. In a list shorter than `FIRST`, all videos must fail.
+        was_read: whether an earlier attempt of the same run has read a video; then nothing is counted.
     """
 
     def __init__(self, total: int, *, was_read: bool = False) -> None:
         self.limit = min(FIRST, total)
         self.count = 0
         self._undecided = not was_read
-        self._path, self._reason = "", ""  # of the first failure
+        self._path, self._reason = "", ""  # path and reason of the first failure
 
     def add(self, path: str, reason: str | None) -> None:
-        """Count one video: why it failed, or None if it was read.
+        """Counts one video; `reason` states why it failed, or is None if it was read.
 
         Raises:
-            CommonFailure: as many videos as the rule asks for have failed, all for this reason.
+            CommonFailure: the first `FIRST` videos, or all videos of a shorter list, have failed for this reason.
         """
         if not self._undecided:
             return
@@ -43,11 +44,16 @@ class Outcomes:
         if self.count >= self.limit:
             self.stop()
 
+    def add_all(self, failures: Iterable[tuple[str, str | None]]) -> None:
+        """Counts several videos, given as (path, reason). Raises the same error as `add`."""
+        for path, reason in failures:
+            self.add(path, reason)
+
     def stop(self) -> None:
-        """End the run now, before the rule's number of videos, if all videos so far have failed for one reason.
+        """Ends the run early if all videos so far have failed for one reason.
 
         Raises:
-            CommonFailure: they have.
+            CommonFailure: all videos so far have failed for one reason.
         """
         if self._undecided and self.count:
             videos = f"the first {self.count} videos fail, all" if self.count > 1 else "the first video fails"
@@ -59,13 +65,13 @@ class Outcomes:
 
 
 def reason_of(error: Exception) -> str:
-    """Why reading a video failed: the reason of a `VideoReadError`, else the type and the message of the error."""
+    """The reason of a failure: that of a `VideoReadError`, else the type and message of the error."""
     return error.reason if isinstance(error, VideoReadError) else f"{type(error).__name__}: {error}"
 
 
 def _kind(path: str, reason: str) -> str:
-    """The reason without what differs from video to video: paths and numbers."""
+    """The reason without paths and numbers, which differ between videos."""
     for name in (path, os.path.basename(path)):
-        if "/" in name or "." in name:  # not a plain word, which the reason may hold as well
+        if "/" in name or "." in name:  # a plain word may be part of the reason itself
             reason = reason.replace(name, "")
     return re.sub(r"0x[0-9a-fA-F]+|\d+(\.\d+)?", "#", re.sub(r"\S*/\S*", "", reason))

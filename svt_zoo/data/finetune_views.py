@@ -1,4 +1,4 @@
-"""The random clips that a classifier is trained on: one, or a slow and a fast one of the same window and crop."""
+"""Random training clips for a classifier: one clip, or a slow and a fast clip with the same window and crop."""
 
 from typing import Literal
 
@@ -15,13 +15,13 @@ _MOVING = ("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
 
 
 class MovingOperation(v2.RandAugment):  # type: ignore[misc]  # torchvision is not typed
-    """One operation of RandAugment's that moves pixels, or none."""
+    """One random RandAugment operation that moves pixels, or none."""
 
     _AUGMENTATION_SPACE = {k: v for k, v in v2.RandAugment._AUGMENTATION_SPACE.items() if k in _MOVING}  # noqa: RUF012
 
 
 class ColorOperation(v2.RandAugment):  # type: ignore[misc]
-    """One operation of RandAugment's that changes colours, or none."""
+    """One random RandAugment operation that changes colors, or none."""
 
     _AUGMENTATION_SPACE = {  # noqa: RUF012
         k: v for k, v in v2.RandAugment._AUGMENTATION_SPACE.items() if k not in _MOVING[1:]
@@ -29,27 +29,27 @@ class ColorOperation(v2.RandAugment):  # type: ignore[misc]
 
 
 class FinetuneViews:
-    """A random window, a random crop of a random scale, a flip, no colours: as TimeSformer and SVT fine-tune.
+    """A random window, a random crop at a random scale, a flip, no color jitter: as TimeSformer and SVT fine-tune.
 
-    The views are uint8 and come with what was drawn, for `augment.Augment`. A fast clip has the window, crop and flip
-    of the slow one (SVT section 3.4).
+    The views are uint8 and come with their drawn parameters, for `augment.Augment`. A fast clip has the window, crop
+    and flip of the slow clip (SVT section 3.4).
 
-    Flow labels by the rule "absolute" are those of the picture before its colours change: RandAugment then is one
-    operation that moves pixels, the labels, and one that changes colours. By "relative" they are those of the final
-    picture, as in TIME's code.
+    The rule "absolute" computes flow labels before the colors change. RandAugment then applies one operation that
+    moves pixels before the labels, and one that changes colors after them. The rule "relative" computes labels of the
+    final frames, as in TIME's code.
 
     Args:
-        transform: of the network's evaluation; it says frames, rate and sizes. Its crop must be square.
-        fast: of the fast clips, if the network shall see them too.
-        short_side: pixels from and to which the short side is scaled before the crop; by default 1 to 1.25 times the
-            transform's `resize_size`.
-        hflip: probability of a horizontal flip; 0 where left and right matter.
-        policy: RandAugment or AutoAugment, for slow clips alone.
-        flow: makes the target "flow", of slow clips.
+        transform: evaluation transform of the network; it sets frames, rate and sizes. Its crop must be square.
+        fast: evaluation transform of the fast clips, if the network uses them.
+        short_side: range in pixels for the short side before the crop; by default 1 to 1.25 times the transform's
+            `resize_size`.
+        hflip: probability of a horizontal flip; 0 if left and right matter.
+        policy: RandAugment or AutoAugment, only without fast clips.
+        flow: makes the target "flow" of slow clips.
 
     Raises:
-        ValueError: a crop that is not square or does not fit `short_side`, a policy together with fast clips, or
-            AutoAugment, which mixes moves and colours, together with flow labels of the rule "absolute".
+        ValueError: the crop is not square or does not fit `short_side`, or a policy is used with fast clips. Or
+            AutoAugment is used with flow labels of "absolute"; it moves pixels and changes colors together.
     """
 
     def __init__(
@@ -67,7 +67,9 @@ class FinetuneViews:
             if given.crop_size[0] != given.crop_size[1]:
                 raise ValueError(f"random clips need a square crop, got crop_size={given.crop_size}")
         if fast is not None and policy != "none":
-            raise ValueError(f"policy={policy!r} acts on one clip, there is a fast one beside it; use one of the two")
+            raise ValueError(
+                f"policy={policy!r} needs a single clip, but there is a fast one as well; use one of the two"
+            )
         self.flow, self.halves = flow, []
         if flow is not None and flow.rule == "absolute" and policy != "none":
             if policy == "autoaugment":
@@ -78,8 +80,8 @@ class FinetuneViews:
         self.view = ViewTransform(spec)
 
     def indices(self, total: int, fps: float, rng: np.random.Generator) -> Indices:
-        """Frame numbers of the slow clip, and of the fast one."""
-        seed = int(rng.integers(2**32))  # both draw the same window
+        """Frame numbers of the slow clip, and of the fast clip if there is one."""
+        seed = int(rng.integers(2**32))  # both clips draw the same window
         return [
             transform.random_clip_indices(total, fps=fps, rng=np.random.default_rng(seed))
             for transform in self.transforms

@@ -1,4 +1,4 @@
-"""Labels of the direction in which each patch of a clip moves, from the optical flow of OpenCV."""
+"""Labels for the direction of motion of each patch of a clip, from OpenCV's optical flow."""
 
 from typing import Any, Literal, get_args
 
@@ -13,11 +13,11 @@ _LUMA = (0.299, 0.587, 0.114)
 
 
 class FlowLabels:
-    """The direction of motion of each patch from a frame to the next: uint8 (T, H, W, 3) -> uint8 (T-1, N).
+    """The direction of motion of each patch from one frame to the next: uint8 (T, H, W, 3) -> uint8 (T-1, N).
 
-    Classes are none (0) and eight of 45 degrees each, clockwise on the screen from right (1) over down (3), as TIME
-    predicts them (Yun et al., "Time Is MattEr", ICML 2022). N counts the patches of a frame row by row; pixels that
-    fill no patch are left out.
+    Class 0 is no motion. Classes 1 to 8 cover 45 degrees each, clockwise on the screen: 1 is right, 3 is down. TIME
+    predicts the same classes (Yun et al., "Time Is MattEr", ICML 2022). N is the number of patches per frame, in row
+    order; pixels outside complete patches are ignored.
 
     Args:
         patch_size: side of a patch in pixels.
@@ -40,10 +40,10 @@ class FlowLabels:
         self.patch_size, self.rule, self.threshold = patch_size, rule, threshold
 
     def __call__(self, view: Tensor, *, flip: bool = False) -> Tensor:
-        """The labels of a clip, or of its mirror image, which `flip` asks for.
+        """Labels of a clip; with `flip`, labels of its mirror image.
 
         Raises:
-            ValueError: a clip of another type or shape, or of one frame.
+            ValueError: the clip has another type or shape, or only one frame.
         """
         if view.ndim != 4 or view.shape[-1] != 3 or view.dtype != torch.uint8 or len(view) < 2:
             raise ValueError(
@@ -55,10 +55,10 @@ class FlowLabels:
         return self.of_gray(gray).to(torch.uint8)
 
     def of_gray(self, gray: Tensor) -> Tensor:
-        """Labels (T-1, N) int64 of grey frames (T, H, W), 0 to 255."""
+        """Labels (T-1, N) int64 of gray frames (T, H, W), 0 to 255."""
         if self.rule == "relative":
             return relative_directions(patch_means(farneback_flow(gray[:-1], gray[1:]), self.patch_size))
-        # The flow from the later frame back to the earlier one, negated: motion on the grid of the later frame.
+        # The negated flow from the later frame to the earlier frame is the motion on the grid of the later frame.
         motion = -farneback_flow(gray[1:], gray[:-1])
         return absolute_directions(patch_means(motion, self.patch_size), self.threshold)
 
@@ -70,13 +70,13 @@ def patch_means(flow: Tensor, patch_size: int) -> Tensor:
 
 
 def absolute_directions(motion: Tensor, threshold: float) -> Tensor:
-    """Classes of displacements (..., 2) in pixels, x to the right and y down; shorter than `threshold` is none."""
+    """Classes of displacements (..., 2) in pixels, x right and y down; class 0 if shorter than `threshold`."""
     eighth = (_degrees(motion) / 45).round().long() % 8
     return torch.where(motion.norm(dim=-1) >= threshold, 1 + eighth, 0)
 
 
 def relative_directions(motion: Tensor) -> Tensor:
-    """As TIME's code: none is what moves less than 1 % of the range of the pair's patches; motion is (P, N, 2)."""
+    """Classes of motion (P, N, 2) as in TIME's code: class 0 below 1 % of the motion range of the frame pair."""
     length = motion.norm(dim=-1)  # (P, N)
     low, high = length.amin(dim=-1, keepdim=True), length.amax(dim=-1, keepdim=True)
     share = torch.where(high > low, 100 * (length - low) / (high - low), torch.zeros_like(length))
@@ -84,12 +84,12 @@ def relative_directions(motion: Tensor) -> Tensor:
 
 
 def _degrees(motion: Tensor) -> Tensor:
-    """Clockwise on the screen from right, 0 to 360."""
+    """Direction in degrees, 0 to 360, clockwise on the screen; 0 is right."""
     return torch.atan2(motion[..., 1], motion[..., 0]).rad2deg() % 360
 
 
 def farneback_flow(first: Tensor, second: Tensor) -> Tensor:
-    """OpenCV's Farneback flow of pairs of grey frames (P, H, W), with TIME's numbers: (P, H, W, 2) in pixels (x, y).
+    """OpenCV's Farneback flow for pairs of gray frames (P, H, W), with TIME's settings: (P, H, W, 2), pixels (x, y).
 
     Raises:
         ImportError: OpenCV is not installed.

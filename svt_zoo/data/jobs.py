@@ -1,14 +1,13 @@
-"""Long jobs over many videos: in parallel, with progress, and going on where an earlier run was stopped."""
+"""Long jobs over many videos: parallel, with progress, and able to continue a run that was stopped."""
 
 import json
 import logging
 import os
-import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import forkserver, get_all_start_methods, get_context, resource_tracker
@@ -20,11 +19,12 @@ from typing import Any, Generic, TypeVar
 import torch
 from tqdm import tqdm
 
+from ..files import atomic
 from .failures import reason_of
 from .workers import end_with_parent
 
 _log = logging.getLogger(__name__)
-_LOG_EVERY = 10.0  # seconds between two lines of progress where there is no terminal
+_LOG_EVERY = 10.0  # seconds between two progress lines if there is no terminal
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -32,7 +32,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Done(Generic[T, R]):
-    """What became of a task: its result or, where `result` is None, the reason why there is none."""
+    """The outcome of a task: its result or, if `result` is None, the reason of the failure."""
 
     task: T
     result: R | None
@@ -40,21 +40,21 @@ class Done(Generic[T, R]):
 
 
 def run(function: Callable[[T], R], tasks: Iterable[T], *, workers: int) -> Iterator[Done[T, R]]:
-    """`function(task)` for each task, as they finish, in `workers` processes; in this process if 0.
+    """Runs `function(task)` for each task in `workers` processes (0: in this process); yields tasks as they finish.
 
-    A task that raises, or that takes its process down with it (a crash, no memory left), is reported and the others go
-    on. The processes end when the caller does, however it ends.
+    If a task raises or its process dies (a crash, no memory left), the failure is reported and the other tasks
+    continue. The processes end when the caller ends, for any reason.
 
     Args:
-        function: a function of a module, or a `functools.partial` of one.
-        tasks: what it takes; drawn as processes become free.
+        function: a module-level function, or a `functools.partial` of one.
+        tasks: arguments of `function`; the next one is taken when a process becomes free.
         workers: number of processes.
 
     Raises:
         ValueError: `workers` is negative.
     """
     if workers < 0:
-        raise ValueError(f"workers is a number of processes, or 0 to work in this one; got {workers}")
+        raise ValueError(f"workers must be >= 0 (0 works in this process), got {workers}")
     waiting = iter(tasks)
     if workers == 0:
         for task in waiting:
@@ -80,10 +80,10 @@ def run(function: Callable[[T], R], tasks: Iterable[T], *, workers: int) -> Iter
 
 
 class _Worker(Generic[T, R]):
-    """A process that does one task after the other, and the end of the pipe to it that is ours."""
+    """A process that runs one task after another, and the parent's end of the pipe to it."""
 
     def __init__(self, function: Callable[[T], R]) -> None:
-        # A plain fork would copy locks that other threads hold at the moment. Windows has spawn alone.
+        # A plain fork would copy locks that other threads hold. Windows has only spawn.
         forks = "forkserver" in get_all_start_methods()
         context: Any = get_context("forkserver" if forks else "spawn")
         self.connection, theirs = context.Pipe()
@@ -97,7 +97,7 @@ class _Worker(Generic[T, R]):
 
     def start(self, task: T) -> Connection:
         self.task = task
-        with suppress(BrokenPipeError):  # it is dead already, as `finish` will find
+        with suppress(BrokenPipeError):  # the process is dead; `finish` reports it
             self.connection.send(task)
         return self.connection
 
@@ -109,12 +109,12 @@ class _Worker(Generic[T, R]):
             self.process.join()
             code = self.process.exitcode or 0
             cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            return Done(self.task, None, f"the process that worked on it died of {cause}; enough memory?")
+            return Done(self.task, None, f"the process that worked on it ended with {cause}; was there enough memory?")
 
 
 def _start_server() -> None:
-    """Start the server that forks the workers, unless it runs, deaf to Ctrl-C from birth: the parent answers that."""
-    resource_tracker.ensure_running()  # which would otherwise be started below, and lets Ctrl-C through
+    """Starts the fork server of the workers, unless it runs. It ignores Ctrl-C, which the parent handles."""
+    resource_tracker.ensure_running()  # if it started below, it would unblock Ctrl-C
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()
@@ -123,20 +123,20 @@ def _start_server() -> None:
 
 
 def _work(function: Callable[[T], R], tasks: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     while True:
         try:
             tasks.send(_attempt(function, tasks.recv()))
-        except (EOFError, OSError):  # nobody wants more
+        except (EOFError, OSError):  # the parent has closed the pipe
             return
 
 
 def _attempt(function: Callable[[T], R], task: T) -> Done[T, R]:
     try:
         return Done(task, function(task))
-    except Exception as error:  # one bad file must not stop the work on a hundred thousand
+    except Exception as error:  # one bad file must not stop the job
         _log.debug("%s", task, exc_info=True)
         return Done(task, None, reason_of(error))
 
@@ -144,9 +144,9 @@ def _attempt(function: Callable[[T], R], task: T) -> Done[T, R]:
 def progress(
     done: Iterable[Done[T, R]], total: int, *, is_good: Callable[[R], bool] = lambda result: True
 ) -> Iterator[Done[T, R]]:
-    """Passes on what is done and shows how far it is: a bar on a terminal, elsewhere a line in the log now and then.
+    """Yields the finished tasks and shows the progress: a bar on a terminal, else a log line every 10 seconds.
 
-    Tasks without a result, or with one that is not good, are shown as failed.
+    Tasks without a result, or with a result that is not good, count as failed.
     """
     bar = tqdm(total=total, unit="video", disable=None, smoothing=0)
     start = shown = time.monotonic()
@@ -168,13 +168,13 @@ def progress(
 
 
 class Journal:
-    """A file of JSON lines, one for each finished piece of work, that survives being stopped at any instant."""
+    """A file with one JSON line per finished task; it stays readable if the run is killed at any time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self) -> list[dict[str, Any]]:
-        """What was written; a last line cut short by a kill is left out."""
+        """Returns the entries; skips a last line that is incomplete after a kill."""
         if not self.path.exists():
             return []
         entries = []
@@ -182,24 +182,24 @@ class Journal:
             try:
                 entries.append(json.loads(line))
             except ValueError:
-                _log.debug("%s: an unfinished line is passed over", self.path)
+                _log.debug("%s: skipped an unfinished line", self.path)
         return entries
 
     def start(self, entries: Iterable[dict[str, Any]]) -> None:
-        """Begins anew with `entries`."""
+        """Replaces the content with `entries`."""
         with atomic(self.path) as part:
             part.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
 
     def append(self, entry: dict[str, Any]) -> None:
-        """Adds one line, at once on disk as far as this process is concerned."""
+        """Adds one line and flushes it, so that it survives the end of this process."""
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
 
 def fingerprint(path: str) -> tuple[int, int]:
-    """Bytes and time of the last change of a file, or of all files in a folder: another one has, surely, other ones.
+    """Size in bytes and modification time of a file, or of all files in a folder, to detect changes.
 
-    Zeros for what lies behind a URL, or nowhere.
+    Zeros for URLs and for missing files.
     """
     files = [entry.path for entry in os.scandir(path)] if os.path.isdir(path) else [path]
     size = changed = 0
@@ -211,10 +211,10 @@ def fingerprint(path: str) -> tuple[int, int]:
 
 
 def output_file(path: str | os.PathLike[str], *suffixes: str) -> Path:
-    """The path, its folder made: refuses before a long job what could not be written after it.
+    """Checks before a long job that `path` can be written; makes its folder and returns the path.
 
     Raises:
-        ValueError: another suffix, a folder, or a place where nothing can be written.
+        ValueError: the path has another suffix, is a folder, or is not writable.
     """
     target = Path(path)
     if target.is_dir():
@@ -227,30 +227,3 @@ def output_file(path: str | os.PathLike[str], *suffixes: str) -> Path:
             return target
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error.strerror}; name another place") from error
-
-
-@contextmanager
-def atomic(target: Path) -> Iterator[Path]:
-    """A hidden path beside `target` to write a file or folder to; it takes the place of `target` at the end.
-
-    After an error it is removed; what a kill leaves is overwritten the next time.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    remove(part)
-    try:
-        yield part
-        if target.is_dir():
-            remove(target)  # a folder does not take the place of another
-        part.replace(target)
-    except BaseException:
-        remove(part)
-        raise
-
-
-def remove(path: Path) -> None:
-    """Removes a file or a folder, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

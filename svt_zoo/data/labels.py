@@ -1,4 +1,4 @@
-"""Labels of a list become numbers, whatever the list calls them."""
+"""Converts the labels of a list to numbers."""
 
 import os
 import re
@@ -10,11 +10,11 @@ from .list_formats import Entry, ListError, error_at, lines, load_json
 def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Class names in the order of their labels.
 
-    Reads one name a line; `number name` or `number,name` lines that count from 0 or 1 (classInd.txt); a json list;
-    a json object of name and number, as SSv2's. Quotes around a name are dropped.
+    Reads one name per line; `number name` or `number,name` lines, numbered from 0 or 1 (classInd.txt); a json list;
+    or a json object from name to number, as in SSv2. Quotes around a name are removed.
 
     Raises:
-        ListError: a name comes twice, or the numbers do not count on from 0 or 1.
+        ListError: a name occurs twice, or the numbers are not consecutive from 0 or 1.
     """
     source = os.fspath(path)
     if source.lower().endswith(".json"):
@@ -43,7 +43,7 @@ def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
 
 
 def named_classes(source: str, entries: Sequence[Entry]) -> tuple[str, ...]:
-    """Class names of a list that brings none: its labels, sorted, or the names that stand beside its numbers."""
+    """Class names of a list without a class file: its labels, sorted, or the names next to its numbers."""
     labelled = [entry for entry in entries if entry.label]
     if not all(entry.label.isdecimal() for entry in labelled):
         return tuple(sorted({entry.label for entry in labelled}))
@@ -56,7 +56,7 @@ def named_classes(source: str, entries: Sequence[Entry]) -> tuple[str, ...]:
 
 
 def resolve_labels(source: str, entries: Sequence[Entry], classes: Sequence[str]) -> list[int | None]:
-    """Labels as numbers: by name, by a name that differs in case, quotes or underscores alone, or as they are."""
+    """Labels as numbers. Matches names exactly, then without case, quotes and underscores; keeps numbers."""
     exact = {name: number for number, name in enumerate(classes)}
     loose = {_fold(name): number for number, name in enumerate(classes)}
     numbers: list[int | None] = []

@@ -1,4 +1,4 @@
-"""General formats of lists of videos: folders, tables with a header, `path label` lines. Each parser gives entries."""
+"""Parsers for general list formats: folders, tables with a header, `path label` lines. Each returns entries."""
 
 import csv
 import json
@@ -9,57 +9,57 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .frames import is_image
+from ..video.frames import is_image
 from .remote import is_url, list_remote, local_path
 
 _suffixes = "3gp|avi|flv|h264|m2ts|m4v|mkv|mov|mp4|mpeg|mpg|mts|ogv|ts|vob|webm|wmv"
 VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffix in _suffixes.split("|"))
 PATH_COLUMNS = ("file", "path", "video", "video_path", "filename")
 
-# The path reaches to the last suffix of a video that ends a word: spaces in it, and after it, are told apart.
+# The path ends at the last video suffix that ends a word. This separates spaces in the path from spaces after it.
 VIDEO_LINE = re.compile(rf"(.*\.(?:{_suffixes})\"?)(?:[ \t,]+(.*))?", re.IGNORECASE)
 
-# File names that tell which recording a clip was cut from: UCF-101, HMDB-51.
+# File names of UCF-101 and HMDB-51 contain the recording that a clip was cut from.
 _UCF_NAME = re.compile(r"(v_\w+_g\d+)_c\d+")
 _HMDB_NAME = re.compile(r"(.+)_[hulf]_(?:cm|nm)_np\d_(?:fr|ba|le|ri)_(?:goo|med|bad)_\d+")
 
 
 @dataclass(slots=True)
 class Entry:
-    """One video as its list describes it, before labels are resolved and the root is put before the path."""
+    """One video as described by its list, before labels and paths are resolved."""
 
     path: str
-    line: int = 0  # 0: it stands on no line
+    line: int = 0  # line number in the list; 0 for none
     label: str = ""  # a name or a number; empty for none
-    name: str = ""  # of the class, where the list gives a number and a name
+    name: str = ""  # class name, if the list has both a number and a name
     group: str | None = None
     start_sec: float | None = None
     end_sec: float | None = None
     num_frames: int | None = None  # of a folder of frames
-    columns: Mapping[str, str] = field(default_factory=dict)  # what a filter may ask for
-    by_stem: bool = False  # only the stem of `path` is known: the file is searched for below the root
+    columns: Mapping[str, str] = field(default_factory=dict)  # columns for filters
+    by_stem: bool = False  # `path` is only a stem: search for the file below the root
 
 
 @dataclass(slots=True)
 class Parsed:
-    """What a parser found: the entries, and what the format says about all of them."""
+    """The result of a parser: the entries and the properties of the list."""
 
     entries: list[Entry]
-    classes: tuple[str, ...] = ()  # class names in the order of the labels, where the format has them
-    choose: tuple[str, ...] = ()  # columns that a filter has to name
+    classes: tuple[str, ...] = ()  # class names in the order of the labels, if the format has them
+    choose: tuple[str, ...] = ()  # columns that a filter must name
 
 
 class ListError(ValueError):
-    """A list that cannot be understood; the message names the file, the line and what is accepted."""
+    """A list cannot be parsed; the message names the file, the line and the accepted formats."""
 
 
 def error_at(source: str, line: int, message: str) -> ListError:
-    """The error to raise for one line of a list."""
+    """Makes the error for one line of a list."""
     return ListError(f"{source}, line {line}: {message}" if line else f"{source}: {message}")
 
 
 def lines(path: str) -> Iterator[tuple[int, str]]:
-    """Number, from 1, and text of each line that is not empty."""
+    """Yields the number, from 1, and the text of each line that is not empty."""
     with open(local_path(path), encoding="utf-8-sig") as file:
         try:
             for number, text in enumerate(file, start=1):
@@ -70,7 +70,7 @@ def lines(path: str) -> Iterator[tuple[int, str]]:
 
 
 def load_json(path: str) -> Any:
-    """What a json file holds."""
+    """Loads a json file."""
     with open(local_path(path), encoding="utf-8-sig") as file:
         try:
             return json.load(file)
@@ -84,9 +84,9 @@ def is_folder(path: str) -> bool:
 
 
 def find_videos(root: str) -> list[str]:
-    """Videos below `root`, relative to it and sorted: files by suffix, and folders that hold images alone.
+    """Videos below `root`, relative to it and sorted: files with a video suffix, and folders that hold only images.
 
-    Hidden files and folders are passed over, links are followed. Behind a URL only files are found.
+    Skips hidden files and folders, and follows links. Below a URL it finds only files.
     """
     if is_url(root):
         names = list_remote(root) or []
@@ -95,7 +95,7 @@ def find_videos(root: str) -> list[str]:
     seen: set[str] = set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:  # a link back to where we have been
+        if real in seen:  # a link to a folder already visited
             subfolders.clear()
             continue
         seen.add(real)
@@ -114,19 +114,19 @@ def is_video(name: str) -> bool:
 
 
 def group_of(path: str) -> str | None:
-    """The recording that a clip of UCF-101 or HMDB-51 was cut from, by its file name; None for other names."""
+    """The recording of a clip of UCF-101 or HMDB-51, from its file name; None for other names."""
     stem = re.sub(rf"\.(?:{_suffixes})$", "", posixpath.basename(path.rstrip("/")))
     match = _UCF_NAME.fullmatch(stem) or _HMDB_NAME.fullmatch(stem)
     return match[1] if match else None
 
 
 def slashes(path: str) -> str:
-    """A path with forward slashes; backslashes stay in a path that has both."""
+    """Replaces backslashes in a path by slashes, unless the path has both."""
     return path.replace("\\", "/") if "/" not in path else path
 
 
 def parse_class_folders(path: str) -> Parsed:
-    """`root/class/video`: the folders' names, sorted, are the classes."""
+    """`root/class/video`: the sorted folder names are the classes."""
     found = [name for name in find_videos(path) if "/" in name]
     entries = [Entry(name, label=name.split("/")[0], group=group_of(name)) for name in found]
     return Parsed(entries, tuple(sorted({entry.label for entry in entries})))
@@ -138,9 +138,9 @@ def parse_folder(path: str) -> Parsed:
 
 
 def parse_csv(path: str) -> Parsed:
-    """CSV with a header: a column for the file and any of label, class, group, start_sec, end_sec, num_frames.
+    """CSV with a header: a column for the file, and optional label, class, group, start_sec, end_sec, num_frames.
 
-    Other columns serve as filters. Tabs may stand for commas.
+    Filters can use the other columns. The separator may also be a tab.
     """
     with open(local_path(path), encoding="utf-8-sig", newline="") as file:
         tabs = "\t" in file.readline()
@@ -167,12 +167,12 @@ def parse_parquet(path: str) -> Parsed:
 def parse_paths(path: str) -> Parsed:
     """Lines of `path`, `path label`, `path,label` or `path name label`; a label is a number or a name.
 
-    Spaces in a path are kept if it ends in a video's suffix. Covers SlowFast, SVT, VideoMAE and mmaction2.
+    Spaces in a path are kept if it ends in a video suffix. SlowFast, SVT, VideoMAE and mmaction2 use these formats.
     """
     entries: list[Entry] = []
     for line, text in lines(path):
         match = VIDEO_LINE.fullmatch(text) or re.fullmatch(r"(.*\S)[ \t,]+(\S+)", text) or re.fullmatch(r"(.*)()", text)
-        assert match is not None  # the last pattern takes any line
+        assert match is not None  # the last pattern matches any line
         file, label, name = slashes(match[1].strip('"')), match[2] or "", ""
         if (both := re.fullmatch(r"(.*\S)[ \t]+(\d+)", label)) and not both[1].isdigit():
             name, label = both[1], both[2]

@@ -1,4 +1,4 @@
-"""The lists that data sets and well-known repositories come with: UCF-101, HMDB-51, Kinetics, SSv2, mmaction2, CPC."""
+"""Parsers for official lists of data sets and repositories: UCF-101, HMDB-51, Kinetics, SSv2, mmaction2, CPC."""
 
 import csv
 import os
@@ -22,7 +22,7 @@ def files_in(folder: str) -> list[str]:
 
 
 def parse_ucf101(path: str) -> Parsed:
-    """UCF-101's trainlist and testlist: `Class/video.avi [label]`, with the classes in classInd.txt beside."""
+    """UCF-101's trainlist and testlist: `Class/video.avi [label]`; classInd.txt in the same folder has the classes."""
     folder = posixpath.dirname(path)
     if "classInd.txt" not in files_in(folder):
         raise ListError(f"{path}: classInd.txt, which holds the classes, is missing beside it")
@@ -41,9 +41,9 @@ def parse_ucf101(path: str) -> Parsed:
 
 
 def parse_hmdb51(path: str) -> Parsed:
-    """HMDB-51's folder of `<class>_test_split<fold>.txt`, whose lines mark a video: 1 train, 2 test, 0 neither.
+    """HMDB-51's folder of `<class>_test_split<fold>.txt`; each line marks a video: 1 train, 2 test, 0 neither.
 
-    The files lie in `<root>/<class>/`. A filter chooses: `fold=1,split=train`.
+    The videos are in `<root>/<class>/`. A filter selects the fold and split: `fold=1,split=train`.
     """
     split_of = {"1": "train", "2": "test"}
     entries, classes = [], set()
@@ -66,8 +66,8 @@ def parse_hmdb51(path: str) -> Parsed:
 def parse_kinetics(path: str) -> Parsed:
     """Kinetics' own csv: label (none for test), youtube_id, time_start, time_end, split.
 
-    A row's file is `<youtube_id>_<start>_<end>`, six digits each, with any suffix and anywhere below the root. The
-    times are those of the whole video on YouTube; the file is cut already.
+    The file of a row is `<youtube_id>_<start>_<end>` with any suffix, anywhere below the root; times have six digits.
+    They refer to the full video on YouTube; the file contains only that part.
     """
     entries = []
     with open(local_path(path), encoding="utf-8-sig", newline="") as file:
@@ -83,9 +83,10 @@ def parse_kinetics(path: str) -> Parsed:
 
 
 def parse_ssv2(path: str) -> Parsed:
-    """Something-Something v2's json (`id`, `template`), with its file of labels, `*labels.json`, beside.
+    """Something-Something v2's json (`id`, `template`); the label file, `*labels.json`, is in the same folder.
 
-    A video's file is its id with any suffix, anywhere below the root. Without templates (test) there are no labels.
+    The file of a video is its id with any suffix, anywhere below the root. Lists without templates (test) have no
+    labels.
     """
     videos = load_json(path)
     if not isinstance(videos, list) or not all(isinstance(video, dict) and "id" in video for video in videos):
@@ -98,9 +99,9 @@ def parse_ssv2(path: str) -> Parsed:
 
 
 def parse_ssv2_frames(path: str) -> Parsed:
-    """SSv2's frame list: `original_vido_id video_id frame_id path labels`, one line a frame.
+    """SSv2's frame list: `original_vido_id video_id frame_id path labels`, one line per frame.
 
-    A video is the folder of its frames. Labels come from the jsons beside, which name the template of each id.
+    A video is the folder of its frames. The json files in the same folder give the template of each id as its label.
     """
     folder = posixpath.dirname(path)
     templates: dict[str, str] = {}
@@ -123,7 +124,7 @@ def parse_ssv2_frames(path: str) -> Parsed:
 
 
 def parse_rawframes(path: str) -> Parsed:
-    """mmaction2's frame lists: `folder num_frames label`, with slashes of either kind."""
+    """mmaction2's frame lists: `folder num_frames label`, with slashes or backslashes."""
     entries = []
     for line, text in lines(path):
         match = re.fullmatch(r"(.*\S)[ \t]+(\d+)[ \t]+(\d+)", text)
@@ -135,7 +136,7 @@ def parse_rawframes(path: str) -> Parsed:
 
 
 def parse_cpc(path: str) -> Parsed:
-    """The CPC repository's csv: `.../Class/video/,num_frames`, folders of frames; the folder above is the class."""
+    """The CPC repository's csv of folders of frames: `.../Class/video/,num_frames`; the parent folder is the class."""
     entries = []
     for line, text in lines(path):
         match = re.fullmatch(r"(.+?)/*,\s*(\d+)", slashes(text))

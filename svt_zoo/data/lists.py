@@ -1,4 +1,4 @@
-"""Lists of videos: any common format becomes the same rows, with labels as numbers and paths that open."""
+"""Reads lists of videos in all common formats into the same rows, with numeric labels and full paths."""
 
 import csv
 import hashlib
@@ -33,7 +33,7 @@ PARSERS: dict[str, Callable[[str], Parsed]] = {
     "cpc": official.parse_cpc,
 }
 
-_PARTS = ("split", "fold")  # columns that part one data set: its classes are those of all parts
+_PARTS = ("split", "fold")  # columns that split a data set; its classes are those of all parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +42,18 @@ class Row:
 
     path: str
     label: int | None = None
-    group: str | None = None  # videos of one group show the same scene and belong on one side of a split
-    start_sec: float | None = None  # only the part from here is used
-    end_sec: float | None = None  # only the part before this is used
-    num_frames: int | None = None  # of a folder of frames, as its list says
+    group: str | None = None  # videos of one group show the same scene; keep them on one side of a split
+    start_sec: float | None = None  # the used part starts here
+    end_sec: float | None = None  # the used part ends before this time
+    num_frames: int | None = None  # of a folder of frames, from its list
 
 
 @dataclass(frozen=True)
 class VideoList:
     """Videos in the order of their list.
 
-    `classes[label]` is the name of a label; it is empty if there are no labels, or only numbers without names.
-    `frame_rate` is that of folders of frames, which do not carry it, in frames per second.
+    `classes[label]` is the name of a label; `classes` is empty if there are no labels, or only numbers without names.
+    `frame_rate` is the rate of folders of frames in frames per second, because folders do not store it.
     """
 
     rows: tuple[Row, ...]
@@ -67,12 +67,12 @@ class VideoList:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes; without names, one more than the highest label."""
+        """Number of classes; without class names, the highest label plus one."""
         return len(self.classes) or max((row.label + 1 for row in self.rows if row.label is not None), default=0)
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of rows and class names that does not depend on where the root lies."""
+        """Hash of rows and class names; it does not depend on the location of the root."""
         root = self.root.rstrip("/") + "/"
         rate = [] if self.frame_rate == 30.0 else [self.frame_rate]
         digest = hashlib.sha256(json.dumps([*self.classes, *rate]).encode())
@@ -82,10 +82,10 @@ class VideoList:
         return digest.hexdigest()
 
     def subset(self, n: int, seed: int = 0) -> "VideoList":
-        """`n` of the videos, drawn by `seed`, in the order of the list.
+        """Draws `n` of the videos with `seed`; keeps the order of the list.
 
         Raises:
-            ValueError: the list has fewer than `n`, or `n` is below 1.
+            ValueError: the list has fewer than `n` videos, or `n` is below 1.
         """
         if not 1 <= n <= len(self):
             raise ValueError(f"a subset of {n} videos was asked for, the list has {len(self)}")
@@ -93,12 +93,12 @@ class VideoList:
         return replace(self, rows=tuple(self.rows[i] for i in sorted(chosen)))
 
     def hold_out(self, share: float) -> tuple["VideoList", "VideoList"]:
-        """The list without a share of each class's groups, and these: to choose by without the test videos.
+        """Splits the list into a training and a validation part, for model selection without the test videos.
 
-        Of each class at least one group is held out and one is left, if it has two. A video without a group is one by
-        itself, and a group stays whole. The same list is always parted alike.
+        Holds out a fraction `share` of each class's complete groups, at least one per class that has two or more, and
+        keeps at least one. A video without a group is its own group. The split depends only on the list.
         """
-        groups: dict[int | None, dict[str, None]] = {}  # of each label, its groups in order
+        groups: dict[int | None, dict[str, None]] = {}  # the groups of each label, in order
         for row in self.rows:
             groups.setdefault(row.label, {})[row.group or row.path] = None
         held: set[str] = set()
@@ -113,7 +113,7 @@ class VideoList:
         return replace(self, rows=tuple(parts[0])), replace(self, rows=tuple(parts[1]))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the list as a CSV with header that `read_list` reads back."""
+        """Writes the list as a CSV with a header, which `read_list` can read."""
         with open(path, "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["file", "label", "class", "group", "start_sec", "end_sec", "num_frames"])
@@ -131,22 +131,22 @@ def read_list(
     where: str | Mapping[str, str] | None = None,
     frame_rate: float = 30.0,
 ) -> VideoList:
-    """Read a list of videos in any of the formats of `PARSERS`.
+    """Reads a list of videos in any format of `PARSERS`.
 
     Args:
         path: a folder, a file, or a URL of either.
-        root: what relative paths in the list are relative to; by default the folder that the list lies in.
-        format: a key of `PARSERS`; "auto" looks at the list.
-        labels: class names in the order of their labels, or a file of them (`read_labels`). Give the training list's
-            `classes` to read an evaluation list, so that both mean the same.
+        root: base folder of relative paths in the list; by default the folder of the list.
+        format: a key of `PARSERS`; "auto" detects the format.
+        labels: class names in the order of their labels, or a file of them (`read_labels`). For an evaluation list,
+            pass `classes` of the training list, so that both use the same labels.
         where: keeps the rows whose columns have these values: `"split=train,set=ucf101"` or a mapping. HMDB-51 has
-            the columns `fold` (1, 2, 3) and `split` (train, test). Class names are those of the rows that are left,
-            whatever their split and fold.
-        frame_rate: frames per second of folders of frames, which do not carry it.
+            the columns `fold` (1, 2, 3) and `split` (train, test). Class names come from all rows that match
+            the other columns, regardless of split and fold.
+        frame_rate: frames per second of folders of frames, because folders do not store it.
 
     Raises:
-        ValueError: no such format, or a frame rate that is not above 0.
-        ListError: the list, a label in it or the filter makes no sense; names the file, the line and the way out.
+        ValueError: the format is unknown, or the frame rate is not above 0.
+        ListError: the list, a label or the filter is invalid; the message names the file, the line and a solution.
         OSError: the list cannot be read or fetched.
     """
     source = os.fspath(path)
@@ -183,10 +183,10 @@ def read_list(
 
 
 def detect(path: str) -> str:
-    """The format, a key of `PARSERS`, of the list at `path`.
+    """Detects the format, a key of `PARSERS`, of the list at `path`.
 
     Raises:
-        ListError: none fits.
+        ListError: no format fits.
     """
     name, suffix = posixpath.basename(path), posixpath.splitext(path)[1].lower()
     if suffix in (".json", ".parquet"):
@@ -226,10 +226,10 @@ def detect(path: str) -> str:
 
 
 def check_overlap(train: VideoList, evaluation: VideoList, *, allow: bool = False) -> list[str]:
-    """Files and groups that a training list shares with an evaluation list, sorted; refused unless `allow`.
+    """Returns the files and groups, sorted, that are in both the training list and the evaluation list.
 
     Raises:
-        ValueError: they share some, and `allow` is False.
+        ValueError: the lists share files or groups, and `allow` is False.
     """
 
     def keys(videos: VideoList) -> set[str]:
@@ -246,7 +246,7 @@ def check_overlap(train: VideoList, evaluation: VideoList, *, allow: bool = Fals
 
 
 def _wanted(where: str | Mapping[str, str] | None) -> dict[str, str]:
-    """Columns and the values they must have."""
+    """Parses `where` into columns and required values."""
     if isinstance(where, str):
         pairs = [part.partition("=") for part in where.split(",") if part.strip()]
         where = {key.strip(): value.strip() for key, _, value in pairs}
@@ -270,7 +270,7 @@ def _filter(source: str, parsed: Parsed, wanted: Mapping[str, str]) -> list[Entr
 
 
 def _resolve_paths(entries: Sequence[Entry], base: str) -> list[str]:
-    """Paths that open: under the root, or where a file of that name lies below it."""
+    """Full paths: under the root, or the file with that stem anywhere below the root."""
     by_stem: dict[str, str] = {}
     if any(entry.by_stem for entry in entries) and formats.is_folder(base):
         by_stem = {posixpath.splitext(posixpath.basename(name))[0]: name for name in reversed(find_videos(base))}

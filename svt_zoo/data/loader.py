@@ -1,4 +1,4 @@
-"""Batches of a dataset from parallel workers: resumable, and the same for any number of them."""
+"""Loads batches of a dataset in parallel workers: resumable, and equal for any number of workers."""
 
 import csv
 import logging
@@ -21,27 +21,27 @@ _log = logging.getLogger(__name__)
 
 
 class TooManyFailures(RuntimeError):
-    """More videos cannot be read than a run puts up with; the message lists them."""
+    """More videos cannot be read than a run allows; the message lists them."""
 
 
 class EpochSampler(Sampler[list[tuple[int, int]]]):
-    """Which samples, as (epoch, index), make up each batch of this process.
+    """Chooses the samples, as (epoch, index), of each batch of this process.
 
-    The order of an epoch depends on (seed, epoch) alone, and the processes take turns in it. In training the last
-    samples that do not fill a batch in every process are left out (another order leaves out others); in evaluation
-    each sample comes exactly once, and some processes may have a smaller last batch, or one fewer.
+    The order of an epoch depends only on (seed, epoch); the processes take samples from it in turn. Training skips the
+    last samples that do not fill a batch in every process; these differ between epochs. Evaluation returns each sample
+    exactly once, so some processes may have a smaller last batch, or one batch fewer.
 
     Args:
-        size: samples in the dataset.
-        batch_size: samples of a batch in one process.
-        train: shuffle, and only full batches.
-        seed: of the order.
-        rank: number of this process.
-        world_size: how many processes there are.
+        size: number of samples in the dataset.
+        batch_size: samples per batch in one process.
+        train: shuffle, and return only full batches.
+        seed: seed of the order.
+        rank: index of this process.
+        world_size: number of processes.
 
     Attributes:
-        epoch: the epoch that iteration goes through.
-        position: how many of its samples all processes together have taken; iteration starts behind them.
+        epoch: the current epoch.
+        position: number of samples that all processes together have taken in this epoch; iteration starts after them.
     """
 
     def __init__(
@@ -49,10 +49,10 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world_size:
             given = f"batch_size={batch_size}, rank={rank}, world_size={world_size}"
-            raise ValueError(f"batch_size starts at 1 and rank lies in 0 to world_size - 1, got {given}")
+            raise ValueError(f"batch_size must be >= 1 and rank 0 to world_size - 1, got {given}")
         if train and size < batch_size * world_size:
             batch = f"{batch_size} in each of {world_size} processes"
-            raise ValueError(f"{size} videos do not fill one batch of {batch}; lower the batch size")
+            raise ValueError(f"{size} videos are fewer than one batch of {batch}; lower data.batch_size")
         self.size = size
         self.batch_size = batch_size
         self.train = train
@@ -64,11 +64,11 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
 
     @property
     def samples_per_step(self) -> int:
-        """Samples that one batch of every process takes from the order."""
+        """Number of samples in one batch of all processes together."""
         return self.batch_size * self.world_size
 
     def __len__(self) -> int:
-        """Batches of a whole epoch in this process."""
+        """Number of batches in a full epoch of this process."""
         if self.train:
             return self.size // self.samples_per_step
         mine = len(range(self.rank, self.size, self.world_size))
@@ -92,14 +92,14 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
 
 
 class VideoLoader:
-    """Iterates over the batches of one epoch at a time, and keeps account of where it is and what failed.
+    """Iterates over the batches of one epoch at a time, and tracks its position and the failed videos.
 
-    At the end of an epoch the next one is due: `loader.epoch` counts on. `state_dict()`, taken between two batches,
-    resumes with the next batch, whatever workers have prefetched, and with other numbers of processes or workers too.
-    An epoch that was left early starts anew. Made by `build_loader`.
+    At the end of an epoch, `loader.epoch` increases by one. A `state_dict()` taken between two batches resumes with the
+    next batch, regardless of prefetched batches; the numbers of processes and workers may change. An epoch that was
+    left early starts again from its first batch. Make a loader with `build_loader`.
 
     Attributes:
-        failures: reason of each video that could not be read in this epoch by this process, by path.
+        failures: videos that this process could not read in this epoch: path to reason.
     """
 
     def __init__(
@@ -123,19 +123,19 @@ class VideoLoader:
 
     @property
     def epoch(self) -> int:
-        """The epoch that is iterated over, or comes next."""
+        """The current epoch, or the next one between two epochs."""
         return self.sampler.epoch
 
     def __len__(self) -> int:
-        """Batches of a whole epoch in this process."""
+        """Number of batches in a full epoch of this process."""
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        """The epoch, or the rest of it after `load_state_dict`.
+        """Yields the batches of the epoch, or the remaining ones after `load_state_dict`.
 
         Raises:
             CommonFailure: the first videos that this process reads all fail for the same reason.
-            TooManyFailures: in training, when the videos that failed in this epoch exceed the share that is allowed.
+            TooManyFailures: in training, the failed videos of this epoch exceed the allowed fraction.
         """
         if not self._resumes:
             self.sampler.position = 0
@@ -145,17 +145,17 @@ class VideoLoader:
         for batch in self.batches:
             self.sampler.position += self.sampler.samples_per_step
             self._account(batch)
-            if len(batch):  # in evaluation, all videos of a batch may be missing
+            if len(batch):  # in evaluation, a batch may have no readable video
                 yield batch
         self.set_epoch(self.epoch + 1)
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to an epoch: to its start, unless `load_state_dict` went to the middle of the same one."""
+        """Moves to the start of an epoch; keeps the position if `load_state_dict` set one in the same epoch."""
         if epoch != self.sampler.epoch:
             self.sampler.epoch, self.sampler.position, self._resumes = epoch, 0, False
 
     def state_dict(self) -> dict[str, Any]:
-        """Where iteration is: plain numbers and texts."""
+        """The position of the iteration, as plain numbers and strings."""
         return {
             "epoch": self.sampler.epoch,
             "position": self.sampler.position,
@@ -165,10 +165,10 @@ class VideoLoader:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to where another loader was.
+        """Moves to the position in a `state_dict()` of another loader.
 
         Raises:
-            ValueError: that one had another list of videos or another seed.
+            ValueError: the other loader had another list of videos or another seed.
         """
         for name, mine in (("list_sha256", self.dataset.videos.sha256), ("seed", self.sampler.seed)):
             if state[name] != mine:
@@ -191,18 +191,16 @@ class VideoLoader:
             with open(self.log, "a", encoding="utf-8", newline="") as file:
                 rows = ([self.epoch, path, reason] for path, reason in new.items())
                 csv.writer(file).writerows([("epoch", "path", "reason"), *rows] if first else rows)
-        for path in batch.names:
-            self._outcomes.add(path, None)
-        for path, reason in new.items():
-            self._outcomes.add(path, reason)
+        self._outcomes.add_all([(path, None) for path in batch.names])
+        self._outcomes.add_all(new.items())
         gave_up = len(batch) < self.sampler.batch_size
         if self.dataset.train and (gave_up or len(self.failures) > self.max_failures):
             self._outcomes.stop()
             listed = "\n".join(f"  {path}: {reason}" for path, reason in list(self.failures.items())[:20])
             raise TooManyFailures(
-                f"{len(self.failures)} of {self.sampler.size} videos cannot be read, {self.max_failures:.4g} may fail "
-                f"(data.max_failure_fraction); repair them or take them off the list"
-                f"{f', all are in {self.log}' if self.log else ''}:\n{listed}"
+                f"{len(self.failures)} of {self.sampler.size} videos cannot be read, at most "
+                f"{self.max_failures:.4g} may fail (data.max_failure_fraction); repair or remove them"
+                f"{f', {self.log} has all of them' if self.log else ''}:\n{listed}"
             )
 
 
@@ -219,18 +217,18 @@ def build_loader(
     max_failure_fraction: float = 0.01,
     output_dir: str | os.PathLike[str] | None = None,
 ) -> VideoLoader:
-    """A loader whose batches depend on the dataset and its seed, not on the number of workers.
+    """Builds a loader whose batches depend on the dataset and its seed, not on the number of workers.
 
     Args:
-        dataset: shuffled if it is one for training.
-        batch_size: videos of a batch in this process.
-        num_workers: processes that read videos, of one thread each; 0 reads in this one, None has one for each core.
-        rank, world_size: number of this process, and how many train together.
-        prefetch_factor: batches that each worker has ready.
-        pin_memory: hand over batches in page-locked memory, which a GPU copies from while it computes.
-        start_method: how workers start; None is Python's own choice for the platform.
-        max_failure_fraction: share of the list that may be unreadable in an epoch of training before the run stops.
-        output_dir: the run's folder, in which `failures.csv` lists what failed.
+        dataset: a training dataset is shuffled.
+        batch_size: videos per batch in this process.
+        num_workers: processes that read videos, one thread each; 0 reads in this process, None uses one per core.
+        rank, world_size: index of this process, and number of processes.
+        prefetch_factor: number of batches that each worker prefetches.
+        pin_memory: return batches in page-locked memory, so that a GPU can copy them while it computes.
+        start_method: how workers start; None is Python's default for the platform.
+        max_failure_fraction: maximum fraction of unreadable videos in a training epoch; above it, the run stops.
+        output_dir: the run folder; its `failures.csv` lists the failed videos.
     """
     sampler = EpochSampler(
         len(dataset), batch_size, train=dataset.train, seed=dataset.seed, rank=rank, world_size=world_size
@@ -246,16 +244,16 @@ def build_loader(
         multiprocessing_context=start_method if num_workers else None,
         pin_memory=pin_memory,
         worker_init_fn=start_worker,
-        generator=torch.Generator(),  # else it draws from the global one, and a resumed run drops out other units
+        generator=torch.Generator(),  # else it uses the global generator, and dropout differs in a resumed run
     )
     return VideoLoader(dataset, sampler, batches, max_failure_fraction=max_failure_fraction, output_dir=output_dir)
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> Batch:
-    """Make a batch of samples (`VideoDataset`), view by view; those without a video leave only their failures.
+    """Makes a batch of samples of `VideoDataset`; samples without a video add only their failures.
 
     Raises:
-        ValueError: the samples differ in the number or in the shape of their views.
+        ValueError: the samples differ in the number or shape of their views.
     """
     read = [sample for sample in samples if sample["video"] is not None]
     clips = [sample["video"] if isinstance(sample["video"], list) else [sample["video"]] for sample in read]
@@ -263,11 +261,11 @@ def collate(samples: Sequence[dict[str, Any]]) -> Batch:
         shapes, first = ([tuple(view.shape) for view in of] for of in (views, clips[0]))
         if shapes != first:
             raise ValueError(
-                f"the views of one batch have the same shapes: {sample['video_name']} has {shapes}, "
+                f"all videos of a batch need views of the same shapes, but {sample['video_name']} has {shapes}, "
                 f"{read[0]['video_name']} has {first}; use batch_size=1, or views of a fixed number and size"
             )
     return Batch(
-        # default_collate, because in a worker it writes into shared memory at once.
+        # default_collate, because in a worker it writes directly into shared memory.
         views=[default_collate(list(views)) for views in zip(*clips, strict=True)],
         labels=torch.tensor([sample["label"] for sample in read], dtype=torch.int64),
         video_index=torch.tensor([sample["video_index"] for sample in read], dtype=torch.int64),
@@ -279,7 +277,7 @@ def collate(samples: Sequence[dict[str, Any]]) -> Batch:
 
 
 def _stack(values: Sequence[Any]) -> Any:
-    """What was drawn for a view, of all samples: tensors and numbers along a new first dimension."""
+    """Stacks the parameters of a view over all samples: tensors and numbers along a new first dimension."""
     first = values[0]
     if isinstance(first, Tensor):
         return torch.stack(list(values))  # (B, ...)

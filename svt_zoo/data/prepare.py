@@ -1,7 +1,7 @@
-"""Re-encode a collection of videos once, so that every epoch decodes it faster.
+"""Re-encodes a collection of videos once, so that every epoch decodes it faster.
 
-Each video keeps its frames, one for one, and their times. It loses its sound, its size and a little quality, which is
-measured. The folders below the collection's root stay as they are, and its list is written again with the new paths.
+Each video keeps all frames and their times. It loses its sound, its frame size and some quality, which is measured.
+The folder structure below the root stays the same. The list is written again with the new paths.
 """
 
 import csv
@@ -18,9 +18,10 @@ from typing import NamedTuple
 from filelock import FileLock, Timeout
 
 from ..batch import Failure
+from ..files import atomic
 from .encode import Encoding, PreparedVideo, prepare_video
 from .failures import Outcomes
-from .jobs import Journal, atomic, fingerprint, progress, run
+from .jobs import Journal, fingerprint, progress, run
 from .lists import VideoList
 from .remote import is_url
 
@@ -30,19 +31,19 @@ _JOURNAL = ".prepare.jsonl"
 
 class _Task(NamedTuple):
     source: str
-    output: str  # below the output folder
+    output: str  # relative to the output folder
     num_frames: int | None
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What came of a collection.
+    """The result for a collection.
 
     Attributes:
         list: the list with the new paths.
-        videos: what was written, now or by an earlier run, in the order of the list.
-        failures: what could not be read or written, also in `failures.csv`.
-        new: how many were written by this run.
+        videos: videos written by this run or an earlier one, in the order of the list.
+        failures: videos that could not be read or written, also in `failures.csv`.
+        new: number of videos written by this run.
     """
 
     list: Path
@@ -76,27 +77,29 @@ def prepare_videos(
 ) -> Preparation:
     """Re-encodes every video of a list into the folder `output`.
 
-    Writes there the videos; `<name>.csv`, the list with paths relative to it; `<name>_report.csv`, a `PreparedVideo` a
-    row; and `failures.csv` if there are any. Videos that failed stay in the list, so that their absence is noticed.
+    Writes the videos; `<name>.csv`, the list with relative paths; `<name>_report.csv`, one `PreparedVideo` per row; and
+    `failures.csv` if videos failed. Failed videos stay in the list, so that a later reader reports them.
 
-    A run that was stopped, by whatever means, goes on where it was: each video appears when it is complete, and is made
-    again only if its source or the encoding is another.
+    A run that was stopped continues where it stopped. Each video appears only when it is complete. It is made again
+    only if its source or the encoding has changed.
 
     Args:
         videos: the collection.
         output: a folder, not inside the folder of the videos.
-        encoding: how to write; the defaults of `Encoding` if None.
-        name: of the list that is written.
-        workers: number of processes; 0 works in this one.
+        encoding: settings for the output; the defaults of `Encoding` if None.
+        name: name of the new list.
+        workers: number of processes; 0 works in this process.
 
     Raises:
         CommonFailure: the first videos all fail for the same reason.
-        ValueError: `output` lies among the sources, another run is writing to it, or folders of frames, which keep no
-            times, are asked for a list that cuts its videos by seconds.
+        ValueError: `output` is inside the sources, or holds other files, or another run is writing to it. Or the mode
+            is "frames", which stores no times, and the list cuts its videos by seconds.
     """
     encoding = encoding or Encoding()
     if encoding.mode == "frames" and any(row.start_sec is not None or row.end_sec is not None for row in videos.rows):
-        raise ValueError("the list cuts videos by start_sec and end_sec; folders of frames keep no times: write H.264")
+        raise ValueError(
+            "the list cuts videos by start_sec and end_sec; folders of frames keep no times; write H.264 instead"
+        )
     target = Path(output)
     names = output_names([row.path for row in videos.rows], videos.root, encoding.suffix)
     _check_output(target, videos)
@@ -125,7 +128,7 @@ def _prepare(
     }
     todo = [task for output, task in tasks.items() if output not in made]
     if made:
-        _log.info("%d of %d videos are there from an earlier run", len(made), len(tasks))
+        _log.info("%d of %d videos were written by an earlier run and are kept", len(made), len(tasks))
     failures: dict[str, Failure] = {}
     outcomes = Outcomes(len(tasks), was_read=bool(made))
     work = partial(_prepare_one, folder=folder, encoding=encoding, fps=videos.frame_rate)
@@ -153,7 +156,7 @@ def _prepare_one(task: _Task, *, folder: Path, encoding: Encoding, fps: float) -
 
 
 def _save(result: Preparation, videos: VideoList, names: dict[str, str], num_frames: dict[str, int]) -> None:
-    """Writes the list, the report and, if there are any, the failures."""
+    """Writes the list, the report and, if videos failed, the failures."""
     rows = (replace(row, path=names[row.path], num_frames=num_frames.get(names[row.path])) for row in videos.rows)
     with atomic(result.list) as part:
         replace(videos, rows=tuple(rows)).save(part)
@@ -171,13 +174,13 @@ def _save(result: Preparation, videos: VideoList, names: dict[str, str], num_fra
 
 
 def output_names(paths: Sequence[str], root: str, suffix: str) -> dict[str, str]:
-    """The path of each output, relative to the output folder: that below the root, with the suffix for its own.
+    """The path of each output, relative to the output folder: the source's path below the root, with the new suffix.
 
-    Without a common root the deepest folder that holds all of them stands for it. Where two sources differ in their
-    suffix alone, it stays in the name.
+    Without a common root, the deepest folder that holds all sources is the root. If two sources differ only in their
+    suffix, the name keeps it.
 
     Raises:
-        ValueError: two outputs would still have one name.
+        ValueError: two outputs would still have the same name.
     """
     whole = {path: _whole(path) for path in paths}
     base = _whole(root).rstrip("/") + "/"
@@ -188,17 +191,19 @@ def output_names(paths: Sequence[str], root: str, suffix: str) -> dict[str, str]
     outputs = {name: (name if count[stem] > 1 else stem).removeprefix(base) + suffix for name, stem in stems.items()}
     for output, n in Counter(outputs.values()).items():
         if n > 1:
-            raise ValueError(f"{n} videos of the list would become {output}: rename them, or prepare them apart")
+            raise ValueError(
+                f"{n} videos of the list would become {output}: rename them, or prepare them into different folders"
+            )
     return {path: outputs[name] for path, name in whole.items()}
 
 
 def _whole(path: str) -> str:
-    """A path from the top, of a file or below a URL's scheme."""
+    """The absolute path of a file, or the path of a URL after its scheme."""
     return f"/{path.partition('://')[2]}" if is_url(path) else os.path.abspath(path)
 
 
 def _check_output(folder: Path, videos: VideoList) -> None:
-    """Refuses a folder in which sources, or anything else that is not ours, could be lost."""
+    """Raises ValueError for a folder where writing could destroy sources or other files of the user."""
     target = os.path.realpath(folder)
     sources = {os.path.dirname(os.path.realpath(row.path)) for row in videos.rows if not is_url(row.path)}
     if videos.format in ("class_folders", "folder") and not is_url(videos.root):
@@ -209,4 +214,6 @@ def _check_output(folder: Path, videos: VideoList) -> None:
         raise ValueError(f"{folder} is a file; name a folder")
     foreign = [entry.name for entry in os.scandir(folder) if entry.name[0] != "."] if folder.exists() else []
     if foreign and not (folder / _JOURNAL).exists():
-        raise ValueError(f"{folder} holds {foreign[0]}, which no run like this has written; name a new or empty folder")
+        raise ValueError(
+            f"{folder} holds {foreign[0]}, which was not written by a run like this; name a new or empty folder"
+        )

@@ -1,4 +1,4 @@
-"""A picture of what a recipe trains on: one row a view, with all of its frames."""
+"""An image of a recipe's training views: one row per view, with all frames."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,16 +7,16 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from ..video import VideoReadError
 from .augment import Augment
 from .datasets import VideoDataset
 from .loader import collate
-from .video import VideoReadError
 
 _LABEL = 18  # pixels above each row
 
 
 def augmented_views(dataset: VideoDataset, index: int, augment: Augment, *, epoch: int = 0) -> list[Tensor]:
-    """What the network sees of video `index`: normalised views (3, T, H, W).
+    """The network's input for video `index`: normalized views (3, T, H, W).
 
     Raises:
         VideoReadError: the video cannot be read.
@@ -31,7 +31,7 @@ def augmented_views(dataset: VideoDataset, index: int, augment: Augment, *, epoc
 def preview_sheet(
     dataset: VideoDataset, indices: Sequence[int], augment: Augment, *, mean: Sequence[float], std: Sequence[float]
 ) -> Image.Image:
-    """The views of some videos of a training set, below each other. Raises as `augmented_views`."""
+    """Draws the views of some training videos, one video below another. Raises the errors of `augmented_views`."""
     sheets = []
     for index in indices:
         views = augmented_views(dataset, index, augment)
@@ -51,13 +51,13 @@ def preview_sheet(
 def views_sheet(
     views: Sequence[Tensor], *, names: Sequence[str], mean: Sequence[float], std: Sequence[float], side: int = 96
 ) -> Image.Image:
-    """One row a view, its frames from left to right, sizes in proportion (the largest is `side` pixels high).
+    """Draws one row per view, frames from left to right, in proportional sizes (the largest is `side` pixels high).
 
     Args:
-        views: normalised views (3, T, H, W).
-        names: what to write above each row.
-        mean, std: of the normalisation, to be undone.
-        side: height of the largest view in the picture, in pixels.
+        views: normalized views (3, T, H, W).
+        names: text above each row.
+        mean, std: of the normalization, which is undone.
+        side: height of the largest view in the image, in pixels.
     """
     largest = max(view.shape[-2] for view in views)
     scale = torch.tensor(std).view(3, 1, 1, 1), torch.tensor(mean).view(3, 1, 1, 1)

@@ -1,8 +1,7 @@
-"""The random views of training: what may be drawn, what was drawn, and the part that the worker applies.
+"""Random training views: their settings, their drawn parameters, and the crop and resize in the worker.
 
-A `ViewTransform` draws a view's parameters, crops and resizes it on uint8. The parameters travel with the
-pixels, and `augment.Augment` applies colours, blur, flip and normalisation to whole batches on the device
-that trains.
+A `ViewTransform` draws the parameters of a view, then crops and resizes it on uint8. The batch holds the parameters
+too. `augment.Augment` then applies color jitter, blur, flip and normalization to the batch on the training device.
 """
 
 from collections.abc import Sequence
@@ -17,37 +16,35 @@ from torchvision.transforms import v2
 
 from .transforms import Box, Frames, crop_and_resize, random_area_box, random_short_side_box
 
-BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # the steps of the colour jitter, as ViewParams.order names them
-POLICY_FILL = [128, 128, 128]  # grey, where a shift or a rotation uncovers the edge
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # steps of the color jitter in ViewParams.order
+POLICY_FILL = [128, 128, 128]  # gray, for pixels that a shift or rotation leaves empty
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewSpec:
-    """What may happen to the pixels of one view. The defaults are a global view of SVT's, without blur.
+    """Settings for the random transform of one view. The defaults are those of SVT's global view, without blur.
 
     Attributes:
         size: side of the square view in pixels.
-        area: share of the frame that the crop covers, drawn uniformly; None crops by `short_side`.
+        area: fraction of the frame area that the crop covers, drawn uniformly; None crops by `short_side`.
         ratio: width / height of the crop, drawn log-uniformly.
-        short_side: with `area=None`, length of the short side in pixels before a `size` crop, as TimeSformer
-            and SlowFast train; None too squeezes the whole frame into the view: no spatial variation (SVT,
-            table 5).
-        hflip: probability of a horizontal flip; 0 where left and right matter (Something-Something,
-            gestures).
-        jitter: probability of the colour jitter.
+        short_side: with `area=None`, range in pixels for the short side before a `size` crop, as in TimeSformer and
+            SlowFast. If both are None, the full frame is resized to the view: no spatial variation (SVT, table 5).
+        hflip: probability of a horizontal flip; 0 if left and right matter (Something-Something, gestures).
+        jitter: probability of the color jitter.
         brightness, contrast, saturation: factors are drawn from 1 - x to 1 + x.
-        hue: shift is drawn from -x to x, as a share of the colour circle (0 to 0.5).
-        grayscale: probability of dropping the colours.
-        grayscale_by: "luma" weighs the channels; "channel" repeats one of them at random, as CPC does.
+        hue: shift is drawn from -x to x, as a fraction of the full hue circle (0 to 0.5).
+        grayscale: probability of grayscale.
+        grayscale_by: "luma" weights the channels; "channel" repeats one random channel, as CPC does.
         blur: probability of a Gaussian blur.
         blur_sigma: its standard deviation is drawn from this range, in pixels of the view.
-        solarize: probability of inverting everything brighter than the middle.
+        solarize: probability of inverting all values above the middle of the range.
         interpolation, antialias: how the crop is resized.
-        policy: torchvision's RandAugment or AutoAugment (ImageNet), with the same operations for all frames; it
-            acts on the cropped view.
+        policy: torchvision's RandAugment or AutoAugment (ImageNet), applied to the cropped view, with the same
+            operations for all frames.
         policy_ops, policy_magnitude: RandAugment's number of operations and magnitude (0 to 30).
-        consistent: draw once a view; False draws everything but the policy for each frame (SVT, table 7).
-        consistent_color: False draws the colours for each frame but crop and flip once a view, as CPC does.
+        consistent: draw once per view; False draws everything except the policy for each frame (SVT, table 7).
+        consistent_color: False draws the color jitter for each frame, but crop and flip once per view, as CPC does.
     """
 
     size: int = 224
@@ -99,10 +96,10 @@ def svt_view_specs(
     spatial_variation: bool = True,
     consistent: bool = True,
 ) -> list[ViewSpec]:
-    """SVT's two global views and `num_local` local ones, as `transform.py` of the authors means them.
+    """SVT's two global views and `num_local` local views, as intended in the authors' `transform.py`.
 
-    The paper has blur and solarisation, too (`blur_and_solarize=True`); in the authors' released code they have no
-    effect. `spatial_variation=False` gives every view the whole frame at `global_size` (table 5 of the paper).
+    The paper also uses blur and solarization (`blur_and_solarize=True`). In the authors' released code they have no
+    effect. `spatial_variation=False` gives every view the full frame at `global_size` (table 5 of the paper).
     """
     first = ViewSpec(size=global_size, hflip=hflip, blur=1.0, consistent=consistent)
     second = replace(first, blur=0.1, solarize=0.2)
@@ -122,9 +119,9 @@ def finetune_view_spec(
     hflip: float = 0.5,
     policy: Literal["none", "randaugment", "autoaugment"] = "none",
 ) -> ViewSpec:
-    """The view that TimeSformer and SVT fine-tune on: a random crop of a random scale, a flip, no colours.
+    """The fine-tuning view of TimeSformer and SVT: a random crop at a random scale, a flip, no color jitter.
 
-    It is resized as `EvalTransform` does: bilinear, without antialiasing.
+    It is resized as in `EvalTransform`: bilinear, without antialiasing.
     """
     return ViewSpec(
         size=size,
@@ -140,11 +137,10 @@ def finetune_view_spec(
 
 
 class ViewParams(NamedTuple):
-    """Everything that was drawn for one view, before it is applied.
+    """The drawn parameters of one view.
 
-    Each field has one entry a view, or one a frame where frames draw for themselves: F = 1 or T. The default
-    collate of a DataLoader stacks the fields of B views to (B, F) and keeps the type, as `augment.Augment`
-    takes it.
+    Each field has one entry per view (F = 1), or one per frame if each frame has its own draw (F = T). The default
+    collate of a DataLoader stacks the fields of B views to (B, F) and keeps the type; `augment.Augment` needs this.
     """
 
     box: Tensor  # (F, 4) int64: top, left, height, width in pixels of the source
@@ -152,9 +148,9 @@ class ViewParams(NamedTuple):
     brightness: Tensor  # (F,) float32 factor, 1 changes nothing
     contrast: Tensor  # (F,) float32 factor, 1 changes nothing
     saturation: Tensor  # (F,) float32 factor, 1 changes nothing
-    hue: Tensor  # (F,) float32 share of the colour circle, 0 changes nothing
+    hue: Tensor  # (F,) float32 fraction of the full hue circle, 0 changes nothing
     order: Tensor  # (F, 4) int64: the jitter's steps in the order they are applied
-    gray: Tensor  # (F,) int64: 0 keeps the colours, 1 is luma, 2 / 3 / 4 repeat red / green / blue
+    gray: Tensor  # (F,) int64: 0 keeps the colors, 1 is luma, 2 / 3 / 4 repeat red / green / blue
     sigma: Tensor  # (F,) float32 standard deviation of the blur in pixels, 0 is none
     solarize: Tensor  # (F,) bool
 
@@ -164,7 +160,7 @@ class ViewParams(NamedTuple):
 
 
 def draw_view(spec: ViewSpec, height: int, width: int, num_frames: int, rng: np.random.Generator) -> ViewParams:
-    """Draw the parameters of one view of `num_frames` frames of `height` x `width` pixels."""
+    """Draws the parameters of one view of `num_frames` frames of `height` x `width` pixels."""
     frames_of_space = 1 if spec.consistent else num_frames
     frames_of_color = 1 if spec.consistent and spec.consistent_color else num_frames
     boxes = [_draw_box(spec, height, width, rng) for _ in range(frames_of_space)]
@@ -172,7 +168,7 @@ def draw_view(spec: ViewSpec, height: int, width: int, num_frames: int, rng: np.
     repeat = frames_of_color // frames_of_space  # so that all fields have the same F
     colors = [_draw_color(spec, rng) for _ in range(frames_of_color)]
     strengths, orders, grays, solarized = zip(*colors, strict=True)
-    # One tensor for what is of one type: making tensors is what a draw costs.
+    # One tensor for all floats, because creating tensors is the main cost of a draw.
     brightness, contrast, saturation, hue, sigma = torch.from_numpy(np.array(strengths, np.float32)).unbind(1)  # (F,)
     return ViewParams(
         box=torch.tensor(boxes * repeat),
@@ -197,7 +193,7 @@ def _draw_box(spec: ViewSpec, height: int, width: int, rng: np.random.Generator)
 
 
 class _Color(NamedTuple):
-    """One set of colour parameters."""
+    """One set of color parameters."""
 
     strengths: tuple[float, ...]  # brightness, contrast, saturation, hue, sigma
     order: NDArray[np.int64]  # (4,)
@@ -206,7 +202,7 @@ class _Color(NamedTuple):
 
 
 def _draw_color(spec: ViewSpec, rng: np.random.Generator) -> _Color:
-    """One set of colour parameters. All numbers are drawn, used or not: no choice shifts the others."""
+    """Draws one set of color parameters. Always draws all numbers, so that no setting changes the other draws."""
     jitter, gray, blur, solarize = (rng.random(4) < (spec.jitter, spec.grayscale, spec.blur, spec.solarize)).tolist()
     limits = (spec.brightness, spec.contrast, spec.saturation, spec.hue)
     change = (rng.uniform(-1, 1, size=4) * limits * jitter).astype(np.float32)
@@ -217,11 +213,10 @@ def _draw_color(spec: ViewSpec, rng: np.random.Generator) -> _Color:
 
 
 class ViewTransform:
-    """Draws a view, then crops and resizes it: frames (T, H, W, 3) become uint8 (T, size, size, 3) +
-    `ViewParams`.
+    """Draws a view, then crops and resizes it: frames (T, H, W, 3) become uint8 (T, size, size, 3) + `ViewParams`.
 
-    The rest of what was drawn is left to `augment.Augment`. All randomness comes from the generator that is
-    passed, also that of the policy, so a sample depends on its seed alone.
+    `augment.Augment` applies the other parameters. All random values, also those of the policy, come from the given
+    generator, so a sample depends only on its seed.
     """
 
     def __init__(self, spec: ViewSpec) -> None:
@@ -231,7 +226,7 @@ class ViewTransform:
     def __call__(
         self, frames: Frames, rng: np.random.Generator, *, index: Sequence[int] | None = None
     ) -> tuple[Tensor, ViewParams]:
-        """Make one view of `frames`, or of those in `index`, so that all views can share one decoding."""
+        """Makes one view of `frames`, or of the frames in `index`, so that all views can share decoded frames."""
         _, height, width, _ = frames.shape
         index = range(len(frames)) if index is None else index
         params = draw_view(self.spec, height, width, len(index), rng)
@@ -241,14 +236,14 @@ class ViewTransform:
         return view, params
 
     def crop(self, frames: Frames, boxes: Tensor, index: Sequence[int]) -> Tensor:
-        """Cut and resize the frames in `index` by `boxes` (F, 4): one box for all, or one each."""
+        """Crops and resizes the frames in `index` by `boxes` (F, 4): one box for all frames, or one per frame."""
         if (boxes == boxes[0]).all():
             return self.cut(frames, boxes[0].tolist(), index)
         parts = [self.cut(frames, box, [i]) for box, i in zip(boxes.tolist(), index, strict=True)]
         return torch.cat(parts)  # (T, size, size, 3)
 
     def cut(self, frames: Frames, box: Sequence[int], index: Sequence[int], size: int | None = None) -> Tensor:
-        """The frames in `index`, cut by one box and resized to `size`, by default the view's: (T, size, size, 3)."""
+        """Crops the frames in `index` with one box; resizes to `size`, by default the view's: (T, size, size, 3)."""
         spec = self.spec
         return crop_and_resize(
             frames,
@@ -264,8 +259,8 @@ class ViewTransform:
 
 
 def apply_policy(policy: nn.Module, view: Tensor, rng: np.random.Generator) -> Tensor:
-    """A view (T, H, W, 3) after one of torchvision's policies, the same operations for all frames."""
-    # They draw from torch's global generator: lend it one state of ours.
+    """Applies a torchvision policy to a view (T, H, W, 3), with the same operations for all frames."""
+    # Policies draw from torch's global generator, so it is seeded from `rng` here.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(rng.integers(2**63)))
         images: Tensor = policy(view.permute(0, 3, 1, 2))  # (T, 3, H, W)

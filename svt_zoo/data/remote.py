@@ -1,4 +1,4 @@
-"""Files behind a URL (`s3://`, `hf://`, `https://`, ...) become local files, fetched once into a cache."""
+"""Fetches files from URLs (`s3://`, `hf://`, `https://`, ...) once into a local cache."""
 
 import hashlib
 import os
@@ -10,20 +10,22 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
-_TIMEOUT = 30.0  # seconds without a byte
+from ..files import atomic
+
+_TIMEOUT = 30.0  # seconds without data
 
 
 def is_url(path: str) -> bool:
-    """Whether `path` names a file by scheme, as in `s3://bucket/a.mp4`."""
+    """Whether `path` has a URL scheme, as in `s3://bucket/a.mp4`."""
     return "://" in path
 
 
 def local_path(path: str, *, cache_dir: str | os.PathLike[str] | None = None) -> str:
-    """Where the file lies on this machine; a URL is fetched the first time and never asked for again.
+    """The path of the file on this machine; a URL is fetched once and then read from the cache.
 
-    Any scheme that fsspec knows will do, and any for which a handler is registered on iopath's `g_pathmgr`. Fetched
-    files are kept in `cache_dir`, by default `torch.hub.get_dir()/videos`; workers that want the same file wait for
-    the one that fetches it, and nobody ever sees half a file.
+    Supports all schemes of fsspec and all handlers registered on iopath's `g_pathmgr`. Fetched files are kept in
+    `cache_dir`, by default `torch.hub.get_dir()/videos`. Workers that need the same file wait for the worker that
+    fetches it. A file appears only when it is complete.
 
     Raises:
         OSError: the file cannot be fetched; the message names the URL and the cause.
@@ -31,25 +33,23 @@ def local_path(path: str, *, cache_dir: str | os.PathLike[str] | None = None) ->
     if not is_url(path):
         return path
     folder = Path(cache_dir) if cache_dir is not None else Path(torch.hub.get_dir()) / "videos"
-    # The suffix stays: some containers are recognised by it.
+    # Keep the suffix: FFmpeg recognizes some containers by it.
     name = hashlib.sha256(path.encode()).hexdigest()[:32] + posixpath.splitext(path.split("?")[0])[1]
     target = folder / name
     if not target.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f"{name}.lock"):
             if not target.exists():
-                part = folder / f"{name}.part"
                 try:
-                    _fetch(path, part)
-                except Exception as error:  # every file system has errors of its own
-                    part.unlink(missing_ok=True)
+                    with atomic(target) as part:
+                        _fetch(path, part)
+                except Exception as error:  # file systems raise different error types
                     raise OSError(f"{path} cannot be fetched: {type(error).__name__}: {error}") from error
-                part.replace(target)
     return str(target)
 
 
 def list_remote(url: str) -> list[str] | None:
-    """Paths of all files below the folder `url`, relative to it and sorted; None if `url` is no folder.
+    """Paths of all files below the folder `url`, relative to it and sorted; None if `url` is not a folder.
 
     Raises:
         OSError: the file system cannot be reached.
@@ -71,7 +71,7 @@ def _fetch(url: str, target: Path) -> None:
     from iopath.common.file_io import g_pathmgr
 
     scheme = url.partition("://")[0]
-    if scheme in ("http", "https"):  # fsspec would need aiohttp for these
+    if scheme in ("http", "https"):  # fsspec needs aiohttp for these
         _download(url, target)
     elif scheme in fsspec.available_protocols():
         filesystem, remote = fsspec.url_to_fs(url)
@@ -84,5 +84,5 @@ def _download(url: str, target: Path) -> None:
     with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, open(target, "wb") as file:
         shutil.copyfileobj(response, file)
         length = response.headers.get("Content-Length")
-    if length is not None and target.stat().st_size != int(length):  # urllib takes a dropped connection for the end
+    if length is not None and target.stat().st_size != int(length):  # urllib treats a dropped connection as the end
         raise OSError(f"the connection broke after {target.stat().st_size} of {length} bytes")

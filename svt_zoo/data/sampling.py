@@ -1,10 +1,10 @@
-"""Which frames of a video make a clip: pure functions from a number of frames to frame indices.
+"""Frame sampling: pure functions that map the number of frames of a video to the frame indices of clips.
 
-Frames are numbered 0 to `total - 1` in presentation order. A clip is a list of `num_frames` ascending
-indices spread over a window of the video, from the window's first frame to its last, so a video shorter than
-the clip repeats all of its frames and not only the last. Windows are counted in frames; `clip_window` makes
-one of "frames x rate". What is random takes its generator as an argument; `sample_rng` makes the one that
-belongs to a sample. A number out of its range raises a ValueError.
+Frames are numbered 0 to `total - 1` in presentation order. A clip is a list of `num_frames` ascending indices. They
+are spread over a window of the video, from its first frame to its last. A video shorter than the clip therefore
+repeats all of its frames, not only the last one. Window lengths are in frames; `clip_window` computes them from
+"frames x rate". Random functions take a generator; `sample_rng` makes the generator of a sample. Numbers out of range
+raise a ValueError.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ import torch
 def uniform_clip(
     total: int, num_frames: int, *, window: float | None = None, clip: int = 0, num_clips: int = 1
 ) -> list[int]:
-    """Frame indices of evaluation clip `clip` of `num_clips`; a single clip lies in the centre of the video.
+    """Frame indices of evaluation clip `clip` of `num_clips`; a single clip lies in the center of the video.
 
-    The first of several windows starts with the video, the last ends with it, the others lie evenly between.
+    The first of several windows starts at the start of the video, the last ends at its end, with even spacing.
 
     Args:
-        total: frames in the video.
-        num_frames: indices to return, spread evenly over the window.
-        window: length of the window in frames (`clip_window`); None, or `total` and more, is the whole video.
-        clip: which of the clips, from 0.
-        num_clips: how many clips the video gets.
+        total: number of frames in the video.
+        num_frames: number of indices, spread evenly over the window.
+        window: length of the window in frames (`clip_window`); None, or `total` and more, is the complete video.
+        clip: index of the clip, from 0.
+        num_clips: number of clips per video.
     """
     window = _fit(total, num_frames, window)
     if not 0 <= clip < num_clips:
@@ -43,9 +43,9 @@ def uniform_clip(
 def dense_clips(
     total: int, num_frames: int, *, window: float | None = None, step: float | None = None
 ) -> list[list[int]]:
-    """Clips that cover the video: a window every `step` frames, and a last one that ends with the video.
+    """Clips that cover the video: a window every `step` frames, and a last window at the end of the video.
 
-    `window` is as in `uniform_clip`; without a `step`, each window starts where the one before it ended.
+    `window` is as in `uniform_clip`; without `step`, each window starts where the previous one ends.
     """
     window = _fit(total, num_frames, window)
     step = window if step is None else step
@@ -53,7 +53,7 @@ def dense_clips(
         raise ValueError(f"step is a number of frames above 0, got {step}")
     slack = total - window
     starts = [step * i for i in range(math.floor(slack / step) + 1)]
-    if slack - starts[-1] > 0.5:  # half a frame less still rounds to the last frame
+    if slack - starts[-1] > 0.5:  # up to half a frame rounds to the last frame
         starts.append(slack)
     return [_spread(start, window, num_frames) for start in starts]
 
@@ -61,17 +61,17 @@ def dense_clips(
 def random_clips(
     total: int, num_frames: int, rng: np.random.Generator, *, window: float | None = None, num_clips: int = 1
 ) -> list[list[int]]:
-    """Training clips: `num_clips` independent windows of `window` frames, each start equally likely."""
+    """Training clips: `num_clips` independent windows of `window` frames; the start is uniform."""
     window = _fit(total, num_frames, window)
     return [_spread(_random_start(total, window, rng), window, num_frames) for _ in range(num_clips)]
 
 
 def clip_window(num_frames: int, sampling_rate: float, fps: float, *, target_fps: float = 30.0) -> float:
-    """Length, in frames of a video of `fps`, of a clip given as frames x rate at `target_fps`.
+    """Window length, in frames of a video at `fps`, of a clip given as frames x rate at `target_fps`.
 
     8 x 32 at 30 frames per second lasts 8.53 s: 256 frames of a 30 fps video, 213.3 of a 25 fps one.
     """
-    return round(num_frames * sampling_rate * fps / target_fps, 9)  # a window that is whole has no rest of rounding
+    return round(num_frames * sampling_rate * fps / target_fps, 9)  # removes rounding errors of integer windows
 
 
 def svt_views(
@@ -84,15 +84,15 @@ def svt_views(
     local_span: float = 1 / 8,
     temporal_variation: bool = True,
 ) -> list[list[int]]:
-    """Frame indices of SVT's views, the global ones first (SVT, section 3.2).
+    """Frame indices of SVT's views, global views first (SVT, section 3.2).
 
     Args:
-        total: frames in the video.
+        total: number of frames in the video.
         rng: draws the start of each view's window.
-        global_frames: frames of each global view.
-        local_frames: frames of each local view.
-        global_span: share of the video that a global window covers.
-        local_span: share of the video that a local window covers.
+        global_frames: number of frames of each global view.
+        local_frames: number of frames of each local view.
+        global_span: fraction of the video that a global window covers.
+        local_span: fraction of the video that a local window covers.
         temporal_variation: False lets all views share one window of `global_span` (SVT, table 5).
     """
     for name, span in (("global_span", global_span), ("local_span", local_span)):
@@ -116,18 +116,18 @@ def svt_views(
 def svt_views_code(
     total: int, rng: random.Random, *, rand_fr: bool = False, window: float | None = None
 ) -> list[list[int]]:
-    """Frame indices of the 2 global and 8 local views as SVT's released code draws them, unlike the paper.
+    """Frame indices of the 2 global and 8 local views as in SVT's released code, which differs from the paper.
 
-    The globals are fixed: one from the first frame to the fifth last, one from the sixth frame to the last.
-    The locals are random eighths. `random.Random(seed)` draws what the original does after
-    `random.seed(seed)`.
+    The global views are fixed: one from the first frame to the fifth last, one from the sixth frame to the last. Each
+    local view covers a random eighth. `random.Random(seed)` gives the draws of the original after `random.seed(seed)`.
 
     Args:
-        total: frames in the video.
+        total: number of frames in the video.
         rng: Python's generator, because the original draws from it.
-        rand_fr: its option DATA.RAND_FR: globals of 4 and 8, locals of 2, 2, 4, 4, 8, 8, 16, 16; else all 8.
-        window: length in frames of the random part of the video that all views come from, in the original
-            `clip_window(8, 32, fps)`; None is the whole video, without a draw.
+        rand_fr: option DATA.RAND_FR: global views of 4 and 8 frames, local views of 2, 2, 4, 4, 8, 8, 16, 16; without
+            it, all have 8.
+        window: length in frames of a random part of the video that contains all views, `clip_window(8, 32, fps)` in
+            the original; None is the complete video, without a draw.
     """
     _check_counts(total)
     first, size = 0, total
@@ -135,7 +135,7 @@ def svt_views_code(
         window = _fit(total, 1, window)
         start = rng.uniform(0, total - window)
         first = math.ceil(start)
-        last = min(math.floor(start + window - 1) + 1, total - 1)  # it keeps one frame beyond the window
+        last = min(math.floor(start + window - 1) + 1, total - 1)  # the original keeps one frame after the window
         size = last - first + 1
     num_frames = (4, 8, 2, 2, 4, 4, 8, 8, 16, 16) if rand_fr else (8,) * 10
     width = size // 8
@@ -146,8 +146,8 @@ def svt_views_code(
 
 
 def svt_indices_code(total: int, start: float, end: float, num_frames: int) -> list[int]:
-    """Indices from `start` to `end` as in SVT's code: truncated, and beyond the video its last frame."""
-    # The rounding of torch's float32 decides on which side of a whole number a position falls.
+    """Indices from `start` to `end` as in SVT's code: truncated and clamped to the last frame."""
+    # Positions near an integer depend on torch's float32 rounding, so this uses torch.linspace.
     positions = torch.linspace(start, end, num_frames, dtype=torch.float32)  # (num_frames,)
     return [int(i) for i in positions.clamp(0, total - 1)]
 
@@ -155,15 +155,15 @@ def svt_indices_code(total: int, start: float, end: float, num_frames: int) -> l
 def cvrl_interval_clips(
     total: int, rng: np.random.Generator, *, num_frames: tuple[int, int] = (16, 16), window: float | None = 31
 ) -> tuple[list[int], list[int]]:
-    """Two clips, the earlier first, at an interval that is the less likely the longer it is.
+    """Two clips, the earlier first; longer intervals between them are less likely.
 
-    With M possible starts the interval between the clips' starts has the density 2 / M * (1 - interval / M),
-    and the earlier start is uniform among those that leave room: the temporal interval sampler of CVRL (Qian
-    et al., CVPR 2021), which SVT's table 6 compares. The defaults are CVRL's: 16 frames, every second one.
+    With M possible starts, the interval between the two starts has the density 2 / M * (1 - interval / M). The earlier
+    start is uniform among the possible ones. This is the temporal interval sampler of CVRL (Qian et al., CVPR 2021),
+    which SVT's table 6 compares. The defaults are CVRL's: 16 frames, every second frame.
     """
     window = _fit(total, min(num_frames), window)
     num_starts = math.floor(total - window) + 1
-    interval = math.floor(num_starts * (1 - math.sqrt(1 - rng.random())))  # the distribution's inverse
+    interval = math.floor(num_starts * (1 - math.sqrt(1 - rng.random())))  # inverse of the distribution function
     start = int(rng.integers(num_starts - interval))
     return _spread(start, window, num_frames[0]), _spread(start + interval, window, num_frames[1])
 
@@ -172,14 +172,14 @@ def tsn_bounds(total: int, num_frames: int) -> list[int]:
     """The `num_frames + 1` bounds of the equal segments of a video in TSN (Wang et al., ECCV 2016)."""
     _check_counts(total, num_frames)
     segment = (total - 1) / num_frames
-    return [round(segment * i) for i in range(num_frames + 1)]  # halves go to the even number
+    return [round(segment * i) for i in range(num_frames + 1)]  # halves round to even
 
 
 def tsn_train_clip(total: int, num_frames: int, rng: np.random.Generator) -> list[int]:
     """One random frame of each of `num_frames` equal segments: the training clip of Something-Something v2.
 
-    Both bounds of a segment can be drawn, so neighbours can meet in one frame, as in the loaders of
-    TimeSformer, Motionformer, X-ViT and TIME.
+    The draw includes both bounds of a segment, so neighboring segments can return the same frame. The loaders of
+    TimeSformer, Motionformer, X-ViT and TIME do the same.
     """
     bounds = tsn_bounds(total, num_frames)
     return [int(i) for i in rng.integers(bounds[:-1], bounds[1:], endpoint=True)]
@@ -188,8 +188,7 @@ def tsn_train_clip(total: int, num_frames: int, rng: np.random.Generator) -> lis
 def tsn_eval_clip(total: int, num_frames: int, *, at: Literal["middle", "start"] = "middle") -> list[int]:
     """One fixed frame of each of `num_frames` equal segments: the evaluation clip of Something-Something v2.
 
-    The middles are the only clip of TimeSformer, Motionformer and TIME and the first of X-ViT's two; the
-    starts of the segments are X-ViT's second.
+    TimeSformer, Motionformer and TIME use only the middles. X-ViT uses two clips: the middles, then the starts.
     """
     bounds = tsn_bounds(total, num_frames)
     if at == "start":
@@ -200,21 +199,21 @@ def tsn_eval_clip(total: int, num_frames: int, *, at: Literal["middle", "start"]
 
 
 def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The generator of sample `index` in `epoch`: the same in any worker, process or resumed run."""
+    """Makes the generator of sample `index` in `epoch`: the same in any worker, process or resumed run."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(epoch, index))))
 
 
 def replacement_index(seed: int, epoch: int, index: int, attempt: int, size: int) -> int:
-    """The index, below `size`, to read instead of `index`, by a hash of (seed, epoch, index).
+    """The replacement, below `size`, for a failed `index`, from a hash of (seed, epoch, index).
 
-    Attempts 0 to `size - 2` visit each other index once, so no broken video is tried twice.
+    Attempts 0 to `size - 2` return every other index once, so no broken video is tried twice.
     """
     others = size - 1
     if not 0 <= attempt < others:
         raise ValueError(f"sample {index} has {others} others to replace it, got attempt={attempt}")
-    hashed = np.random.SeedSequence(seed, spawn_key=(epoch, index, 1))  # the 1 keeps it apart from sample_rng
+    hashed = np.random.SeedSequence(seed, spawn_key=(epoch, index, 1))  # the 1 makes it differ from sample_rng
     first, stride = (int(word) % others for word in hashed.generate_state(2, np.uint64))
-    while math.gcd(stride, others) != 1:  # only a stride without a common divisor reaches all of them
+    while math.gcd(stride, others) != 1:  # only a coprime stride reaches all indices
         stride += 1
     other = (first + attempt * stride) % others
     return other + (other >= index)
@@ -228,12 +227,12 @@ def _spread(start: float, window: float, num_frames: int) -> list[int]:
 
 
 def _random_start(total: int, window: float, rng: np.random.Generator) -> int:
-    """A frame from which `window` frames fit into the video, each equally likely."""
+    """A uniform random start from which `window` frames fit into the video."""
     return int(rng.integers(math.floor(total - window) + 1))
 
 
 def _fit(total: int, num_frames: int, window: float | None) -> float:
-    """The window cut to the video, once all three numbers are known to be possible."""
+    """Checks all three numbers and limits the window to the video."""
     _check_counts(total, num_frames)
     if window is None:
         return total

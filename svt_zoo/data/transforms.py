@@ -1,4 +1,4 @@
-"""Frames become pictures of the right size: the evaluation transform of a weight, and crops on uint8."""
+"""Transforms of frames: the evaluation transform of a set of weights, and crop and resize on uint8."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ Frames = Tensor | np.ndarray  # uint8 (T, H, W, 3), as the video reader returns 
 
 
 def short_side_size(height: int, width: int, size: int) -> tuple[int, int]:
-    """Height and width after the short side became `size` pixels; the long side is rounded down."""
+    """Height and width after the short side is resized to `size` pixels; the long side is rounded down."""
     if height < width:
         return size, math.floor(width / height * size)
     return math.floor(height / width * size), size
@@ -25,10 +25,10 @@ def short_side_size(height: int, width: int, size: int) -> tuple[int, int]:
 def spatial_crop(
     height: int, width: int, size: tuple[int, int], *, crop: int = 0, num_crops: int = 1
 ) -> tuple[int, int]:
-    """Top and left of crop number `crop` of `num_crops`, spread evenly along the long side.
+    """Top and left of crop `crop` of `num_crops`, spread evenly along the long side.
 
-    Three crops are left, centre and right (top, centre, bottom of an upright video); a single one is the
-    centre. An odd margin puts the extra pixel above and to the left, as SlowFast and SVT do.
+    Three crops are left, center and right (in an upright video: top, center and bottom); a single crop is the center.
+    If the margin is odd, the extra pixel is above or to the left, as in SlowFast and SVT.
     """
     if not 0 <= crop < num_crops:
         raise ValueError(f"crop must be 0 to {num_crops - 1} for num_crops={num_crops}, got {crop}")
@@ -44,23 +44,23 @@ def spatial_crop(
 
 
 class EvalTransform:
-    """The deterministic transform of a model's evaluation: which frames, and how they become its input.
+    """The deterministic evaluation transform of a model: chooses frames and converts them to the input.
 
-    `clip_indices` picks the frames of a clip and calling the transform turns them into float32 (3, T, H, W):
-    short side to `resize_size` (bilinear, no antialiasing, long side rounded down, as the published
-    evaluations of SVT, TimeSformer and SlowFast), crop, scale to [0, 1], `(x - mean) / std`. Mean and std are
-    in the order of the output channels, so with `channel_order="BGR"` the first number belongs to blue.
+    `clip_indices` returns the frame numbers of a clip. A call converts frames to float32 (3, T, H, W): resize the short
+    side to `resize_size`, crop, scale to [0, 1], `(x - mean) / std`. The resize is bilinear without antialiasing, and
+    rounds the long side down, as in the evaluations of SVT, TimeSformer and SlowFast. Mean and std have the order of
+    the output channels, so with `channel_order="BGR"` the first number belongs to blue.
 
     Args:
-        num_frames: frames in a clip.
-        sampling_rate: a clip lasts `num_frames * sampling_rate` frames of a video of `fps` frames per second, and its
-            frames are spread evenly over it from the first to the last (SlowFast's and SVT's sampling, so 8x32 are 8
-            frames that lie about 36 apart in 256); None spreads them over the whole video.
+        num_frames: number of frames in a clip.
+        sampling_rate: a clip covers `num_frames * sampling_rate` frames of a video at `fps` frames per second. Its
+            frames are spread evenly from the first to the last, as in SlowFast and SVT: 8x32 is 8 frames, about 36
+            apart, in 256. None spreads them over the complete video.
         crop_size: side of the square crop in pixels, or (height, width).
         resize_size: length of the short side before cropping, in pixels.
         mean: mean of each channel, on the scale [0, 1].
         std: standard deviation of each channel, on the scale [0, 1].
-        channel_order: order of the colours in the output; frames come in as RGB.
+        channel_order: order of the color channels in the output; input frames are RGB.
         fps: frame rate that `sampling_rate` refers to.
     """
 
@@ -98,8 +98,8 @@ class EvalTransform:
     def clip_indices(self, total: int, *, fps: float, clip: int = 0, num_clips: int = 1) -> list[int]:
         """Frame numbers of clip `clip` of `num_clips` in a video of `total` frames at `fps` per second.
 
-        A clip spans `num_frames * sampling_rate / self.fps` seconds of any video; a single clip is the centre. Without
-        a sampling rate it has the middles of equal segments of the whole video (TSN), and a second clip their starts.
+        A clip covers `num_frames * sampling_rate / self.fps` seconds of any video; a single clip lies in the center.
+        Without a sampling rate, it has the middles of equal segments of the video (TSN), a second clip their starts.
 
         Raises:
             ValueError: more than two clips without a sampling rate.
@@ -112,20 +112,19 @@ class EvalTransform:
         return sampling.uniform_clip(total, self.num_frames, window=window, clip=clip, num_clips=num_clips)
 
     def random_clip_indices(self, total: int, *, fps: float, rng: np.random.Generator) -> list[int]:
-        """Frame numbers of a training clip: a random window of `clip_indices`'s length, or a random frame a segment."""
+        """Frame numbers of a training clip: a random window as long as in `clip_indices`, or one frame per segment."""
         if self.sampling_rate is None:
             return sampling.tsn_train_clip(total, self.num_frames, rng)
         window = sampling.clip_window(self.num_frames, self.sampling_rate, fps, target_fps=self.fps)
         return sampling.random_clips(total, self.num_frames, rng, window=window)[0]
 
     def __call__(self, frames: Frames, *, crop: int = 0, num_crops: int = 1) -> Tensor:
-        """Turn uint8 RGB frames (T, H, W, 3) or (T, 3, H, W) into float32 (3, T, crop height, crop width).
+        """Converts uint8 RGB frames (T, H, W, 3) or (T, 3, H, W) to float32 (3, T, crop height, crop width).
 
-        `frames` is an array or a tensor. `crop` of `num_crops` counts from the left (or the top); a single one is the
-        center.
+        `frames` is an array or a tensor. `crop` counts from the left or the top; a single crop is the center.
 
         Raises:
-            ValueError: frames of another shape or type, or no such crop.
+            ValueError: the frames have another shape or type, or the crop does not exist.
         """
         frames = torch.as_tensor(frames)
         if frames.ndim != 4 or 3 not in (frames.shape[1], frames.shape[3]) or frames.dtype != torch.uint8:
@@ -172,11 +171,11 @@ def random_area_box(
     ratio: Sequence[float],
     rng: np.random.Generator,
 ) -> Box:
-    """Draw a box whose share of the frame is uniform in `area` and whose width / height lies in `ratio`.
+    """Draws a box whose fraction of the frame area is uniform in `area` and whose width / height is in `ratio`.
 
-    The rejection loop of torchvision's RandomResizedCrop: the ratio is log-uniform, and the first of 10 draws
-    that fits is used. If none fits, the box is the largest centered box of an allowed ratio. (SVT's released
-    loop does not stop at a fit, which enlarges the boxes of wide videos.)
+    This is the loop of torchvision's RandomResizedCrop: the ratio is log-uniform, and the first of 10 draws that fits
+    is used. If none fits, the result is the largest centered box of an allowed ratio. The loop of SVT's released code
+    does not stop at a fit, which gives larger boxes in wide videos.
     """
     for _ in range(10):
         pixels = height * width * rng.uniform(area[0], area[1])
@@ -192,10 +191,9 @@ def random_area_box(
 def random_short_side_box(
     height: int, width: int, size: int, short_side: tuple[int, int], rng: np.random.Generator
 ) -> Box:
-    """Draw the box that a random `size` crop covers once the short side was scaled to a draw from
-    `short_side`.
+    """Draws the box of a random `size` crop after the short side is scaled to a random length in `short_side`.
 
-    Cropping first and resizing once gives the same picture up to a rounding of the box to whole pixels.
+    Cropping first and resizing once gives the same image, except that the box is rounded to integer pixels.
     """
     side = max(1, round(min(height, width) * size / int(rng.integers(short_side[0], short_side[1] + 1))))
     return Box(int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1)), side, side)
@@ -210,16 +208,16 @@ def crop_and_resize(
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bicubic",
     antialias: bool = True,
 ) -> Tensor:
-    """Cut `box` out of frames (T, H, W, 3) and resize it to (T, height, width, 3) of the same dtype.
+    """Crops `box` from frames (T, H, W, 3) and resizes it to (T, height, width, 3) of the same dtype.
 
-    The box is cut before the frames in `index` are copied, and uint8 frames are resized as they lie (channels
-    last): on one core 3 times as fast as channels first and 4 times as fast as float. uint8 is rounded and
-    clamped; float32 is not, and with `antialias=False` is the resize of SVT's released code.
+    The function crops before it copies the frames in `index`, and resizes uint8 frames in channels-last layout. On one
+    core this is 3 times as fast as channels first and 4 times as fast as float. uint8 output is rounded and clamped,
+    float32 is not. float32 with `antialias=False` equals the resize of SVT's released code.
     """
     top, left, height, width = box
     view = torch.as_tensor(frames)[:, top : top + height, left : left + width]
     if index is not None:
-        # It copies whole rows, where view[index] goes byte by byte: ten times as fast.
+        # It copies complete rows; view[index] copies single bytes and is ten times slower.
         view = view.index_select(0, torch.as_tensor(index, dtype=torch.int64))
     images: Tensor = v2.functional.resize(
         view.permute(0, 3, 1, 2),  # (T, 3, height, width), channels last in memory

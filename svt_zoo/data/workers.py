@@ -1,4 +1,4 @@
-"""What a process that reads videos for another one owes it: one thread, and an end when the other one ends."""
+"""Setup of worker processes that read videos: they use one thread and end with their parent."""
 
 import os
 import signal
@@ -7,23 +7,23 @@ from multiprocessing import parent_process
 
 import torch
 
-_MOST = 8  # by default; ten views of a video take a core a tenth of a second
+_MOST = 8  # default limit; ten views of a video take 0.1 s on one core
 
 
 def number_of_workers(asked: int | None) -> int:
-    """The processes that read videos: those asked for, or one for each core that this process may take, at most 8."""
+    """The number of processes that read videos: as requested, or one per core available to this process, at most 8."""
     if asked is not None:
         return asked
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(_MOST, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))  # torchrun's processes share them
+    return min(_MOST, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))  # shared by torchrun's processes
 
 
 def start_worker(worker: int) -> None:
-    """Compute in one thread, since parallel workers fill the cores, and end with the parent, no sooner or later.
+    """Sets up a worker: one thread, because parallel workers use all cores, and the same lifetime as the parent.
 
-    A cluster that wants its machine back signals all processes of a job; the parent answers by saving the run, for
-    which it still needs its workers. And one that is killed must leave none behind: PyTorch sees to that itself, but
-    not under forkserver, where the parent of a worker is the server.
+    A cluster that stops a job signals all its processes. The parent then saves the run and still needs its workers. If
+    the parent is killed, its workers must end too. PyTorch ensures this, except under forkserver, where the server is
+    the parent of the workers.
     """
     if hasattr(signal, "sigwaitinfo"):  # Linux
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
@@ -33,7 +33,7 @@ def start_worker(worker: int) -> None:
 
 
 def _obey_parent() -> None:
-    """End when the parent terminates this worker; the same signal from anybody else is for the parent to answer."""
+    """Ends this worker if the parent terminates it; ignores the same signal from other processes."""
     parent = parent_process()
     while parent is not None:
         info = signal.sigwaitinfo({signal.SIGTERM, signal.SIGUSR1})
@@ -42,7 +42,7 @@ def _obey_parent() -> None:
 
 
 def end_with_parent() -> None:
-    """Wait until the process that started this one is gone, however it ended, then end this one: for a thread."""
+    """Waits until the parent process has ended, for any reason, then ends this process. Runs in a thread."""
     parent = parent_process()
     if parent is not None:
         parent.join()

@@ -1,1 +1,1 @@
-"""What `svt-zoo demo` does: makes videos, trains a tiny network on them, and reports what it learned."""
+"""`svt-zoo demo`: makes videos, trains a tiny network on them, and writes a report about the result."""

@@ -1,4 +1,4 @@
-"""The pictures of a report, as PNG: curves, bars, a confusion matrix, strips of frames, neighbours."""
+"""Pictures of a report, as PNG: curves, bars, a confusion matrix, strips of frames, neighbors."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -10,18 +10,18 @@ from torch import Tensor
 
 _RIGHT, _WRONG, _PLAIN, _CHANCE = "#2a9d5c", "#c8442f", "#5b7db1", "#888888"
 _NOTE = {"fontsize": 8, "color": _CHANCE, "ha": "right", "va": "bottom"}
-_GAP, _FRAME = 3, 4  # pixels: between pictures, of the coloured frame around one
+_GAP, _FRAME = 3, 4  # pixels: gap between pictures, width of the colored border
 
 
 class Strip(NamedTuple):
-    """Frames of a video, uint8 (T, H, W, 3), and whether it is a right answer; None where there is none."""
+    """Frames of a video, uint8 (T, H, W, 3), and whether it is a correct answer; None if there is no answer."""
 
     frames: Tensor
     is_right: bool | None = None
 
 
 def curves(metrics: Sequence[Mapping[str, float]], *, max_entropy: float) -> bytes:
-    """Loss and entropy of the teacher's targets over the epochs, with the entropy of targets that say nothing."""
+    """Loss and entropy of the teacher's targets over the epochs, with the entropy of uniform targets."""
     figure = _figure(9, 2.8)
     for place, (name, title) in enumerate((("loss", "loss"), ("teacher_entropy", "entropy of the targets (nats)"))):
         axes = figure.add_subplot(1, 2, place + 1)
@@ -36,7 +36,7 @@ def curves(metrics: Sequence[Mapping[str, float]], *, max_entropy: float) -> byt
 
 
 def bars(scores: Sequence[tuple[str, float, float, float]], *, chance: float) -> bytes:
-    """A bar for each (name, percent, low, high), the last one in colour, and a line where guessing is."""
+    """Draw a bar for each (name, percent, low, high), the last one in color, and a line at chance level."""
     figure = _figure(9, 0.6 + 0.6 * len(scores))
     axes = figure.add_subplot()
     for place, (_, percent, low, high) in enumerate(scores):
@@ -54,7 +54,7 @@ def bars(scores: Sequence[tuple[str, float, float, float]], *, chance: float) ->
 
 
 def confusion(matrix: Tensor, classes: Sequence[str]) -> bytes:
-    """Which class (row) was taken for which (column), in percent of the row."""
+    """Draw predicted classes (columns) per true class (row), in percent of the row."""
     figure = _figure(2.4 + 0.7 * len(classes), 1.4 + 0.45 * len(classes))
     axes = figure.add_subplot()
     shares = (100 * matrix / matrix.sum(dim=1, keepdim=True).clamp(min=1)).numpy()
@@ -74,7 +74,7 @@ def strip(frames: Tensor, side: int) -> bytes:
 
 
 def neighbours(rows: Sequence[tuple[Strip, Sequence[Strip]]], *, side: int = 48) -> bytes:
-    """A row for each query: its frames, then those of its neighbours, framed in green if right and in red if not."""
+    """Draw a row per query: its frames, then its neighbors, with a green border if correct and a red one if not."""
     lines = []
     for query, found in rows:
         left, right = _row([query], side), _row(found, side)
@@ -89,7 +89,7 @@ def neighbours(rows: Sequence[tuple[Strip, Sequence[Strip]]], *, side: int = 48)
 
 
 def _row(strips: Sequence[Strip], side: int) -> Image.Image:
-    """Strips next to each other, each in a frame of its colour."""
+    """Join strips side by side, each with a colored border."""
     pictures = []
     for frames, is_right in strips:
         images = [Image.fromarray(frame.numpy()) for frame in frames]
@@ -111,7 +111,7 @@ def _row(strips: Sequence[Strip], side: int) -> Image.Image:
 
 
 def _figure(width: float, height: float) -> Any:
-    from matplotlib.figure import Figure  # a second to load
+    from matplotlib.figure import Figure  # slow to import (a second)
 
     return Figure(figsize=(width, height), layout="constrained")
 

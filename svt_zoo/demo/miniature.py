@@ -1,4 +1,4 @@
-"""Somebody's videos made small for a quick look: a few hundred at most, re-encoded, and parted into two lists."""
+"""Makes a small copy of a user's videos: a few hundred at most, re-encoded, and split into two lists."""
 
 import logging
 import os
@@ -10,35 +10,35 @@ from ..data.lists import VideoList, read_list
 from ..data.prepare import prepare_videos
 
 _log = logging.getLogger(__name__)
-_HELD_OUT = 0.25  # of the groups of a class
+_HELD_OUT = 0.25  # fraction of the groups of a class
 
 
 def make_miniature(
     source: str | os.PathLike[str], output: Path, *, limit: int = 300, short_side: int = 64, workers: int = 0
 ) -> tuple[VideoList, VideoList | None]:
-    """Small copies of up to `limit` videos, as a list to train on and, if they have classes, one to count on.
+    """Make small copies of up to `limit` videos: a training list and, if they have classes, a validation list.
 
-    What is held out is as of `part`. A run that was stopped goes on.
+    `part` selects the validation videos. A stopped run continues.
 
     Args:
-        source: a list or a folder, any format `read_list` knows.
-        output: a folder elsewhere.
-        limit: more videos than that are reduced to a random choice, always the same.
-        short_side: of the copies, in pixels.
+        source: a list or a folder, in any format of `read_list`.
+        output: another folder.
+        limit: maximum number of videos; a larger list is reduced to a fixed random choice.
+        short_side: short side of the copies, in pixels.
         workers: processes that re-encode; 0 works in this one.
 
     Raises:
-        ListError: there are no videos, or the list makes no sense.
+        ListError: there are no videos, or the list is invalid.
         ValueError: fewer than two of the videos can be read.
     """
     videos = read_list(source)
     if len(videos) > limit:
-        _log.info("%s has %d videos: taking %d of them", source, len(videos), limit)
+        _log.info("%s has %d videos; %d of them are used", source, len(videos), limit)
         videos = videos.subset(limit)
     encoding = Encoding(short_side=short_side)
     made = prepare_videos(videos, output, encoding, workers=workers)
     for failure in made.failures:
-        _log.warning("left out: %s: %s", *failure)
+        _log.warning("%s is left out, because it cannot be read: %s", *failure)
     if len(made.videos) < 2:
         raise ValueError(f"{source}: {len(made.videos)} of {len(videos)} videos can be read, the demo needs 2 and more")
     written = {os.path.realpath(output / video.output) for video in made.videos}
@@ -48,9 +48,9 @@ def make_miniature(
 
 
 def part(videos: VideoList) -> tuple[VideoList, VideoList | None]:
-    """The videos to train on and, if they have classes, those held out: a quarter of each class, groups together.
+    """Split videos into training and held-out ones: a quarter of each class; groups stay together.
 
-    None is held out if there are fewer than two classes, a video has no label, or a class has only one group.
+    Holds out nothing (None) if there are fewer than two classes, a video has no label, or a class has only one group.
     """
     groups: dict[int | None, set[str]] = {}
     for row in videos.rows:

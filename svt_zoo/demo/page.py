@@ -1,4 +1,4 @@
-"""A page of texts and pictures as one HTML file that needs no other."""
+"""Builds a self-contained HTML page of texts and pictures."""
 
 import base64
 import html
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Picture(NamedTuple):
-    """A PNG, and the video (MP4) that plays to its left, if there is one."""
+    """A PNG, and optionally a video (MP4) that plays to its left."""
 
     name: str
     png: bytes
@@ -15,7 +15,7 @@ class Picture(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A headline, a text below it, and pictures; of several, each has its name beside it."""
+    """A headline, a text below it, and pictures; several pictures have their names next to them."""
 
     title: str
     text: str
@@ -23,7 +23,7 @@ class Section(NamedTuple):
 
 
 def page(title: str, answer: str, sections: Sequence[Section], commands: str) -> str:
-    """The page: its title, what came out, the sections, and the commands that lead on; plain texts are escaped."""
+    """Build the page: title, result, sections, and the commands to try next; plain texts are escaped."""
     body = "\n".join(_section(section) for section in sections)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">

@@ -1,6 +1,6 @@
-"""One page about a network that was trained without labels: what it learned, beside the same network untrained.
+"""Writes a report about a network that was trained without labels, compared with the untrained network.
 
-`write_report` compares features by their nearest neighbours, and writes a single HTML file with all pictures in it.
+`write_report` compares features by their nearest neighbors and writes one HTML file that contains all pictures.
 """
 
 import copy
@@ -17,25 +17,25 @@ from torch import Tensor
 from ..data.datasets import EvalViews
 from ..data.lists import VideoList
 from ..data.sampling import uniform_clip
-from ..data.video import open_video
 from ..evaluation.features import Extracted, extract
 from ..evaluation.knn import knn_scores, nearest
 from ..evaluation.metrics import accuracy, confusion_matrix
 from ..inference.visualize import attention_maps, contact_sheet, unnormalise
 from ..models import ZooModel
+from ..video import open_video
 from . import figures
 from .page import Picture, Section, page
 
-_VOTES = 10  # neighbours that vote for a class
-_QUERIES, _SHOWN = 8, 4  # videos whose neighbours are shown, and how many of those
-_STRIPS = 6  # classes (videos, if there are none) of which frames are shown
-_MOVIE_BYTES = 300_000  # a larger video stays out of the page
+_VOTES = 10  # neighbors that vote for a class
+_QUERIES, _SHOWN = 8, 4  # videos whose neighbors are shown, and neighbors per video
+_STRIPS = 6  # classes (or videos, without classes) with a strip of frames
+_MOVIE_BYTES = 300_000  # a larger video is not put into the page
 _SIDE = 120  # pixels of a frame in the attention picture
 
 
 @dataclass(frozen=True)
 class Score:
-    """How often one kind of features finds the right class: percent of `n` videos, and the bounds of 95 %."""
+    """Accuracy of one kind of features: percent of `n` videos, and the bounds of the 95 % interval."""
 
     name: str
     top1: float
@@ -45,7 +45,7 @@ class Score:
 
 
 class Story(NamedTuple):
-    """The texts of a report: its headline, what the videos are, and commands to try next, line by line."""
+    """Texts of a report: headline, description of the videos, and commands to try next, one per line."""
 
     title: str
     about: str
@@ -74,14 +74,14 @@ svt-zoo embed video.mp4 --model runs/mine/final.safetensors""",
 
 @dataclass(frozen=True)
 class Subject:
-    """What a report is about.
+    """Networks, videos and run of a report.
 
     Attributes:
         trained, untrained: backbones of one architecture with a clip specification.
-        train: the videos that the network was trained on, which are also the bank of neighbours.
-        val: videos with labels that it has not seen; without, neighbours are shown and nothing is counted.
+        train: the training videos of the network, which are also the bank of neighbors.
+        val: labeled videos outside the training; if None, neighbors are shown and no accuracy is computed.
         metrics: the lines of the run's `metrics.jsonl`.
-        max_entropy: of the teacher's targets, in nats.
+        max_entropy: maximum entropy of the teacher's targets, in nats.
     """
 
     trained: ZooModel
@@ -93,7 +93,7 @@ class Subject:
 
 
 def verdict(scores: Sequence[Score], chance: float) -> str:
-    """Who won, in a sentence that claims no more than the numbers do; the trained features come last."""
+    """State in one sentence which features are best, within the confidence intervals; trained features come last."""
     *others, trained = scores
     best = max(others, key=lambda score: score.top1)
     numbers = f"{trained.top1:.0f} % right, against {best.top1:.0f} % ({best.name}) and {chance:.0f} % by guessing"
@@ -105,15 +105,15 @@ def verdict(scores: Sequence[Score], chance: float) -> str:
 
 
 def write_report(path: Path, subject: Subject, story: Story) -> list[Score]:
-    """Write the page, and beside it its pictures and `numbers.json`; returns the accuracies, the trained ones last.
+    """Write the page and, next to it, its pictures and `numbers.json`; returns the accuracies, trained ones last.
 
     Args:
         path: the HTML file.
         subject: the networks, the videos and the run.
-        story: the page's texts.
+        story: the texts of the page.
 
     Raises:
-        ValueError: none of the videos can be read.
+        ValueError: no video can be read.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     train, val = subject.train, subject.val
@@ -156,7 +156,7 @@ def write_report(path: Path, subject: Subject, story: Story) -> list[Score]:
 
 
 def _describe(subject: Subject) -> str:
-    """What was trained, on what, and for how long."""
+    """Describe the network, the training videos and the training time."""
     weights = sum(parameter.numel() for parameter in subject.trained.parameters())
     seconds = sum(line["data_seconds"] + line["compute_seconds"] for line in subject.metrics)
     like = subject.trained.transforms()
@@ -172,7 +172,7 @@ def _features(model: ZooModel, videos: VideoList, *, one_frame: bool = False) ->
     transform = model.transforms()
     if one_frame:
         transform = copy.copy(transform)
-        transform.num_frames, transform.sampling_rate = 1, None  # of the whole video, the middle
+        transform.num_frames, transform.sampling_rate = 1, None  # the middle frame of the video
     found = extract(model, videos, views=EvalViews(transform), batch_size=32)
     if not found.names:
         raise ValueError(f"none of {len(videos)} videos can be read, the first is {found.missing[0].path}")
@@ -180,7 +180,7 @@ def _features(model: ZooModel, videos: VideoList, *, one_frame: bool = False) ->
 
 
 def _compare(subject: Subject, bank: Extracted, queries: Extracted) -> tuple[list[Score], Tensor]:
-    """Accuracy of the three kinds of features, and the confusion matrix of the last, the trained ones."""
+    """Accuracy of three kinds of features, and the confusion matrix of the last one (trained)."""
     train, val = subject.train, subject.val
     assert val is not None
     kinds = {
@@ -198,7 +198,7 @@ def _compare(subject: Subject, bank: Extracted, queries: Extracted) -> tuple[lis
 
 
 def _strips(videos: VideoList) -> list[Picture]:
-    """Some frames of one video of each class, or of the first few videos, and the video if it is a small MP4."""
+    """Some frames of one video per class, or of the first few videos, and the video if it is a small MP4."""
     first: dict[str, str] = {}
     for row in videos.rows:
         name = Path(row.path).stem if row.label is None else _readable(videos.classes[row.label])
@@ -212,7 +212,7 @@ def _strips(videos: VideoList) -> list[Picture]:
 
 
 def _neighbours(bank: Extracted, queries: Extracted | None) -> bytes:
-    """The picture of some videos and their neighbours; without queries, those of the bank ask, and skip themselves."""
+    """Draw some videos and their neighbors; without queries, bank videos are the queries and exclude themselves."""
     asked = queries or bank
     found = nearest(asked.features, bank.features, min(_SHOWN + 1, len(bank.names))).rows.tolist()
     step = max(1, len(asked.names) // _QUERIES)
@@ -226,7 +226,7 @@ def _neighbours(bank: Extracted, queries: Extracted | None) -> bytes:
 
 
 def _attention(subject: Subject, path: str) -> bytes:
-    """What the two networks look at in one video."""
+    """Draw the attention of the two networks for one video."""
     transform = subject.trained.transforms()
     with open_video(path) as video:
         clip = transform(video.frames_at(transform.clip_indices(video.num_frames, fps=video.fps)))  # (3, T, H, W)

@@ -1,4 +1,4 @@
-"""Pre-trains a tiny SVT on videos without labels, and writes a report about what it learned."""
+"""Pre-trains a tiny SVT on videos without labels, and writes a report about the result."""
 
 import logging
 import math
@@ -15,11 +15,11 @@ from .miniature import make_miniature
 from .report import MADE, OWN, Score, Subject, write_report
 from .synthetic import make_videos
 
-VIDEOS = {"train": 80, "val": 30}  # made videos per class
+VIDEOS = {"train": 80, "val": 30}  # synthetic videos per class
 QUICK_VIDEOS = {"train": 40, "val": 15}
 QUICK_OPTIONS = ["data.batch_size=16", "optim.epochs=24", "optim.warmup_epochs=1"]  # too few steps to learn much
-OWN_STEPS, QUICK_OWN_STEPS = 150, 75  # of the training on a user's videos
-OWN_LIMIT, QUICK_OWN_LIMIT = 300, 100  # of a user's videos
+OWN_STEPS, QUICK_OWN_STEPS = 150, 75  # training steps on a user's videos
+OWN_LIMIT, QUICK_OWN_LIMIT = 300, 100  # maximum number of a user's videos
 WORKERS = 2  # processes that make or re-encode videos
 REPORT_NAME = "report.html"
 _log = logging.getLogger(__name__)
@@ -28,17 +28,17 @@ _log = logging.getLogger(__name__)
 def run_demo(
     output: Path, *, videos: str | None = None, quick: bool = False, seed: int = 0, overrides: Sequence[str] = ()
 ) -> list[Score] | None:
-    """Make the videos, train and write `report.html` into `output`; a run that was stopped continues.
+    """Make the videos, train and write `report.html` into `output`; a stopped run continues.
 
     Args:
-        output: folder of all files.
-        videos: a list or a folder of the user's videos; by default videos are made.
+        output: folder for all files.
+        videos: a list or a folder of the user's videos; by default synthetic videos are made.
         quick: fewer videos and epochs.
-        seed: of the made videos and of the training.
+        seed: of the synthetic videos and of the training.
         overrides: `key=value` changes to the recipe.
 
     Returns:
-        The accuracies, the trained network last; None if a signal asked the training to stop.
+        The accuracies, the trained network last; None if a signal stopped the training.
     """
     output = output.resolve()
     changes = [f"data.train={output / 'train.csv'}", f"run.output={output / 'run'}", f"run.seed={seed}"]
@@ -59,7 +59,7 @@ def run_demo(
     train.save(output / "train.csv")
     recipe = read_recipe(Recipe, "demo/own_videos" if videos else "demo/svt_tiny", [*changes, *overrides])
     seed_all(recipe.run.seed)
-    untrained = build_backbone(recipe)  # with the weights that the training starts from
+    untrained = build_backbone(recipe)  # the initial weights of the training
     _log.info("2 of 3: training on %d videos for %d epochs, without labels", len(train), recipe.optim.epochs)
     if not pretrain(recipe):
         return None

@@ -1,12 +1,12 @@
-"""Short videos whose class is a motion and nothing else: what `make demo` trains on.
+"""Makes short synthetic videos whose class is only a motion; `make demo` trains on them.
 
-A light drifts over a frame whose edges are joined, left to right and top to bottom. Its class is the line it drifts
-along: sideways, upright, or one of the two diagonals. Where it starts, which of the two ways it goes, its size, its
-colours and everything behind it are drawn at random, the looks anew for each frame. So
+A light drifts over a frame and reenters at the opposite edge. The class is the line of the motion: horizontal,
+vertical, or one of the two diagonals. Start, direction along the line, size, colors and background are random; size,
+colors and background change with each frame. So
 
-- one frame says nothing: in every class, at every time, the light may be anywhere and look like anything;
-- what two parts of a video share is the line alone, and at any frame rate it is the same line;
-- a mirror turns one diagonal into the other: such videos allow no flips.
+- one frame has no information: in every class, at every time, the light can have any position and appearance;
+- two parts of a video have only the line in common, and it is the same line at any frame rate;
+- a mirror image turns one diagonal into the other, so such videos allow no flips.
 """
 
 from functools import partial
@@ -18,24 +18,25 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..data.jobs import atomic, progress, run
+from ..data.jobs import progress, run
+from ..files import atomic
 
-# Name of a class -> the way that the light goes, in frame widths to the right and frame heights down.
+# Class name -> displacement of the light: frame widths to the right, frame heights down.
 MOTIONS: dict[str, tuple[int, int]] = {
     "sideways": (1, 0),
     "upright": (0, 1),
     "falling diagonal": (1, 1),
     "rising diagonal": (1, -1),
 }
-_RADIUS = (0.15, 0.20)  # of the light, in frame widths
+_RADIUS = (0.15, 0.20)  # range of the radius of the light, in frame widths
 _EDGE = 0.03  # width of its soft edge, in frame widths
-_CELLS = 4  # patches of colour along a side of the background
-_BACKGROUND, _LIGHT = (0.10, 0.12, 0.25), (0.95, 0.85, 0.60)  # mean colours, in [0, 1]
-_TONE, _TEXTURE = 0.04, 0.06  # how far the colour of a frame, and of a place in it, strays from that
+_CELLS = 4  # color patches along a side of the background
+_BACKGROUND, _LIGHT = (0.10, 0.12, 0.25), (0.95, 0.85, 0.60)  # mean colors, in [0, 1]
+_TONE, _TEXTURE = 0.04, 0.06  # deviation from the mean color, per frame and per position
 
 
 def drift(motion: str, rng: np.random.Generator, num_frames: int) -> NDArray[np.float64]:
-    """Where the light is in each frame: (num_frames, 2), right and down, in [0, 1); it crosses the frame once."""
+    """Position of the light in each frame: (num_frames, 2), right and down, in [0, 1); it crosses the frame once."""
     way = np.array(MOTIONS[motion]) * rng.choice([-1, 1])
     times = np.arange(num_frames)[:, None] / num_frames  # (T, 1)
     places: NDArray[np.float64] = (rng.random(2) + way * times) % 1.0
@@ -43,10 +44,10 @@ def drift(motion: str, rng: np.random.Generator, num_frames: int) -> NDArray[np.
 
 
 def paint(places: NDArray[np.float64], rng: np.random.Generator, size: int) -> NDArray[np.uint8]:
-    """Frames (T, size, size, 3) with a light at `places` (T, 2); its looks and the background are new in each."""
+    """Frames (T, size, size, 3) with a light at `places` (T, 2); appearance and background change per frame."""
     num_frames = len(places)
     centres = (np.arange(size) + 0.5) / size
-    right = (centres - places[:, :1] + 0.5) % 1.0 - 0.5  # (T, W): distance from the light, over the edge if shorter
+    right = (centres - places[:, :1] + 0.5) % 1.0 - 0.5  # (T, W): distance from the light, across the edge if shorter
     down = (centres - places[:, 1:] + 0.5) % 1.0 - 0.5  # (T, H)
     distance = np.sqrt(right[:, None, :] ** 2 + down[:, :, None] ** 2)  # (T, H, W)
     radius = rng.uniform(*_RADIUS, (num_frames, 1, 1))
@@ -60,7 +61,7 @@ def paint(places: NDArray[np.float64], rng: np.random.Generator, size: int) -> N
 def _colours(
     rng: np.random.Generator, num_frames: int, size: int, colour: tuple[float, float, float]
 ) -> NDArray[np.float64]:
-    """Smooth patches around `colour`, with a tone of its own in each frame, in [0, 1]: (T, size, size, 3)."""
+    """Smooth patches around `colour`, with a separate tone in each frame, in [0, 1]: (T, size, size, 3)."""
     tone = rng.uniform(-_TONE, _TONE, (num_frames, 1, 1, 3))
     cells = rng.uniform(-_TEXTURE, _TEXTURE, (num_frames, _CELLS, _CELLS, 3))
     colours = ((np.array(colour) + tone + cells).clip(0, 1) * 255).astype(np.uint8)
@@ -71,16 +72,16 @@ def _colours(
 def make_videos(
     folder: Path, *, per_class: int, seed: int, num_frames: int = 32, size: int = 64, fps: int = 16, workers: int = 0
 ) -> None:
-    """Write `per_class` H.264 files of each class into `folder/<class>/`; files that are there stay as they are.
+    """Write `per_class` H.264 files of each class into `folder/<class>/`; existing files are not changed.
 
-    A run that was stopped goes on: each file appears when it is complete, and depends on the seed, its class and its
-    number alone.
+    A stopped run continues: a file appears only when it is complete. It depends only on the seed, its class and its
+    number.
 
     Args:
-        folder: of the class folders; another seed's videos belong into another one.
+        folder: parent of the class folders; use another folder for another seed.
         per_class: videos of each class.
-        seed: of everything that is drawn.
-        num_frames, size, fps: of a video: frames, pixels along either side (an even number), frames a second.
+        seed: of all random numbers.
+        num_frames, size, fps: frames per video, pixels per side (an even number), frames per second.
         workers: processes that write; 0 writes in this one.
 
     Raises:
@@ -103,7 +104,7 @@ def _make_video(task: tuple[Path, str, tuple[int, ...]], *, num_frames: int, siz
     rng = np.random.default_rng(seed)
     frames = paint(drift(motion, rng, num_frames), rng, size)
     with atomic(path) as part, av.open(str(part), "w", format="mp4") as container:
-        # x264's assembly gives other bits for so small frames at times, by what happens to lie beside them in memory.
+        # For small frames, x264's assembly code sometimes gives different bits, depending on adjacent memory.
         options = {"crf": "20", "preset": "veryfast", "x264-params": "asm=0"}
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.height, stream.width, stream.pix_fmt = size, size, "yuv420p"

@@ -1,1 +1,1 @@
-"""How good are the features?"""
+"""Evaluation of features and classifiers: k-NN, linear probe, multi-view test."""

@@ -1,4 +1,4 @@
-"""From a recipe to results: the only part of evaluation that sees a whole recipe."""
+"""Runs an evaluation recipe and writes its results: the only evaluation module that reads complete recipes."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -32,19 +32,19 @@ from .protocols import Extractor, Outcome, knn_protocol, linear_protocol, multiv
 from .results import Result, provenance, write_result
 from .start import log_start
 
-_LIKE = "random:"  # before a start: its architecture with random weights
+_LIKE = "random:"  # prefix of `init`: the same architecture with random weights
 
 R = TypeVar("R", KNNRecipe, LinearRecipe, MultiviewRecipe)
 
-# SVT's own evaluation, of weights that do not say theirs: 8 x 32 frames, 0.45 and 0.225 for all colours.
+# SVT's evaluation clip, for weights without a specification: 8x32, mean 0.45 and std 0.225 for all channels.
 _CLIP = ClipSpec(8, 32, 256, 224, (0.45,) * 3, (0.225,) * 3)
 
 
-Evaluation = tuple[VideoList, list[Outcome]]  # the evaluation videos, and what was found
+Evaluation = tuple[VideoList, list[Outcome]]  # the evaluation videos and the outcomes
 
 
 class Evaluated(NamedTuple):
-    """One split with one seed: where its files lie, the evaluation list, what was found."""
+    """One split with one seed: the folder of its files, the evaluation list, and the outcomes."""
 
     split: str
     seed: int
@@ -53,25 +53,25 @@ class Evaluated(NamedTuple):
     outcomes: list[Outcome]
 
     def outcome(self, protocol: str) -> Outcome:
-        """The outcome of a protocol."""
+        """Returns the outcome of a protocol."""
         return next(outcome for outcome in self.outcomes if outcome.protocol == protocol)
 
 
 def evaluate(recipe: KNNRecipe | LinearRecipe | MultiviewRecipe) -> list[Result]:
-    """The evaluation of a recipe's kind. Raises as `evaluate_knn`."""
+    """Runs the evaluation that the kind of `recipe` selects. Raises the errors of `evaluate_knn`."""
     if isinstance(recipe, KNNRecipe):
         return evaluate_knn(recipe)
     return evaluate_linear(recipe) if isinstance(recipe, LinearRecipe) else evaluate_classifier(recipe)
 
 
 def evaluate_knn(recipe: KNNRecipe) -> list[Result]:
-    """Nearest neighbours as the recipe says: one result a number of neighbours (and split), and their files.
+    """Runs the k-NN evaluation of a recipe. Returns one result per k (and split), and writes their files.
 
     Raises:
-        ConfigError: a recipe that cannot be run.
-        WeightsError: the weights cannot be had.
+        ConfigError: the recipe cannot be run.
+        WeightsError: the weights cannot be loaded.
         ListError: a list cannot be read.
-        ValueError: training and evaluation share videos, or there is nothing to count.
+        ValueError: training and evaluation lists share videos, or no video can be evaluated.
     """
 
     def run(case: KNNRecipe, extractor: Extractor) -> Evaluation:
@@ -84,7 +84,7 @@ def evaluate_knn(recipe: KNNRecipe) -> list[Result]:
 
 
 def evaluate_linear(recipe: LinearRecipe) -> list[Result]:
-    """A linear probe as the recipe says: one result (a split), and its files. Raises as `evaluate_knn`."""
+    """Runs the linear probe of a recipe. Returns one result (per split). Raises the errors of `evaluate_knn`."""
 
     def run(case: LinearRecipe, extractor: Extractor) -> Evaluation:
         train, val = _lists(case)
@@ -96,7 +96,7 @@ def evaluate_linear(recipe: LinearRecipe) -> list[Result]:
 
 
 def evaluate_classifier(recipe: MultiviewRecipe) -> list[Result]:
-    """The multi-view test of a classifier as the recipe says. Raises as `evaluate_knn`."""
+    """Runs the multi-view test of a classifier. Raises the errors of `evaluate_knn`."""
 
     def run(case: MultiviewRecipe, extractor: Extractor) -> Evaluation:
         val = evaluation_list(case.data, classes=extractor.network.meta.get("categories"))
@@ -107,7 +107,7 @@ def evaluate_classifier(recipe: MultiviewRecipe) -> list[Result]:
 
 
 def _run(recipe: R, evaluate: Callable[[R, Extractor], Evaluation], *, num_classes: int | None = 0) -> list[Result]:
-    """Evaluate each split with each seed, write what was found, and the results."""
+    """Evaluate each split with each seed; write the outcomes and the results."""
     each = expand_repeats(recipe)
     device = distributed.init(choose_device(recipe.run.device))
     try:
@@ -131,13 +131,13 @@ def _run(recipe: R, evaluate: Callable[[R, Extractor], Evaluation], *, num_class
 
 
 def load_network(recipe: EvaluationRecipe | FinetuneRecipe, *, num_classes: int | None = 0) -> ZooModel:
-    """The network of a recipe in eval mode, with its clip in its `meta`; the seed draws random weights.
+    """Load the network of a recipe in eval mode, with its clip in `meta`; the seed determines random weights.
 
-    init=random:START gives the architecture and the clip of START with random weights, to compare with START.
+    `init=random:START` uses the architecture and the clip of START with random weights, as a baseline for START.
 
     Raises:
-        ValueError: no such start.
-        WeightsError: the weights cannot be had.
+        ValueError: `init` names no known model.
+        WeightsError: the weights cannot be loaded.
     """
     start = recipe.init.removeprefix(_LIKE)
     with torch.random.fork_rng(devices=[]):
@@ -162,7 +162,7 @@ def load_network(recipe: EvaluationRecipe | FinetuneRecipe, *, num_classes: int 
 
 
 def choose_clip(said: ClipSpec | None, asked: ClipConfig, network: ZooModel) -> ClipSpec:
-    """The clip to evaluate with: what the weights say, or SVT's at the network's own size, as a recipe changes it."""
+    """Clip of the weights, or SVT's at the network's size if they have none, with the changes of the recipe."""
     if said is None:
         backbone = network.backbone if isinstance(network, Classifier) else network
         size = backbone.meta.get("model_kwargs", {}).get("img_size", _CLIP.crop_size)
@@ -177,19 +177,19 @@ def choose_clip(said: ClipSpec | None, asked: ClipConfig, network: ZooModel) -> 
 def write_results(
     done: Sequence[Evaluated], report: ReportConfig, *, name: str, recipe: dict[str, Any], device: torch.device
 ) -> list[Result]:
-    """Write the files of each evaluation and, for each protocol that all have, one result a split, its seeds' mean.
+    """Write the files of each evaluation and, for each protocol that all have, one result per split (mean of seeds).
 
-    Of several splits there is one more, their mean. Only the main process writes.
+    Several splits get one more result, their mean. Only the main process writes.
 
     Args:
         done: the evaluations.
-        report: what the results say of themselves.
-        name: of what was evaluated, if `report` does not say it.
+        report: fields that are common to all results.
+        name: of what was evaluated, if `report` has no name.
         recipe: the resolved recipe as plain data.
-        device: on which it was computed.
+        device: on which the results were computed.
 
     Returns:
-        The results, as they were written; none in other processes.
+        The results, as written; an empty list in all other processes.
     """
     splits = list(dict.fromkeys(one.split for one in done))
     groups = {split: [one for one in done if one.split == split] for split in splits}
@@ -221,7 +221,7 @@ def write_results(
 
 
 def _counted(group: Sequence[Evaluated], protocol: str) -> dict[str, Any]:
-    """Mean metrics, and on how many videos: each split counts once, however many seeds."""
+    """Mean metrics and the number of videos; each split counts once, for any number of seeds."""
     splits = {one.split: one for one in group}.values()
     hashes = [one.videos.sha256 for one in splits]
     return {
@@ -233,13 +233,13 @@ def _counted(group: Sequence[Evaluated], protocol: str) -> dict[str, Any]:
 
 
 def _noted(one: Evaluated, protocol: str) -> dict[str, Any]:
-    """One seed of one split by itself, for the result's recipe."""
+    """Notes on one seed of one split, for the recipe field of the result."""
     outcome = one.outcome(protocol)
     return {"split": one.split, "seed": one.seed, "top1": outcome.metrics()["top1"], **outcome.notes}
 
 
 def name_of(init: str, model: str) -> str:
-    """What a result calls the network that `init` names: a row, a run's folder, a file without its suffix."""
+    """Name of the network in results: a row of the table, the folder of a run, or a file name without suffix."""
     if init in ("random", *STARTS):
         return f"{model} {init}"
     if init.startswith(_LIKE):
@@ -251,7 +251,7 @@ def name_of(init: str, model: str) -> str:
 
 
 def describe_result(result: Result) -> str:
-    """A result in a line: accuracies with their 95 % intervals or deviations over runs, and what is missing."""
+    """Format a result as one line: accuracies with 95 % intervals or std over runs, and the missing videos."""
     parts = []
     for metric in ("top1", "top5", "mean_class"):
         if metric in result.metrics:
@@ -277,6 +277,6 @@ def _log_start(what: str, case: EvaluationRecipe, extractor: Extractor, videos: 
 
 
 def _lists(recipe: KNNRecipe | LinearRecipe) -> tuple[VideoList, VideoList]:
-    """Training and evaluation videos, which share none."""
+    """Read the training and evaluation lists, which share no video."""
     train = training_list(recipe.data, seed=recipe.run.seed)
     return train, evaluation_list(recipe.data, classes=train.classes)

@@ -1,4 +1,4 @@
-"""Features of a list of videos: the same whoever computes them, in one process or many, at once or in several goes."""
+"""Extracts features of a list of videos; the result is the same for one or many processes and after restarts."""
 
 import hashlib
 import json
@@ -23,20 +23,19 @@ from ..data.failures import Outcomes
 from ..data.lists import VideoList
 from ..data.loader import collate
 from ..data.workers import number_of_workers, start_worker
+from ..files import write_whole
 from ..models import Features, ZooModel
 from .prepare import prepare
-from .results import write_atomically
 from .views import describe_views, parse_views
 
 Pool = Literal["mean", "sum", "softmax", "max", "none"]
 
 
 class Extracted(NamedTuple):
-    """What a network says of the videos of a list, in the list's order, without those that cannot be read.
+    """Outputs of a network for the videos of a list, in list order, without the unreadable videos.
 
-    `features` is float32 (N, D), or (N, V, D) of V views that were not pooled; `labels` int64 (N,), -1 for none;
-    `names` the path of each, `video_index` its row in the list, int64 (N,); `missing` are the videos that could not be
-    read.
+    `features` is float32 (N, D), or (N, V, D) for V views without pooling. `labels` is int64 (N,), -1 for none.
+    `names` holds the paths, `video_index` the rows in the list, int64 (N,). `missing` holds the unreadable videos.
     """
 
     features: Tensor
@@ -63,40 +62,38 @@ def extract(
     world_size: int | None = None,
     progress: bool = True,
 ) -> Extracted:
-    """Features of all videos of a list by a backbone, or logits by a `Classifier`; the model itself stays as it is.
+    """Compute features (backbone) or logits (`Classifier`) of all videos of a list; the model is not changed.
 
-    With an `output` folder, what is done is kept there in shards, and the same call goes on where a killed one was,
-    also with another number of processes. Several processes share the work and the folder, one shard after the other;
-    those of one torch.distributed group wait for each other and each returns all features.
+    With an `output` folder, finished shards are kept there. After a kill, the same call continues, also with another
+    number of processes. Several processes share the folder and divide the shards. The processes of one
+    torch.distributed group wait for each other, and each returns all features.
 
     Args:
         model: a backbone, or a classifier (pass its `backbone` for features).
         videos: the list.
-        views: "3x1" (crops x clips) or "slow-fast 3x1" of the model's own transform, or views of your own.
-        pool: "mean" of all views, or "sum": views of one shape averaged, shapes added up (of slow and fast ones), or
-            "none": each view by itself; of logits also "softmax": the log of the mean probability, and "max".
+        views: "3x1" (crops x clips) or "slow-fast 3x1" of the model's own transform, or a custom `Views` object.
+        pool: "mean" of all views; "sum": mean over views of one shape, then the sum over shapes (slow and fast);
+            "none": no pooling. For logits also "softmax" (log of the mean probability) and "max".
         device: by default the GPU if there is one.
-        dtype: what the network computes in.
-        batch_size: videos that are read and computed at once, at most `shard_size`; view by view.
-        num_workers: processes that read videos; 0 reads in this one, None has one for each core.
-        seed: of views that are drawn (`RandomClips`).
-        output: folder of the shards; without, nothing is kept.
-        shard_size: videos of a shard.
-        rank, world_size: number of this process, and how many share the work; by default those of torchrun's group.
-        progress: show a bar with the time left, on a terminal.
+        dtype: the type that the network computes in.
+        batch_size: videos per batch, at most `shard_size`; the views are computed one after the other.
+        num_workers: processes that read videos; 0 reads in this one, None uses one per core.
+        seed: of random views (`RandomClips`).
+        output: folder of the shards; None keeps nothing.
+        shard_size: videos per shard.
+        rank, world_size: number of this process and count of processes; by default those of torchrun's group.
+        progress: on a terminal, show a progress bar with the remaining time.
 
     Raises:
         CommonFailure: the first videos all fail for the same reason.
-        ValueError: the folder holds features of other videos, weights or views; several processes without a folder.
-        FileNotFoundError: processes that share the work without torch.distributed have not finished theirs.
+        ValueError: the folder has features of other videos, weights or views, or several processes have no folder.
+        FileNotFoundError: other processes, outside torch.distributed, have not finished their shards.
     """
     rank = distributed.rank() if rank is None else rank
     world_size = distributed.world_size() if world_size is None else world_size
-    if not 0 <= rank < world_size or (world_size > 1 and output is None) or min(batch_size, shard_size) < 1:
-        raise ValueError(
-            "needs 0 <= rank < world_size, an output folder for several processes, batch_size and shard_size from 1; "
-            f"got rank={rank}, world_size={world_size}, {output=}, {batch_size=}, {shard_size=}"
-        )
+    _check_place(rank, world_size, output)
+    if min(batch_size, shard_size) < 1:
+        raise ValueError(f"batch_size and shard_size must be >= 1, got {batch_size=}, {shard_size=}")
     made = parse_views(views, model.transforms()) if isinstance(views, str) else views
     network, device, dtype = prepare(model, device, dtype)
     settings = {"list_sha256": videos.sha256, "weights_sha256": weights_sha256(model), "views": describe_views(made)}
@@ -105,37 +102,26 @@ def extract(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(output or scratch)
         claim(folder, settings)
-        mine = sorted(shards(len(videos), shard_size).items())[rank::world_size]
+        mine = {_path(folder, n): rows for n, rows in sorted(shards(len(videos), shard_size).items())[rank::world_size]}
         was_read = any(_has_features(path) for path in folder.glob("features_*.safetensors"))
-        if not was_read:  # earlier attempts read no video: what they wrote is made again
-            for n, _ in mine:
-                _path(folder, n).unlink(missing_ok=True)
-        todo = {_path(folder, n): _split(rows, batch_size) for n, rows in mine if not _path(folder, n).exists()}
+        # If earlier attempts read no video at all, their shards are computed again.
+        todo = {path: _split(rows, batch_size) for path, rows in mine.items() if not (was_read and path.exists())}
         batches = _batches(dataset, todo.values(), number_of_workers(num_workers), device, progress and rank == 0)
-        outcomes = Outcomes(len(videos), was_read=was_read)
+        counted = _counted(batches, todo.values(), videos, Outcomes(len(videos), was_read=was_read))
         for path, parts in todo.items():
-            done = []
-            for rows in parts:
-                batch = next(batches)
-                failed, read = dict(batch.failures), set(batch.video_index.tolist())
-                for i in rows:
-                    outcomes.add(videos.rows[i].path, None if i in read else failed[videos.rows[i].path])
-                done.append(_compute(network, batch, pool, device, dtype))
-            _write(path, done)
+            _write(path, [_compute(network, next(counted), pool, device, dtype) for _ in parts])
         distributed.barrier()
         found = read_features(folder, videos)
-        if not found.names:  # by several processes, each of which has read too few videos for the rule
-            together = Outcomes(len(videos))
-            for failure in found.missing:
-                together.add(*failure)
-        return found
+    if not found.names:  # each of several processes read too few videos to raise `CommonFailure`
+        Outcomes(len(videos)).add_all(found.missing)
+    return found
 
 
 def read_features(folder: str | os.PathLike[str], videos: VideoList) -> Extracted:
-    """Read what `extract` left in its `output` folder for this list.
+    """Read the features that `extract` wrote to its `output` folder for this list.
 
     Raises:
-        FileNotFoundError: shards are missing; names how many.
+        FileNotFoundError: shards are missing; the message states how many.
         ValueError: the folder belongs to another list, or a shard is damaged.
     """
     folder = Path(folder)
@@ -172,12 +158,12 @@ def read_features(folder: str | os.PathLike[str], videos: VideoList) -> Extracte
 
 
 def view_features(network: ZooModel, views: Sequence[Tensor], pool: Pool = "mean") -> Tensor:
-    """What a network says of the views of B videos, pooled: (B, D), or (B, V, D) for "none"; with gradients.
+    """Pooled outputs of a network for the views of B videos: (B, D), or (B, V, D) for "none"; with gradients.
 
     Args:
-        network: a backbone, of which class features are taken, or a classifier.
-        views: V tensors (B, C, T, H, W); T, H and W may differ from view to view, as of slow and fast clips.
-        pool: as of `extract`.
+        network: a backbone, whose class features are used, or a classifier.
+        views: V tensors (B, C, T, H, W); T, H and W may differ between views, as in slow and fast clips.
+        pool: as in `extract`.
     """
     outputs = [network(view) for view in views]
     rows = [output.cls if isinstance(output, Features) else output for output in outputs]
@@ -196,8 +182,15 @@ def view_features(network: ZooModel, views: Sequence[Tensor], pool: Pool = "mean
     return torch.stack([torch.stack(group).mean(dim=0) for group in groups]).sum(dim=0)  # (B, D)
 
 
+def _check_place(rank: int, world_size: int, output: str | os.PathLike[str] | None) -> None:
+    if not 0 <= rank < world_size or (world_size > 1 and output is None):
+        raise ValueError(
+            f"several processes need an output, and ranks < world_size; got {rank=}, {world_size=}, {output=}"
+        )
+
+
 class _Part(NamedTuple):
-    """Features (B, D) of a batch and its rows in the list; (0, 0) of one whose videos are all missing."""
+    """Features (B, D) of a batch and its rows in the list; (0, 0) if all its videos are missing."""
 
     features: Tensor
     video_index: Tensor
@@ -207,7 +200,7 @@ class _Part(NamedTuple):
 def _batches(
     dataset: VideoDataset, shards: Iterable[list[range]], num_workers: int, device: torch.device, progress: bool
 ) -> Iterator[Batch]:
-    """The batches of the shards, one after the other, in order."""
+    """Yields the batches of all shards, in order."""
     rows = [list(part) for parts in shards for part in parts]
     loader: DataLoader[Any] = DataLoader(
         dataset,
@@ -216,19 +209,30 @@ def _batches(
         num_workers=num_workers,
         worker_init_fn=start_worker,
         pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # else it would take a number from a training in this process
-        prefetch_factor=1 if num_workers else None,  # float views of many videos wait in shared memory
+        generator=torch.Generator(),  # the default one would change the random state of a training
+        prefetch_factor=1 if num_workers else None,  # float views of prefetched videos occupy shared memory
     )
     yield from tqdm(loader, unit="batch", disable=None if progress else True)
 
 
 def _has_features(path: Path) -> bool:
-    """Whether a shard holds the features of any video; a damaged one may, which `read_features` then says."""
+    """Whether a shard holds the features of any video; True for a damaged one, on which `read_features` raises."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             return bool(file.get_slice("video_index").get_shape()[0])
     except safetensors.SafetensorError:
         return True
+
+
+def _counted(
+    batches: Iterable[Batch], shards: Iterable[list[range]], videos: VideoList, outcomes: Outcomes
+) -> Iterator[Batch]:
+    """Passes the batches on and counts each video, in list order."""
+    for batch, rows in zip(batches, (part for parts in shards for part in parts), strict=False):
+        failed, read = dict(batch.failures), set(batch.video_index.tolist())
+        for i in rows:
+            outcomes.add(videos.rows[i].path, None if i in read else failed[videos.rows[i].path])
+        yield batch
 
 
 def _compute(network: ZooModel, batch: Batch, pool: Pool, device: torch.device, dtype: torch.dtype) -> _Part:
@@ -241,25 +245,25 @@ def _compute(network: ZooModel, batch: Batch, pool: Pool, device: torch.device, 
 
 
 def _write(path: Path, parts: Sequence[_Part]) -> None:
-    """Write a shard: the features of its batches, and what could not be read."""
+    """Write a shard: the features of its batches, and the unreadable videos."""
     features = [part.features for part in parts if len(part.features)]
     failures = [failure for part in parts for failure in part.failures]
     tensors = {
         "features": torch.cat(features) if features else torch.empty(0, 0),
         "video_index": torch.cat([part.video_index for part in parts]),
     }
-    write_atomically(path, safetensors.torch.save(tensors, metadata={"failures": json.dumps(failures)}))
+    write_whole(path, safetensors.torch.save(tensors, metadata={"failures": json.dumps(failures)}))
 
 
 def claim(folder: Path, settings: dict[str, str]) -> None:
-    """Say in the folder what its features are of, unless it says so already.
+    """Record in the folder what its features are computed from, unless this is recorded already.
 
     Raises:
-        ValueError: it says something else.
+        ValueError: the folder records other settings.
     """
     path = folder / "settings.json"
     if not path.exists():
-        write_atomically(path, json.dumps(settings, indent=2).encode())
+        write_whole(path, json.dumps(settings, indent=2).encode())
         return
     found = json.loads(path.read_text())
     different = [
@@ -270,7 +274,7 @@ def claim(folder: Path, settings: dict[str, str]) -> None:
 
 
 def weights_sha256(model: ZooModel) -> str:
-    """Hash of everything that decides what a model says: architecture, names and values of its tensors."""
+    """Hash of everything that determines the outputs of a model: architecture, names and values of its tensors."""
     architecture = [type(model).__name__, model.meta.get("model"), model.meta.get("model_kwargs")]
     digest = hashlib.sha256(json.dumps(architecture, default=str, sort_keys=True).encode())
     for name, value in model.state_dict().items():

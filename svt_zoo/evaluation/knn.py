@@ -1,7 +1,7 @@
-"""Weighted nearest neighbours: how good features are, asked without training anything.
+"""Weighted k-nearest-neighbor classifier: evaluates features without training.
 
-Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination" (CVPR 2018), section 3.4, as DINO
-and SVT evaluate.
+Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination" (CVPR 2018), section 3.4. DINO and
+SVT use the same evaluation.
 """
 
 import logging
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 class Neighbours(NamedTuple):
-    """The k nearest of a bank, nearest first: cosine `similarity` (Q, k) float32, `rows` (Q, k) int64, on the CPU."""
+    """k nearest rows of a bank, nearest first: cosine `similarity` (Q, k) float32, `rows` (Q, k) int64, on the CPU."""
 
     similarity: Tensor
     rows: Tensor
@@ -32,21 +32,21 @@ def nearest(
     query_chunk: int = 1024,
     bank_chunk: int = 16384,
 ) -> Neighbours:
-    """The `k` rows of bank (N, D) with the largest cosine to each of the queries (Q, D).
+    """Find the `k` rows of bank (N, D) with the largest cosine similarity to each of the queries (Q, D).
 
-    However many features there are, only one block of similarities is in memory beside them: about
-    `query_chunk * (5 * bank_chunk + 48 * k) + 8 * bank_chunk * D` bytes on the device, 0.2 GB at the defaults for
-    k = 20 and D = 768 (21 instead of 5 if many similarities are equal). Of equal similarities the lower row comes
-    first, so the result depends on the chunks only through the rounding of a dot product.
+    Besides the features, only one block of similarities is in memory at a time. It takes about
+    `query_chunk * (5 * bank_chunk + 48 * k) + 8 * bank_chunk * D` bytes on the device (21 instead of 5 if many
+    similarities are equal): 0.2 GB at the defaults for k = 20 and D = 768. Among equal similarities the lower row comes
+    first, so the chunk sizes affect the result only through the rounding of dot products.
 
     Args:
-        queries, bank: features of any length and float type; they are normalised here.
-        k: more than N gives N, with a warning.
-        device: where to compute; by default where the queries are. The features may stay in host memory.
-        query_chunk, bank_chunk: rows that are compared at once.
+        queries, bank: features of any length and float type; they are normalized here.
+        k: values above N are reduced to N, with a warning.
+        device: where to compute; by default the device of the queries. The features may stay in host memory.
+        query_chunk, bank_chunk: rows per block of similarities.
 
     Raises:
-        ValueError: the features do not fit each other, hold NaN, or a number is below 1.
+        ValueError: the features differ in length or hold NaN, or a number is below 1.
     """
     if queries.ndim != 2 or bank.ndim != 2 or queries.shape[1] != bank.shape[1]:
         raise ValueError(f"features are (Q, D) and (N, D), got {tuple(queries.shape)} and {tuple(bank.shape)}")
@@ -56,7 +56,7 @@ def nearest(
             f"bank_chunk={bank_chunk}, {len(bank)} features"
         )
     if k > len(bank):
-        _log.warning("k = %d neighbours were asked for, the bank has %d: using all of them", k, len(bank))
+        _log.warning("k=%d is more than the %d training features; using all of them", k, len(bank))
         k = len(bank)
     device = torch.device(device or queries.device)
     found = [_nearest_of_chunk(part, bank, k, device, bank_chunk) for part in queries.split(query_chunk)]
@@ -64,14 +64,16 @@ def nearest(
 
 
 def vote(neighbours: Neighbours, bank_labels: Tensor, num_classes: int, *, temperature: float = 0.07) -> Tensor:
-    """Votes of the neighbours for each class, (Q, K): each gives exp(similarity / temperature) to its own class.
+    """Votes for each class, (Q, K): each neighbor adds exp(similarity / temperature) to its own class.
 
     Raises:
-        ValueError: a label is no class (-1 is "none").
+        ValueError: a label is not a class number (-1 means "none").
     """
     if not 0 <= int(bank_labels.min()) <= int(bank_labels.max()) < num_classes:
         found = f"{int(bank_labels.min())} to {int(bank_labels.max())}"
-        raise ValueError(f"the bank's labels must lie in 0 to {num_classes - 1}, got {found}; kNN needs them all")
+        raise ValueError(
+            f"the bank's labels must lie in 0 to {num_classes - 1}, got {found}; every training video needs a label"
+        )
     similarity, rows = neighbours
     votes = torch.zeros(len(rows), num_classes)
     return votes.scatter_add_(1, bank_labels.cpu()[rows], (similarity / temperature).exp())
@@ -89,18 +91,18 @@ def knn_scores(
     query_chunk: int = 1024,
     bank_chunk: int = 16384,
 ) -> dict[int, Tensor]:
-    """Scores (Q, K) of the queries for each number of neighbours in `ks`, for `metrics.accuracy`.
+    """Scores (Q, K) of the queries for each number of neighbors in `ks`, for `metrics.accuracy`.
 
-    A class that no neighbour votes for scores minus infinity, so that it is never counted as a guess: with 5
-    neighbours of 3 classes there is no fourth guess for top-5 accuracy.
+    A class without votes scores minus infinity and is never counted as a guess. For example, 5 neighbors from 3
+    classes give no fourth guess for top-5 accuracy.
 
     Args:
         bank, bank_labels: features (N, D) and labels (N,) to learn from.
-        queries: features (Q, D); any number of them.
+        queries: features (Q, D).
         num_classes: K.
-        ks: numbers of neighbours.
+        ks: numbers of neighbors.
         temperature: of the votes.
-        device, query_chunk, bank_chunk: as of `nearest`.
+        device, query_chunk, bank_chunk: as in `nearest`.
     """
     if len(bank) != len(bank_labels):
         raise ValueError(f"{len(bank)} features of the bank have {len(bank_labels)} labels")
@@ -114,9 +116,9 @@ def knn_scores(
 
 
 def few_shot(labels: Tensor, n: int, seed: int = 0) -> Tensor:
-    """Which videos make a bank of `n` a class: int64 (n * classes,), ascending, drawn by `seed` class by class.
+    """Rows of a random bank with `n` videos per class: int64 (n * classes,), ascending; `seed` fixes the choice.
 
-    A larger `n` with the same seed keeps those of a smaller one.
+    With the same seed, a larger `n` includes the rows of a smaller one.
 
     Raises:
         ValueError: a class has fewer than `n` videos.
@@ -125,7 +127,9 @@ def few_shot(labels: Tensor, n: int, seed: int = 0) -> Tensor:
     for label in labels.unique().tolist():
         members = (labels == label).nonzero()[:, 0].cpu()
         if not 1 <= n <= len(members):
-            raise ValueError(f"{n} videos of each class were asked for, class {label} has {len(members)}")
+            raise ValueError(
+                f"shots must be 1 to {len(members)}, the number of training videos of class {label}, got {n}"
+            )
         order = np.random.default_rng([seed, label]).permutation(len(members))
         chosen.append(members[torch.from_numpy(order[:n])])
     return torch.cat(chosen).sort().values
@@ -140,7 +144,7 @@ def _nearest_of_chunk(queries: Tensor, bank: Tensor, k: int, device: torch.devic
         values, places = _top(queries @ _normalised(part, device).T, min(k, len(part)))
         similarity = torch.cat((similarity, values), dim=1)
         index = torch.cat((index, places + start), dim=1)
-        # The best so far have lower rows than this chunk's and stand first: a stable sort keeps them first if equal.
+        # Earlier results have lower rows and come first in the sort, which is stable: among equals they stay first.
         similarity, order = similarity.sort(dim=1, descending=True, stable=True)
         similarity, index = similarity[:, :k], index.gather(1, order)[:, :k]
         start += len(part)
@@ -148,9 +152,9 @@ def _nearest_of_chunk(queries: Tensor, bank: Tensor, k: int, device: torch.devic
 
 
 def _top(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The `k` largest of each row and where they are; of equal ones the first."""
+    """The `k` largest values of each row and their positions; among equal values the first."""
     values, places = similarity.topk(k, dim=1)
-    undecided = (similarity >= values[:, -1:]).sum(dim=1) > k  # equals of the last were left out: topk took any
+    undecided = (similarity >= values[:, -1:]).sum(dim=1) > k  # topk picks any of equal values
     if bool(undecided.any()):
         exact = similarity[undecided].sort(dim=1, descending=True, stable=True)
         places[undecided] = exact.indices[:, :k]

@@ -1,4 +1,4 @@
-"""Linear probe: one linear layer on frozen features, for all learning rates at once."""
+"""Linear probe: one linear layer on frozen features, trained for all learning rates at once."""
 
 import functools
 import math
@@ -22,17 +22,17 @@ class Heads(NamedTuple):
     def scores(self, features: Tensor, which: int) -> Tensor:
         """Logits (N, K) of features (N, D) by layer `which`, on the device of the layers.
 
-        The logits of averaged features are the averaged logits of the views: "summed over the crops" is included.
+        The logits of averaged features equal the averaged logits of the views, so no separate sum over crops is needed.
         """
         return F.linear(features.to(self.weight), self.weight[which], self.bias[which])
 
 
 class Probe(NamedTuple):
-    """What a probe found.
+    """Result of a linear probe.
 
-    `lr` is the learning rate that won on the held-out part of the training set, `scores` (N, K) are its logits of the
-    test videos. `validation` and `test` hold the top-1 accuracy of each learning rate, in percent; `validation` is
-    empty if there was nothing to choose.
+    `lr` is the best learning rate on the held-out part of the training set. `scores` (N, K) are its logits of the
+    test videos. `validation` and `test` hold the top-1 accuracy of each learning rate, in percent. `validation` is
+    empty for a single learning rate.
     """
 
     lr: float
@@ -61,24 +61,24 @@ def linear_probe(
 ) -> Probe:
     """Train linear layers on the training features and test them; SVT's recipe by default.
 
-    With several learning rates, first all of them train on a part of the training set and the rest chooses one; then
-    all train on the whole set. The test set chooses nothing.
+    With several learning rates, all of them first train on a part of the training set, and the held-out rest selects
+    one. Then all train on the full set. The test set is not used for the selection.
 
     Args:
-        train: features (N, D), or (N, V, D) of V random clips a video, of which each epoch draws one.
+        train: features (N, D), or (N, V, D) for V random clips per video, of which each epoch draws one.
         train_labels: (N,).
         test: features (M, D), averaged over the views of each video.
         test_labels: (M,).
         num_classes: K.
         lrs: learning rates, not scaled by the batch size.
-        groups: scene of each training video (`Row.group`), which the held-out part does not share with the rest.
-        validation_fraction: share of each class that is held out.
-        epochs, batch_size, momentum, weight_decay, seed, device: as of `train_heads`.
-        standardize: bring each feature to mean 0 and deviation 1 first, by the training set's numbers (the BatchNorm
-            before the probe of He et al., "Masked Autoencoders", 2022, appendix A.1); not in SVT's recipe.
+        groups: scene of each training video (`Row.group`); no scene is in both the held-out part and the rest.
+        validation_fraction: fraction of each class that is held out.
+        epochs, batch_size, momentum, weight_decay, seed, device: as in `train_heads`.
+        standardize: first scale each feature to mean 0 and std 1 of the training set; not in SVT's recipe. It is the
+            BatchNorm before the probe of He et al., "Masked Autoencoders", 2022, appendix A.1.
 
     Raises:
-        ValueError: features and labels do not fit, hold NaN, or the training set is too small to hold a part out.
+        ValueError: features and labels do not fit or hold NaN, or the training set is too small to hold out a part.
     """
     if standardize:
         mean, std = train.flatten(0, -2).mean(dim=0), train.flatten(0, -2).std(dim=0, correction=0)
@@ -86,7 +86,7 @@ def linear_probe(
 
     def top1_of(heads: Heads, features: Tensor, labels: Tensor) -> dict[float, float]:
         scores = [heads.scores(features, i).cpu() for i in range(len(lrs))]
-        # A learning rate that diverged is a loser of the sweep, not an error.
+        # A learning rate that diverges is never selected; it is not an error.
         right = [accuracy(s, labels)["top1"] if bool(s.isfinite().all()) else 0.0 for s in scores]
         return dict(zip(lrs, right, strict=True))
 
@@ -115,28 +115,28 @@ def train_heads(
     seed: int = 0,
     device: torch.device | str | None = None,
 ) -> Heads:
-    """Train one linear layer a learning rate in one pass over the features; each as if it were alone.
+    """Train one linear layer per learning rate, all at once; each result is the same as when trained alone.
 
-    SVT's recipe: cross entropy, SGD with momentum, weights N(0, 0.01), biases 0, the learning rate along a cosine from
-    epoch to epoch towards 0.
+    SVT's recipe: cross entropy, SGD with momentum, initial weights N(0, 0.01), initial biases 0. The learning rate
+    follows a cosine per epoch towards 0.
 
     Args:
-        features: (N, D), or (N, V, D), of which each epoch draws one of V for each video.
+        features: (N, D), or (N, V, D), where each epoch draws one of V for each video.
         labels: (N,).
         num_classes: K.
         lrs: learning rates.
         epochs: passes over the features.
-        batch_size: videos a step; a last smaller batch is a step, too.
+        batch_size: videos per step; a smaller last batch is also a step.
         momentum, weight_decay: of SGD, as in `torch.optim.SGD`.
-        seed: of the initial weights, the order and the drawn clips.
-        device: where to compute; by default where the features are. They are moved there as a whole.
+        seed: of the initial weights, the order and the choice of clips.
+        device: where to compute; by default the device of the features. All features are moved there.
 
     Raises:
         ValueError: features and labels do not fit each other, or hold NaN.
     """
     _check(features, labels, num_classes)
     device = torch.device(device or features.device)
-    rng = torch.Generator().manual_seed(seed)  # of the CPU: the same on any device
+    rng = torch.Generator().manual_seed(seed)  # on the CPU, so that the numbers are the same for any device
     num, dim = len(features), features.shape[-1]
     start = torch.empty(num_classes, dim).normal_(0, 0.01, generator=rng)
     weight = start.to(device).repeat(len(lrs), 1, 1).requires_grad_()  # (L, K, D)
@@ -151,7 +151,7 @@ def train_heads(
             clips = features[rows] if shown is None else features[rows, shown[rows]]  # (B, D)
             logits = clips @ weight.transpose(1, 2) + bias[:, None]  # (L, B, K)
             targets = labels[rows].repeat(len(lrs))
-            # Summed over the layers: each gets the gradient of its own mean loss and nothing of the others.
+            # Sum over the layers: each layer gets only the gradient of its own mean loss.
             loss = F.cross_entropy(logits.flatten(0, 1), targets, reduction="sum") / len(rows)
             gradients = torch.autograd.grad(loss, [weight, bias])
             with torch.no_grad():
@@ -164,12 +164,12 @@ def train_heads(
 def hold_out(
     labels: Tensor, share: float = 0.2, *, seed: int = 0, groups: Sequence[str | None] | None = None
 ) -> Tensor:
-    """Which training videos to set aside for choices, by `seed`: bool (N,), about `share` of each class.
+    """Select training videos to hold out, by `seed`: bool (N,), about the fraction `share` of each class.
 
     Videos of one group stay together, and at least one video of each class stays for training.
 
     Raises:
-        ValueError: nothing can be set aside.
+        ValueError: no video can be held out.
     """
     names: list[str | int] = [
         group if group is not None else i for i, group in enumerate(groups or [None] * len(labels))
@@ -180,7 +180,7 @@ def hold_out(
     sizes = labels.bincount()
     room = (
         (share * sizes.double()).round().clamp(min=1).minimum(sizes - 1).clamp(min=0).to(torch.int64)
-    )  # (K,): how many a class may lose
+    )  # (K,): how many videos of a class may be held out
     mask = torch.zeros(len(labels), dtype=torch.bool)
     groups_left = list(members.values())
     for n in np.random.default_rng(seed).permutation(len(groups_left)).tolist():
@@ -191,7 +191,7 @@ def hold_out(
     if not bool(mask.any()):
         raise ValueError(
             f"no part of {len(labels)} videos in {len(members)} groups can be held out to choose a learning rate; "
-            "give a single one, or a larger validation_fraction"
+            "set linear.lrs to a single one, or a larger linear.validation_fraction"
         )
     return mask
 
@@ -202,6 +202,6 @@ def _check(features: Tensor, labels: Tensor, num_classes: int) -> None:
         raise ValueError(f"features are (N, D) or (N, V, D) and labels (N,), N at least 1, got {shapes}")
     if not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
         found = f"{int(labels.min())} to {int(labels.max())}"
-        raise ValueError(f"labels must lie in 0 to {num_classes - 1}, got {found}; a probe needs them all")
+        raise ValueError(f"labels must lie in 0 to {num_classes - 1}, got {found}; every video needs a label")
     if not bool(features.isfinite().all()):
         raise ValueError("the features hold NaN or infinity")

@@ -1,4 +1,4 @@
-"""How often predictions are right, how sure that number is, and which classes are taken for which."""
+"""Accuracy with confidence intervals, and confusion matrices."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,9 +10,9 @@ from torch import Tensor
 
 
 def wilson_interval(successes: float, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Confidence interval of a share, Wilson's score interval: its bounds in [0, 1].
+    """Wilson's score interval, the confidence interval of a fraction: bounds in [0, 1].
 
-    It holds for small samples and for shares near 0 and 1, where the textbook's p +- 1.96 s fails (Wilson 1927).
+    It is valid for small samples and for fractions near 0 and 1, where the textbook's p +- 1.96 s fails (Wilson 1927).
     """
     if trials < 1 or not 0 <= successes <= trials:
         raise ValueError(f"needs 0 <= successes <= trials and trials >= 1, got {successes} of {trials}")
@@ -25,10 +25,10 @@ def wilson_interval(successes: float, trials: int, confidence: float = 0.95) -> 
 
 
 def mean_interval(successes: Sequence[int], trials: Sequence[int], confidence: float = 0.95) -> tuple[float, float]:
-    """Confidence interval of the mean of several shares, each from its own trials: bounds in [0, 1].
+    """Confidence interval of the mean of several fractions, each from its own trials: bounds in [0, 1].
 
-    Combines the Wilson intervals of the shares as Zou and Donner do ("Construction of confidence limits about effect
-    measures", 2008), so that a class that is always right still counts as uncertain.
+    Combines the Wilson intervals of the fractions (Zou and Donner, "Construction of confidence limits about effect
+    measures", 2008). A class without errors still adds uncertainty.
     """
     shares = [s / n for s, n in zip(successes, trials, strict=True)]
     bounds = [wilson_interval(s, n, confidence) for s, n in zip(successes, trials, strict=True)]
@@ -39,13 +39,13 @@ def mean_interval(successes: Sequence[int], trials: Sequence[int], confidence: f
 
 
 def class_ranks(scores: Tensor, labels: Tensor) -> Tensor:
-    """Place of the true class among the scores (N, K), 0 the best: int64 (N,).
+    """Rank of the true class among the scores (N, K), 0 for the best: int64 (N,).
 
-    Of equal scores the lower class number comes first. A class with score minus infinity is no guess at all: its
-    place is K.
+    Among equal scores the lower class number comes first. A class with score minus infinity is not a guess: its
+    rank is K.
 
     Raises:
-        ValueError: the shapes do not fit, a label is no class, or a score is not a number.
+        ValueError: the shapes do not fit, a label is not a class number, or a score is NaN.
     """
     if scores.ndim != 2 or labels.shape != scores.shape[:1]:
         raise ValueError(f"scores are (N, K) and labels (N,), got {tuple(scores.shape)} and {tuple(labels.shape)}")
@@ -65,11 +65,11 @@ def accuracy(
 ) -> dict[str, float]:
     """Top-k and mean-class accuracy of scores (N, K), in percent, each with its interval.
 
-    Keys are `top1`, `top1_low`, `top1_high`, `top5`, ..., `mean_class`, `mean_class_low`, `mean_class_high`. A k that
-    is no test because there are no more than k classes is left out; classes without a video do not enter the mean.
+    Keys are `top1`, `top1_low`, `top1_high`, `top5`, ..., `mean_class`, `mean_class_low`, `mean_class_high`. A k
+    is left out if there are no more than k classes. Classes without a video are not part of the mean.
 
     Raises:
-        ValueError: there is nothing to count, or as `class_ranks`.
+        ValueError: there are no videos, or as in `class_ranks`.
     """
     ranks = class_ranks(scores, labels)
     total = len(labels)
@@ -105,10 +105,10 @@ def summarise(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def confusion_matrix(predictions: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """How many videos of each class (row) were taken for each class (column): int64 (K, K).
+    """Count the videos of each true class (row) by predicted class (column): int64 (K, K).
 
     Raises:
-        ValueError: a prediction or a label is no class.
+        ValueError: a prediction or a label is not a class number.
     """
     for name, numbers in (("predictions", predictions), ("labels", labels)):
         if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < num_classes:
@@ -119,8 +119,8 @@ def confusion_matrix(predictions: Tensor, labels: Tensor, num_classes: int) -> T
 
 
 def plot_confusion(matrix: Tensor, path: str | Path, *, classes: Sequence[str] = ()) -> Path:
-    """Draw a confusion matrix (K, K) as a PNG: each row in shares of its class, names where there is room for them."""
-    from matplotlib.figure import Figure  # a second to load, and few evaluations draw
+    """Draw a confusion matrix (K, K) as PNG: rows as fractions of their class, class names where space allows."""
+    from matplotlib.figure import Figure  # slow to import (a second), and rarely needed
 
     num_classes = len(matrix)
     shares = matrix / matrix.sum(dim=1, keepdim=True).clamp(min=1)

@@ -1,4 +1,4 @@
-"""A network made ready to compute: loaded, on a device, in the type that is fastest there."""
+"""Prepares a network for inference: loads it, chooses the device and the fastest type there."""
 
 import copy
 import functools
@@ -21,12 +21,12 @@ def prepare(
     *,
     num_classes: int | None = 0,
 ) -> tuple[ZooModel, torch.device, torch.dtype]:
-    """The model in eval mode on the device and in the type it shall compute in.
+    """Return the model in eval mode, on the chosen device and in the chosen type.
 
-    A model handed in is left as it is: unless it is all that already, the result is a copy.
+    A given model is not changed. The result is a copy, unless the model is already in that state.
 
     Raises:
-        ValueError: no such device or type.
+        ValueError: the device or the type does not exist.
     """
     device = choose_device(device)
     dtype = choose_dtype(dtype, device)
@@ -45,27 +45,27 @@ def _is_ready(model: ZooModel, device: torch.device, dtype: torch.dtype) -> bool
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:
-    """The device to compute on; None or "auto" takes the GPU if there is one.
+    """Return the device to compute on; None or "auto" selects the GPU if there is one.
 
     Raises:
-        ValueError: no such device.
+        ValueError: the device does not exist.
     """
     if device is None or device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"device={device!r} is none that torch knows, such as cpu or cuda:0") from error
+        raise ValueError(f"device={device!r} is not a device of torch; use a name such as cpu or cuda:0") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={str(device)!r}, but torch sees no GPU here; leave it out to compute on the CPU")
     return device
 
 
 def choose_dtype(dtype: DType, device: torch.device) -> torch.dtype:
-    """The type to compute in; "auto" is bfloat16 where that is faster on `device`, else float32.
+    """Return the type to compute in; "auto" is bfloat16 where that is faster on `device`, else float32.
 
     Raises:
-        ValueError: no such type.
+        ValueError: the type does not exist.
     """
     if isinstance(dtype, torch.dtype) and dtype in _DTYPES.values():
         return dtype
@@ -78,7 +78,7 @@ def choose_dtype(dtype: DType, device: torch.device) -> torch.dtype:
 
 @functools.cache
 def fastest_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 on a GPU that knows it, and on a CPU where a layer of ViT-B runs faster in it, measured here and now."""
+    """bfloat16 on a GPU that supports it, and on a CPU where a timed ViT-B layer runs faster in it; else float32."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     seconds = {dtype: _layer_seconds(device, dtype) for dtype in (torch.float32, torch.bfloat16)}
@@ -86,7 +86,7 @@ def fastest_dtype(device: torch.device) -> torch.dtype:
 
 
 def _layer_seconds(device: torch.device, dtype: torch.dtype) -> float:
-    """Seconds of one linear layer 768 -> 768 on 512 tokens, the best of five."""
+    """Time of one linear layer 768 -> 768 on 512 tokens, in seconds; minimum of five runs."""
     tokens = torch.ones(512, 768, device=device, dtype=dtype)
     weight = torch.ones(768, 768, device=device, dtype=dtype)
     best = float("inf")

@@ -1,4 +1,4 @@
-"""The evaluations as they are published: nearest neighbours, a linear probe, a classifier on several views."""
+"""The published evaluation protocols: k-NN, linear probe, and multi-view classification."""
 
 import csv
 import logging
@@ -26,12 +26,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Extractor:
-    """A network and how it computes; each list's features are kept in a folder of their own.
+    """A network and its settings; the features of each list are stored in a separate folder.
 
     Attributes:
         network: a backbone, or a classifier for its logits.
-        folder: where features are kept; what is there already is not computed again.
-        device, dtype, batch_size, num_workers: as of `extract`.
+        folder: where features are stored; stored features are not computed again.
+        device, dtype, batch_size, num_workers: as in `extract`.
     """
 
     network: ZooModel
@@ -44,10 +44,10 @@ class Extractor:
     def __call__(
         self, videos: VideoList, name: str, *, views: str | Views, pool: Pool = "mean", seed: int = 0
     ) -> Extracted:
-        """What the network says of the labelled videos of a list; `name` says in errors and in the folder which list.
+        """Outputs of the network for the labeled videos of a list; `name` is the list in errors and in the folder.
 
         Raises:
-            ValueError: a video has no label, or none can be read.
+            ValueError: a video has no label, or no video can be read.
         """
         if unlabelled := [row.path for row in videos.rows if row.label is None]:
             raise ValueError(f"data.{name}: {len(unlabelled)} videos have no label, the first is {unlabelled[0]}")
@@ -74,9 +74,9 @@ class Extractor:
 
 
 class Outcome(NamedTuple):
-    """What one protocol gave: `scores` (N, K) of `videos`, the evaluation videos that could be read.
+    """Result of one protocol: `scores` (N, K) of `videos`, the readable evaluation videos.
 
-    `protocol` names it in a line; `notes` holds what else is worth keeping, as the learning rate that was chosen.
+    `protocol` is a one-line name. `notes` holds further facts, such as the selected learning rate.
     """
 
     protocol: str
@@ -100,16 +100,16 @@ def knn_protocol(
     shots: int | None = None,
     seed: int = 0,
 ) -> list[Outcome]:
-    """Nearest neighbours among the training videos, for each number `ks` of them; nothing is trained.
+    """k-nearest-neighbor classification from the training videos, for each k in `ks`; nothing is trained.
 
     Args:
         extractor: of a backbone.
         train, val: lists with labels.
-        ks: numbers of neighbours; more than there are training videos are left out, which the log says.
-        temperature: as of `knn_scores`.
+        ks: numbers of neighbors; values above the number of training videos are skipped and logged.
+        temperature: as in `knn_scores`.
         views: crops x clips of every video, whose features are averaged.
-        shots: so many training videos of each class; None takes all.
-        seed: of the choice of `shots`.
+        shots: number of training videos per class; None uses all.
+        seed: of the random choice of `shots`.
     """
     bank, queries = extractor(train, "train", views=views), extractor(val, "val", views=views)
     features, labels = bank.features, bank.labels
@@ -118,7 +118,11 @@ def knn_protocol(
         features, labels = features[chosen], labels[chosen]
     usable = [k for k in ks if k <= len(labels)] or [len(labels)]
     if left_out := [k for k in ks if k not in usable]:
-        _log.warning("%d training videos: k = %s left out", len(labels), ", ".join(map(str, left_out)))
+        _log.warning(
+            "there are only %d training videos, so there is no result for k = %s",
+            len(labels),
+            ", ".join(map(str, left_out)),
+        )
     scores = knn_scores(
         features,
         labels,
@@ -152,24 +156,24 @@ def linear_protocol(
     Args:
         extractor: of a backbone.
         train, val: lists with labels.
-        lrs: learning rates, of which a part of the training videos chooses one.
-        clips: random clips of each training video, whose features are kept; each epoch draws one of them.
+        lrs: learning rates; a held-out part of the training videos selects one.
+        clips: number of random clips per training video; each epoch draws one of their features.
         hflip: probability of a flip in training.
-        slow_fast: a training clip is the mean (the sum) of a slow and a fast one.
-        views, pool: of an evaluation video, as of `extract`.
-        seed: of the clips, the layer's start and the order.
+        slow_fast: a training feature is the mean (or sum, by `pool`) of those of a slow and a fast clip.
+        views, pool: of an evaluation video, as in `extract`.
+        seed: of the clips, the initial weights of the layer and the order.
         options: of `linear_probe`: `epochs`, `batch_size`, `momentum`, `weight_decay`, `standardize`,
             `validation_fraction`.
 
     Raises:
-        ValueError: `clips` is below 1, or as of `Extractor` and `linear_probe`.
+        ValueError: `clips` is below 1, or as in `Extractor` and `linear_probe`.
     """
     if clips < 1:
-        raise ValueError(f"linear.clips starts at 1, got {clips}")
+        raise ValueError(f"linear.clips must be >= 1, got {clips}")
     transform = extractor.network.transforms()
     fast = fast_transform(transform) if slow_fast else None
     random_clips = RandomClips(transform, num_clips=clips, flip=hflip, fast=fast)
-    few = replace(extractor, batch_size=max(1, extractor.batch_size // clips))  # each of its videos has many views
+    few = replace(extractor, batch_size=max(1, extractor.batch_size // clips))  # each training video has many views
     bank = few(train, "train", views=random_clips, pool="none", seed=seed)
     features = bank.features  # (N, V, D)
     if slow_fast:
@@ -188,7 +192,7 @@ def linear_protocol(
         device=extractor.device,
         **options,
     )
-    _log.info("linear probe: lr %g of %s", probe.lr, ", ".join(f"{lr:g}" for lr in lrs))
+    _log.info("linear probe: the learning rate is %g, chosen among %s", probe.lr, ", ".join(f"{lr:g}" for lr in lrs))
     sweep = {f"{lr:g}": {"validation": probe.validation.get(lr), "test": probe.test[lr]} for lr in lrs}
     notes = {**_training_notes(train, bank), "lr": probe.lr, "top1_of_each_lr": sweep}
     return Outcome(f"linear, {views} views", probe.scores, queries, notes)
@@ -202,16 +206,16 @@ def multiview_protocol(
     pool: Pool = "mean",
     protocol: str = "classifier",
 ) -> Outcome:
-    """A classifier on several views of each video, whose logits are pooled.
+    """Test a classifier on several views of each video; the logits of the views are pooled.
 
     Args:
         extractor: of a classifier.
         val: a list with labels.
-        views, pool: as of `extract`.
-        protocol: what the outcome is called, before its views.
+        views, pool: as in `extract`.
+        protocol: name of the outcome, before its views.
 
     Raises:
-        ValueError: the network has no classifier, or as of `Extractor`.
+        ValueError: the network has no classifier, or as in `Extractor`.
     """
     network = extractor.network
     if not isinstance(network, Classifier):
@@ -220,13 +224,13 @@ def multiview_protocol(
             "evaluate its features (tools/eval_knn.py, tools/eval_linear.py)"
         )
     if val.num_classes > network.head.out_features:
-        raise ValueError(f"the classifier has {network.head.out_features} classes, data.val has {val.num_classes}")
+        raise ValueError(f"the classifier has {network.head.out_features} classes, but data.val has {val.num_classes}")
     found = extractor(val, "val", views=views, pool=pool)
     return Outcome(f"{protocol}, {views} views", found.features, found, {})
 
 
 def write_outcome(outcome: Outcome, folder: Path, *, classes: Sequence[str] = ()) -> None:
-    """Write each video's likeliest classes as Parquet (or CSV), the confusion matrix as PNG, and what is missing."""
+    """Write the top classes per video (Parquet or CSV), the confusion matrix (PNG) and the missing videos."""
     stem = re.sub(r"\W+", "_", outcome.protocol)
     write_predictions(
         folder / f"predictions_{stem}.parquet",
@@ -243,5 +247,5 @@ def write_outcome(outcome: Outcome, folder: Path, *, classes: Sequence[str] = ()
 
 
 def _training_notes(train: VideoList, bank: Extracted) -> dict[str, Any]:
-    """What a result says of the videos that were learned from."""
+    """Notes of a result about the training videos."""
     return {"train_sha256": train.sha256, "train_n": len(bank.names), "train_n_missing": len(bank.missing)}

@@ -1,4 +1,4 @@
-"""What an evaluation found, as files: one JSON of numbers and where they come from, one table of predictions."""
+"""Result files of an evaluation: JSON with the numbers and their provenance, and a table of predictions."""
 
 import csv
 import importlib.metadata
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..files import write_whole
 from .start import device_name
 
 _log = logging.getLogger(__name__)
@@ -24,20 +25,20 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The numbers of one evaluation and all that is needed to judge and to repeat them.
+    """The numbers of one evaluation and everything that is needed to assess and reproduce them.
 
     Attributes:
         name: what was evaluated: a row of the zoo, a run.
-        protocol: how, as "knn 20", "linear, 3x1 views".
-        dataset, split: on which videos; `list_sha256` is the hash of their list.
+        protocol: how it was evaluated, such as "knn 20" or "linear, 3x1 views".
+        dataset, split: the evaluation videos; `list_sha256` is the hash of their list.
         metrics: by name, accuracies in percent.
-        n: videos that were counted.
-        n_missing: videos of the list that could not be read and are not counted.
+        n: number of evaluated videos.
+        n_missing: number of videos of the list that could not be read; they are not counted in `n`.
         command: the command line.
-        recipe: the resolved recipe, or what else was set.
-        commit: of this project, with "+changes" if files differed from it; blank outside a checkout.
+        recipe: the resolved recipe, or other settings.
+        commit: of this project, with "+changes" if files differ from it; empty outside a checkout.
         device: name of the processor or GPU.
-        versions: of the packages that numbers depend on.
+        versions: of the packages that affect the numbers.
     """
 
     name: str
@@ -56,19 +57,19 @@ class Result:
 
 
 def provenance(device: torch.device | str) -> dict[str, Any]:
-    """The fields `command`, `commit`, `device` and `versions` of a `Result` made here and now."""
+    """The fields `command`, `commit`, `device` and `versions` for a `Result` made now on this machine."""
     versions = {"python": platform.python_version()}
     for package in ("svt-zoo", "torch", "torchvision", "av", "numpy", "safetensors"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            versions[package] = ""  # a checkout on the path, not installed
+            versions[package] = ""  # a checkout on the path, without installation
     command = " ".join(("python", *sys.argv))
     return {"command": command, "commit": _commit(), "device": device_name(device), "versions": versions}
 
 
 def write_result(result: Result, folder: str | os.PathLike[str] = "results") -> Path:
-    """Write `<name>-<protocol>-<dataset>-<split>.json` into `folder`, replacing an older one at once.
+    """Write `<name>-<protocol>-<dataset>-<split>.json` into `folder`; an older file is replaced atomically.
 
     Raises:
         ValueError: a metric is not a finite number.
@@ -76,15 +77,15 @@ def write_result(result: Result, folder: str | os.PathLike[str] = "results") -> 
     words = (result.name, result.protocol, result.dataset, result.split)
     path = Path(folder) / ("-".join(re.sub(r"[^\w.]+", "_", word).strip("_") for word in words if word) + ".json")
     text = json.dumps(asdict(result), indent=2, allow_nan=False, default=str)
-    write_atomically(path, f"{text}\n".encode())
+    write_whole(path, f"{text}\n".encode())
     return path
 
 
 def read_result(path: str | os.PathLike[str]) -> Result:
-    """Read what `write_result` wrote.
+    """Read a file of `write_result`.
 
     Raises:
-        ValueError: the file is no result; names the file and what is wrong.
+        ValueError: the file is not a result; the message has the file and the cause.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -103,20 +104,20 @@ def write_predictions(
     classes: Sequence[str] = (),
     top: int = 5,
 ) -> Path:
-    """Write a table with one row a video: `file`, `label`, `class`, and `top1`, `top1_class`, `top1_score`, ...
+    """Write a table with one row per video: `file`, `label`, `class`, and `top1`, `top1_class`, `top1_score`, ...
 
-    As Parquet, if the path ends in `.parquet` and pyarrow is installed; otherwise as CSV, with that suffix.
+    The format is Parquet if the path ends in `.parquet` and pyarrow is installed, otherwise CSV with suffix `.csv`.
 
     Args:
         path: file to write.
         names: path of each video.
         labels: (N,), -1 where there is none.
-        scores: (N, K), votes, logits or probabilities.
-        classes: names of the classes; without, the columns of names stay empty.
-        top: so many best classes a video.
+        scores: (N, K): votes, logits or probabilities.
+        classes: names of the classes; if empty, the columns of names stay empty.
+        top: number of best classes per video.
 
     Returns:
-        the path that was written.
+        The path of the written file.
     """
     best = scores.topk(min(top, scores.shape[1]))
 
@@ -141,7 +142,9 @@ def write_predictions(
             import pyarrow.parquet
         except ImportError:
             path = path.with_suffix(".csv")
-            _log.warning("pyarrow is not installed (pip install pyarrow): writing %s instead", path)
+            _log.warning(
+                "pyarrow is not installed (pip install pyarrow): the predictions are written to %s instead", path
+            )
         else:
             pyarrow.parquet.write_table(pyarrow.table(columns), path)
             return path
@@ -152,20 +155,12 @@ def write_predictions(
     return path
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that at any instant either is whole or is not there; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
-
-
 def _commit() -> str:
-    """Commit of the checkout that this file belongs to, or a blank."""
+    """Commit of the checkout that contains this file, or an empty string."""
     package = Path(__file__).resolve().parents[1]
     git = ("git", "-C", str(package))
     try:
-        # `ls-files` fails where the package lies, installed, inside somebody else's checkout.
+        # `ls-files` fails if the package is installed inside the checkout of another project.
         subprocess.run([*git, "ls-files", "--error-unmatch", "__init__.py"], capture_output=True, check=True)
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
         changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""The line that a run logs at its start: on what it runs, with which network and videos, and where it writes."""
+"""The line that a run logs at its start: device, network, videos and output path."""
 
 import logging
 import os
@@ -28,12 +28,12 @@ def log_start(
     output: str | os.PathLike[str],
     **facts: object,
 ) -> None:
-    """Log on what a run runs, once, in the main process.
+    """Log the setup of a run, once, in the main process.
 
     Args:
         what: the kind of the run, such as "pre-training".
-        network: whose parameters are counted; those that are not trained are included.
-        device, precision: where and in what it computes.
+        network: its parameters are counted, including frozen ones.
+        device, precision: device and number type of the run.
         output: the folder or file that it writes.
         facts: numbers by name, such as `evaluation_videos=9537, classes=101`; None and 0 are left out.
     """
@@ -42,7 +42,7 @@ def log_start(
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     named = [f"{value} {name.replace('_', ' ')}" for name, value in facts.items() if value]
     _log.info(
-        "%s on %s, precision %s, %d process(es): %s, %.1f M parameters; output: %s",
+        "%s on %s, precision %s, %d process(es): %s, network of %.1f M parameters; output: %s",
         what,
         device_name(device),
         str(precision).removeprefix("torch."),

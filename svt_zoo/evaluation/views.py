@@ -1,4 +1,4 @@
-"""A video's evaluation views: clips spread over time, crops spread over space, slow and fast clips of one network."""
+"""Evaluation views of a video: clips at several times, crops at several positions, slow and fast clips."""
 
 import re
 from collections.abc import Sequence
@@ -10,18 +10,18 @@ from torch import Tensor
 
 from ..data.datasets import EvalViews, Indices, Views, shared_frames
 from ..data.transforms import EvalTransform, crop_and_resize, random_short_side_box
-from ..data.video import Limits, open_video
+from ..video import Limits, open_video
 
 
 def load_views(
     video: str | Path | Tensor, views: Views, *, limits: Limits | None = None, fps: float = 30.0
 ) -> list[Tensor]:
-    """The evaluation views of one video, each (3, T, H, W), of which every frame is decoded once.
+    """Load the evaluation views of one video, each (3, T, H, W); every frame is decoded once.
 
     Args:
         video: a file, or uint8 frames (T, H, W, 3) or (T, 3, H, W) at `fps` frames per second.
         views: the views to make.
-        limits: as of `open_video`.
+        limits: as in `open_video`.
         fps: used for frames only; a file has its own.
 
     Raises:
@@ -36,9 +36,9 @@ def load_views(
 
 
 def fast_transform(slow: EvalTransform, *, num_frames: int = 64, crop_size: int = 96) -> EvalTransform:
-    """The transform of more and smaller frames that cover the same seconds and the same part of the picture.
+    """Return a transform with more and smaller frames, for the same time span and the same region of the frame.
 
-    Of 8 x 32 at 224 pixels it makes 64 x 4 at 96 pixels (SVT, section 3.4, names 64 frames but not their distance).
+    It turns 8x32 at 224 pixels into 64x4 at 96 pixels. SVT, section 3.4, states 64 frames but not their rate.
     """
     rate = slow.sampling_rate
     return EvalTransform(
@@ -54,15 +54,15 @@ def fast_transform(slow: EvalTransform, *, num_frames: int = 64, crop_size: int 
 
 
 class SlowFastViews:
-    """Slow clips (few large frames) and fast clips (many small ones) of the same windows, for one and the same network.
+    """Slow clips (few large frames) and fast clips (many small frames) of the same time windows, for one network.
 
-    First all views of the slow transform, then all of the fast one; `extract` averages or sums what the network says of
-    both (SVT, section 3.4).
+    All views of the slow transform come first, then all of the fast one. `extract` averages or sums the outputs of the
+    network for both (SVT, section 3.4).
 
     Args:
         slow: the network's own transform.
         fast: by default `fast_transform(slow)`.
-        num_clips, num_crops: of either, as of `EvalViews`.
+        num_clips, num_crops: of each of the two, as in `EvalViews`.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class SlowFastViews:
         self.paths = [_eval_views(transform, num_clips, num_crops) for transform in (slow, fast)]
 
     def indices(self, total: int, fps: float, rng: np.random.Generator) -> Indices:
-        """Frame numbers of the slow views, then of the fast ones; nothing is drawn."""
+        """Frame numbers of the slow views, then of the fast ones; nothing is random."""
         return [view for path in self.paths for view in path.indices(total, fps, rng)]
 
     def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> tuple[list[Tensor], list[Any]]:
@@ -83,16 +83,16 @@ class SlowFastViews:
 
 
 class RandomClips:
-    """Random clips as a linear probe trains on: random window, random crop of a random scale, flip (SVT's evaluation).
+    """Random clips for training a linear probe: random window, scale, crop and flip (SVT's evaluation).
 
-    The short side becomes 1 to 1.25 times the transform's `resize_size` (256 to 320 pixels). What is drawn follows
-    from the dataset's seed and the video's number, so the features of several clips can be kept and learned from.
+    The short side becomes 1 to 1.25 times the transform's `resize_size` (256 to 320 pixels). The random
+    choices depend only on the dataset's seed and the video's number, so features of several clips can be stored.
 
     Args:
         transform: of the network; its crop must be square.
         num_clips: clips of each video.
         flip: probability of a horizontal flip; 0 where left and right differ in meaning.
-        fast: transform of fast clips, if the network shall see them too: of the same windows, crops and flips.
+        fast: transform of additional fast clips, with the same windows, crops and flips; None for slow clips only.
 
     Raises:
         ValueError: a crop is not square.
@@ -109,12 +109,12 @@ class RandomClips:
                 raise ValueError(f"random clips need a square crop, got crop_size={given.crop_size}")
 
     def indices(self, total: int, fps: float, rng: np.random.Generator) -> Indices:
-        """Frame numbers of all clips; of each first the slow view, then the fast one."""
+        """Frame numbers of all clips; for each clip the slow view comes before the fast one."""
         views: list[list[int]] = []
         for _ in range(self.num_clips):
             seed = int(rng.integers(2**32))
             for transform in self.transforms:
-                same = np.random.default_rng(seed)  # slow and fast draw the same window
+                same = np.random.default_rng(seed)  # the same window for slow and fast
                 views.append(transform.random_clip_indices(total, fps=fps, rng=same))
         return views
 
@@ -132,15 +132,15 @@ class RandomClips:
                 side = transform.crop_size[0]
                 clip = crop_and_resize(frames, box, side, index=place, interpolation="bilinear", antialias=False)
                 clip = clip.flip(2) if flip else clip  # (T, side, side, 3)
-                views.append(transform.resized(side)(clip))  # no more to resize or to cut
+                views.append(transform.resized(side)(clip))  # already resized and cropped
         return views, []
 
 
 def parse_views(spec: str, transform: EvalTransform) -> EvalViews | SlowFastViews:
-    """Views by name: "3x1" is 3 crops x 1 clip, "slow-fast 3x1" the same of slow and of fast clips.
+    """Parse the name of views: "3x1" is 3 crops x 1 clip, "slow-fast 3x1" the same for slow and fast clips.
 
     Raises:
-        ValueError: the text is of another form.
+        ValueError: the text has another format.
     """
     match = re.fullmatch(r"(slow-fast )?([13])x([1-9]\d*)", spec)
     if match is None:
@@ -154,7 +154,7 @@ def parse_views(spec: str, transform: EvalTransform) -> EvalViews | SlowFastView
 
 
 def describe_views(views: Views) -> str:
-    """All that views are made of, in one line: two descriptions are equal if the views are."""
+    """Describe all settings of views in one line; equal views have equal descriptions."""
     return _describe(views)
 
 

@@ -1,1 +1,1 @@
-"""Where weights come from and go to."""
+"""The table of weights, and how weights are downloaded, converted, loaded and published."""

@@ -1,4 +1,4 @@
-"""What the tensors of a foreign file tell of the network they are for."""
+"""Find the builder's keywords from the tensors of a file that has no config."""
 
 import math
 from collections.abc import Mapping
@@ -7,13 +7,13 @@ from typing import Any
 from torch import Tensor
 
 _TUBELETS = "patch_embed_3d.proj.weight"
-_TRAINED_SIZE = 224  # pixels of the grid of a joint table, which does not say it
+_TRAINED_SIZE = 224  # frame size in pixels of a joint table, whose shape does not determine it
 
 
 def options_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Keywords of the builder that `state`, in the zoo's names, asks for: patches, the clip of its tables, its kind.
+    """Keywords of the builder that fit `state`, in the zoo's names: patch size, clip of the tables, kind of attention.
 
-    Only what the tensors or their names say; a grid is taken for a square.
+    Only what the tensors or their names determine. A grid is assumed to be square.
     """
     if "final_bn.weight" in state:  # CPC's classifier
         return {"relu": True, "pool": "context", "final_bn": True}
@@ -31,7 +31,7 @@ def options_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
         options |= _motionformer(state, kernel)
     if "base_model.temp_embed" in state:
         options["consensus_dim"] = len(state.get("consensus.mlp_head.1.bias", ())) or None
-        options["temporal_table"] = "tile"  # for longer clips both originals begin theirs anew
+        options["temporal_table"] = "tile"  # for longer clips both originals repeat their table
     return options
 
 

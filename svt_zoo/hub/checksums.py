@@ -1,12 +1,12 @@
-"""Is it the right file? Hashes, and the lock file that remembers what each source held when first seen."""
+"""Check downloaded files by their hash; the lock file keeps the hash of each source's first download."""
 
-import hashlib
 import json
 import logging
 from pathlib import Path
 
 from filelock import FileLock
 
+from .. import files
 from .sources import WeightsError, checkpoints_folder, one_line
 
 _log = logging.getLogger(__name__)
@@ -19,8 +19,7 @@ def sha256_of(path: Path) -> str:
         WeightsError: the file cannot be read.
     """
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return files.sha256_of(path)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({one_line(error)}); check its permissions") from error
 
@@ -31,10 +30,10 @@ def lock_path() -> Path:
 
 
 def recorded() -> dict[str, str]:
-    """What the lock file holds; empty when there is none.
+    """The entries of the lock file; empty if there is none.
 
     Raises:
-        WeightsError: the lock file is not what was written.
+        WeightsError: the lock file is damaged.
     """
     try:
         entries = json.loads(lock_path().read_text())
@@ -48,16 +47,16 @@ def recorded() -> dict[str, str]:
 
 
 def check(source: str, digest: str, sha256: str | None, path: Path | None) -> None:
-    """Compare the hash of what came from `source` with what it should be, and remember it.
+    """Compare the hash of the file from `source` with the expected hash, and record it.
 
     Args:
-        source: the source as written, the key of the lock file.
+        source: the source as text, which is its key in the lock file.
         digest: sha256 of the file.
-        sha256: the hash it must have; None for the one recorded when the source was first seen, if it was.
-        path: where the file lies in a cache; None for a download that will not be kept when it is wrong.
+        sha256: the hash it must have; None for the recorded hash of the first download, if there is one.
+        path: the file's path in a cache; None for a download that is discarded if the hash is wrong.
 
     Raises:
-        WeightsError: it is another file.
+        WeightsError: the hash is wrong.
     """
     if sha256 is not None:
         if digest != sha256.lower():
@@ -80,7 +79,7 @@ def check(source: str, digest: str, sha256: str | None, path: Path | None) -> No
 
 
 def _record(source: str, digest: str, *, replace: bool) -> str:
-    """Write an entry of the lock file unless another process has; returns the hash the entry then holds."""
+    """Write an entry of the lock file unless another process has written it; returns the entry's hash."""
     path = lock_path()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,10 +87,8 @@ def _record(source: str, digest: str, *, replace: bool) -> str:
             entries = recorded()
             if replace or source not in entries:
                 entries[source] = digest
-                part = path.with_name(f".{path.name}.part")
-                part.write_text(json.dumps(entries, indent=1, sort_keys=True) + "\n")
-                part.replace(path)
+                files.write_whole(path, f"{json.dumps(entries, indent=1, sort_keys=True)}\n".encode())
             return entries[source]
-    except OSError as error:  # a cache that others keep for us, read-only: the file itself has been checked
+    except OSError as error:  # a shared, read-only cache: the file itself has been checked
         _log.warning("the sha256 of %s could not be recorded in %s: %s", source, path, one_line(error))
         return digest

@@ -1,8 +1,8 @@
-"""Other people's checkpoints in the zoo's names, and back: state dict -> state dict, no tensor is changed.
+"""Convert checkpoints of other code to the zoo's names and back: state dict -> state dict, no tensor is changed.
 
-The zoo keeps the lineage's names (`blocks.0.attn.qkv.weight`, `temporal_attn`, `time_embed`, ...), so a converter
-takes the container off, renames by rule and drops what a backbone does not have. What is dropped is listed by
-name, format by format, in `FORMATS`; any other key passes through, and the strict load behind refuses it.
+The zoo uses the original code's names (`blocks.0.attn.qkv.weight`, `temporal_attn`, `time_embed`, ...). A converter
+unwraps the state dict, renames keys by rule and drops what a backbone does not have. `FORMATS` lists the dropped
+keys of each format. Any other key is kept, and the strict load that follows refuses it.
 """
 
 import re
@@ -29,7 +29,7 @@ _SVT_HEADS = ("head.mlp.*", "head.last_layer.*")
 class Format:
     """One kind of checkpoint: which of its keys (globs) a backbone does not use, and how it is read.
 
-    `superseded` are keys that are unused if another one is there.
+    `superseded` are keys that are unused if another key is present.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Format:
 
 
 def dropped_keys(checkpoint: Mapping[str, Any], kind: str) -> list[str]:
-    """What a backbone does not use, sorted: tensors the format `kind` names, and what lies around the state dict."""
+    """The keys that a backbone does not use, sorted: tensors that `kind` lists, and keys beside the state dict."""
     state, format_ = unwrap(checkpoint), FORMATS[kind]
     unused = [*format_.unused, *(glob for glob, instead in format_.superseded.items() if instead in state)]
     tensors = [key for key in state if any(fnmatchcase(key, glob) for glob in unused)]
@@ -59,7 +59,7 @@ def to_svt(state: Mapping[str, Tensor]) -> StateDict:
 
 
 def from_timesformer(checkpoint: Mapping[str, Any]) -> StateDict:
-    """Facebook's TimeSformer (`model.*`) or TIME's; the classifier stays as `head.*`, TIME's other heads go."""
+    """Facebook's TimeSformer (`model.*`) or TIME's; keeps the classifier as `head.*`, drops TIME's other heads."""
     return without(strip(unwrap(checkpoint), "model."), TIME_HEADS)
 
 
@@ -90,7 +90,7 @@ _HF_NAMES = (
 
 
 def _rename(key: str, names: Iterable[tuple[str, str]]) -> str:
-    """`key` with the first rule applied whose left side is its stem; unchanged if none is."""
+    """`key` renamed by the first rule whose left side is its stem; unchanged if there is no such rule."""
     for old, new in names:
         stem = re.escape(old).replace(r"\{i\}", r"(?P<i>\d+)")
         match = re.fullmatch(rf"{stem}(?P<end>\.weight|\.bias)?", key)
@@ -102,7 +102,7 @@ def _rename(key: str, names: Iterable[tuple[str, str]]) -> str:
 def from_hf_timesformer(checkpoint: Mapping[str, Any]) -> StateDict:
     """Hugging Face's `TimesformerModel` or `TimesformerForVideoClassification`; its classifier becomes `head.*`."""
     state = unwrap(checkpoint)
-    if "embeddings.cls_token" in state:  # TimesformerModel alone leaves the leading name out
+    if "embeddings.cls_token" in state:  # the keys of TimesformerModel have no prefix
         state = {f"timesformer.{key}": value for key, value in state.items()}
     return {_rename(key, _HF_NAMES): value for key, value in state.items()}
 
@@ -128,10 +128,10 @@ FORMATS: dict[str, Format] = {
 
 
 def recognise(checkpoint: Mapping[str, Any]) -> str:
-    """The name in `FORMATS` of somebody else's checkpoint, told by its keys (our own files say what they are).
+    """The format (a name in `FORMATS`) of a checkpoint of other code, found from its keys.
 
     Raises:
-        ValueError: none of the known formats.
+        ValueError: the format is unknown.
     """
     keys = set(unwrap(checkpoint))
     if keys & {"timesformer.embeddings.cls_token", "embeddings.cls_token"}:

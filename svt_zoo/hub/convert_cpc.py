@@ -1,7 +1,7 @@
-"""Checkpoints of the original CPC code in the zoo's names, and back.
+"""Convert checkpoints of the original CPC code to the zoo's names, and back.
 
-The original keeps parameters that nothing uses (a classifier of the ResNet, templates of the transformer's layers, a
-table of positions) and the recurrent cell under two names. Reading drops them, writing makes them anew.
+The original has parameters that nothing uses: a classifier of the ResNet, templates of the transformer's layers, and a
+table of positions. It also stores the recurrent cell under two names. Reading drops these; writing creates them again.
 """
 
 import re
@@ -14,11 +14,11 @@ from torch import Tensor
 from ..models.cpc import sinusoids
 from .state_dicts import StateDict, from_classifier, unwrap, without
 
-# Nothing in the original computes with these; the last is the recurrent cell's second name.
+# The original never uses these; the last is the recurrent cell's second name.
 DEAD = ("backbone.fc.*", "transEnc.attn.*", "transEnc.ff.*", "transEnc.position.pe", "agg.cell_list.0.*")
 _PREDICTOR = "network_pred."
 UNUSED = (*DEAD, f"{_PREDICTOR}*")
-_RESNET_OUT, _POSITIONS = 512, 500  # shapes of dead tensors
+_RESNET_OUT, _POSITIONS = 512, 500  # shapes of unused tensors
 
 _LAYER = "transEnc.transEncoder.layers.{i}."
 # (the original's stem, ours); {i} is the layer.
@@ -40,9 +40,9 @@ _NAMES = (
 
 
 def from_cpc(checkpoint: Mapping[str, Any], *, predictor: bool = False) -> StateDict:
-    """The original's pre-training or classifier checkpoint in the names of `cpc_resnet18` and its like.
+    """The original's pre-training or classifier checkpoint in the names of the `cpc_resnet*` networks.
 
-    The classifier stays as `head.*`; `predictor` keeps `predictor.*`, which belongs to the method, not to the network.
+    Keeps the classifier as `head.*`. `predictor` keeps `predictor.*`, which belongs to the method, not to the network.
     """
     given = without(unwrap(checkpoint), DEAD if predictor else UNUSED)
     state: StateDict = {}
@@ -59,7 +59,7 @@ def from_cpc(checkpoint: Mapping[str, Any], *, predictor: bool = False) -> State
 def to_cpc(state: Mapping[str, Tensor]) -> StateDict:
     """A backbone, a `Classifier` or the method CPC in the original's names, with the entries that it never uses.
 
-    Of the unused ones, positions have the original's values and the others are zero.
+    Among the unused entries, positions have the original's values and the others are zero.
     """
     names = [(ours, theirs) for theirs, ours in _NAMES]
     theirs: StateDict = {}
@@ -74,7 +74,7 @@ def to_cpc(state: Mapping[str, Tensor]) -> StateDict:
 
 
 def _dead(state: StateDict) -> Iterator[tuple[str, Tensor]]:
-    """The entries that the original never uses, for the rest of its state dict."""
+    """The entries that the original never uses; `state` is the rest of its state dict."""
     like = state["transEnc.transEncoder.norm.a_2"]
     yield "backbone.fc.weight", like.new_zeros(_RESNET_OUT, _RESNET_OUT)
     yield "backbone.fc.bias", like.new_zeros(_RESNET_OUT)
@@ -90,7 +90,7 @@ def _dead(state: StateDict) -> Iterator[tuple[str, Tensor]]:
 
 
 def _renamed(key: str, names: Any) -> str:
-    """`key` with the first stem of `names` that it starts with replaced; unchanged if there is none."""
+    """`key` with its stem replaced by the first matching rule of `names`; unchanged if no rule matches."""
     for old, new in names:
         found = re.match(re.escape(old).replace(r"\{i\}", r"(?P<i>\d+)"), key)
         if found:

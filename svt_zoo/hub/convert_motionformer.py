@@ -1,4 +1,4 @@
-"""Motionformer's checkpoints, Facebook's and TIME's, in the zoo's names and back."""
+"""Convert Motionformer checkpoints (Facebook's and TIME's) to the zoo's names, and back."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,14 +8,14 @@ from torch import Tensor
 
 from .state_dicts import TIME_HEADS, StateDict, from_classifier, unwrap, without
 
-# Facebook's files hold 2-D patches beside the 3-D ones, and a grid beside the joint table; nothing computes with them.
+# Facebook's files also hold 2-D patches beside the 3-D ones and a grid beside the joint table; both are unused.
 SUPERSEDED = {"patch_embed.*": "patch_embed_3d.proj.weight", "pos_embed": "st_embed"}
 
 
 def from_motionformer(checkpoint: Mapping[str, Any]) -> StateDict:
-    """Facebook's Motionformer or TIME's; the classifier stays as `head.*`, TIME's other heads go.
+    """Facebook's Motionformer or TIME's; keeps the classifier as `head.*`, drops TIME's other heads.
 
-    Of the two heads of Epic-Kitchens becomes one: 97 verbs, then 300 nouns.
+    The two heads of Epic-Kitchens are joined into one: 97 verbs, then 300 nouns.
     """
     state = without(unwrap(checkpoint), TIME_HEADS)
     state = without(state, [glob for glob, instead in SUPERSEDED.items() if instead in state])

@@ -1,4 +1,4 @@
-"""X-ViT's checkpoints, the original's and TIME's, in the zoo's names and back."""
+"""Convert X-ViT checkpoints (the original's and TIME's) to the zoo's names, and back."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,13 +8,13 @@ from torch import Tensor
 
 from .state_dicts import TIME_HEADS, StateDict, from_classifier, unwrap, without
 
-# The original builds a second classifier, and without dropout a third, that nothing computes with.
+# The original has a second classifier, and without dropout a third; both are unused.
 UNUSED = (*TIME_HEADS, "new_fc.*", "base_model.head.*")
 _HEADS = ("consensus.mlp_head.4.", "consensus.head.")  # in the original, in TIME
 
 
 def from_xvit(checkpoint: Mapping[str, Any]) -> StateDict:
-    """The original's X-ViT or TIME's; its classifier becomes `head.*`, the heads beside it go."""
+    """The original's X-ViT or TIME's; its classifier becomes `head.*`, other heads are dropped."""
     state = without(unwrap(checkpoint), UNUSED)
     return {_renamed(key, _HEADS, "head."): value for key, value in state.items()}
 
@@ -22,7 +22,7 @@ def from_xvit(checkpoint: Mapping[str, Any]) -> StateDict:
 def to_xvit(state: Mapping[str, Tensor], *, original: bool = False) -> dict[str, StateDict]:
     """A backbone or a `Classifier` as TIME's code loads it, or with `original` as X-ViT's: `{"model_state": {...}}`.
 
-    The second classifier `new_fc`, which the original holds and never uses, is zero.
+    The original never uses its second classifier `new_fc`; it is written as zeros.
     """
     classifier = _HEADS[0 if original else 1]
     theirs = {_renamed(key, ("head.",), classifier): value for key, value in from_classifier(state).items()}

@@ -1,8 +1,8 @@
-"""Brings a weight file onto this machine, from wherever it lives, and checks that it is the right one.
+"""Download a weight file from any kind of source, and check its hash.
 
-Files of the Hugging Face Hub go through its client and its cache; files of other web servers through `web`,
-into the folder where torchvision and timm keep theirs. Every fetched file is hashed on every fetch, because
-the Hub's client does not notice a flipped byte.
+Files of the Hugging Face Hub use its client and its cache. Files of other web servers use `web`, which stores them in
+the folder that torchvision and timm use. Every fetch hashes the file, because the Hub's client does not detect
+corrupt bytes.
 """
 
 import errno
@@ -44,22 +44,22 @@ def fetch(
     progress: bool = True,
     offline: bool | None = None,
 ) -> Path:
-    """Return a local path of `source`, downloaded if need be and checked.
+    """Return a local path of `source`: downloads the file if necessary, and checks it.
 
-    With `sha256` the file must have that hash. Without it, the hash seen at the first download is recorded in
-    `svt_zoo.lock.json` in `torch.hub.get_dir()/checkpoints`, and every later fetch of that source must agree
-    with it. A local path is the caller's own: it is hashed only when `sha256` is given, and never recorded.
+    With `sha256`, the file must have that hash. Without it, the first download's hash is recorded in
+    `svt_zoo.lock.json` in `torch.hub.get_dir()/checkpoints`, and every later fetch of that source must have the same
+    hash. A local file is hashed only if `sha256` is given, and its hash is never recorded.
 
     Args:
         source: what to fetch; a string goes through `parse_source`.
         sha256: the expected hash, 64 hexadecimal digits.
-        revision: takes the place of the source's own revision (Hub files only).
-        progress: show a progress bar; even so, none is drawn where the output is not a terminal.
-        offline: make no request to the Hub or a web server; by default what HF_HUB_OFFLINE says.
+        revision: replaces the source's own revision (Hub files only).
+        progress: show a progress bar if the output is a terminal.
+        offline: make no request to the Hub or a web server; by default the value of HF_HUB_OFFLINE.
 
     Raises:
-        WeightsError: the file cannot be had, or is not the file it should be.
-        ValueError: a source that makes no sense, or a revision for a source that has none.
+        WeightsError: the file cannot be fetched, or has the wrong hash.
+        ValueError: a malformed source, or a revision for a source that has none.
     """
     if isinstance(source, str):
         source = parse_source(source)
@@ -78,10 +78,10 @@ def fetch(
 
 
 def at_revision(source: Source, revision: str | None) -> Source:
-    """`source` at another branch, tag or commit; itself for None.
+    """`source` at another branch, tag or commit; unchanged for None.
 
     Raises:
-        ValueError: it is no file of the Hub.
+        ValueError: it is not a file of the Hub.
     """
     if revision is None:
         return source
@@ -101,7 +101,7 @@ def _fetch_hub(file: HubFile, sha256: str | None, progress: bool, offline: bool)
             path = hf_hub_download(file.repo, file.filename, revision=file.revision, local_files_only=offline)
     except Exception as error:  # broad: versions of the client differ in HTTP library, hence in errors
         raise _hub_error(file, error, offline) from error
-    blob = Path(path).resolve()  # not the link to it: the blob is what must go when it is wrong
+    blob = Path(path).resolve()  # resolves the link: a wrong file is deleted by its blob
     digest = sha256_of(blob)
     promised = _lfs_sha256(path)
     if sha256 is None and promised is not None and digest != promised:
@@ -129,7 +129,7 @@ def _reach_hub(file: HubFile) -> None:
 
 @contextmanager
 def _hub_progress(shown: bool) -> Iterator[None]:
-    """The client has one switch for all its bars; it is put back as it was."""
+    """Show or hide the client's progress bars, which have one global switch; restores its value afterwards."""
     if shown or are_progress_bars_disabled():
         yield
         return
@@ -141,17 +141,17 @@ def _hub_progress(shown: bool) -> Iterator[None]:
 
 
 def _lfs_sha256(path: str) -> str | None:
-    """The sha256 under which the Hub's cache keeps a large file; None where the name does not tell.
+    """The sha256 that names a large file in the Hub's cache; None if the name is not a sha256.
 
-    The cache names a blob by its ETag, which for an LFS file is the sha256 of the content. One link is
-    followed, not all: the blob itself may be a link into a store that is named by another hash.
+    The cache names a blob by its ETag, which for an LFS file is the sha256 of the content. Only one link is
+    followed: the blob itself may be a link into a store that uses another hash for names.
     """
     blob = os.path.basename(os.readlink(path)) if os.path.islink(path) else ""
     return blob if re.fullmatch(r"[0-9a-f]{64}", blob) else None
 
 
 def _hub_error(file: HubFile, error: Exception, offline: bool) -> WeightsError:
-    """Say in one line what the client's error means and what to do."""
+    """State in one line what the client's error means and what to do."""
     if isinstance(error, HFValidationError):
         return WeightsError(f"{file}: no name that the Hub allows ({one_line(error)}); check the source")
     url = hf_hub_url(file.repo, file.filename, revision=file.revision)
@@ -160,7 +160,7 @@ def _hub_error(file: HubFile, error: Exception, offline: bool) -> WeightsError:
         if offline or constants.HF_HUB_OFFLINE:
             cause = f"not in the cache {constants.HF_HUB_CACHE}, and offline mode forbids requests"
             return WeightsError(f"{file}: {cause}; {by_hand}")
-        # the client wraps whatever stopped its first request
+        # the client wraps the error of its first request
         error = error.__cause__ if isinstance(error.__cause__, Exception) else error
     if isinstance(error, HfHubHTTPError):
         return WeightsError(f"{file}: {_answer(file, error, by_hand)}")
@@ -177,7 +177,7 @@ def _hub_error(file: HubFile, error: Exception, offline: bool) -> WeightsError:
 
 
 def _answer(file: HubFile, error: HfHubHTTPError, by_hand: str) -> str:
-    """What an HTTP error of the Hub means, and the way out."""
+    """What an HTTP error of the Hub means, and what to do."""
     status = error.response.status_code
     log_in = "log in (`hf auth login`, or HF_TOKEN)"
     if isinstance(error, GatedRepoError) or status == 403:
@@ -193,15 +193,15 @@ def _answer(file: HubFile, error: HfHubHTTPError, by_hand: str) -> str:
 
 
 def _hub_size(file: HubFile) -> int | None:
-    """Size of the file in bytes; None when the Hub cannot say."""
+    """Size of the file in bytes; None if the Hub does not return it."""
     try:
         return get_hf_file_metadata(hf_hub_url(file.repo, file.filename, revision=file.revision)).size
-    except Exception:  # it would only refine the error that is on its way
+    except Exception:  # the size only adds detail to an error that is raised anyway
         return None
 
 
 def _fetch_iopath(file: IoPath, sha256: str | None) -> Path:
-    """Local copy of `file`, made by whoever handles its scheme."""
+    """Local copy of `file`, made by the iopath handler of its scheme."""
     try:
         from iopath.common.file_io import g_pathmgr
     except ImportError as error:
@@ -222,7 +222,7 @@ def _fetch_iopath(file: IoPath, sha256: str | None) -> Path:
 
 
 def _fetch_local(path: Path, sha256: str | None) -> Path:
-    """The caller's own file: there, and with the hash it should have where one is given."""
+    """Check that a local file exists and, if `sha256` is given, that it has this hash."""
     _require_file(path, path)
     if sha256 is not None and (digest := sha256_of(path)) != sha256.lower():
         raise WeightsError(f"{path}: wrong sha256 {digest}, expected {sha256}; it is another file")

@@ -1,6 +1,6 @@
-"""One function per row of the table of weights: what `torch.hub.load("org/svt", NAME)` calls, and `svt_zoo.NAME`.
+"""One function per row of the table of weights: `svt_zoo.NAME`, which `torch.hub.load("org/svt", NAME)` also calls.
 
-This is the only place that makes them: `hubconf.py` and `svt_zoo/__init__.py` take their names from the table.
+Only this module creates them. `hubconf.py` and `svt_zoo/__init__.py` take their names from the table.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ _ARGUMENTS = """
 
 
 def _entry_point(row: Weights) -> EntryPoint:
-    """The function that builds the network of `row`, with its weights, other ones (`weights`), or none."""
+    """The function that builds the network of `row`, with its weights, with other `weights`, or with none."""
 
     def entry_point(
         *,

@@ -1,4 +1,4 @@
-"""An image network as the start of a video network."""
+"""Initialize a video network from an image network."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from torch import Tensor
 from .state_dicts import StateDict, unwrap, without
 
 UNUSED = ("head.*", "head_dist.*", "fc_norm.*", "pre_logits.*")  # classifiers, projection heads
-# What video networks have and image networks do not: it stays as it was initialised.
+# Parts of video networks that image networks lack; they keep their initial values.
 _NEW = (
     *("time_embed", "*temp_embed", "*.temporal_fc.*"),  # TimeSformer, all
     *("*.proj_q.*", "*.proj_kv.*", "*.timeattn.*", "*.norm3.*", "pre_logits.*"),  # Motionformer
@@ -27,12 +27,12 @@ def from_vit(checkpoint: Mapping[str, Any]) -> StateDict:
 
 
 def start_from_image(image: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> StateDict:
-    """The state dict of a video network that starts as the image network `image` (what `from_vit` gives).
+    """The state dict of a video network that starts as the image network `image` (the output of `from_vit`).
 
-    What `fresh`, the state dict of the network just initialised, has beyond an image network stays fresh. TimeSformer:
-    temporal attention and its norm start as copies of the spatial ones, with no say yet (section 4): a clip of one
-    frame gives exactly the image network's feature. Motionformer: of a tubelet only the middle frame is seen, and the
-    joint table repeats the grid. X-ViT: the frames' network is the image network.
+    `fresh` is the state dict of the newly initialized network. Parts that an image network lacks keep its values.
+    TimeSformer: temporal attention and its norm are copies of the spatial ones, without effect at first (section 4). A
+    clip of one frame gives exactly the image network's feature. Motionformer: only the middle frame of a tubelet has
+    nonzero weights, and the joint table repeats the grid. X-ViT: the frame encoder is the image network.
     """
     state = {key: value for key, value in fresh.items() if any(fnmatchcase(key, glob) for glob in _NEW)}
     prefix = "base_model." if "base_model.cls_token" in fresh else ""

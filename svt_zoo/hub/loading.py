@@ -1,4 +1,4 @@
-"""A network from a row of the table, a file, an address or a Hub repository: fetched, checked, converted, strict."""
+"""Load a network from a row of the table, a file, an address or a Hub repository, with strict key checks."""
 
 import json
 import logging
@@ -23,8 +23,8 @@ from .weights import ClipSpec, Weights, get_weights, list_weights
 _log = logging.getLogger(__name__)
 
 CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"  # what save_pretrained writes
-FINAL_NAME = "final.safetensors"  # what a training run leaves
+WEIGHTS_NAME = "model.safetensors"  # written by save_pretrained
+FINAL_NAME = "final.safetensors"  # written at the end of a training run
 
 
 def load_model(
@@ -40,19 +40,19 @@ def load_model(
 ) -> ZooModel:
     """Build a network and load trained weights into it, strictly.
 
-    Of a training checkpoint that holds student and teacher it reads the teacher, which SVT and DINO evaluate.
+    If a training checkpoint holds student and teacher, the teacher is loaded, which SVT and DINO evaluate.
 
     Args:
         weights: a row of `list_weights()` or the row itself, a path, `https://...`, `hf://org/repo/file@revision`,
-            or any path that iopath reads. Of the folder of a finished run or of `save_pretrained`, the weights in it.
-        model: what the file is for, if it does not say so itself: one of `list_models()`, or a row of
-            `list_weights()` whose clip it shares, too.
-        num_classes: 0 gives the backbone (clip -> `Features`). K > 0 gives a `Classifier` (clip -> logits (B, K)): with
-            the file's own classifier if it has K classes, else with a new one, which is said in the log. None gives
-            what the file holds. A row's own classifier brings the names of its classes into the cache.
-        num_frames, img_size: another clip than the weights were trained with, in frames and pixels. They change what
-            `.transforms()` makes; the position tables stay as trained and are stretched in `forward`. (An image
-            network has no table of frames: a new one is made, for `num_frames`.)
+            or any path that iopath reads. Also the folder of a finished run or of `save_pretrained`.
+        model: the architecture, if the file does not state it: one of `list_models()`, or a row of
+            `list_weights()`, which also supplies the clip specification.
+        num_classes: 0 gives the backbone (clip -> `Features`). K > 0 gives a `Classifier` (clip -> logits (B, K)): the
+            file's own classifier if it has K classes, else a new one, which is logged. None gives
+            what the file holds. For a row's own classifier, the class names are also downloaded to the cache.
+        num_frames, img_size: a clip size other than that of training, in frames and pixels. They change the output of
+            `.transforms()`. The position tables stay as trained and are resized in `forward`. (An image
+            network has no table of frames: a new one is created for `num_frames`.)
         revision: another branch, tag or commit of a Hub file.
         progress: show a bar while downloading.
         options: keywords of the architecture's builder, such as `drop_path_rate`.
@@ -61,14 +61,14 @@ def load_model(
         The network in eval mode, with `.meta` and `.transforms()`.
 
     Raises:
-        WeightsError: the file cannot be had, is not what it should be or does not fit the network.
-        ValueError: no such row or model, or a file that does not say its architecture and `model` is missing.
+        WeightsError: the file cannot be fetched, has the wrong hash or format, or does not fit the network.
+        ValueError: no such row or model, or the file does not state its architecture and `model` is missing.
     """
     row, source = _resolve(weights)
     like = get_weights(model) if model and model in list_weights() else row
     name = like.model if like and model in (None, like.name) else model
     if name is not None:
-        find_builder(name)  # refuses a misspelt name before anything is fetched
+        find_builder(name)  # refuses a misspelled name before anything is fetched
     sha256 = row.sha256 if row and revision is None else None
     source = at_revision(source, revision)
     file = read_checkpoint(fetch(source, sha256=sha256, progress=progress), source)
@@ -100,20 +100,20 @@ def load_model(
 
 
 def _keywords(file: Checkpoint, row: Weights | None, num_frames: int | None) -> dict[str, Any]:
-    """The keywords of the builder that `file` asks for, or `row` where the file does not say."""
+    """The keywords of the builder from `file`, or from `row` where the file does not state them."""
     if file.config:
         return dict(file.config.get("model_kwargs", {}))
     keywords = {**(row.model_kwargs if row else {}), **options_of(file.state)}
     if file.is_image and num_frames:
-        keywords["num_frames"] = num_frames  # its table of frames is yet to be trained
+        keywords["num_frames"] = num_frames  # its table of frames is new
     return keywords
 
 
 def _network(name: str, kwargs: Mapping[str, Any], file: Checkpoint, source: Source) -> Backbone:
-    """The network `name` with all that `file` holds for it."""
+    """The network `name` with the weights from `file`."""
     try:
         network = cast(Backbone, create_model(name, **kwargs)) if file.is_image else create_empty(name, **kwargs)
-    except (TypeError, ValueError) as error:  # of a keyword, which the file may have brought along
+    except (TypeError, ValueError) as error:  # from a keyword, which may come from the file
         raise UnfitWeightsError(f"{source} does not fit {name}: {error}") from error
     state = start_from_image(file.state, network.state_dict()) if file.is_image else file.state
     lacking = [key for key in network.state_dict() if key not in state]
@@ -126,22 +126,22 @@ def _network(name: str, kwargs: Mapping[str, Any], file: Checkpoint, source: Sou
 
 
 def _resolve(weights: str | Path | Weights) -> tuple[Weights | None, Source]:
-    """The row of the table, if it is one, and where the file lies."""
+    """The row of the table (None if `weights` is not a row), and the source of the file."""
     if isinstance(weights, str):
         if weights not in list_weights() and ("/" in weights or Path(weights).suffix or Path(weights).exists()):
             source = parse_source(weights)
             return None, file_inside(source) if isinstance(source, Path) else source
-        weights = get_weights(weights)  # raises for a misspelt row, and names the nearest
+        weights = get_weights(weights)  # raises for a misspelled row, and names the nearest
     if isinstance(weights, Path):
         return None, file_inside(weights)
     return weights, weights.file
 
 
 def file_inside(path: Path) -> Path:
-    """The weights in a folder; `path` itself if it is none.
+    """The weight file in a folder; `path` itself if it is not a folder.
 
     Raises:
-        WeightsError: the folder holds no weights of ours.
+        WeightsError: the folder holds no svt_zoo weights.
     """
     if not path.is_dir():
         return path
@@ -154,7 +154,7 @@ def file_inside(path: Path) -> Path:
 def _classifier(
     backbone: Backbone, num_classes: int, head: StateDict, source: Source, row: Weights | None
 ) -> Classifier:
-    """`backbone` with the file's classifier `head`, or with a new one if that is of another size."""
+    """`backbone` with the file's classifier `head`, or with a new one if its size differs."""
     classifier = Classifier(backbone, num_classes)
     there = len(head.get("bias", ()))
     if there == num_classes:
@@ -173,7 +173,7 @@ def _classifier(
 
 
 def _fetch_labels(labels: HubFile) -> None:
-    """Bring the names of the classes into the cache, so that `predict` finds them there without a network."""
+    """Download the class names to the cache, so that `predict` works offline."""
     try:
         fetch(labels, progress=False)
     except WeightsError as error:
@@ -181,7 +181,7 @@ def _fetch_labels(labels: HubFile) -> None:
 
 
 def _report(source: Source | str, unused: Iterable[str]) -> None:
-    """Say once, in one line, which parts of a file the network has no use for."""
+    """Log once, in one line, which parts of a file the network does not use."""
     groups = sorted({key.rpartition(".")[0] or key for key in unused})
     if groups:
         why = " (read is the teacher, which its method evaluates)" if "student" in groups else ""
@@ -217,7 +217,7 @@ def load_strictly(network: nn.Module, state: Mapping[str, Tensor], source: Sourc
 def from_pretrained(
     repo: str | Path, *, revision: str | None = None, progress: bool = True, **options: Any
 ) -> ZooModel:
-    """Load what `save_pretrained` or `push_to_hub` wrote: a Hub repository `org/name`, or a folder.
+    """Load a model that `save_pretrained` or `push_to_hub` wrote: a Hub repository `org/name`, or a folder.
 
     Args:
         repo: the repository, or the path of a folder that holds `config.json` and `model.safetensors`.
@@ -226,7 +226,7 @@ def from_pretrained(
         options: as of `load_model` (`num_classes` is by default that of the file).
 
     Raises:
-        WeightsError: the files cannot be had, or are not svt_zoo's.
+        WeightsError: the files cannot be fetched, or were not written by svt_zoo.
         ValueError: neither a folder nor the name of a repository.
     """
     folder = Path(repo)

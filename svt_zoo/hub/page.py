@@ -25,8 +25,9 @@ Written by `svt-zoo page` from `svt_zoo/hub/table.py` and `results/*.json`; a te
   trajectory attention is counted in the paper's form; the code here computes the same with fewer multiply-adds.
   Parameters are those of the backbone, without a classifier.
 - A command follows the published number's protocol as far as that is known, with our reader of videos, and none has
-  been run on the full data. Add `run.output=FOLDER` and, if your videos lie elsewhere, `data.train=LIST data.val=LIST
-  data.root=FOLDER`; FILE is the pre-trained file, which you fetch by hand.
+  been run on the full data. Add `run.output=FOLDER`, `report.folder=results` (for results on this page) and, if your
+  videos lie elsewhere, `data.train=LIST data.val=LIST data.root=FOLDER`; FILE is the pre-trained file, which you fetch
+  by hand.
 - Licences are those of the weights. The data sets have terms of their own, which are not restated here.
 - frames x rate: 8x32 are 8 frames spread evenly over 8 x 32 of a video of 30 a second; "segments" spreads them over
   the whole video. Views are as the source gives them.
@@ -39,7 +40,7 @@ def zoo_page(results: Iterable[Mapping[str, Any]]) -> str:
     """The text of MODEL_ZOO.md.
 
     Args:
-        results: what evaluations wrote (`asdict` of `evaluation.results.Result`), in the order to show them.
+        results: results of evaluations (`asdict` of `evaluation.results.Result`), in the order to show them.
     """
     results, rows = list(results), list(TABLE.values())
     numbers = [line for row in rows for line in _numbers(row, results)]
@@ -90,8 +91,8 @@ def zoo_page(results: Iterable[Mapping[str, Any]]) -> str:
 def cost(model: str, kwargs: Mapping[str, Any], num_frames: int, img_size: int) -> tuple[float, float]:
     """Multiply-adds (in 1e9) of one clip through a network of the registry, and its parameters (in 1e6).
 
-    Nothing is computed: shapes alone go through the network, on the `meta` device, where attention is counted, too.
-    Trajectory attention is counted in the paper's form, which takes more than ours.
+    The network runs on the `meta` device, so only shapes are computed. Attention is included.
+    Trajectory attention is counted in the paper's form, which needs more operations than ours.
     """
     return _cost(model, json.dumps(kwargs, sort_keys=True), num_frames, img_size)
 
@@ -123,7 +124,7 @@ def _cell(text: str) -> str:
 
 
 def _is_ours(name: str) -> bool:
-    """Whether a registered network is the zoo's own, not one that somebody added in this process."""
+    """Whether a registered network is part of the zoo, not added by the user."""
     return find_builder(name).__module__.split(".")[0] == __name__.split(".")[0]
 
 
@@ -171,7 +172,7 @@ def _hub(file: HubFile) -> str:
 
 
 def _numbers(row: Weights, results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """One line a published number, then one for each that only we have."""
+    """One line per published number, then one per number that only we measured."""
     lines = []
     measured = {(number.dataset, number.protocol, number.metric): number for number in row.measured}
     for number in row.published:

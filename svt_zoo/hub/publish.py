@@ -1,8 +1,7 @@
-"""Weights leave: to a folder, to the Hub, with a config, a model card and a golden output to check them by."""
+"""Save weights to a folder or the Hub, with a config, a model card and a golden output to verify them."""
 
 import copy
 import json
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from huggingface_hub import HfApi
 from safetensors.torch import save
 from torch import Tensor
 
+from ..files import write_whole
 from ..models import Classifier, ZooModel
 from ..models.base import check_labels
 from .checksums import sha256_of
@@ -23,14 +23,14 @@ from .sources import HubFile, WeightsError, one_line
 
 CARD_NAME = "README.md"
 _GOLDEN_SEED = 0
-_HUB_LICENSES = {"Apache-2.0": "apache-2.0", "CC BY-NC 4.0": "cc-by-nc-4.0"}  # the Hub's words for them
+_HUB_LICENSES = {"Apache-2.0": "apache-2.0", "CC BY-NC 4.0": "cc-by-nc-4.0"}  # the Hub's names for them
 
 
 def config_of(model: ZooModel) -> dict[str, Any]:
-    """What `config.json` says of a model: how to rebuild it, and its story.
+    """The content of `config.json` for a model: how to rebuild it, and its origin.
 
     Raises:
-        ValueError: the model was not made by the zoo, so nobody could rebuild it from a file.
+        ValueError: the model was not made by the zoo, so it cannot be rebuilt from a file.
     """
     meta = model.meta
     if not meta.get("model"):
@@ -42,7 +42,7 @@ def config_of(model: ZooModel) -> dict[str, Any]:
 
 
 def golden_output(model: ZooModel) -> list[float]:
-    """The first 8 numbers a model gives in float32 on the CPU for one clip of seeded noise: a fingerprint."""
+    """The first 8 outputs of a model in float32 on the CPU for one clip of seeded noise, used as a fingerprint."""
     clip_spec = model.meta.get("clip") or {"num_frames": 8, "crop_size": 224}
     generator = torch.Generator().manual_seed(_GOLDEN_SEED)
     size = clip_spec["crop_size"]
@@ -55,13 +55,11 @@ def golden_output(model: ZooModel) -> list[float]:
 
 
 def write_weights(path: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """Write one file in the zoo's own format, whole or not at all: safetensors that carries its `config`."""
+    """Write one file atomically in the zoo's own format: safetensors with `config` in its metadata."""
     text = json.dumps(config, indent=2, sort_keys=True)
     metadata = {"format": "pt", "format_version": str(FORMAT_VERSION), "config": text}
-    unfinished = path.with_suffix(".tmp")
-    # Not save_file, whose files nobody else may read.
-    unfinished.write_bytes(save({key: value.contiguous() for key, value in state.items()}, metadata=metadata))
-    os.replace(unfinished, path)
+    # Not save_file: only the owner may read its files.
+    write_whole(path, save({key: value.contiguous() for key, value in state.items()}, metadata=metadata))
 
 
 def save_pretrained(model: ZooModel, folder: str | Path, *, repo: str = "ORG/NAME") -> Path:
@@ -90,13 +88,13 @@ def save_pretrained(model: ZooModel, folder: str | Path, *, repo: str = "ORG/NAM
 def push_to_hub(
     model: ZooModel, repo: str, *, private: bool = False, message: str = "Upload weights", token: str | None = None
 ) -> str:
-    """Upload what `save_pretrained` writes to the Hub repository `repo` (made if need be).
+    """Upload the files of `save_pretrained` to the Hub repository `repo` (created if necessary).
 
     Returns:
         The full commit sha: the `revision` that pins these bytes.
 
     Raises:
-        WeightsError: the Hub refused, or cannot be reached.
+        WeightsError: the Hub refused the upload, or cannot be reached.
     """
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:
@@ -116,10 +114,10 @@ def publish(model: ZooModel, repo: str, *, private: bool = False, progress: bool
     """Upload a model, load it back from the Hub and compare its golden output.
 
     Returns:
-        The file at the commit that was made, and its sha256: what a row of the weights table needs.
+        The file at the new commit, and its sha256: the values that a row of the weights table needs.
 
     Raises:
-        WeightsError: what came back is not what was sent.
+        WeightsError: the downloaded model differs from the uploaded one.
     """
     expected = golden_output(model)
     revision = push_to_hub(model, repo, private=private)
@@ -131,7 +129,7 @@ def publish(model: ZooModel, repo: str, *, private: bool = False, progress: bool
 
 
 def model_card(config: Mapping[str, Any], golden: list[float], repo: str = "ORG/NAME") -> str:
-    """The Hub's README of a model: origin, licence, clip, numbers, how to load, golden output."""
+    """The README of a model on the Hub: origin, license, clip, numbers, how to load, golden output."""
     numbers = [
         f"| {kind} | {r['dataset']} | {r['protocol']} | {r['metric']} | {r['value']} | {r['source']} |"
         for kind in ("published", "measured")

@@ -1,4 +1,4 @@
-"""A weight file of any known format becomes tensors in the zoo's names; nothing in it can run code."""
+"""Read a weight file of any known format into tensors with the zoo's names; nothing in the file can run code."""
 
 import argparse
 import importlib.util
@@ -15,24 +15,24 @@ from .convert import FORMATS, dropped_keys, recognise
 from .sources import Source, UnfitWeightsError, WeightsError, one_line
 from .state_dicts import StateDict, from_classifier
 
-FORMAT_VERSION = 1  # of our own files: raised when an older reader could misread a newer file
+FORMAT_VERSION = 1  # of our own files; increased when an older reader could misread a newer file
 
 
 class Checkpoint(NamedTuple):
-    """What a weight file says, in the zoo's names."""
+    """The content of a weight file, in the zoo's names."""
 
     state: StateDict  # of the backbone
     head: StateDict  # "weight" and "bias" of its classifier, or nothing
     config: dict[str, Any]  # `meta` of the network, if the file is one of ours
-    unused: list[str]  # what else the file holds
+    unused: list[str]  # other keys of the file
     is_image: bool  # an image network, from which a video network can start
 
 
 def read_checkpoint(path: Path, source: Source | str = "") -> Checkpoint:
     """Read a weight file of any known format: its tensors in the zoo's names, and its config if it is one of ours.
 
-    Nothing in the file can run code: safetensors, or `torch.load(weights_only=True)` that also takes what the originals
-    saved beside their tensors: `argparse.Namespace`, a bag of options, and NumPy's numbers with their type.
+    Nothing in the file can run code. It reads safetensors, or uses `torch.load(weights_only=True)`, which also allows
+    what the originals saved beside their tensors: `argparse.Namespace` (options), and NumPy numbers with their type.
 
     Raises:
         WeightsError: not a weight file, a file with code in it, an unknown format, or written by a newer version.
@@ -70,7 +70,7 @@ def _in_float32(state: StateDict) -> StateDict:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Told by content, not by name: 8 bytes of length, then a JSON header."""
+    """Whether the content is safetensors: 8 bytes of length, then a JSON header. The name is ignored."""
     with path.open("rb") as file:
         return file.read(9)[8:] == b"{"
 
@@ -84,7 +84,7 @@ def _read_safetensors(path: Path, source: Source | str) -> tuple[dict[str, Any],
 
 
 def _numpy_number() -> list[Any]:
-    """What a pickled NumPy float is made of, under the names that NumPy 1 and 2 give it (CPC's best accuracy)."""
+    """The globals in a pickled NumPy float (CPC's best accuracy), under the names of NumPy 1 and 2."""
     if importlib.util.find_spec("numpy") is None:
         return []
     import numpy as np

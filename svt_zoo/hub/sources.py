@@ -1,4 +1,4 @@
-"""Where a weight file can live, and how people write that down."""
+"""The sources of weight files, and their text form."""
 
 import re
 import urllib.parse
@@ -10,11 +10,11 @@ _HUB_FORM = re.compile(r"([^/@]+/[^/@]+)/([^@]*[^/@])(?:@(.+))?")
 
 
 class WeightsError(RuntimeError):
-    """Weights that cannot be had: one line that names the source, the cause and the way out."""
+    """Weights cannot be fetched or used: one line that names the source, the cause and what to do."""
 
 
 class UnfitWeightsError(WeightsError):
-    """Weights that are there, but not for this network."""
+    """Weights exist, but do not fit this network."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class IoPath:
 
 @dataclass(frozen=True)
 class ByHand:
-    """A file that no program can fetch; `where` says where people get it."""
+    """A file that only a person can download; `where` states the place."""
 
     where: str
 
@@ -79,7 +79,7 @@ Source = HubFile | UrlFile | IoPath | ByHand | Path
 
 
 def parse_source(text: str) -> Source:
-    """Read a source as people write it.
+    """Parse the text form of a source.
 
     Args:
         text: `hf://org/repo/file@revision` (subfolders allowed; without `@revision` the branch main),
@@ -106,12 +106,12 @@ def parse_source(text: str) -> Source:
 
 
 def checkpoints_folder() -> Path:
-    """The folder of downloaded files: the one that torchvision and timm use, moved by TORCH_HOME."""
+    """The folder of downloaded files, which torchvision and timm use too; TORCH_HOME moves it."""
     import torch  # here, because `import svt_zoo` lists the table's rows without torch
 
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def one_line(error: object) -> str:
-    """The text of an error on one line, its class where it has no text."""
+    """The text of an error on one line; its class name if it has no text."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Where a run's network comes from: what `init` of a recipe may say, besides what `load_model` takes."""
+"""The initial network of a run: the values that `init` of a recipe accepts, in addition to those of `load_model`."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ STARTS: dict[str, dict[int, str]] = {
 def load_start(
     init: str, *, model: str, options: dict[str, Any], num_classes: int | None = 0, progress: bool = True
 ) -> ZooModel:
-    """The network that `init` names; of weights that say their architecture, theirs, otherwise `model`.
+    """The network that `init` names. The architecture is that of the weights if they state it, otherwise `model`.
 
     Args:
         init: "random", "svt", "dino", "image_supervised" (for `model`), the folder of a finished run or of
@@ -34,7 +34,7 @@ def load_start(
 
     Raises:
         ValueError: no such model, or no such start for it.
-        WeightsError: the weights cannot be had, or (`UnfitWeightsError`) they or the options do not fit.
+        WeightsError: the weights cannot be fetched, or (`UnfitWeightsError`) they or the options do not fit.
     """
     try:
         if init == "random":
@@ -56,7 +56,7 @@ def load_start(
 
 
 def _of_width(init: str, model: str, options: dict[str, Any]) -> str:
-    """The row or the address that the word `init` stands for."""
+    """The row or the address for the word `init`."""
     if model not in list_models():
         raise ValueError(f"model.name={model!r} is not registered; one of {', '.join(list_models())}")
     with torch.device("meta"):
@@ -73,7 +73,7 @@ def _of_width(init: str, model: str, options: dict[str, Any]) -> str:
 
 
 def _says_architecture(start: str) -> bool:
-    """Whether `start` is a local file in the zoo's own format, which knows what it is for."""
+    """Whether `start` is a local file in the zoo's own format, which states its architecture."""
     if not Path(start).is_file():
         return False
     try:

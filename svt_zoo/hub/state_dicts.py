@@ -1,4 +1,4 @@
-"""What lies around the tensors of a checkpoint, and rules that hold for the names of any state dict."""
+"""Unwrap the state dict of a checkpoint, and select or rename its entries."""
 
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -10,14 +10,14 @@ StateDict = dict[str, Tensor]
 
 # TIME's heads for frame order and flow direction, in the files of all its networks.
 TIME_HEADS = ("temp_head.*", "mlp_q.*", "mlp_k.*", "mlp_v.*", "mlp_proj.*", "mlp_norm.*", "flow_head.*")
-# A checkpoint is a dict of these around the state dict; the first that is there is read.
+# Keys under which checkpoints hold the state dict; the first one present is read.
 _CONTAINERS = ("teacher", "state_dict", "model_state", "model", "module", "student")
 
 
 def unwrap(checkpoint: Mapping[str, Any]) -> StateDict:
     """The state dict inside a checkpoint: `{"teacher": ...}`, `{"model_state": ...}`, DDP's `module.` taken off.
 
-    Of a teacher and its student it is the teacher: the running mean of the student, which SVT and DINO evaluate.
+    If there are a teacher and a student, it is the teacher: the EMA of the student, which SVT and DINO evaluate.
     """
     for key in _CONTAINERS:
         if isinstance(checkpoint.get(key), Mapping):
@@ -27,7 +27,7 @@ def unwrap(checkpoint: Mapping[str, Any]) -> StateDict:
 
 
 def around(checkpoint: Mapping[str, Any]) -> list[str]:
-    """What a checkpoint holds beside its state dict: the optimiser's state, the epoch, the student, ..."""
+    """The other entries of a checkpoint beside its state dict: optimizer state, epoch, student, ..."""
     for key in _CONTAINERS:
         if isinstance(checkpoint.get(key), Mapping):
             return [other for other in checkpoint if other != key] + around(checkpoint[key])
@@ -35,7 +35,7 @@ def around(checkpoint: Mapping[str, Any]) -> list[str]:
 
 
 def strip(state: StateDict, prefix: str) -> StateDict:
-    """Take `prefix` off if every key has it."""
+    """Remove `prefix` if every key has it."""
     if state and all(key.startswith(prefix) for key in state):
         return {key.removeprefix(prefix): value for key, value in state.items()}
     return state
@@ -47,5 +47,5 @@ def without(state: StateDict, patterns: Iterable[str]) -> StateDict:
 
 
 def from_classifier(state: Mapping[str, Tensor]) -> StateDict:
-    """A `Classifier`'s state dict in its backbone's names, `head.*` beside them; that of a backbone as it is."""
+    """A `Classifier`'s state dict with the backbone's names and `head.*`; a backbone's state dict is unchanged."""
     return {key.removeprefix("backbone."): value for key, value in state.items()}

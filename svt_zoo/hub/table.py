@@ -1,7 +1,7 @@
-"""The table of trained weights, one class a kind of network and one `Weights` a file.
+"""The table of trained weights: one class per kind of network, one `Weights` per file.
 
-Plain data in torchvision's words: `SVT_ViTB_Weights.DEFAULT`, `.transforms()`, `.meta`. What nobody published or
-measured is blank.
+Plain data with torchvision's names: `SVT_ViTB_Weights.DEFAULT`, `.transforms()`, `.meta`. Values that nobody
+published or measured are blank.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""The rows of networks trained with labels: TimeSformer, Motionformer, X-ViT; their authors' and TIME's.
+"""The rows of networks trained with labels (TimeSformer, Motionformer, X-ViT), by their authors and by TIME.
 
 Plain data; `table.py` gathers all rows.
 """

@@ -1,4 +1,4 @@
-"""Files of ordinary web servers: one download, checked before anybody sees it, then served from disk."""
+"""Download files of ordinary web servers: checked before they become visible, then read from disk."""
 
 import errno
 import hashlib
@@ -27,14 +27,14 @@ _FIRST_WAIT = 1.0  # seconds before the second attempt; doubles after that
 
 
 class _TransientError(Exception):
-    """A download that failed in a way that may pass."""
+    """A download failed, and a retry may succeed."""
 
 
 def fetch_url(file: UrlFile, *, sha256: str | None, progress: bool, offline: bool) -> Path:
-    """Path of `file` in the folder of checkpoints; of many processes at once one downloads and the rest wait.
+    """Path of `file` in the folder of checkpoints. If several processes call it, one downloads and the others wait.
 
     Raises:
-        WeightsError: the file cannot be had, or is not the file it should be.
+        WeightsError: the file cannot be fetched, or has the wrong hash.
     """
     path = file.path
     if not path.is_file():
@@ -56,7 +56,7 @@ def fetch_url(file: UrlFile, *, sha256: str | None, progress: bool, offline: boo
 
 
 def disk_error(source: Source, folder: Path, error: OSError, *, needed: int | None, variable: str) -> WeightsError:
-    """Say what went wrong on the disk: full (how much is needed and free, in bytes), or not ours to write.
+    """State the disk error: the disk is full (needed and free bytes), or the folder is not writable.
 
     `variable` names the environment variable that moves the cache elsewhere.
     """
@@ -71,7 +71,7 @@ def disk_error(source: Source, folder: Path, error: OSError, *, needed: int | No
 
 
 def _download(file: UrlFile, path: Path, sha256: str | None, progress: bool) -> None:
-    """Put the checked file at `path` in one step: nobody ever sees a part of it, or a wrong one."""
+    """Put the checked file at `path` in one step, so no other process sees a partial or wrong file."""
     part = path.with_name(f".{path.name}.part")  # ours under the lock, even if a killed process left one
     _log.info("downloading %s to %s", file, path)
     try:
@@ -83,7 +83,7 @@ def _download(file: UrlFile, path: Path, sha256: str | None, progress: bool) -> 
 
 
 def _receive_patiently(file: UrlFile, part: Path, progress: bool) -> str:
-    """`_receive`, tried again when the failure may pass."""
+    """`_receive`, with retries if the error may be temporary."""
     attempt = 1
     while True:
         try:
@@ -141,7 +141,7 @@ def _open(file: UrlFile) -> http.client.HTTPResponse:
 
 
 def _chunks(response: IO[bytes]) -> Iterator[bytes]:
-    """The body piece by piece; a connection that breaks is told apart from a disk that does."""
+    """The body in chunks. An error here is a network error, as distinct from a disk error."""
     try:
         while chunk := response.read(_CHUNK):
             yield chunk
@@ -150,7 +150,7 @@ def _chunks(response: IO[bytes]) -> Iterator[bytes]:
 
 
 def _check_origin(file: UrlFile, path: Path, digest: str) -> None:
-    """Two addresses may end in the same name: do not hand out the other one's file."""
+    """Refuse the file of another address that ends in the same name."""
     entries = recorded()
     if str(file) in entries:
         return

@@ -1,4 +1,4 @@
-"""What is known of trained weights: where they come from, what clip they expect, what they reached, which licence.
+"""The data types for trained weights: source, clip, published numbers and license.
 
 `table.py` holds the rows, `load_model` (in `loading.py`) turns one into a network.
 """
@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..models import list_models
 from .sources import ByHand, HubFile, UrlFile
 
 if TYPE_CHECKING:
@@ -20,8 +19,8 @@ if TYPE_CHECKING:
 class ClipSpec:
     """The clip a network was trained on: how frames are chosen and prepared for evaluation.
 
-    A clip lasts `num_frames * sampling_rate` frames of a video of 30 frames per second, and its frames are spread
-    evenly over it, from the first to the last; without a rate they stand for equal segments of the whole video.
+    A clip spans `num_frames * sampling_rate` frames of a video of 30 frames per second. Its frames are evenly spaced,
+    from the first to the last. Without a rate, each frame represents one of equal segments of the entire video.
     `resize_size` and `crop_size` are pixels, `mean` and `std` on the scale [0, 1]
     in the order `channel_order`.
     """
@@ -45,9 +44,9 @@ class ClipSpec:
 
 @dataclass(frozen=True)
 class Number:
-    """One published or measured number: `value` in percent, and who says so.
+    """One published or measured number: `value` in percent, and its source.
 
-    `recipe` is what follows its protocol: a recipe and the overrides it takes; blank where none of ours does.
+    `recipe` is the recipe that follows its protocol, with its overrides; blank if we have none.
     """
 
     dataset: str
@@ -62,9 +61,9 @@ class Number:
 class Weights:
     """A row of the table.
 
-    `license` is what the weights' page says (blank: not known to us). `source` is where the authors keep the file;
-    `hub_copy` is a converted copy on the Hub at a full commit, which is preferred. `sha256` is that of `file`, blank
-    until known; meanwhile the hash of the first download is recorded beside the cache and every later one must equal
+    `license` is the license stated on the weights' page (blank: unknown). `source` is the authors' copy of the file.
+    `hub_copy` is a converted copy on the Hub at a full commit, which is preferred. `sha256` is the hash of `file`,
+    blank if unknown; then the hash of the first download is recorded beside the cache and every later one must equal
     it. `model_kwargs` are keywords of the model's builder that its weights need. `num_classes` is the size of the
     classifier in the file, 0 if it has none.
     """
@@ -94,7 +93,7 @@ class Weights:
 
     @property
     def meta(self) -> dict[str, Any]:
-        """The whole row as plain data (what models, cards and the zoo page show)."""
+        """The full row as plain data, which models, cards and the zoo page show."""
         row = asdict(self)
         row["source"] = str(self.source)
         row["hub_copy"] = str(self.hub_copy) if self.hub_copy else None
@@ -110,7 +109,7 @@ def transforms_of(meta: Mapping[str, Any]) -> "EvalTransform":
     """The evaluation transform of a network with this `meta`.
 
     Raises:
-        ValueError: the network has no clip specification (no weights, or a file that does not say its clip).
+        ValueError: the network has no clip specification (no weights, or a file that does not state its clip).
     """
     if not meta.get("clip"):
         raise ValueError(
@@ -118,7 +117,7 @@ def transforms_of(meta: Mapping[str, Any]) -> "EvalTransform":
             "table for the same network, by load_model(FILE, model=ROW) or, in the tools, --weights FILE --model ROW; "
             "or set model.meta['clip'] = get_weights(ROW).meta['clip'] and save the model again"
         )
-    from ..data.transforms import EvalTransform  # asked for, so torchvision may be loaded
+    from ..data.transforms import EvalTransform  # here, because it loads torchvision
 
     return EvalTransform(**meta["clip"])
 
@@ -141,6 +140,8 @@ def get_weights(name: str) -> Weights:
     """
     table = _table()
     if name not in table:
+        from ..models import list_models  # needs torch, which importing the table must not load
+
         if name in list_models():
             rows = weights_for(name)
             raise ValueError(

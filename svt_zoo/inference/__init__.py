@@ -1,1 +1,1 @@
-"""What people do with a model."""
+"""Uses of a model: prediction, features, search, export, visualization, demo page."""

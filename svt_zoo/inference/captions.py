@@ -1,4 +1,4 @@
-"""Names of files as text: in one line of a terminal, and in letters that a picture can show."""
+"""File names as printable text: for one line of a terminal, and for captions in pictures."""
 
 from functools import cache, lru_cache
 from pathlib import Path
@@ -12,22 +12,22 @@ from torch import Tensor
 
 _FONT_SIZE, _MARGIN = 16, 8  # pixels
 _INK, _PAPER = 40, 255
-_FONT = Path("fonts", "ttf", "DejaVuSans.ttf")  # Latin, Greek, Cyrillic and more come with matplotlib
+_FONT = Path("fonts", "ttf", "DejaVuSans.ttf")  # from matplotlib; has Latin, Greek, Cyrillic and more
 
 
 def printable(text: str) -> str:
-    """The text in one line: line ends, control characters and stray bytes become escapes such as `\\n`."""
+    """The text in one line: line ends, control characters and undecodable bytes become escapes such as `\\n`."""
     return "".join(letter if letter.isprintable() else _escape(letter) for letter in text)
 
 
 def drawable(text: str) -> str:
-    """As `printable`, and letters that the font lacks become escapes, too."""
+    """As `printable`; characters that the font lacks also become escapes."""
     letters = _letters()
     return "".join(letter if ord(letter) in letters else _escape(letter) for letter in printable(text))
 
 
 def caption(text: str, height: int, width: int) -> Tensor:
-    """Text in the middle of an empty picture, smaller if it has to fit: uint8 (height, width, 3)."""
+    """Draw text in the center of an empty picture, reduced if necessary to fit: uint8 (height, width, 3)."""
     text = "\n".join(map(drawable, text.split("\n")))
     image = Image.new("L", (width, height), _PAPER)
     size = min(_FONT_SIZE, _FONT_SIZE * (width - _MARGIN) / max(1, text_width(text)))
@@ -37,13 +37,13 @@ def caption(text: str, height: int, width: int) -> Tensor:
 
 
 def text_width(text: str) -> int:
-    """Pixels of the longest line."""
+    """Width of the longest line, in pixels."""
     return max(round(font(_FONT_SIZE).getlength(drawable(line))) for line in text.split("\n"))
 
 
 @lru_cache(maxsize=32)
 def font(size: float) -> ImageFont.FreeTypeFont:
-    """The font of captions; `size` is in pixels."""
+    """Load the font of captions; `size` is in pixels."""
     return ImageFont.truetype(Path(get_data_path()) / _FONT, size)
 
 

@@ -1,4 +1,4 @@
-"""The clips of a list of videos, read part by part: what every engine of the extraction computes features of."""
+"""Reads the clips of a list of videos, part by part, for all engines of the extraction."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -15,14 +15,14 @@ from ..data.failures import reason_of
 from ..data.lists import Row, VideoList
 from ..data.transforms import EvalTransform
 
-_NO_DRAWS = np.random.default_rng(0)  # views by name draw nothing
+_NO_DRAWS = np.random.default_rng(0)  # views by name use no random numbers
 _T = TypeVar("_T")
 
 Places = Sequence[Sequence[int]]  # the frames of each view of one row
 
 
 class Piece(NamedTuple):
-    """One row of the table to be: the video's number in its list, the time its frames cover, or why there are none."""
+    """One row of the future table: number of the video in its list, and the time of its frames or an error."""
 
     video_index: int
     start_sec: float | None
@@ -33,8 +33,8 @@ class Piece(NamedTuple):
 class Chunk(NamedTuple):
     """Rows that go through the network together.
 
-    `views` holds one tensor (n, 3, T, H, W) a view, of the n pieces without an error, in their order. `part` is the
-    number of the part of the list that they belong to; `last` marks its last chunk.
+    `views` holds one tensor (n, 3, T, H, W) per view, for the n pieces without an error, in order. `part` is the number
+    of the part of the list that they belong to; `last` marks the last chunk of a part.
     """
 
     part: int
@@ -44,20 +44,20 @@ class Chunk(NamedTuple):
 
 
 class ClipReader:
-    """Reads the clips of a list: one row a video, or one every so many seconds.
+    """Reads the clips of a list: one row per video, or one row per `every` seconds.
 
-    A part of the list gives the same chunks whoever reads it. In memory is one chunk at a time, however long a video.
+    A part of the list gives the same chunks in every process. One chunk is in memory at a time, for any video length.
 
     Args:
         videos: the list.
-        views: of each video, when there is one row a video.
-        every: seconds between two rows of one video (each is one clip of `transform`); None for one row a video.
+        views: of each video, for one row per video.
+        every: seconds between two rows of one video (each is one clip of `transform`); None for one row per video.
         transform: of the network.
-        batch_size: rows of a chunk, at most.
+        batch_size: maximum number of rows in a chunk.
         open_row: opens a row of the list, by default `datasets.open_row`.
 
     Raises:
-        ValueError: `every` is not above 0.
+        ValueError: `every` is not > 0.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class ClipReader:
         self.open_row = open_row or partial(datasets.open_row, frame_rate=videos.frame_rate)
 
     def chunks(self, part: int, indices: Sequence[int]) -> Iterator[Chunk]:
-        """The rows of the videos `indices`, in order; what cannot be read becomes a piece with the reason."""
+        """Yields the rows of the videos `indices`, in order; an unreadable row becomes a piece with an error."""
         rows = (row for index in indices for row in self._rows(index))
         groups = _groups(rows, self.batch_size)
         group = next(groups)  # every video has a row
@@ -97,15 +97,15 @@ class ClipReader:
                 first, last = frame_range(row, reader)
                 for places in _groups(self._places(last - first, reader.fps), self.batch_size):
                     yield from self._decode(index, reader, first, places)
-        except Exception as error:  # one bad file must not stop the work on a hundred thousand
+        except Exception as error:  # one bad file must not stop the extraction
             yield Piece(index, None, None, reason_of(error)), []
 
     def _places(self, total: int, fps: float) -> list[Places]:
-        """The frames of each row of a video, view by view."""
+        """Frame numbers of each row of a video, per view."""
         if self.every is None:
             return [self.views.indices(total, fps, _NO_DRAWS)]
         clip, step = self.transform, self.every * fps
-        if clip.sampling_rate is None:  # made for whole videos, whatever their length: so for any stretch of one
+        if clip.sampling_rate is None:  # made for videos of any length, so also for a part
             window = max(step, clip.num_frames)
         else:
             window = sampling.clip_window(clip.num_frames, clip.sampling_rate, fps, target_fps=clip.fps)
@@ -114,7 +114,7 @@ class ClipReader:
     def _decode(
         self, index: int, reader: FrameReader, first: int, rows: Sequence[Places]
     ) -> Iterator[tuple[Piece, list[Tensor]]]:
-        """Rows of one video, decoded in one go; if that fails, one by one, so that sound rows are not lost."""
+        """Decode rows of one video together; if that fails, one by one, so that readable rows are kept."""
         try:
             frames, places = shared_frames(reader, [view for views in rows for view in views], first)
             rest = iter(places)
@@ -132,13 +132,13 @@ class ClipReader:
 
 
 def _span(reader: FrameReader, first: int, views: Places) -> tuple[float, float]:
-    """From the first of the frames to the end of the last, in seconds."""
+    """Start of the first frame and end of the last frame, in seconds."""
     frames = [first + i for view in views for i in view]
     return reader.pts[min(frames)], reader.pts[max(frames)] + 1 / reader.fps
 
 
 def _groups(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
-    """The items in lists of `size`, the last with what is left."""
+    """Yields the items in lists of `size`; the last list may be shorter."""
     rest = iter(items)
     while group := list(islice(rest, size)):
         yield group

@@ -1,4 +1,4 @@
-"""From clips to the numbers of a table: one network, on one device, the same in every engine."""
+"""Computes the features of clips with one network on one device; all engines use it."""
 
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple, get_args
@@ -18,7 +18,7 @@ Pooling = Literal["cls", "frames", "patches"]
 
 
 class Computed(NamedTuple):
-    """A chunk with its features, flat, one for each piece; None for those with an error."""
+    """A chunk with one flattened feature per piece; None for a piece with an error."""
 
     part: int
     pieces: list[Piece]
@@ -27,17 +27,17 @@ class Computed(NamedTuple):
 
 
 class Compute:
-    """Calls a network on chunks and pools what it says.
+    """Applies a network to chunks and pools its outputs.
 
     Args:
         network: a backbone in eval mode.
-        pooling: what is kept: the class feature, averaged over views ("cls": D numbers), the mean of the patches of
-            each frame ("frames": T x D), or all patches ("patches": T x N x D).
-        store: the type of the numbers.
-        device, dtype: where and in what the network computes.
+        pooling: "cls" keeps the class feature, averaged over views (D numbers); "frames" the mean of the patches of
+            each frame (T x D); "patches" all patches (T x N x D).
+        store: number type of the stored features.
+        device, dtype: device and number type of the computation.
 
     Raises:
-        ValueError: no such pooling or type to store.
+        ValueError: unknown `pooling` or `store`.
     """
 
     def __init__(
@@ -46,14 +46,14 @@ class Compute:
         for name, value, allowed in (("pooling", pooling, get_args(Pooling)), ("store", store, get_args(Store))):
             if value not in allowed:
                 raise ValueError(f"{name} is one of {', '.join(allowed)}, got {value!r}")
-        self.network = prepare(network, device, dtype)[0]  # the caller's own stays as it is
+        self.network = prepare(network, device, dtype)[0]  # the caller's network is not changed
         self.pooling = pooling
         self.store = store
         self.device = device
         self.dtype = dtype
 
     def to(self, device: torch.device | str) -> "Compute":
-        """The same on another device."""
+        """Returns a copy on another device."""
         return Compute(self.network, self.pooling, self.store, torch.device(device), self.dtype)
 
     def shape(self, transform: EvalTransform) -> torch.Size:
@@ -61,7 +61,7 @@ class Compute:
         return self._features([torch.zeros(1, 3, transform.num_frames, *transform.crop_size)]).shape[1:]
 
     def __call__(self, chunk: Chunk) -> Computed:
-        """The features of a chunk; one that is not finite in the type to store becomes an error."""
+        """Computes the features of a chunk; a feature that is not finite in the stored type becomes an error."""
         rows: Iterable[np.ndarray[Any, Any]] = ()
         if chunk.views:
             rows = self._features(chunk.views).flatten(1).to(getattr(torch, self.store)).numpy()  # (n, width)

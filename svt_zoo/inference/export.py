@@ -1,4 +1,4 @@
-"""A network as one file that runs without this package: torch.export, AOTInductor, ONNX, each checked by running it."""
+"""Exports a network as a file that runs without this package (torch.export, AOTInductor, ONNX), and checks it."""
 
 import copy
 import importlib.util
@@ -6,8 +6,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from ..files import atomic
 from ..models import Classifier, ZooModel
 from ..models.base import backbone_of
 
@@ -25,18 +25,18 @@ Run = Callable[[Tensor], Sequence[Tensor]]
 Shape = tuple[int, int, int, int, int]
 
 TOLERANCE = 1e-4  # largest difference in float32 between a network and its export
-CONFIG_KEY = "svt_zoo"  # what a program's metadata calls the network's `meta`
+CONFIG_KEY = "svt_zoo"  # key of the network's `meta` in the metadata of a program
 _DIMENSIONS = {0: "batch", 2: "frames", 3: "height", 4: "width"}
-# Tried in this order, from the freest on: a network that counts its frames cannot leave their number open.
+# Free axes, tried in this order, most first: a network with a fixed number of frames cannot leave it free.
 _FREE = ((0, 2, 3, 4), (0, 3, 4), (0, 2), (0,))
 
 
 class ExportError(RuntimeError):
-    """A network that cannot be exported: one line that names the format, the cause and the way out."""
+    """A network cannot be exported. The message is one line with the format, the cause and the solution."""
 
 
 class Exported(NamedTuple):
-    """What was written: which input dimensions are free, and how far it is from the network at the shapes tried."""
+    """Result of an export: the free input dimensions, and the largest difference from the network when tested."""
 
     path: Path
     free: tuple[str, ...]
@@ -47,21 +47,21 @@ class Exported(NamedTuple):
 def export_program(model: ZooModel, path: str | os.PathLike[str], format: ProgramFormat = "onnx") -> Exported:
     """Write `model` as a program clip (B, 3, T, H, W) -> (cls, patches), or logits for a classifier; float32.
 
-    Batch, frames, height and width stay free where network and exporter allow; the result says which. (In the two
-    formats of torch, a clip of one or two frames or one patch may be refused where a longer one is taken.) The file is
-    run at three shapes and compared with the network; it is left behind only if they agree to `TOLERANCE`. The
-    network's `meta` (its clip, its classes) travels along under the key "svt_zoo".
+    Batch, frames, height and width stay free where network and exporter allow; the result states which. (The two
+    formats of torch may refuse a clip of one or two frames, or of one patch.) The file is run at three shapes and
+    compared with the network. It is kept only if all differences are at most `TOLERANCE`. It also contains the
+    network's `meta` (its clip, its classes), under the key "svt_zoo".
 
     Args:
-        model: a backbone or a classifier; left as it is.
+        model: a backbone or a classifier; it is not changed.
         path: the file to write: `.onnx` for "onnx", `.pt2` for the others.
-        format: "torch_export" (`torch.export.load(path).module()`), "aotinductor" (compiled for this kind of machine;
-            needs a C++ compiler; `torch._inductor.aoti_load_package(path)`), or "onnx" (input `clip`, whose free
-            axes are named batch, frames, height, width; outputs `cls` and `patches`, or `logits`).
+        format: "torch_export": load with `torch.export.load(path).module()`. "aotinductor": compiled for this kind of
+            machine; needs a C++ compiler; load with `torch._inductor.aoti_load_package(path)`. "onnx": input `clip`
+            with free axes batch, frames, height, width; outputs `cls` and `patches`, or `logits`.
 
     Raises:
-        ExportError: the network cannot be exported, its export gives other numbers, or a package is missing.
-        ValueError: an unknown format, or another suffix.
+        ExportError: the network cannot be exported, its export has different outputs, or a package is missing.
+        ValueError: the format is unknown, or the suffix does not fit it.
     """
     path = Path(path)
     if format not in _WRITERS:
@@ -76,13 +76,13 @@ def export_program(model: ZooModel, path: str | os.PathLike[str], format: Progra
     reasons = []
     for free in _FREE:
         if 2 in free and native[0] == 1:
-            continue  # a program traced with one frame knows one frame only
+            continue  # a program traced with one frame accepts only one frame
         try:
-            with unfinished(path) as temporary, torch.no_grad():
+            with atomic(path) as temporary, torch.no_grad():
                 write(_trace(network, native, free), temporary, config, network.names)
                 shapes = _shapes(native, free, network.patch_size)
                 difference = max_difference(network, load(temporary), shapes)
-        except Exception as error:  # broad: each exporter has its own errors for what it cannot keep free
+        except Exception as error:  # broad: exporters differ in their errors for axes that cannot stay free
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             reasons.append(reason)
             _log.info("%s with free %s: %s", format, ", ".join(_DIMENSIONS[i] for i in free), reason)
@@ -93,7 +93,7 @@ def export_program(model: ZooModel, path: str | os.PathLike[str], format: Progra
 
 
 def _check_tools(format: str) -> None:
-    """Raise an `ExportError` if something is missing that `format` needs."""
+    """Raise an `ExportError` if a tool that `format` needs is missing."""
     for package in ("onnx", "onnxscript", "onnxruntime") if format == "onnx" else ():
         if importlib.util.find_spec(package) is None:
             raise ExportError(f"{format} needs {package}: pip install onnx onnxruntime onnxscript")
@@ -103,7 +103,7 @@ def _check_tools(format: str) -> None:
 
 
 class _Program(nn.Module):
-    """A network whose outputs are a plain tuple, which a program can return where this package is not installed."""
+    """A network that returns a plain tuple, so that the program does not depend on types of this package."""
 
     def __init__(self, network: ZooModel) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class _Program(nn.Module):
 
 
 def clip_shape(model: ZooModel) -> tuple[int, int, int]:
-    """The clip (T, H, W) that a network was made for."""
+    """Returns the clip shape (T, H, W) of a network."""
     backbone, clip = backbone_of(model), model.meta.get("clip")
     if clip:
         return clip["num_frames"], clip["crop_size"], clip["crop_size"]
@@ -127,7 +127,7 @@ def clip_shape(model: ZooModel) -> tuple[int, int, int]:
 
 
 def _trace(network: _Program, native: tuple[int, int, int], free: tuple[int, ...]) -> ExportedProgram:
-    """The network as a graph; sizes at which it is traced differ from each other, so that none is taken for another."""
+    """Traces the network as a graph, with a different size for each axis so that the tracer keeps them separate."""
     frames, height, width = native
     batch = 2 if frames != 2 else 3
     clip = torch.zeros(batch, 3, frames, height, width + 2 * network.patch_size * (4 in free))
@@ -135,7 +135,7 @@ def _trace(network: _Program, native: tuple[int, int, int], free: tuple[int, ...
 
 
 def _shapes(native: tuple[int, int, int], free: tuple[int, ...], patch: int) -> tuple[Shape, Shape, Shape]:
-    """The shape a network was made for, and two others that use every freedom: more and less, edges of part patches."""
+    """Clip shape of the network, and a larger and a smaller one that use all free axes, also with partial patches."""
     frames, height, width = native
     more, less = (frames, height, width), (frames, height, width)
     if 2 in free:
@@ -147,10 +147,10 @@ def _shapes(native: tuple[int, int, int], free: tuple[int, ...], patch: int) -> 
 
 
 def max_difference(network: Run, program: Run, shapes: Sequence[Shape]) -> float:
-    """The largest difference of all outputs at `shapes`, on seeded noise.
+    """Returns the largest difference of all outputs at `shapes`, on seeded noise.
 
     Raises:
-        ExportError: it is beyond `TOLERANCE`, or not a number.
+        ExportError: the difference is above `TOLERANCE`, or NaN.
     """
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
@@ -165,26 +165,6 @@ def max_difference(network: Run, program: Run, shapes: Sequence[Shape]) -> float
                     raise ExportError(f"differs by {difference:.2g} from the network (allowed {TOLERANCE}) at {shape}")
                 worst = max(worst, difference)
     return worst
-
-
-@contextmanager
-def unfinished(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it becomes `path` when the block ends well, and is removed otherwise."""
-    temporary = path.with_name(f".unfinished.{path.name}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove(temporary)
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        _remove(temporary)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _write_torch(program: ExportedProgram, path: Path, config: str, names: Sequence[str]) -> None:
@@ -205,11 +185,11 @@ def _run_inductor(path: Path) -> Run:
 
 
 def _write_onnx(program: ExportedProgram, path: Path, config: str, names: Sequence[str]) -> None:
-    # Not optimised: onnxruntime does that when it loads, and onnxscript's optimiser fails on Motionformer.
+    # No optimization here: onnxruntime optimizes at load time, and onnxscript's optimizer fails on Motionformer.
     written = torch.onnx.export(program, input_names=["clip"], output_names=list(names), optimize=False, verbose=False)
     if written is None:
         raise ExportError("torch.onnx wrote nothing")
-    if hasattr(written, "rename_axes"):  # older versions of torch leave names such as s77
+    if hasattr(written, "rename_axes"):  # older versions of torch keep names such as s77
         sizes = written.model.graph.inputs[0].shape or ()
         written.rename_axes({size: _DIMENSIONS[i] for i, size in enumerate(sizes) if not isinstance(size, int)})
     written.model.metadata_props[CONFIG_KEY] = config
@@ -223,7 +203,7 @@ def _run_onnx(path: Path) -> Run:
     return lambda clip: [torch.from_numpy(out) for out in session.run(None, {"clip": clip.numpy()})]
 
 
-# How a format is written, how its file is run, and the suffix of its file.
+# For each format: its writer, its runner, and its file suffix.
 _Write = Callable[[ExportedProgram, Path, str, Sequence[str]], None]
 _WRITERS: dict[str, tuple[_Write, Callable[[Path], Run], str]] = {
     "torch_export": (_write_torch, _run_torch, ".pt2"),

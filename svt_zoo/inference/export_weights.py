@@ -1,4 +1,4 @@
-"""TimeSformer weights in the format of transformers, checked before they are kept."""
+"""Exports TimeSformer weights in the format of transformers, and checks the result."""
 
 import copy
 import json
@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..files import atomic
 from ..hub.convert import to_hf_timesformer
 from ..hub.loading import WEIGHTS_NAME
 from ..models import Backbone, Classifier, ZooModel
 from ..models.base import backbone_of
 from ..models.timesformer import LAYER_NORM_EPS, JointTimeSformer, SpaceOnlyTimeSformer, TimeSformer
-from .export import Exported, ExportError, Run, Shape, clip_shape, max_difference, unfinished
+from .export import Exported, ExportError, Run, Shape, clip_shape, max_difference
 
 _log = logging.getLogger(__name__)
 
@@ -23,12 +24,12 @@ _log = logging.getLogger(__name__)
 def export_transformers(model: ZooModel, folder: str | os.PathLike[str]) -> Exported:
     """Write a TimeSformer as a folder for transformers: `TimesformerForVideoClassification.from_pretrained(folder)`.
 
-    A backbone becomes a `TimesformerModel`. transformers' layers count frames by their config, so another number of
-    frames than the stored table's is silently wrong there: only a network whose clip is that of its tables is
-    exported. The folder is loaded by transformers and run, and left behind only if the outputs agree.
+    A backbone becomes a `TimesformerModel`. In transformers, the number of frames
+    comes from the config, and another number than that of the position tables gives silently wrong outputs. So only a
+    network with the clip of its tables is exported. The folder is kept only if transformers gives the same outputs.
 
     Raises:
-        ExportError: not such a network, its export gives other numbers, or transformers is not installed.
+        ExportError: the network is not suitable, the outputs differ, or transformers is not installed.
         ValueError: `folder` exists and is not empty.
     """
     try:
@@ -55,7 +56,7 @@ def export_transformers(model: ZooModel, folder: str | os.PathLike[str]) -> Expo
     state = to_hf_timesformer(network.state_dict())
     if isinstance(network, Backbone):
         state = {key.removeprefix("timesformer."): value for key, value in state.items()}
-    with unfinished(folder) as temporary:
+    with atomic(folder) as temporary:
         temporary.mkdir()
         (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         (temporary / "preprocessor_config.json").write_text(json.dumps(_preprocessor(model), indent=2) + "\n")
@@ -81,7 +82,7 @@ def _timesformer(model: ZooModel) -> tuple[ZooModel, TimeSformer]:
 
 
 def _first(network: nn.Module) -> Run:
-    """What is compared: the class feature, or the logits."""
+    """Returns the output that is compared: the class feature, or the logits."""
     return lambda clip: [out if isinstance(out := network(clip), Tensor) else out.cls]
 
 
@@ -94,7 +95,7 @@ def _run_transformers(loaded: Any) -> Run:
 
 
 def _config(network: ZooModel, backbone: TimeSformer, size: int) -> dict[str, Any]:
-    """What transformers' `TimesformerConfig` calls the sizes of this network."""
+    """The sizes of this network as fields of transformers' `TimesformerConfig`."""
     block: Any = backbone.blocks[0]
     joint = isinstance(backbone, JointTimeSformer)
     config = {
@@ -120,7 +121,7 @@ def _config(network: ZooModel, backbone: TimeSformer, size: int) -> dict[str, An
 
 
 def _preprocessor(model: ZooModel) -> dict[str, Any]:
-    """transformers' words for the network's clip: resize, centre crop, normalise."""
+    """Preprocessor config of transformers for the network's clip: resize, center crop, normalize."""
     clip = model.meta.get("clip")
     if not clip:
         return {}

@@ -1,10 +1,10 @@
-"""Features of a collection of videos as one Parquet table: by one process, by torchrun's, or by a Ray cluster.
+"""Extracts features of videos to one Parquet table: in one process, with torchrun, or on a Ray cluster.
 
     extract_features("svt_vitb_k400", "videos/", "features.parquet")
 
-The list is divided into shards. Each is written, whole or not at all, beside the output; when the last one is there
-they are merged in the order of the list. The same call goes on where a killed one was, with any engine and any number
-of processes, and the table is the same: every row once.
+The list is divided into shards. Each shard is written atomically, next to the output. After the last one, all are
+merged in the order of the list. After a kill, the same call continues, with any engine and any number of processes.
+The table is always the same and has every row once.
 """
 
 import json
@@ -42,9 +42,9 @@ Engine = Literal["local", "ray"]
 
 
 class Summary(NamedTuple):
-    """What one call did: it read `videos`, of which `failed` have an error, in `seconds`; others were there before.
+    """Result of one call: it read `videos` in `seconds`, `failed` of them with an error; earlier calls read the rest.
 
-    `complete` says whether the table is there; with several processes it is once the last has finished.
+    `complete` states whether the table exists; with several processes, it exists after the last one finishes.
     """
 
     output: Path
@@ -60,10 +60,10 @@ class Summary(NamedTuple):
 
 
 def list_videos(source: str | os.PathLike[str], **options: Any) -> VideoList:
-    """The videos of a list, a folder or a URL of either, or one video; options as of `read_list`.
+    """Read the videos of a list, a folder, a URL of either, or one video; options as in `read_list`.
 
     Raises:
-        ListError, OSError: as of `read_list`.
+        ListError, OSError: as in `read_list`.
     """
     name = os.fspath(source)
     if is_video(name.split("?")[0]) and not os.path.isdir(name):
@@ -89,46 +89,45 @@ def extract_features(
     rank: int = 0,
     world_size: int = 1,
 ) -> Summary:
-    """Write the features of a list of videos to a Parquet table (`feature_table` says what is in it).
+    """Write the features of a list of videos to a Parquet table (format: see `feature_table`).
 
     Args:
-        model: a name or address `load_model` takes, or a model (left as it is); of a classifier, its backbone.
-        videos: a list, or what `list_videos` makes one of.
+        model: a name or address for `load_model`, or a model (not changed); a classifier stands for its backbone.
+        videos: a list, or a source for `list_videos`.
         output: the .parquet file to write.
         views: of each video, whose features are averaged: "3x1" (crops x clips), "slow-fast 3x1".
-        every: seconds between two rows of one video, each of one clip; None for one row a video.
-        pooling: what a row holds: the class feature ("cls", D numbers), the mean of the patches of each frame
-            ("frames", T x D) or all patches ("patches", T x N x D).
-        store: type of the numbers in the table.
-        engine: "local", or "ray" (an extra): CPU actors read, model actors compute, on the cluster that `RAY_ADDRESS`
-            names, else on this machine.
-        device, dtype: where and in what the network computes; by default the GPU if there is one, and float32.
-        batch_size: rows (clips, or videos with all their views) that are computed at once.
-        num_workers: processes that read videos; 0 reads in this one (local), None is one a core.
-        shard_size: videos of a shard, the unit of what a killed process has to do again.
-        rank, world_size: number of this process, and how many share the work and the output.
+        every: seconds between two rows of one video, each of one clip; None for one row per video.
+        pooling: content of a row. "cls": the class feature, D numbers. "frames": the mean of the patches of each
+            frame, T x D. "patches": all patches, T x N x D.
+        store: number type of the features in the table.
+        engine: "local", or "ray" (an extra): CPU actors read and model actors compute, on the cluster at
+            `RAY_ADDRESS`, else on this machine.
+        device, dtype: device and number type of the network; by default the GPU if there is one, and float32.
+        batch_size: rows per forward pass (clips, or videos with all their views).
+        num_workers: processes that read videos; 0 reads in this one (local), None uses one per core.
+        shard_size: videos per shard; a killed process loses at most the work on its unfinished shards.
+        rank, world_size: number of this process, and count of processes that write this output together.
 
     Raises:
-        ValueError: the output holds other features or cannot be written; options that do not go together.
+        ValueError: the output holds other features or cannot be written, or options exclude each other.
         ImportError: pyarrow, or ray for that engine, is not installed.
-        WeightsError: the weights cannot be had.
+        WeightsError: the weights cannot be loaded.
     """
-    _check_least(1, batch_size=batch_size, shard_size=shard_size)
-    _check_least(0, workers=num_workers)
-    if not 0 <= rank < world_size or engine not in get_args(Engine):
-        raise ValueError(f"needs 0 <= rank < world_size, engine local or ray; got {rank=}, {world_size=}, {engine=}")
+    _check_numbers(rank, world_size, batch_size=batch_size, shard_size=shard_size, workers=num_workers)
+    if engine not in get_args(Engine):
+        raise ValueError(f"engine must be one of {', '.join(get_args(Engine))}, got {engine!r}")
     if views != "1x1" and (every is not None or pooling != "cls"):
-        raise ValueError(f"rows every few seconds, frames and patches are of one clip, views=1x1; got {views=}")
+        raise ValueError(f"every, and pooling frames or patches, need views=1x1, got {views=}")
     output = output_file(output, ".parquet")
     start = time.monotonic()
     videos = videos if isinstance(videos, VideoList) else list_videos(videos)
-    # The actors of Ray have the GPUs.
+    # With Ray, the actors use the GPUs.
     network, at, _ = prepare(model, "cpu" if engine == "ray" else device, "float32")
     dtype = choose_dtype(dtype, at)
     transform = network.transforms()
     network = network.backbone if isinstance(network, Classifier) else network
     reader = ClipReader(videos, parse_views(views, transform), transform, every=every, batch_size=batch_size)
-    sha256 = weights_sha256(network)  # of the weights as they were saved: before they take another type
+    sha256 = weights_sha256(network)  # hash before the conversion to another type
     compute = Compute(network, pooling, store, at, dtype)
     identity = {"weights_sha256": sha256, "views": views} | _identity(reader, compute)
     shape = compute.shape(transform)
@@ -136,30 +135,25 @@ def extract_features(
     table = ShardedTable(output, videos, schema, identity, shard_size)
     table.claim()
     parts = table.todo(rank, world_size, batch_size)
-    log_start(
-        f"extraction by engine={engine}",
-        network,
-        device=at,
-        precision=dtype,
-        output=output,
-        videos=len(videos),
-        videos_left=sum(map(len, parts.values())),
-    )
-    run = partial(run_ray, device=device) if engine == "ray" else run_local
+    what = "extraction" if engine == "local" else "extraction by Ray, whose actors use the cluster's GPUs; this process"
     count = sum(map(len, parts.values()))
+    log_start(what, network, device=at, precision=dtype, output=output, videos=len(videos), videos_left=count)
+    run = partial(run_ray, device=device) if engine == "ray" else run_local
     failed = _report(table.collect(run(reader, compute, parts, num_workers), parts), count, show=rank == 0)
-    complete = table.merge()
-    return Summary(table.path, count, failed, time.monotonic() - start, complete)
+    return Summary(table.path, count, failed, complete=table.merge(), seconds=time.monotonic() - start)
 
 
-def _check_least(least: int, **numbers: int | None) -> None:
+def _check_numbers(rank: int, world_size: int, **numbers: int | None) -> None:
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank must be 0 to world_size - 1, got {rank=}, {world_size=}")
     for name, number in numbers.items():
+        least = 0 if name == "workers" else 1
         if number is not None and number < least:
-            raise ValueError(f"{name} is a number from {least}, got {number}")
+            raise ValueError(f"{name} must be >= {least}, got {number}")
 
 
 def _report(videos: Iterator[Done[str, bool]], count: int, *, show: bool) -> int:
-    """Say which videos fail, as they are done, and how far it is; how many failed."""
+    """Log failed videos and the progress; return the number of failures."""
     failed = 0
     for one in progress(videos, count) if show else videos:
         if one.result is None:
@@ -169,19 +163,19 @@ def _report(videos: Iterator[Done[str, bool]], count: int, *, show: bool) -> int
 
 
 def run_local(reader: ClipReader, compute: Compute, parts: Parts, num_workers: int | None) -> Iterator[Computed]:
-    """Reads in worker processes, as many as `number_of_workers` says, and computes in this one."""
+    """Reads in `number_of_workers` worker processes and computes in this one."""
     loader: DataLoader[Chunk] = DataLoader(
         _Chunks(reader, parts),
         batch_size=None,
         num_workers=min(number_of_workers(num_workers), len(parts)),
         worker_init_fn=start_worker,
-        generator=torch.Generator(),  # else it draws from the global one
+        generator=torch.Generator(),  # the default one changes the global random state
     )
     return map(compute, loader)
 
 
 class _Chunks(IterableDataset[Chunk]):
-    """The chunks of all parts; each worker reads some of the parts."""
+    """Yields the chunks of all parts; each worker reads some of the parts."""
 
     def __init__(self, reader: ClipReader, parts: Parts) -> None:
         self.reader = reader
@@ -195,7 +189,7 @@ class _Chunks(IterableDataset[Chunk]):
 
 
 def _identity(reader: ClipReader, compute: Compute) -> dict[str, str]:
-    """What decides the rows, besides weights and views: two tables with the same are the same."""
+    """Settings that determine the rows, besides weights and views; equal settings give equal tables."""
     return {
         "list_sha256": reader.videos.sha256,
         "clip": json.dumps(vars(reader.transform)),
@@ -207,13 +201,13 @@ def _identity(reader: ClipReader, compute: Compute) -> dict[str, str]:
 
 
 def _story(network: ZooModel, videos: VideoList) -> dict[str, str]:
-    """Where the weights come from, to load them again, and where the videos lie."""
+    """Source of the weights, to load them again, and location of the videos."""
     meta = network.meta
     weights = str(meta.get("weights") or "")
     try:
         own_version = version("svt-zoo")
     except PackageNotFoundError:
-        own_version = ""  # a checkout on the path, not installed
+        own_version = ""  # a checkout on the path, without installation
     return {
         "weights": os.path.abspath(weights) if os.path.exists(weights) else weights,
         "model": str(meta.get("model") or type(network).__name__),

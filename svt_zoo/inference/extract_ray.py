@@ -1,7 +1,7 @@
-"""The extraction on a Ray cluster: actors that read, actors that compute, and Ray Data between them.
+"""Extraction on a Ray cluster: some actors read, others compute, and Ray Data connects them.
 
-Ray Data bounds what lies between the two (back-pressure): reading waits when computing is the slower half. Every node
-needs svt_zoo and sees the videos under the same paths or URLs.
+Ray Data limits the data between the two (back-pressure): reading waits if computing is slower. Every node needs
+svt_zoo and access to the videos under the same paths or URLs.
 """
 
 import logging
@@ -18,22 +18,22 @@ from .compute import Compute, Computed
 from .extract_shards import Parts
 
 _Batch = dict[str, Any]
-_MOST_BLOCKS = 2000  # Ray Data keeps account of each
+_MOST_BLOCKS = 2000  # Ray Data has a cost per block
 
 
 def run_ray(
     reader: ClipReader, compute: Compute, parts: Parts, num_workers: int | None, device: str | torch.device | None
 ) -> Iterator[Computed]:
-    """Computes the parts on the cluster that `RAY_ADDRESS` names, else on this machine; in any order.
+    """Computes the parts on the cluster at `RAY_ADDRESS`, else on this machine; in any order.
 
     Args:
-        num_workers: actors that read; None for all CPUs that the actors which compute leave.
-        device: "cpu" leaves GPUs alone.
+        num_workers: actors that read; None uses all CPUs that the computing actors leave free.
+        device: "cpu" uses no GPU.
 
     Raises:
         ImportError: ray is not installed.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports to its makers unless told otherwise
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # disables usage reports to the makers of Ray
     try:
         import ray
         import ray.data
@@ -49,7 +49,7 @@ def run_ray(
     on_gpu = gpus > 0 and torch.device(device or "cuda").type == "cuda"
     models = gpus if on_gpu else 1
     readers = max(1, min(num_workers or cpus, cpus - (0 if on_gpu else models), len(parts)))
-    ray.data.DataContext.get_current().enable_progress_bars = False  # there is one for the whole
+    ray.data.DataContext.get_current().enable_progress_bars = False  # the extraction has its own bar
     items = [{"part": pickle.dumps(part)} for part in parts.items()]
     rows = ray.data.from_items(items, override_num_blocks=min(len(items), _MOST_BLOCKS))
     rows = rows.map_batches(
@@ -76,7 +76,7 @@ def run_ray(
 
 
 class _Read:
-    """Reads the parts that come in, a chunk at a time."""
+    """Actor that reads its parts, one chunk at a time."""
 
     def __init__(self, reader: ClipReader) -> None:
         torch.set_num_threads(1)
@@ -89,7 +89,7 @@ class _Read:
 
 
 class _Compute:
-    """Computes the chunks that come in."""
+    """Actor that computes its chunks."""
 
     def __init__(self, compute: Compute, device: str) -> None:
         self.compute = compute.to(device)
@@ -100,7 +100,7 @@ class _Compute:
 
 
 def _column(value: Any) -> np.ndarray[Any, Any]:
-    """One cell that holds `value`, byte for byte: a chunk has to go through the network as it was read."""
+    """Column with one cell that holds `value` unchanged, so that the network gets the chunk exactly as read."""
     column = np.empty(1, object)
     column[0] = pickle.dumps(value, protocol=5)
     return column

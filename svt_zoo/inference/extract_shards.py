@@ -1,4 +1,4 @@
-"""A table of features while it is made: shards beside the output, each written once, and merged at the end."""
+"""Builds a table of features: shards next to the output, each written once, merged at the end."""
 
 import shutil
 from collections import defaultdict
@@ -23,14 +23,14 @@ Parts = dict[int, range]  # the videos of each part of the list, by the number o
 
 
 class ShardedTable:
-    """The shards of a table, in the folder `<output>.parts`, and the file that they become.
+    """The shards of a table, in the folder `<output>.parts`, and the merged file.
 
     Args:
         path: the file.
         videos: the list.
         schema: of the table, with metadata.
-        identity: the metadata that tells whether two tables are the same.
-        shard_size: videos of a shard.
+        identity: the metadata that is equal for equal tables.
+        shard_size: videos per shard.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class ShardedTable:
         self.names = [row.path.removeprefix(root) for row in videos.rows]
 
     def claim(self) -> None:
-        """Say what the output is going to hold.
+        """Record the settings of the output.
 
         Raises:
-            ValueError: it holds something else.
+            ValueError: the output has other settings.
         """
         if not self.path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -68,9 +68,9 @@ class ShardedTable:
             )
 
     def todo(self, rank: int, world_size: int, part_size: int) -> Parts:
-        """The parts, of at most `part_size` videos, of this process's shards that are not there yet.
+        """Returns the parts, of at most `part_size` videos, of this process's missing shards.
 
-        Shards of earlier attempts that have read no video at all are made again.
+        If earlier attempts read no video at all, their shards are computed again.
         """
         mine = {shard: rows for shard, rows in self.shards.items() if shard % world_size == rank}
         self._was_read = self._has_features()
@@ -81,7 +81,7 @@ class ShardedTable:
         return {start: rows[start - rows.start :][:part_size] for rows in left for start in rows[::part_size]}
 
     def collect(self, computed: Iterable[Computed], parts: Parts) -> Iterator[Done[str, bool]]:
-        """Write each shard when all its parts are there; passes on what became of each video.
+        """Writes each shard when all its parts are complete; yields the outcome of each video.
 
         Raises:
             CommonFailure: the first videos all fail for the same reason.
@@ -105,14 +105,14 @@ class ShardedTable:
                 members = sorted(part for part in ready if part // self.shard_size == shard)
                 rows = [row for part in members for row in ready.pop(part)]
                 with FileLock(self.folder / "claim.lock"):
-                    self._claim_folder()  # while there was no shard, another command may have taken it
+                    self._claim_folder()  # before the first shard, another command may claim it
                     write_shard(self._shard(shard), rows, self.schema)
             for name in (self.names[i] for i in parts[one.part]):
                 outcomes.add(name, None if name in read else errors[name])
                 yield Done(name, None if name in errors else True, errors.get(name) or "")
 
     def merge(self) -> bool:
-        """Make the file of the shards if all are there, as the last process finds them; says whether it is there.
+        """Merges the shards if all are complete (in the last process); returns whether the file exists.
 
         Raises:
             CommonFailure: no process has read a video, and all failed for the same reason.
@@ -120,25 +120,23 @@ class ShardedTable:
         paths = [self._shard(shard) for shard in self.shards]
         if not self.path.exists() and all(path.exists() for path in paths):
             with suppress(FileNotFoundError), FileLock(self.folder / "merge.lock"):
-                if not self.path.exists():  # another process may have been faster, and even have removed the folder
+                if not self.path.exists():  # another process may have merged and removed the folder
                     if not self._has_features():
-                        outcomes = Outcomes(len(self.names))
-                        for failure in (failure for path in paths for failure in outcomes_of(path)):
-                            outcomes.add(*failure)
+                        Outcomes(len(self.names)).add_all(one for path in paths for one in outcomes_of(path))
                     merge_shards(paths, self.path, self.schema)
         if self.path.exists():
             shutil.rmtree(self.folder, ignore_errors=True)
         return self.path.exists()
 
     def _has_features(self) -> bool:
-        """Whether a shard that is there holds a feature."""
+        """Whether any existing shard holds a feature."""
         try:
             return any(error is None for path in self.folder.glob("shard_*.parquet") for _, error in outcomes_of(path))
         except FileNotFoundError:  # another process has merged them in the meantime
             return True
 
     def _claim_folder(self) -> None:
-        if not any(self.folder.glob("shard_*.parquet")):  # what a run intended that has left nothing
+        if not any(self.folder.glob("shard_*.parquet")):  # the claim of a run without results
             (self.folder / "settings.json").unlink(missing_ok=True)
         claim(self.folder, self.identity | {"shard_size": str(self.shard_size)})
 

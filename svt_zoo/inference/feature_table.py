@@ -1,4 +1,4 @@
-"""A table of features in Parquet: how it is written, in shards that become one file, and how it is read.
+"""Writes and reads a table of features in Parquet; shards are merged into one file.
 
 Columns: `video` (path below the metadata's `root`), `start_sec` and `end_sec` (the time that the frames cover, in
 seconds), `embedding` (FixedSizeList of float16 or float32) and `error`. A row has either an embedding or an error.
@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.jobs import atomic
 from ..data.remote import is_url
-from ..evaluation.results import write_atomically
+from ..files import atomic, write_whole
 
 if TYPE_CHECKING:
     import pyarrow
@@ -26,7 +25,7 @@ Store = Literal["float16", "float32"]
 
 
 class FeatureRow(NamedTuple):
-    """One row: a video, the time in seconds that the feature is of, and the feature or the reason why there is none."""
+    """One row: a video, the time that the feature covers (in seconds), and the feature or an error message."""
 
     video: str
     start_sec: float | None
@@ -36,14 +35,14 @@ class FeatureRow(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Rows of a table that have a feature: their numbers in the table, int64 (n,), and float32 features (n, D)."""
+    """Rows of a table that have a feature: row numbers, int64 (n,), and float32 features (n, D)."""
 
     numbers: Tensor
     features: Tensor
 
 
 def make_schema(width: int, store: Store, metadata: Mapping[str, str]) -> "pyarrow.Schema":
-    """The schema of a table whose features have `width` numbers.
+    """Returns the schema of a table whose features have `width` numbers.
 
     Raises:
         ImportError: pyarrow is not installed.
@@ -66,12 +65,12 @@ def make_schema(width: int, store: Store, metadata: Mapping[str, str]) -> "pyarr
 
 
 def write_shard(path: Path, rows: Sequence[FeatureRow], schema: "pyarrow.Schema") -> None:
-    """Write rows as one Parquet file that at any instant either is whole or is not there."""
+    """Write rows as one Parquet file; the write is atomic, so the file is never incomplete."""
     import pyarrow
     import pyarrow.parquet
 
     kind = schema.field("embedding").type
-    dtype = np.dtype(f"f{kind.value_type.bit_width // 8}")  # `to_pandas_dtype` needs pandas with PyArrow 18 to 21
+    dtype = kind.value_type.to_pandas_dtype()
     empty = np.zeros(kind.list_size, dtype)
     values = np.concatenate([empty if row.embedding is None else row.embedding.astype(dtype) for row in rows])
     missing = pyarrow.array([row.embedding is None for row in rows])
@@ -84,11 +83,11 @@ def write_shard(path: Path, rows: Sequence[FeatureRow], schema: "pyarrow.Schema"
     ]
     sink = pyarrow.BufferOutputStream()
     pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns, schema=schema), sink)
-    write_atomically(path, sink.getvalue().to_pybytes())
+    write_whole(path, sink.getvalue().to_pybytes())
 
 
 def merge_shards(shards: Iterable[Path], output: Path, schema: "pyarrow.Schema") -> None:
-    """Write the rows of all shards, in their order, as one file; one shard in memory at a time.
+    """Write the rows of all shards, in order, to one file; one shard is in memory at a time.
 
     Raises:
         ValueError: a shard is damaged.
@@ -101,10 +100,10 @@ def merge_shards(shards: Iterable[Path], output: Path, schema: "pyarrow.Schema")
 
 
 def outcomes_of(shard: Path) -> list[tuple[str, str | None]]:
-    """The videos of a shard, each with the reason why a row has no feature; None for a row that has one.
+    """Returns the videos of a shard, each with the error of its row; None for a row with a feature.
 
     Raises:
-        FileNotFoundError: there is no such shard.
+        FileNotFoundError: the shard does not exist.
         ValueError: the shard is damaged.
     """
     rows = _read_shard(shard, ["video", "error"]).to_pylist()
@@ -124,15 +123,15 @@ def _read_shard(path: Path, columns: list[str] | None = None) -> "pyarrow.Table"
 
 
 class FeatureTable:
-    """A table of features to read, a part at a time: the file, or a folder of such files.
+    """Reads a table of features in blocks, from a file or a folder of such files.
 
     Attributes:
         path: the file or folder.
-        metadata: what the table says of itself: `weights`, `weights_sha256`, `recipe`, `pooling`, `views`, ...
-        width: numbers of a feature.
+        metadata: of the table: `weights`, `weights_sha256`, `recipe`, `pooling`, `views`, ...
+        width: number of values per feature.
 
     Raises:
-        ValueError: no such table, or a Parquet file of something else.
+        ValueError: the table does not exist, or the Parquet file is not a table of features.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -151,34 +150,34 @@ class FeatureTable:
         self.width: int = schema.field("embedding").type.list_size
 
     def __len__(self) -> int:
-        """Number of rows, those of failures included."""
+        """Number of rows, including failures."""
         return self._dataset.count_rows()
 
     def blocks(self, size: int = 16384) -> Iterator[Block]:
-        """The rows that have a feature, in order, at most `size` at a time."""
+        """Yields the rows that have a feature, in order, at most `size` at a time."""
         first = 0
         batches = self._dataset.to_batches(["embedding"], batch_size=size, batch_readahead=1, fragment_readahead=1)
         for batch in batches:
             column = batch.column("embedding")
             there = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
-            values = column.flatten().to_numpy().astype(np.float32)  # of the rows that have one
+            values = column.flatten().to_numpy().astype(np.float32)  # only rows with a feature
             if len(there):
                 yield Block(torch.from_numpy(first + there), torch.from_numpy(values.reshape(len(there), self.width)))
             first += batch.num_rows
 
     def has_features(self) -> bool:
-        """Whether any row has one."""
+        """Whether any row has a feature."""
         return next(self.blocks(), None) is not None
 
     def videos(self) -> list[str]:
-        """The video of each row."""
+        """Returns the video of each row."""
         return self._dataset.to_table(["video"]).column("video").to_pylist()
 
     def rows(self, numbers: Sequence[int]) -> list[FeatureRow]:
-        """The rows of these numbers, without their features."""
+        """Returns the rows with these numbers, without their features."""
         found = self._dataset.take(list(numbers), columns=["video", "start_sec", "end_sec", "error"]).to_pylist()
         return [FeatureRow(row["video"], row["start_sec"], row["end_sec"], error=row["error"]) for row in found]
 
     def locate(self, video: str) -> str:
-        """The path or URL that opens a `video` of the table."""
+        """Returns the path or URL of a `video` of the table."""
         return video if is_url(video) else posixpath.join(self.metadata["root"], video)

@@ -1,4 +1,4 @@
-"""A query and what is like it, as one picture."""
+"""Draws a query and its nearest neighbors as one picture."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -7,9 +7,9 @@ from functools import partial
 from PIL import Image, ImageDraw
 
 from ..data.datasets import FrameReader, frame_range
-from ..data.limits import Limits, VideoReadError
 from ..data.lists import Row
 from ..data.sampling import uniform_clip
+from ..video import Limits, VideoReadError
 from .captions import drawable, font
 from .feature_table import FeatureTable
 from .search import Neighbour, frame_rate_of, open_query
@@ -28,9 +28,9 @@ def neighbour_sheet(
     num_frames: int = 4,
     limits: Limits | None = None,
 ) -> Image.Image:
-    """A strip of frames of the query, and below it one of each neighbour, with its similarity and name.
+    """Draw frames of the query, and below them those of each neighbor with its similarity and name.
 
-    A neighbour whose file is gone is shown by its caption alone. `limits` are those of `open_video`, for the query.
+    A neighbor without its file is shown as a caption only. `limits` applies to the query, as in `open_video`.
     """
     part = f", {start_sec or 0:.1f} to {end_sec:.1f} s" if end_sec is not None else ""
     strips = [(f"query: {os.path.basename(query)}{part}", Row(os.fspath(query), start_sec=start_sec, end_sec=end_sec))]
@@ -50,7 +50,7 @@ def neighbour_sheet(
 
 
 def _strip(caption: str, row: Row, num_frames: int, opener: Callable[[Row], FrameReader]) -> Image.Image:
-    """Frames of a row side by side under a caption."""
+    """Draw the frames of a row side by side, below a caption."""
     try:
         frames = _frames(row, num_frames, opener)
     except VideoReadError as error:

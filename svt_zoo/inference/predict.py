@@ -1,4 +1,4 @@
-"""From videos to features (`embed`) or to classes (`predict`)."""
+"""Computes features (`embed`) or classes (`predict`) of videos."""
 
 import csv
 import json
@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.jobs import atomic
-from ..data.limits import Limits
 from ..data.list_formats import find_videos
 from ..evaluation.prepare import DType, prepare
 from ..evaluation.views import load_views, parse_views
+from ..files import atomic
 from ..hub.download import fetch
 from ..hub.sources import WeightsError, parse_source
 from ..hub.weights import get_weights, list_weights
 from ..models import Classifier, Features, ZooModel
 from ..models.base import backbone_of, check_labels
+from ..video import Limits
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ Videos = Video | Iterable[Video]
 
 
 class Prediction(NamedTuple):
-    """The likeliest classes of one video, best first: names (numbers where no names are known) and probabilities.
+    """The top classes of one video, best first: names (or numbers, if names are unknown) and probabilities.
 
     `path` is None for a video that was given as frames or as a clip.
     """
@@ -56,23 +56,23 @@ def embed(
 
     Args:
         videos: one of the following, or a list of them:
-            a video file; a folder, which stands for all videos below it, sorted by path;
-            uint8 frames (T, H, W, 3) or (T, 3, H, W), array or tensor, taken as a video of 30 frames per second, from
-            which clips are chosen as from a file (exactly `num_frames` frames are all used);
+            a video file; a folder, for all videos below it, sorted by path;
+            uint8 frames (T, H, W, 3) or (T, 3, H, W), array or tensor, read like a file with 30 frames per second
+            (exactly `num_frames` frames are all used);
             a float tensor (3, T, H, W) or (B, 3, T, H, W): clips that are normalized already, as
             `model.transforms()` returns them; `views` does not apply to them.
-        model: a name or address that `load_model` takes, or a model (which is not changed).
+        model: a name or address for `load_model`, or a model (not changed).
         dtype: the type to compute in; "auto" is bfloat16 where that is faster on this machine, else float32.
         device: by default the GPU if there is one.
-        views: crops x clips per video, whose features are averaged: "1x1" is the center crop of the center clip,
-            "3x10" is usual; "slow-fast 3x1" adds clips of more and smaller frames (SVT section 3.4).
+        views: crops x clips per video, whose features are averaged. "1x1" is the center crop of the center clip;
+            "3x10" is common. "slow-fast 3x1" adds clips with more and smaller frames (SVT section 3.4).
         batch_size: clips per forward pass.
         progress: show a progress bar, on a terminal.
 
     Raises:
-        VideoReadError: a file cannot be read; no video is left out silently.
-        WeightsError: the weights cannot be had.
-        ValueError: no video, or an array of another shape or type.
+        VideoReadError: a file cannot be read; videos are never skipped silently.
+        WeightsError: the weights cannot be loaded.
+        ValueError: there is no video, or an array has another shape or type.
     """
     network, device, dtype = prepare(model, device, dtype)
     items = _items(videos)
@@ -97,20 +97,20 @@ def predict(
     """Classify videos: the `top` classes of each, with probabilities averaged over its views.
 
     Args:
-        model: a row of the weights table or a file that has a classifier, or a `Classifier`, whose `set_labels` names
-            the classes.
+        model: a row of the weights table or a file with a classifier, or a `Classifier`, with class names from
+            `set_labels`.
         top: number of classes to return.
-        videos, dtype, device, views, batch_size, progress: as of `embed`.
-        limits: as of `open_video`.
+        videos, dtype, device, views, batch_size, progress: as in `embed`.
+        limits: as in `open_video`.
 
     Raises:
         ValueError: the model has no classifier, or class names that do not fit it.
-        VideoReadError, WeightsError: as of `embed`.
+        VideoReadError, WeightsError: as in `embed`.
     """
     if top < 1:
         raise ValueError(f"top must be >= 1, got {top}")
     if model in list_weights() and not get_weights(str(model)).num_classes:
-        raise ValueError(f"{model} has no classifier; embed() gives its features")  # before it is downloaded
+        raise ValueError(f"{model} has no classifier; embed() gives its features")  # before the download
     network, device, dtype = prepare(model, device, dtype, num_classes=None)
     if not isinstance(network, Classifier):
         raise ValueError(f"{network.meta.get('weights', 'this model')} has no classifier; embed() gives its features")
@@ -138,13 +138,13 @@ def write_features(target: Path, paths: Sequence[str], features: Tensor) -> None
 
 
 def label_names(model: Classifier) -> list[str]:
-    """Names of a classifier's classes: those of `set_labels`, else from the weights' repository, else their numbers.
+    """Class names of a classifier: from `set_labels`, else from the weights' repository, else their numbers.
 
     Raises:
         ValueError: `meta` holds names that do not fit the classifier.
     """
     names = model.meta.get("categories") or model.meta.get("labels")
-    if isinstance(names, str):  # the address of a file that has them
+    if isinstance(names, str):  # the address of a file with the names
         try:
             config = json.loads(fetch(parse_source(names), progress=False).read_text())
             return [config["id2label"][str(i)] for i in range(model.num_classes)]
@@ -156,7 +156,7 @@ def label_names(model: Classifier) -> list[str]:
 
 
 def _items(videos: Videos) -> list[Path | Tensor]:
-    """Every video by itself: a file, frames uint8 (T, H, W, 3) or (T, 3, H, W), or a clip (3, T, H, W)."""
+    """Returns each video separately: a file, frames uint8 (T, H, W, 3) or (T, 3, H, W), or a clip (3, T, H, W)."""
     if isinstance(videos, str | os.PathLike):
         path = Path(videos)
         if not path.is_dir():

@@ -1,11 +1,11 @@
-"""What is like this video? Nearest neighbours and near-duplicates in a table of features, by cosine similarity.
+"""Finds nearest neighbors and near-duplicates in a table of features, by cosine similarity.
 
     table = FeatureTable("features.parquet")
     feature = query_feature(table, "clip.mp4", start_sec=2, end_sec=6)
     for similarity, row in search(table, feature): ...
 
-Exact search reads the table block by block and keeps one block in memory. With faiss, an extra, an index is kept beside
-the table: made once, made anew when the table changes.
+Exact search reads the table block by block and keeps one block in memory. With faiss, an extra, an index is stored
+next to the table. It is built once, and again when the table changes.
 """
 
 import json
@@ -21,20 +21,21 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..data.datasets import FrameReader, open_row
-from ..data.frames import is_image
-from ..data.jobs import atomic, fingerprint
-from ..data.limits import Limits, VideoReadError
+from ..data.jobs import fingerprint
 from ..data.lists import Row, VideoList
 from ..data.transforms import EvalTransform
 from ..evaluation.features import weights_sha256
 from ..evaluation.prepare import choose_dtype, prepare
 from ..evaluation.views import parse_views
+from ..files import atomic
 from ..models import Classifier, ZooModel
+from ..video import Limits, VideoReadError
+from ..video.frames import is_image
 from .clips import ClipReader
 from .compute import Compute
 from .feature_table import FeatureRow, FeatureTable
 
-_FLAT = 10_000  # up to so many rows faiss compares with all of them
+_FLAT = 10_000  # up to this number of rows, faiss searches exhaustively
 _MOST_PAIRS = 1_000_000
 
 
@@ -46,7 +47,7 @@ class Neighbour(NamedTuple):
 
 
 class Duplicates(NamedTuple):
-    """Two rows of different videos that are alike."""
+    """Two similar rows of different videos."""
 
     similarity: float
     first: FeatureRow
@@ -63,16 +64,16 @@ def query_feature(
     device: str | torch.device | None = None,
     limits: Limits | None = None,
 ) -> Tensor:
-    """The feature (D,) of a video, of a part of it or of an image, made as the table's were.
+    """Returns the feature (D,) of a video, a part of it or an image, with the settings of the table.
 
     Args:
-        path: a video, a URL of one, or an image (.jpg, .png), which is taken for a video that stands still.
+        path: a video, a URL of one, or an image (.jpg, .png), which is used as a still video.
         start_sec, end_sec: the part of the video.
-        model: by default what the table names.
-        limits: of the query, as of `open_video`.
+        model: by default the model that the table names.
+        limits: of the query, as in `open_video`.
 
     Raises:
-        ValueError: the model has other weights than the table, the table holds tokens or nothing, or a wrong time.
+        ValueError: the model has other weights than the table, the table has tokens or no rows, or a time is wrong.
         VideoReadError: the query cannot be read.
     """
     if start_sec is not None and not start_sec >= 0:
@@ -97,15 +98,15 @@ def query_feature(
 
 
 def frame_rate_of(table: FeatureTable) -> float:
-    """What the table took for the frame rate of folders of frames."""
+    """Returns the frame rate that the table used for folders of frames."""
     return float(table.metadata.get("frame_rate", 30.0))
 
 
 def weights_of(table: FeatureTable) -> str:
-    """Where the weights that made the table are, as it says.
+    """Returns the location of the weights that made the table, from its metadata.
 
     Raises:
-        ValueError: it does not say it.
+        ValueError: the metadata does not state it.
     """
     if not table.metadata["weights"]:
         raise ValueError(f"{table.path} does not say where its weights are; name them by --model")
@@ -113,10 +114,10 @@ def weights_of(table: FeatureTable) -> str:
 
 
 def check_weights(table: FeatureTable, model: ZooModel) -> ZooModel:
-    """The backbone of `model`, if it made the table.
+    """Returns the backbone of `model` if it made the table.
 
     Raises:
-        ValueError: it has other weights.
+        ValueError: the model has other weights.
     """
     backbone: ZooModel = model.backbone if isinstance(model, Classifier) else model
     told, found = table.metadata, weights_sha256(backbone)
@@ -131,11 +132,11 @@ def check_weights(table: FeatureTable, model: ZooModel) -> ZooModel:
 def search(
     table: FeatureTable, feature: Tensor, *, top: int = 10, without: Sequence[int] = (), use_faiss: bool = False
 ) -> list[Neighbour]:
-    """The `top` rows most like a feature (D,), best first.
+    """Returns the `top` rows that are most similar to a feature (D,), best first.
 
     Args:
-        without: numbers of rows to leave out, such as `overlapping(...)`.
-        use_faiss: ask the index beside the table, in which the neighbours of a large table are approximate.
+        without: row numbers to exclude, such as `overlapping(...)`.
+        use_faiss: use the index next to the table; the neighbors in a large table are approximate.
 
     Raises:
         ValueError: the table's features have another length, or `top` is below 1.
@@ -159,7 +160,7 @@ def search(
 def overlapping(
     table: FeatureTable, path: str | os.PathLike[str], start_sec: float | None = None, end_sec: float | None = None
 ) -> list[int]:
-    """Numbers of the rows that show the same part of the same file: not worth finding."""
+    """Returns the numbers of the rows that overlap with this part of the same file, for exclusion."""
     wanted = os.path.realpath(path)
     same = [i for i, video in enumerate(table.videos()) if os.path.basename(video) == os.path.basename(path)]
     low, high = start_sec or 0.0, float("inf") if end_sec is None else end_sec
@@ -172,12 +173,12 @@ def overlapping(
 
 
 def find_duplicates(table: FeatureTable, threshold: float, *, block_size: int = 4096) -> list[Duplicates]:
-    """Pairs of rows of different videos whose cosine similarity is `threshold` or more, most alike first.
+    """Pairs of rows of different videos with a cosine similarity >= `threshold`, most similar first.
 
-    All rows are compared with all; two blocks of them are in memory at a time.
+    Compares all pairs of rows; two blocks are in memory at a time.
 
     Raises:
-        ValueError: the threshold is no similarity, no row has a feature, or more than a million pairs reach it.
+        ValueError: the threshold is out of range, no row has a feature, or more than a million pairs reach it.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"the threshold is a cosine similarity above 0 and up to 1, got {threshold}")
@@ -227,7 +228,7 @@ def _ask_index(table: FeatureTable, query: Tensor, top: int) -> tuple[Tensor, Te
 
 
 def _index(table: FeatureTable) -> Any:
-    """The index beside the table, made if there is none of the table as it is now."""
+    """Returns the index next to the table; builds it if it is missing or out of date."""
     try:
         import faiss
     except ImportError as error:
@@ -242,7 +243,7 @@ def _index(table: FeatureTable) -> Any:
     kind = "IDMap,Flat" if total <= _FLAT else f"IVF{cells},Flat"
     index = faiss.index_factory(table.width, kind, faiss.METRIC_INNER_PRODUCT)
     if not index.is_trained:
-        step = max(1, total // (64 * cells))  # 64 rows a cell are enough to place it
+        step = max(1, total // (64 * cells))  # 64 rows per cell are enough for its centroid
         sample = torch.cat([normalize(block.features[block.numbers % step == 0]) for block in table.blocks()])
         index.train(sample.numpy())
         index.nprobe = max(1, cells // 8)
@@ -256,7 +257,7 @@ def _index(table: FeatureTable) -> Any:
 
 
 class _Image:
-    """An image read as a video of one frame, which is shorter than any clip."""
+    """An image as a video of one frame, which is shorter than any clip."""
 
     num_frames, fps, pts = 1, 1000.0, (0.0,)
 
@@ -279,14 +280,14 @@ class _Image:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Nothing is held open."""
+        """Does nothing: no file is open."""
 
 
 def open_query(row: Row, *, limits: Limits | None = None, frame_rate: float = 30.0) -> FrameReader:
-    """Open a video, a URL of one, a folder of frames or an image; options as of `datasets.open_row`.
+    """Open a video, a URL of one, a folder of frames or an image; options as in `datasets.open_row`.
 
     Raises:
-        VideoReadError: it cannot be read.
+        VideoReadError: the query cannot be read.
     """
     if is_image(os.path.basename(row.path)):
         return _Image(row.path)

@@ -1,7 +1,7 @@
-"""A page in the browser: drop a video, see what the model says of it, what is like it, and what the model looks at.
+"""A web page for uploaded videos: shows the predicted classes, similar videos, and the attention of the model.
 
-What comes in is not trusted: a file is as large, as long and as wide as the limits allow, and it is a video that the
-reader can open, or it is refused with the reason. Needs Gradio, the extra `serve`.
+Uploads are not trusted: a file above the limits (bytes, length, frame size), or one that the reader cannot open, is
+refused with the reason. Needs Gradio, the extra `serve`.
 """
 
 import os
@@ -13,12 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..data.limits import Limits, VideoReadError
-from ..data.video import open_video
 from ..hub.loading import load_model
 from ..models import Classifier, ZooModel
 from ..models.base import backbone_of
 from ..models.timesformer import TimeSformer
+from ..video import Limits, VideoReadError, open_video
 from .feature_table import FeatureTable
 from .neighbours import neighbour_sheet
 from .predict import predict
@@ -27,11 +26,11 @@ from .visualize import visualize_attention
 
 UPLOAD_LIMITS = Limits(max_pixels=4096 * 2304, max_duration=300, max_bytes=1 << 30, max_decode_time=60)
 DEFAULT_MODEL = "timesformer_vitb_k400"
-_KEPT = 3600.0  # seconds until pictures of an upload are deleted
+_KEPT = 3600.0  # seconds until the pictures for an upload are deleted
 
 
 class Answer(NamedTuple):
-    """What there is to say of a video: a line, the classes, and the files of pictures; None where there is none."""
+    """Answer for a video: a line of text, the classes, and the picture files; None for absent parts."""
 
     line: str
     classes: dict[str, float] | None = None
@@ -41,17 +40,17 @@ class Answer(NamedTuple):
 
 
 class Answerer:
-    """Answers for one model and, if there is one, a table of its features.
+    """Answers for uploaded videos, with one model and optionally a table of its features.
 
     Args:
-        model: a classifier says classes, any TimeSformer shows its attention.
-        table: features of videos to find neighbours in, made by this model.
-        limits: the largest video to accept.
-        folder: where pictures go.
-        top: how many classes and neighbours to show.
+        model: a classifier predicts classes; any TimeSformer shows its attention.
+        table: features of videos for the neighbor search, made by this model.
+        limits: maximum size of a video.
+        folder: where pictures are written.
+        top: how many classes and neighbors to show.
 
     Raises:
-        ValueError: there would be nothing to show.
+        ValueError: the model and the table give nothing to show.
     """
 
     def __init__(
@@ -76,10 +75,10 @@ class Answerer:
             check_weights(table, model)
 
     def __call__(self, path: str | os.PathLike[str]) -> Answer:
-        """The answer for a video.
+        """Computes the answer for a video.
 
         Raises:
-            VideoReadError: it is no video, or beyond the limits.
+            VideoReadError: the file is not a video, or is above the limits.
         """
         with open_video(path, limits=self.limits) as video:
             size = f"{video.width}x{video.height} pixels, {video.duration:.1f} s, {video.num_frames} frames"
@@ -106,7 +105,7 @@ class Answerer:
 
 
 def build_page(answer: Answerer, max_bytes: int) -> Any:
-    """The page, as Gradio's Blocks.
+    """Builds the page as Gradio Blocks.
 
     Raises:
         ImportError: Gradio is not installed.
@@ -156,20 +155,20 @@ def serve(
     max_bytes: int = 100_000_000,
     limits: Limits = UPLOAD_LIMITS,
 ) -> Iterator[str]:
-    """The page is up within the `with` statement, which gives its address.
+    """Context manager that serves the page; its value is the address of the page.
 
     Args:
-        model: what `load_model` takes, or a model; by default the weights that the table names, without a table
-            `DEFAULT_MODEL`.
-        features: a table of features made by this model, to find neighbours in.
-        host, port: where to listen; another host than 127.0.0.1 lets other machines in.
-        max_bytes: of an upload.
+        model: a name for `load_model`, or a model; by default the weights that the table names, or `DEFAULT_MODEL`
+            without a table.
+        features: a table of features made by this model, for the neighbor search.
+        host, port: address to listen on; a host other than 127.0.0.1 allows access from other machines.
+        max_bytes: maximum size of an upload.
         limits: of a video.
 
     Raises:
         ImportError: Gradio is not installed.
-        OSError: the port is taken.
-        ValueError: nothing to show, or the table is of another model.
+        OSError: the port is in use.
+        ValueError: there is nothing to show, or another model made the table.
     """
     table = None if features is None else FeatureTable(features)
     if model is None:
@@ -193,7 +192,7 @@ def serve(
 
 
 def _theme() -> Any:
-    """Gradio's own without its fonts, which are fetched from elsewhere."""
+    """Gradio's default theme without its fonts, which need a download."""
     import gradio
 
     return gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])

@@ -1,9 +1,9 @@
-"""What a model looks at: the attention of its class token over a clip, as a video and as one sheet of pictures.
+"""Visualizes the attention of the class token over a clip, as a video and as a contact sheet.
 
     models = load_models("svt_vitb_k400", compare=["dino"])
     visualize_attention("video.mp4", models, "attention")        # attention.mp4 and attention.png
 
-The pieces work alone too: `attention_maps`, `unnormalise`, `overlay`, `contact_sheet`, `write_video`.
+These functions also work separately: `attention_maps`, `unnormalise`, `overlay`, `contact_sheet`, `write_video`.
 """
 
 import logging
@@ -22,9 +22,7 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor, nn
 
-from ..data.limits import Limits
 from ..data.transforms import EvalTransform
-from ..data.video import open_video
 from ..hub import entrypoints
 from ..hub.loading import load_model
 from ..hub.weights import list_weights
@@ -32,6 +30,7 @@ from ..models import ZooModel
 from ..models.attention import attention_rollout, class_attention
 from ..models.base import backbone_of
 from ..models.timesformer import TimeSformer
+from ..video import Limits, open_video
 from .captions import caption, text_width
 
 _log = logging.getLogger(__name__)
@@ -45,13 +44,13 @@ _PAPER = 255
 
 
 def attention_maps(model: nn.Module, clip: Tensor, *, method: Method = "last") -> Tensor:
-    """What the class token of `model` attends to in clip (B, 3, T, H, W): (B, T, rows, columns), one number a patch.
+    """Attention of the class token of `model` to clip (B, 3, T, H, W): (B, T, rows, columns), one value per patch.
 
-    "last" is the attention of the last block, averaged over heads (as in SVT's Figure I); "rollout" follows
-    attention through all blocks (Abnar and Zuidema, ACL 2020) and so sees what early blocks gathered.
+    "last" is the attention of the last block, averaged over heads (as in SVT's Figure I). "rollout" multiplies the
+    attention of all blocks (Abnar and Zuidema, ACL 2020), so early blocks also contribute.
 
     Raises:
-        ValueError: not a TimeSformer (or its classifier), in training mode, or without the attention asked for.
+        ValueError: not a TimeSformer (or its classifier), in training mode, or without this kind of attention.
     """
     network = backbone_of(model)
     if method not in _METHODS:
@@ -65,7 +64,7 @@ def attention_maps(model: nn.Module, clip: Tensor, *, method: Method = "last") -
 
 
 def unnormalise(clip: Tensor, transform: EvalTransform) -> Tensor:
-    """Undo the normalisation of clip (3, T, H, W): what the network saw, as uint8 RGB frames (T, H, W, 3)."""
+    """Undo the normalization of clip (3, T, H, W): the input of the network as uint8 RGB frames (T, H, W, 3)."""
     mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (transform.mean, transform.std))
     pixels = clip.float() * std + mean
     if transform.channel_order == "BGR":
@@ -74,29 +73,29 @@ def unnormalise(clip: Tensor, transform: EvalTransform) -> Tensor:
 
 
 def scale_maps(maps: Tensor) -> Tensor:
-    """Scale maps (T, rows, columns) to [0, 1], alike in all frames of the clip so that they can be compared.
+    """Scale maps (T, rows, columns) to [0, 1], with one range for the clip so that its frames are comparable.
 
-    0 is the 1st percentile of the clip and 1 the 99th: a few extreme patches do not hide the others. The range is at
-    least the median, so that an even map stays flat instead of showing its noise.
+    The 1st percentile of the clip maps to 0 and the 99th to 1, so a few extreme patches do not hide the others. The
+    range is at least the median, so that a uniform map stays flat and does not show noise.
     """
     low, high = _value_range(maps)
     return ((maps.float() - low) / (high - low)).clamp(0, 1)
 
 
 def _value_range(maps: Tensor) -> tuple[float, float]:
-    """The attention that `scale_maps` maps to 0 and to 1."""
+    """Returns the attention values that `scale_maps` maps to 0 and to 1."""
     low, median, high = np.percentile(maps.float().numpy(), (1, 50, 99)).tolist()
     return low, low + max(high - low, median, 1e-12)
 
 
 def overlay(frames: Tensor, maps: Tensor) -> Tensor:
-    """Colour frames (T, H, W, 3) by maps (T, rows, columns), scaled over the clip: uint8 (T, H, W, 3).
+    """Color frames (T, H, W, 3) by maps (T, rows, columns), scaled over the clip: uint8 (T, H, W, 3).
 
-    Where there is little attention the frame is dark and grey, where there is much it glows.
+    Low attention makes a region dark and gray; high attention makes it bright and colored.
     """
     size = frames.shape[1:3]
     heat = F.interpolate(scale_maps(maps).unsqueeze(1), size=size, mode="bicubic").clamp(0, 1)[:, 0]  # (T, H, W)
-    grey = frames.float().mean(dim=-1, keepdim=True)  # (T, H, W, 1): the frame's own colours would mix with the map's
+    grey = frames.float().mean(dim=-1, keepdim=True)  # (T, H, W, 1): the frame's own colors would mix with the map's
     return _paint(grey, heat)
 
 
@@ -110,8 +109,8 @@ def _paint(grey: Tensor, heat: Tensor) -> Tensor:
 def color_bar(maps: Tensor, height: int) -> Tensor:
     """The scale of `overlay`'s colors for these maps, on mid-gray, with numbers: uint8 (height, width, 3).
 
-    The numbers are the attention of the class token to one patch, in percent. In a frame too small for them they are
-    cut off.
+    The numbers are the attention of the class token to one patch, in percent. If the picture is too small,
+    they are cut off.
     """
     line = min(_LINE, height // 4)
     heat = torch.linspace(1, 0, height - 2 * line).unsqueeze(1).expand(-1, _BAR)  # highest attention at the top
@@ -130,18 +129,18 @@ def color_bar(maps: Tensor, height: int) -> Tensor:
 def contact_sheet(
     frames: Tensor, rows: Mapping[str, Tensor], *, seconds: Sequence[float] | None = None, num_columns: int = 4
 ) -> Image.Image:
-    """One picture of a clip: a row with `num_columns` uniform frames, below it a row for each model's attention.
+    """Draw a clip as one picture: a row with `num_columns` uniform frames, below it one row per model's attention.
 
-    Each model has a scale of its own, at the right.
+    Each model has a separate scale, at the right.
 
     Args:
         frames: uint8 (T, H, W, 3).
         rows: label -> attention maps (T, rows, columns); the label may have several lines.
-        seconds: when each of the T frames is shown, written above its column.
+        seconds: time of each of the T frames, written above its column.
     """
     num_frames, height, width, _ = frames.shape
     num_columns = min(num_columns, num_frames)
-    columns = [(2 * i + 1) * num_frames // (2 * num_columns) for i in range(num_columns)]  # centres of equal parts
+    columns = [(2 * i + 1) * num_frames // (2 * num_columns) for i in range(num_columns)]  # centers of equal parts
     pictures = _pictures(frames, rows)
     label_width = max(text_width(label) for label in pictures) + 2 * _GAP
     lines = []
@@ -156,7 +155,7 @@ def contact_sheet(
 
 
 def side_by_side(frames: Tensor, rows: Mapping[str, Tensor]) -> Tensor:
-    """Frames (T, H, W, 3) and, to their right, each model's overlay, under captions: uint8 (T, H', W', 3)."""
+    """Join frames (T, H, W, 3) with each model's overlay to their right, below captions: uint8 (T, H', W', 3)."""
     num_frames, _, width, _ = frames.shape
     height = _LINE * max(label.count("\n") + 1 for label in rows)
     panels = []
@@ -167,7 +166,7 @@ def side_by_side(frames: Tensor, rows: Mapping[str, Tensor]) -> Tensor:
 
 
 def write_video(path: str | os.PathLike[str], frames: Tensor, fps: float) -> None:
-    """Write uint8 frames (T, H, W, 3) as H.264 in yuv420p, which every player shows; odd sizes grow by one pixel."""
+    """Write uint8 frames (T, H, W, 3) as H.264 in yuv420p, for all players; odd sizes grow by one pixel."""
     pixels = np.pad(frames.numpy(), ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
     with av.open(os.fspath(path), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(100_000), options={"crf": "16"})
@@ -187,18 +186,18 @@ def load_models(
     num_frames: int | None = None,
     img_size: int | None = None,
 ) -> dict[str, ZooModel]:
-    """Load the models of a visualisation, in eval mode and on the GPU if there is one: label -> model, `model` first.
+    """Load the models of a visualization, in eval mode and on the GPU if there is one: label -> model, `model` first.
 
     Args:
-        model: a name of `svt_zoo.hub.entrypoints`, or what `load_model` takes (a row of the table, a path, an address).
+        model: a name of `svt_zoo.hub.entrypoints`, or one for `load_model` (a row of the table, a path, an address).
         weights: other weights for `model`, which is then an entry point or one of `list_models()`.
-        pretrained: False gives random weights to those that are entry points.
-        compare: more models, as `model`; `dino` is short for the one row of that family and of the size of `model`.
-        num_frames, img_size: the clip, in frames and pixels, if not that of the weights.
+        pretrained: False gives random weights to entry points.
+        compare: more models, as `model`; `dino` means the only row of that family with the size of `model`.
+        num_frames, img_size: the clip, in frames and pixels; by default that of the weights.
 
     Raises:
-        WeightsError: weights cannot be had or do not fit.
-        ValueError: no such model, or one that is asked for twice.
+        WeightsError: weights cannot be loaded or do not fit.
+        ValueError: a model does not exist, or is given twice.
     """
     options: dict[str, Any] = {"num_frames": num_frames, "img_size": img_size}
     options = {name: value for name, value in options.items() if value is not None}
@@ -208,7 +207,7 @@ def load_models(
         is_first = not models
         name = name if is_first else _full_name(name, size=models[next(iter(models))].meta["model"].split("_")[-1])
         given = weights if is_first else None
-        label = "/\n".join(Path(name).parts[-2:])  # of a path, the folder tells more than "model.safetensors"
+        label = "/\n".join(Path(name).parts[-2:])  # for a path, the folder is needed besides "model.safetensors"
         if name in entrypoints.__all__:
             network = getattr(entrypoints, name)(pretrained=pretrained, weights=given, **options)
             if not (pretrained or given):
@@ -238,10 +237,10 @@ def visualize_attention(
     method: Method = "last",
     limits: Limits | None = None,
 ) -> tuple[Path, Path]:
-    """Write what `models` look at in the central clip of a video: `<output>.mp4` and `<output>.png`.
+    """Write the attention of `models` over the central clip of a video: `<output>.mp4` and `<output>.png`.
 
-    The first model says which frames and which crop; the others get the same ones, normalised as they expect. The
-    video plays as long as the clip lasts. Returns the two files; folders are created, older files replaced.
+    The first model determines the frames and the crop; the others get the same ones, with their own normalization. The
+    video is as long as the clip. Returns the two files; folders are created, older files replaced.
 
     Args:
         path: the video.
@@ -273,7 +272,7 @@ def visualize_attention(
         maps[label] = attention_maps(model, clip, method=method)[0].float().cpu()  # (T, rows, columns)
     frames = unnormalise(next(iter(clips.values())), transform)
     patch = backbone_of(first).patch_size
-    covered = [side - side % patch for side in frames.shape[1:3]]  # what no patch covers was not seen
+    covered = [side - side % patch for side in frames.shape[1:3]]  # the model does not see pixels outside its patches
     frames = frames[:, : covered[0], : covered[1]]
     mp4.parent.mkdir(parents=True, exist_ok=True)
     write_video(mp4, side_by_side(frames, maps), fps=len(frames) / duration)
@@ -292,7 +291,7 @@ def _pictures(frames: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _join(pictures: Sequence[Tensor], dim: int) -> Tensor:
-    """Pictures next to each other along `dim`, with a gap between them."""
+    """Join pictures along `dim`, with a gap between them."""
     shape = list(pictures[0].shape)
     shape[dim] = _GAP
     gap = torch.full(shape, _PAPER, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""The networks, and the one place that lists them: `create_model`, `list_models`, `register_model`."""
+"""The networks and their registry: `create_model`, `list_models`, `register_model`."""
 
 import difflib
 from collections.abc import Callable
@@ -47,15 +47,15 @@ _BUILDERS: dict[str, Callable[..., Backbone]] = {
     "cpc_resnet50": cpc.cpc_resnet50,
     "cpc_resnet101": cpc.cpc_resnet101,
 }
-_OURS = frozenset(_BUILDERS)  # these keep every number they compute with in their state dict; a test holds it
+_OURS = frozenset(_BUILDERS)  # their state dicts hold all numbers that they compute with (tested)
 
 
 def register_model(name: str, builder: Callable[..., Backbone] | None = None) -> Any:
-    """Add a backbone of your own: `register_model("my_net", build)`, or as a decorator `@register_model("my_net")`.
+    """Register your own backbone: `register_model("my_net", build)`, or as a decorator `@register_model("my_net")`.
 
     A builder takes keywords and returns a `Backbone`: `forward(clip: (B, C, T, H, W)) -> Features`, attributes
-    `embed_dim`, `num_frames` and `patch_size`. Everything that trains, evaluates or exports a model of the zoo then
-    takes it by name.
+    `embed_dim`, `num_frames` and `patch_size`. All functions that train, evaluate or export a model of the zoo then
+    accept its name.
 
     Raises:
         ValueError: the name is taken.
@@ -121,7 +121,7 @@ def create_model(name: str, *, num_classes: int = 0, **options: Any) -> ZooModel
 
 
 def _weights_of(name: str) -> str:
-    """Which names of weights belong to the architecture `name`, in words."""
+    """A phrase that lists the names of weights for the architecture `name`."""
     from ..hub.weights import weights_for  # here, because the hub imports the models
 
     rows = weights_for(name)
@@ -129,10 +129,10 @@ def _weights_of(name: str) -> str:
 
 
 def create_empty(name: str, **options: Any) -> Backbone:
-    """As `create_model`, but with arbitrary numbers, for a state dict is about to bring all of them.
+    """As `create_model`, but with uninitialized parameters, because a state dict will replace all of them.
 
-    Random numbers for ViT-B's 121 M parameters take ten times as long as reading its file. A registered builder is
-    run as it is: it may compute tables that no state dict holds.
+    Random numbers for ViT-B's 121 M parameters take ten times as long as reading its file. A user-registered builder
+    runs normally: it may compute tables that no state dict holds.
     """
     if name not in _OURS:
         return cast(Backbone, create_model(name, **options))

@@ -1,6 +1,6 @@
-"""What a transformer looks at: the attention of its blocks, recorded while it runs.
+"""Attention maps of a transformer, recorded during its forward pass.
 
-Recording hooks into the `Attention` modules and asks them for their weights, so no block is written twice.
+Hooks on the `Attention` modules compute the weights, so no block is implemented twice.
 """
 
 from collections.abc import Iterator
@@ -15,9 +15,9 @@ from .timesformer import DividedBlock, JointBlock, SpaceOnlyTimeSformer, TimeSfo
 
 @contextmanager
 def record_attention(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """While open, every forward of `model` fills the yielded dict: name of an `Attention` -> weights (R, h, S, S).
+    """Within the context, every forward of `model` fills the yielded dict: `Attention` name -> weights (R, h, S, S).
 
-    R counts the sequences the module saw: frames (B*T) for spatial attention, patch positions (B*N) for temporal.
+    R is the number of input sequences: frames (B*T) for spatial attention, patch positions (B*N) for temporal.
     """
     maps: dict[str, Tensor] = {}
     hooks = [
@@ -37,7 +37,7 @@ def record_attention(model: nn.Module) -> Iterator[dict[str, Tensor]]:
 def spatial_attention(model: TimeSformer, clip: Tensor, *, block: int = -1) -> Tensor:
     """Attention inside every frame in one block: (B, T, h, 1+N, 1+N), class token first, rows are queries.
 
-    Row 0 without its first entry is what the class token looks at in that frame, over the patches row by row.
+    Row 0 without its first entry is the class token's attention to the patches of that frame, row by row.
 
     Raises:
         ValueError: a network with joint attention has no attention inside a frame.
@@ -51,10 +51,10 @@ def spatial_attention(model: TimeSformer, clip: Tensor, *, block: int = -1) -> T
 
 
 def class_attention(model: TimeSformer, clip: Tensor) -> Tensor:
-    """What the class token looks at in the last block, averaged over heads: (B, T, rows, columns).
+    """The class token's attention to patches in the last block, averaged over heads: (B, T, rows, columns).
 
-    Divided attention: every frame's map sums to what its class token does not keep for itself. Joint attention: all
-    frames' maps together do.
+    Divided attention: each frame's map sums to 1 minus the class token's attention to itself. Joint attention: the
+    maps of all frames together sum to this.
     """
     grid = model.patch_embed.grid(clip)
     if isinstance(model.blocks[-1], DividedBlock) or isinstance(model, SpaceOnlyTimeSformer):
@@ -67,16 +67,16 @@ def class_attention(model: TimeSformer, clip: Tensor) -> Tensor:
 
 
 def attention_rollout(model: TimeSformer, clip: Tensor, *, residual: float = 0.5) -> Tensor:
-    """How much of every patch reaches the class feature through all blocks: (B, T, rows, columns).
+    """The contribution of every patch to the class feature through all blocks: (B, T, rows, columns).
 
-    Attention rollout (Abnar and Zuidema, ACL 2020): each attention step is mixed with the identity, `residual` of
-    it standing for the skip connection, and the steps are multiplied. Divided blocks make two steps, time and
-    space; the class token skips the first and averages the second over frames. MLPs move nothing between tokens, nor
+    Attention rollout (Abnar and Zuidema, ACL 2020): each attention step is mixed with the identity, whose weight
+    `residual` represents the skip connection, and the steps are multiplied. Divided blocks have two steps, time and
+    space. The class token skips the first and averages the second over frames. MLPs move nothing between tokens. Nor
     does a time step whose `temporal_fc` is zero (an image network's weights, such as DINO's, before training). The
-    map and what the class token kept of itself sum to one.
+    map and the class token's own contribution sum to one.
 
     Raises:
-        ValueError: `residual` outside [0, 1], or a network that sees every frame by itself.
+        ValueError: `residual` outside [0, 1], or a network that processes every frame independently.
     """
     if not 0.0 <= residual <= 1.0:
         raise ValueError(f"residual must lie in [0, 1], got {residual}")
@@ -87,7 +87,7 @@ def attention_rollout(model: TimeSformer, clip: Tensor, *, residual: float = 0.5
         features = model(clip)
     batch = clip.shape[0]
     share = torch.zeros(batch, 1 + num_frames * grid[0] * grid[1], dtype=features.cls.dtype, device=clip.device)
-    share[:, 0] = 1.0  # all of the class feature is the class token's, before the last block is taken apart
+    share[:, 0] = 1.0  # start after the last block: the class token has weight 1
     for index, block in reversed(list(enumerate(model.blocks))):
         space = maps[f"blocks.{index}.attn"].mean(dim=1)  # (R, S, S): heads averaged
         if not isinstance(block, DividedBlock):
@@ -103,16 +103,16 @@ def attention_rollout(model: TimeSformer, clip: Tensor, *, residual: float = 0.5
 
 
 def _through_space(share: Tensor, space: Tensor, num_frames: int) -> Tensor:
-    """Hand shares (B, 1+T*N) of a block's output back to its input through attention inside frames (B*T, 1+N, 1+N)."""
+    """Propagate weights (B, 1+T*N) from a block's output to its input by attention inside frames (B*T, 1+N, 1+N)."""
     batch = share.shape[0]
-    cls = (share[:, :1] / num_frames).unsqueeze(1).expand(batch, num_frames, 1)  # the mean over frames, undone
+    cls = (share[:, :1] / num_frames).unsqueeze(1).expand(batch, num_frames, 1)  # reverses the mean over frames
     frames = torch.cat((cls, share[:, 1:].unflatten(1, (num_frames, -1))), dim=2).flatten(0, 1)  # (B*T, 1+N)
     frames = (frames.unsqueeze(1) @ space).squeeze(1).unflatten(0, (batch, num_frames))  # (B, T, 1+N)
     return torch.cat((frames[:, :, 0].sum(dim=1, keepdim=True), frames[:, :, 1:].flatten(1)), dim=1)
 
 
 def _through_time(patches: Tensor, time: Tensor) -> Tensor:
-    """Hand shares (B, T, N) back through attention along time (B*N, T, T)."""
+    """Propagate weights (B, T, N) from output to input by attention along time (B*N, T, T)."""
     batch = patches.shape[0]
     tubes = patches.transpose(1, 2).flatten(0, 1)  # (B*N, T)
     return (tubes.unsqueeze(1) @ time).squeeze(1).unflatten(0, (batch, -1)).transpose(1, 2)  # (B, T, N)

@@ -51,7 +51,7 @@ class ZooModel(nn.Module):
 
 
 class Backbone(ZooModel):
-    """A network that turns a clip (B, C, T, H, W) into `Features`; no classifier and no method's head inside.
+    """A network that maps a clip (B, C, T, H, W) to `Features`, without a classifier or a method's head.
 
     A transformer implements `embed_clip`, `split` and `blocks`, and inherits the rest. Any other network overrides
     `forward`; it then has no `forward_intermediates` and no gradient checkpointing.
@@ -81,7 +81,7 @@ class Backbone(ZooModel):
         return self.embed_dim
 
     def embed_clip(self, clip: Tensor) -> tuple[Tensor, Any]:
-        """The input of the first block for clip (B, C, T, H, W), and `context`, which every block takes besides."""
+        """The input of the first block for clip (B, C, T, H, W), and `context`, the second argument of every block."""
         raise NotImplementedError(f"{type(self).__name__} has neither forward(clip) nor embed_clip(clip)")
 
     def split(self, x: Tensor, clip: Tensor, *, norm: bool) -> Features:

@@ -1,7 +1,7 @@
 """CPC's network: a ResNet for every frame, a transformer over all tokens, a ConvGRU over time.
 
-The network of "SSL for Video Understanding" (2025), which is CPCTR's (Liu et al., Neurocomputing 482, 2022) with two
-layers of four heads; it goes back to DPC (Han et al., ICCV workshops 2019).
+The network of "SSL for Video Understanding" (2025). It is CPCTR's (Liu et al., Neurocomputing 482, 2022) with two
+layers of four heads, and derives from DPC (Han et al., ICCV workshops 2019).
 """
 
 from typing import Any, Literal
@@ -19,7 +19,7 @@ Pool = Literal["tokens", "context"]
 
 
 class StdNorm(nn.Module):
-    """Layer normalisation by the unbiased deviation, with its epsilon outside the root: 0.2 % off `nn.LayerNorm`."""
+    """Layer normalization by the unbiased deviation, with epsilon outside the root: 0.2 % off `nn.LayerNorm`."""
 
     def __init__(self, embed_dim: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -27,22 +27,22 @@ class StdNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise x (..., D) over D."""
+        """Normalize x (..., D) over D."""
         x = x - x.mean(dim=-1, keepdim=True)
-        # A norm, whose gradient at zero is zero; that of `std` is not finite there.
+        # The gradient of a norm at zero is zero; the gradient of `std` is not finite there.
         std = torch.linalg.vector_norm(x, dim=-1, keepdim=True) / (x.shape[-1] - 1) ** 0.5
         return self.weight * x / (std + self.eps) + self.bias
 
 
 class MaskedAttention(Attention):
-    """Self-attention that may be told where to look, with dropout on its weights."""
+    """Self-attention with an optional mask and with dropout on its weights."""
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float) -> None:
         super().__init__(embed_dim, num_heads)
         self.dropout = dropout
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Attend: x (R, S, D) -> (R, S, D); `mask` (S, S) is true where a row may look at a column."""
+        """Attend: x (R, S, D) -> (R, S, D); `mask` (S, S) is true where a row may attend to a column."""
         q, k, v = self.split_heads(x)
         dropout = self.dropout if self.training else 0.0
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
@@ -71,28 +71,28 @@ class TokenBlock(nn.Module):
 
 
 class CPCNetwork(Backbone):
-    """Frames become maps, their places tokens, which all attend to each other; `context` is what a GRU makes of them.
+    """A ResNet maps each frame to tokens, which all attend to each other; `context` is the state of a ConvGRU.
 
-    Any number of frames, any size: an odd edge counts as a whole place.
+    Any number of frames and any size; a partial position at an edge counts as a full one.
 
     Args:
         block, depths: of the `FrameResNet`.
         embed_dim: width D of tokens and of the ConvGRU's state.
         num_frames, img_size: the clip it is made for.
-        depth: transformer blocks; 0 leaves the tokens of each frame to themselves.
-        num_heads: of the attention; by default heads of 64.
+        depth: transformer blocks; with 0, tokens do not attend to each other.
+        num_heads: attention heads; by default heads of 64 channels.
         mlp_dim: width inside the transformer's blocks.
         dropout: inside the transformer and on the ConvGRU's state.
-        relu: cut negative values off between ResNet and transformer: the original does in its classifier, but not in
+        relu: apply ReLU between ResNet and transformer, as the original does in its classifier, but not in
             pre-training.
-        positions: add sinusoids of time, row and column to the tokens; without, only the order of the GRU and the
-            edges of the maps tell places and times apart.
-        pool: what `Features.cls` is: the mean of all "tokens", or of the ConvGRU's last state ("context").
+        positions: add sinusoids of time, row and column to the tokens. Without them, only the order of the GRU and the
+            edges of the maps distinguish positions and times.
+        pool: `Features.cls` is the mean of all "tokens", or of the ConvGRU's last state ("context").
         grad_checkpointing: recompute the transformer's blocks (not the ResNet) in the backward pass, to save memory.
-        final_bn: normalise `cls` by `BatchNorm1d`, with a dropout of a half behind it, as the original's classifier.
+        final_bn: apply `BatchNorm1d` to `cls`, then dropout of 0.5, as the original's classifier does.
     """
 
-    new_parts = ("final_bn.*",)  # pre-training has no use for it
+    new_parts = ("final_bn.*",)  # pre-training does not use it
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class CPCNetwork(Backbone):
         self.norm = StdNorm(embed_dim)
         self.gru = ConvGRU(embed_dim, embed_dim, dropout=dropout)
         self.final_bn = nn.BatchNorm1d(embed_dim) if final_bn else None
-        # Where `forward` has no use for the GRU, nothing waits for its gradient; CPC's method turns it on.
+        # If `forward` does not use the GRU, it needs no gradient; the CPC method enables it.
         self.gru.requires_grad_(pool == "context")
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
@@ -143,7 +143,7 @@ class CPCNetwork(Backbone):
         return (clip.shape[3] + STRIDE - 1) // STRIDE, (clip.shape[4] + STRIDE - 1) // STRIDE
 
     def frame_features(self, clip: Tensor) -> Tensor:
-        """What the ResNet says of every frame by itself: clip (B, 3, T, H, W) -> (B, T, N, D)."""
+        """The ResNet's output for every frame independently: clip (B, 3, T, H, W) -> (B, T, N, D)."""
         self.grid(clip)
         batch = clip.shape[0]
         maps = self.resnet(clip.transpose(1, 2).flatten(0, 1))  # (B*T, D, h, w): every frame an image
@@ -186,7 +186,7 @@ class CPCNetwork(Backbone):
         return Features(cls, patches)
 
     def context(self, clip: Tensor) -> Tensor:
-        """CPC's context: the ConvGRU's state (B, D, h, w) behind the last frame of clip (B, 3, T, H, W)."""
+        """CPC's context: the ConvGRU's state (B, D, h, w) after the last frame of clip (B, 3, T, H, W)."""
         grid = self.grid(clip)
         return self._state(self.tokens(self.frame_features(clip), grid), grid)
 
@@ -208,7 +208,7 @@ def space_time_sinusoids(
 
 
 def sinusoids(length: int, dim: int, device: torch.device | None = None) -> Tensor:
-    """Sinusoidal positions (length, dim): sine and cosine side by side, from one turn to ten thousand of them."""
+    """Sinusoidal positions (length, dim): sine and cosine interleaved, with wavelengths from 2 pi to 10,000 * 2 pi."""
     steps = torch.arange(0, dim, 2, dtype=torch.float32, device=device)
     frequency = torch.exp(steps * (-torch.log(torch.tensor(10000.0)) / dim))
     angle = torch.arange(length, dtype=torch.float32, device=device)[:, None] * frequency  # (length, ceil(dim / 2))

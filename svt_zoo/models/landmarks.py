@@ -1,9 +1,9 @@
-"""Three cheaper stand-ins for the space step of Motionformer's trajectory attention.
+"""Three approximations of the space step of Motionformer's trajectory attention.
 
 Patrick et al., "Keeping Your Eye on the Ball: Trajectory Attention in Video Transformers" (NeurIPS 2021), which
-approximates attention in this way and introduces the Orthoformer. Each takes queries, keys and values (R, S, d) of R
-sequences (clips times heads) with S = T*N patch tokens, time-major, and returns (R, S, T, d): for every token and every
-frame what the token gathers from that frame. Exact attention needs S*S weights a sequence, M landmarks need S*M.
+introduces the Orthoformer. Each function takes queries, keys and values (R, S, d) of R sequences (clips times heads)
+with S = T*N patch tokens, time-major. It returns (R, S, T, d): the attention output of each token over each frame.
+Exact attention needs S*S weights per sequence; M landmarks need S*M.
 """
 
 import torch
@@ -14,10 +14,10 @@ from torch import Tensor
 def orthoformer(
     q: Tensor, k: Tensor, v: Tensor, *, num_frames: int, num_landmarks: int, first: Tensor | None = None
 ) -> Tensor:
-    """Attention by way of the M queries that point in the most different directions: (R, S, T, d).
+    """Attention through M landmarks, the queries with the most different directions: (R, S, T, d).
 
-    `first` (R,) is the token each row's search starts from; the original draws it at random, without it it is token 0,
-    so that a clip has one feature. The landmarks get no gradient.
+    `first` (R,) is the first token of each row's search. The original draws it at random; the default is token 0,
+    so that a clip always has the same feature. The landmarks get no gradient.
     """
     scale = q.shape[-1] ** -0.25
     q, k = q * scale, k * scale
@@ -30,8 +30,8 @@ def orthoformer(
 def nystrom(q: Tensor, k: Tensor, v: Tensor, *, num_frames: int, num_landmarks: int, spatial: bool = True) -> Tensor:
     """Nyström's approximation of attention (Xiong et al., AAAI 2021) from M landmarks: (R, S, T, d).
 
-    Landmarks are means of neighbouring tokens: with `spatial` of the frames of a patch position, then of the next
-    positions, otherwise of patches in a frame. They get no gradient.
+    Landmarks are means of neighboring tokens. With `spatial`, these are the frames of a patch position, then of the
+    next positions; otherwise, patches in a frame. Landmarks get no gradient.
     """
     q = q * q.shape[-1] ** -0.5
     means = [segment_means(_patch_major(x, num_frames) if spatial else x, num_landmarks).detach() for x in (q, k)]
@@ -46,7 +46,7 @@ def performer(q: Tensor, k: Tensor, v: Tensor, *, num_frames: int, projection: T
 
     `projection` (m, d), as `orthogonal_projection` draws it; the more rows, the smaller the error.
     """
-    with torch.autocast(q.device.type, enabled=False):  # exponentials that half precision would round to nothing
+    with torch.autocast(q.device.type, enabled=False):  # half precision would round the exponentials to zero
         full, projection = _at_least_float(v), _at_least_float(projection)
         queries = favor_features(_at_least_float(q), projection)  # (R, S, m)
         keys = favor_features(_at_least_float(k), projection, over_tokens=True).unflatten(1, (num_frames, -1))
@@ -58,8 +58,8 @@ def performer(q: Tensor, k: Tensor, v: Tensor, *, num_frames: int, projection: T
 def farthest_tokens(x: Tensor, count: int, first: Tensor | None = None) -> Tensor:
     """Up to `count` tokens of x (R, S, d), chosen greedily to be near-orthogonal: indices (R, M), ascending.
 
-    The next is always the token whose largest |cosine| to those chosen is smallest. It starts from `first` (R,), or
-    from token 0.
+    Each step chooses the token whose largest |cosine| to the chosen ones is smallest. The search starts from `first`
+    (R,), or from token 0.
     """
     rows, num_tokens = x.shape[:2]
     with torch.no_grad():
@@ -77,9 +77,9 @@ def farthest_tokens(x: Tensor, count: int, first: Tensor | None = None) -> Tenso
 
 
 def segment_means(x: Tensor, count: int) -> Tensor:
-    """Means of `count` runs of neighbouring tokens of x (R, S, d): (R, M, d).
+    """Means of `count` runs of neighboring tokens of x (R, S, d): (R, M, d).
 
-    Where S is no multiple of M, the last S % M runs are one token longer; more runs than tokens are not made.
+    If S is not a multiple of M, the last S % M runs are one token longer. There are at most S runs.
     """
     num_tokens = x.shape[1]
     count = min(count, num_tokens)
@@ -109,7 +109,7 @@ def pseudo_inverse(matrix: Tensor, steps: int = 6) -> Tensor:
 def favor_features(x: Tensor, projection: Tensor, *, over_tokens: bool = False) -> Tensor:
     """Positive random features (R, S, m) of x (R, S, d): products of two estimate exp(q . k / sqrt(d)), up to a factor.
 
-    The factor keeps the exponentials in range: one a token, or with `over_tokens` (for keys) one a row.
+    The factor keeps the exponentials in range: one per token, or with `over_tokens` (for keys) one per row.
     """
     x = x * x.shape[-1] ** -0.25
     exponents = x @ projection.transpose(0, 1)  # (R, S, m)
@@ -119,27 +119,27 @@ def favor_features(x: Tensor, projection: Tensor, *, over_tokens: bool = False) 
 
 
 def orthogonal_projection(num_features: int, dim: int, *, seed: int = 0) -> Tensor:
-    """Random rows (m, d), float32: orthogonal in runs of d, and as long as normal vectors are (FAVOR+)."""
+    """Random rows (m, d), float32: orthogonal in groups of d, with the lengths of normal vectors (FAVOR+)."""
 
     def normal(rows: int, number: int) -> Tensor:
         return torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed + number), device="cpu")
 
     blocks = -(-num_features // dim)
     factors = [torch.linalg.qr(normal(dim, number)) for number in range(blocks)]
-    # QR leaves the signs open; with a positive diagonal in R every machine draws the same rows.
+    # QR does not determine the signs; with a positive diagonal in R, every machine draws the same rows.
     directions = torch.cat([(q * r.diagonal().sign()).T for q, r in factors])[:num_features]  # (m, d)
     return directions * normal(num_features, blocks).norm(dim=1, keepdim=True)
 
 
 def _gathered(landmarks: Tensor, k: Tensor, v: Tensor, num_frames: int) -> Tensor:
-    """What landmarks (R, M, d) gather from every frame's keys and values: (R, T, M, d)."""
+    """The attention output of landmarks (R, M, d) over every frame's keys and values: (R, T, M, d)."""
     k, v = k.unflatten(1, (num_frames, -1)), v.unflatten(1, (num_frames, -1))  # (R, T, N, d)
     landmarks = landmarks.unsqueeze(1).expand(-1, num_frames, -1, -1)  # (R, T, M, d)
     return F.scaled_dot_product_attention(landmarks, k, v, scale=1.0)
 
 
 def _through(weights: Tensor, gathered: Tensor) -> Tensor:
-    """Hand what M landmarks gathered (R, T, M, d) to the tokens, by weights (R, S, M): (R, S, T, d)."""
+    """Distribute the outputs of M landmarks (R, T, M, d) to the tokens, by weights (R, S, M): (R, S, T, d)."""
     num_frames, dim = gathered.shape[1], gathered.shape[3]
     side_by_side = gathered.transpose(1, 2).flatten(2)  # (R, M, T*d)
     return (weights @ side_by_side).unflatten(2, (num_frames, dim))

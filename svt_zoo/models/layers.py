@@ -1,6 +1,6 @@
 """The parts that the zoo's transformers share.
 
-Dimension letters, everywhere in the package: B batch, C colour, T frames, H W pixels, N patches a frame,
+Dimension letters, everywhere in the package: B batch, C color, T frames, H W pixels, N patches per frame,
 D embed_dim, K outputs. Here also: R independent sequences, S tokens in a sequence, h heads, d = D / h.
 """
 
@@ -13,22 +13,22 @@ from torch import Tensor, nn
 
 Interpolation = Literal["nearest", "nearest-exact", "linear", "cubic"]
 _MODES_2D = {"nearest": "nearest", "nearest-exact": "nearest-exact", "linear": "bilinear", "cubic": "bicubic"}
-# In bfloat16 on a CPU the formula written out beats the fused kernel: 2.5 times as fast for 8 tokens (temporal
-# attention), 1.6 times for 197 (spatial); a longer sequence's weights would take too much memory.
+# In bfloat16 on a CPU, the explicit formula is faster than the fused kernel: 2.5 times as fast for 8 tokens (temporal
+# attention), 1.6 times for 197 (spatial). For longer sequences, its weights would need too much memory.
 _SHORT = 256
 
 
 class Features(NamedTuple):
-    """What a backbone says of a clip: `cls` (B, D), and `patches` (B, T, N, D) with the N patches row by row."""
+    """The output of a backbone: `cls` (B, D), and `patches` (B, T, N, D) with the N patches row by row."""
 
     cls: Tensor
     patches: Tensor
 
 
 def drop_path(x: Tensor, p: float, training: bool) -> Tensor:
-    """Zero whole rows of the first dimension with probability `p` and scale the others by 1 / (1 - p).
+    """Zero each entry of the first dimension with probability `p` and scale the others by 1 / (1 - p).
 
-    Stochastic depth (Huang et al. 2016); what a row is (a tube, a frame, a clip) is up to the caller's layout.
+    Stochastic depth (Huang et al. 2016). An entry is a tube, a frame or a clip, according to the caller's layout.
     """
     if p == 0.0 or not training:
         return x
@@ -83,7 +83,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply to every token alone."""
+        """Apply to every token independently."""
         return self.fc2(F.gelu(self.fc1(x)))
 
 
@@ -117,7 +117,7 @@ def check_clip(clip: Tensor, *, min_size: int, channels: int = 3) -> None:
 class PatchEmbed(nn.Module):
     """Cut every frame into square patches and embed each: (B, C, T, H, W) -> (B, T, N, D).
 
-    H and W need not be multiples of `patch_size`: what remains at the right and bottom edge is left out.
+    H and W need not be multiples of `patch_size`: remaining pixels at the right and bottom edges are ignored.
     """
 
     def __init__(self, patch_size: int, embed_dim: int, in_channels: int = 3) -> None:
@@ -156,9 +156,9 @@ def grid_of(img_size: int | tuple[int, int], patch_size: int) -> tuple[int, int]
 
 
 def _nearest(old: int, new: int, device: torch.device) -> Tensor:
-    """Which of `old` places each of `new` takes in `F.interpolate`'s "nearest", in the same arithmetic.
+    """The index among `old` positions for each of `new` ones, with the arithmetic of `F.interpolate`'s "nearest".
 
-    For exported programs: ONNX's resize divides by the inverse ratio, whose rounding ends in another place at times.
+    For exported programs: ONNX's resize divides by the inverse ratio, and rounding can give another index.
     """
     return (torch.arange(new, dtype=torch.float32, device=device) * (old / new)).long()
 
@@ -184,7 +184,7 @@ def resize_time(table: Tensor, length: int, mode: Interpolation) -> Tensor:
 
 
 def init_weights(modules: Iterable[nn.Module]) -> None:
-    """Initialise as vision transformers do: linear weights truncated normal (std 0.02), biases 0, norms 1 and 0."""
+    """Initialize as vision transformers do: linear weights truncated normal (std 0.02), biases 0, norms 1 and 0."""
     for module in modules:
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)

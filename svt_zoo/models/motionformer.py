@@ -20,7 +20,7 @@ Positions = Literal["separate", "joint"]
 
 
 class PatchBlock(nn.Module):
-    """A transformer block whose attention, made by `attn`, knows the frames: (B, 1 + T*N, D) -> the same shape."""
+    """A transformer block whose attention `attn` also takes the number of frames: (B, 1 + T*N, D) -> same shape."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class PatchBlock(nn.Module):
         self.mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio))
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
-        """One drop-path decision a clip."""
+        """One drop-path decision per clip."""
         x = x + drop_path(self.attn(self.norm1(x), num_frames), self.drop, self.training)
         return x + drop_path(self.mlp(self.norm2(x)), self.drop, self.training)
 
@@ -54,14 +54,14 @@ class DividedPatchBlock(PatchBlock):
         self.timeattn = DividedAttention(embed_dim, num_heads, qkv_bias, along="time")
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
-        """One drop-path decision a clip."""
+        """One drop-path decision per clip."""
         return super().forward(x + self.timeattn(self.norm3(x), num_frames), num_frames)
 
 
 class TubeletEmbed(PatchEmbed):
     """Cut a clip into blocks of `tubelet_frames` x `patch_size` x `patch_size`: (B, C, T, H, W) -> (B, T', N, D).
 
-    Frames that fill no block at the end are left out, as pixels at the edges are.
+    Frames at the end that do not fill a block are ignored, as are pixels at the edges.
     """
 
     def __init__(self, patch_size: int, embed_dim: int, tubelet_frames: int) -> None:
@@ -80,26 +80,26 @@ class TubeletEmbed(PatchEmbed):
 class Motionformer(Backbone):
     """A vision transformer over all patches of a clip: (B, 3, T, H, W) -> `Features`, patches (B, T', N, D).
 
-    T' is T // tubelet_frames. The position tables keep the size they were trained with and are stretched to the clip
-    in `forward`, so any T that holds a tubelet and any H, W that hold a patch work.
+    T' is T // tubelet_frames. The position tables keep their trained size and are resized to the clip
+    in `forward`. So T can be any number >= tubelet_frames, and H, W any size of at least a patch.
 
     Args:
-        img_size: pixels the stored grid stands for, an int or (H, W); released weights have 224, whatever their crop.
-        num_frames: frames of the clips the stored time table stands for.
-        drop_path_rate: stochastic depth of the last block, a clip at a time; the others grow linearly from 0.
+        img_size: frame size in pixels of the stored grid, an int or (H, W); released weights have 224, for any crop.
+        num_frames: number of frames of the stored time table.
+        drop_path_rate: stochastic depth of the last block, per clip; that of the others grows linearly from 0.
         attention: "trajectory"; "joint": every token attends to every token; "divided": time, then space (with the
             class token in both, unlike TimeSformer's).
-        tubelet_frames: frames of a token; 1 makes 2-D patches.
+        tubelet_frames: frames per token; 1 gives 2-D patches.
         positions: "separate" tables for space and time, or a "joint" one.
         use_original_code, approximation, num_landmarks: see `TrajectoryAttention`.
         folded: has no effect; files written by earlier versions contain it.
         pre_logits: end with a linear layer and tanh on every token.
-        pos_mode, time_mode: how the tables are stretched over space and over time.
+        pos_mode, time_mode: interpolation of the tables over space and over time.
         grad_checkpointing: recompute each block in the backward pass, to save memory.
 
     Raises:
-        ValueError: an attention, positions or approximation that does not exist, or num_frames that hold no whole
-            number of tubelets.
+        ValueError: unknown attention, positions or approximation, or num_frames is not a multiple of
+            tubelet_frames.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class Motionformer(Backbone):
             self.temp_embed = nn.Parameter(torch.zeros(1, self.num_times, self.embed_dim))
 
     def reset_parameters(self) -> None:
-        """Initialise anew, as the original does: with separate tables, frames have no position in time at first."""
+        """Initialize again, as the original does: with separate tables, the time table is zero at first."""
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.st_embed if self.joint_positions else self.pos_embed, std=0.02)
         init_weights(self.modules())

@@ -1,8 +1,8 @@
-"""The two-dimensional ResNet that looks at every frame by itself in CPC.
+"""The two-dimensional ResNet that CPC applies to every frame independently.
 
-He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016), in torchvision's layout and names, with the two
-changes of DPC (Han et al., ICCV workshops 2019): the last stage is as wide as the one before it, and the last block
-ends without ReLU, so that features may be negative. There is neither pooling nor a classifier.
+He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016), in torchvision's layout and names. It has two
+changes of DPC (Han et al., ICCV workshops 2019). The last stage is as wide as the one before it. The last block
+ends without ReLU, so that features may be negative. It has no pooling and no classifier.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-STRIDE = 32  # pixels a position of the map stands for, along either side
+STRIDE = 32  # pixels per map position, along either side
 
 
 def _conv(inputs: int, outputs: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
@@ -68,12 +68,12 @@ class FrameResNet(nn.Module):
     """Images (R, 3, H, W) -> maps (R, embed_dim, ceil(H / 32), ceil(W / 32)), whose values may be negative.
 
     Args:
-        block: what the stages are made of.
-        depths: blocks of each of the four stages.
+        block: class of the blocks.
+        depths: number of blocks in each of the four stages.
         embed_dim: channels of the last two stages; the first two have a quarter and a half of them.
 
     Raises:
-        ValueError: `embed_dim` cannot be divided so.
+        ValueError: `embed_dim` cannot be divided accordingly.
     """
 
     def __init__(self, block: type[BasicBlock | Bottleneck], depths: Sequence[int], embed_dim: int) -> None:

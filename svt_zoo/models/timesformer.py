@@ -38,7 +38,7 @@ class JointBlock(nn.Module):
         self.mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio))
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
-        """Tokens x (B, 1 + T*N, D) -> the same shape; one drop-path decision a clip."""
+        """Tokens x (B, 1 + T*N, D) -> the same shape; one drop-path decision per clip."""
         x = x + drop_path(self.attn(self.norm1(x)), self.drop, self.training)
         return x + drop_path(self.mlp(self.norm2(x)), self.drop, self.training)
 
@@ -53,26 +53,26 @@ class DividedBlock(JointBlock):
         self.temporal_fc = nn.Linear(embed_dim, embed_dim)
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
-        """Tokens x (B, 1 + T*N, D), time-major behind the class token -> the same shape."""
+        """Tokens x (B, 1 + T*N, D), time-major after the class token -> the same shape."""
         cls = x[:, :1]  # (B, 1, D)
         patches = x[:, 1:].unflatten(1, (num_frames, -1))  # (B, T, N, D)
         patches = patches + self._along_time(patches)
         from_frames = self._inside_frames(cls, patches)  # (B, T, 1+N, D)
-        cls = cls + from_frames[:, :, 0].mean(dim=1, keepdim=True)  # (B, 1, D): what the frames say on average
+        cls = cls + from_frames[:, :, 0].mean(dim=1, keepdim=True)  # (B, 1, D): mean over frames
         patches = patches + from_frames[:, :, 1:]
         x = torch.cat((cls, patches.flatten(1, 2)), dim=1)  # (B, 1+T*N, D)
         return x + drop_path(self.mlp(self.norm2(x)), self.drop, self.training)
 
     def _along_time(self, patches: Tensor) -> Tensor:
-        """Every patch position attends to itself in all frames; one drop-path decision a position."""
+        """Every patch position attends to itself in all frames; one drop-path decision per position."""
         batch, _, num_patches, _ = patches.shape
         tubes = patches.transpose(1, 2).flatten(0, 1)  # (B*N, T, D)
         out = drop_path(self.temporal_attn(self.temporal_norm1(tubes)), self.drop, self.training)
-        # temporal_fc comes behind drop path: a dropped tube still receives its bias, as in the original.
+        # temporal_fc comes after drop path: a dropped tube still receives its bias, as in the original.
         return self.temporal_fc(out).unflatten(0, (batch, num_patches)).transpose(1, 2)
 
     def _inside_frames(self, cls: Tensor, patches: Tensor) -> Tensor:
-        """Every frame attends to itself and a copy of the class token; one drop-path decision a frame."""
+        """Every frame attends to itself and a copy of the class token; one drop-path decision per frame."""
         batch, num_frames, _, dim = patches.shape
         copies = cls.unsqueeze(1).expand(batch, num_frames, 1, dim)
         frames = torch.cat((copies, patches), dim=2).flatten(0, 1)  # (B*T, 1+N, D)
@@ -83,14 +83,14 @@ class DividedBlock(JointBlock):
 class TimeSformer(Backbone):
     """A vision transformer over the patches of a clip: (B, 3, T, H, W) -> `Features`.
 
-    The position tables keep the size they were trained with and are stretched to the clip in `forward`, so any T
-    and any H, W that hold a patch work. Released weights need `"nearest"`.
+    The position tables keep their trained size and are resized to the clip in `forward`. So T can be any number, and
+    H, W any size of at least a patch. Released weights need `"nearest"`.
 
     Args:
-        img_size: pixels the stored grid stands for, an int or (H, W).
-        num_frames: frames the stored time table stands for.
-        drop_path_rate: stochastic depth of the last block; the others grow linearly from 0.
-        pos_mode, time_mode: how the tables are stretched over space ("nearest", "nearest-exact", "linear", "cubic")
+        img_size: frame size in pixels of the stored grid, an int or (H, W).
+        num_frames: number of frames of the stored time table.
+        drop_path_rate: stochastic depth of the last block; that of the others grows linearly from 0.
+        pos_mode, time_mode: interpolation of the tables over space ("nearest", "nearest-exact", "linear", "cubic")
             and over time (the same without "cubic").
         table: has no effect; files written by earlier versions may contain it.
         grad_checkpointing: recompute each block in the backward pass, to save memory.
@@ -135,7 +135,7 @@ class TimeSformer(Backbone):
         self.time_embed = nn.Parameter(torch.zeros(1, self.num_frames, self.embed_dim))
 
     def reset_parameters(self) -> None:
-        """Initialise anew, as the originals do: at first, time has no say (`temporal_fc` and `time_embed` are 0)."""
+        """Initialize again, as the originals do: time has no effect at first (`temporal_fc`, `time_embed` are 0)."""
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         init_weights(self.modules())
@@ -173,7 +173,7 @@ class JointTimeSformer(TimeSformer):
 
 
 class SpaceOnlyTimeSformer(TimeSformer):
-    """Every frame by itself, no time table; the class feature is that of the mean over frames (TimeSformer 3.2)."""
+    """Frames are independent, without time table; class tokens are averaged over frames (TimeSformer 3.2)."""
 
     block = JointBlock
 

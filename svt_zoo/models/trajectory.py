@@ -1,4 +1,4 @@
-"""Attention over a class token and the patches of all frames, in which a patch need not look at every other.
+"""Trajectory and divided attention over a class token and the patches of all frames.
 
 Patrick et al., "Keeping Your Eye on the Ball: Trajectory Attention in Video Transformers" (NeurIPS 2021), section 3.
 """
@@ -14,14 +14,14 @@ from .layers import attend
 
 Approximation = Literal["orthoformer", "nystrom", "performer"]
 _FEATURES = 256  # random features of the performer, as in the original
-# Trajectories are T times as many numbers as tokens. So many are worked on at once (32 MiB in float32).
+# Trajectories have T times as many values as tokens. At most this many are computed at once (32 MiB in float32).
 _BUDGET = 2**23
 
 
 class PatchAttention(nn.Module):
-    """(B, 1 + T*N, D), time-major behind a class token -> the same shape: the class token attends to everything.
+    """(B, 1 + T*N, D), time-major after a class token -> the same shape: the class token attends to all tokens.
 
-    What patches attend to is up to the kind: `attend_patches`.
+    Subclasses define what patches attend to, in `attend_patches`.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, qkv_bias: bool = True) -> None:
@@ -40,12 +40,12 @@ class PatchAttention(nn.Module):
         return self.proj(torch.cat((cls, self.attend_patches(q, k, v, num_frames)), dim=1))
 
     def attend_patches(self, q: Tensor, k: Tensor, v: Tensor, num_frames: int) -> Tensor:
-        """What patches gather (B, T*N, D), from queries, keys and values (B, h, 1 + T*N, d)."""
+        """The attention output of patches (B, T*N, D), from queries, keys and values (B, h, 1 + T*N, d)."""
         raise NotImplementedError
 
 
 class DividedAttention(PatchAttention):
-    """A patch attends to the class token and, `along` "time", itself in all frames or, "space", all of its frame."""
+    """A patch attends to the class token and, `along` "time", to its position in all frames, or "space", its frame."""
 
     def __init__(self, embed_dim: int, num_heads: int, qkv_bias: bool, along: Literal["time", "space"]) -> None:
         super().__init__(embed_dim, num_heads, qkv_bias)
@@ -65,16 +65,16 @@ class DividedAttention(PatchAttention):
 
 
 class TrajectoryAttention(PatchAttention):
-    """Gather from every frame by itself, then attend along the path that a token so takes through time.
+    """Trajectory attention: over the patches of each frame separately, then over the resulting points in time.
 
-    Space: patch s gathers from each frame f alone, xt[s, f] = sum_p softmax_p(q_s . k_(f,p)) v_(f,p) (equation 3).
+    Space: patch s attends to each frame f separately, xt[s, f] = sum_p softmax_p(q_s . k_(f,p)) v_(f,p) (equation 3).
     Time: the query of xt[s, its own frame] attends to the keys of xt[s, :] (equations 4 to 6). The map of all patches
-    to all patches never exists: attention is fused, and trajectories are made for some frames' queries at a time.
+    to all patches is never stored: attention is fused, and trajectories are computed for a few frames' queries at once.
 
     Args:
-        use_original_code: the last sum takes xt itself, as the released weights need; False takes its projected value,
-            as the paper writes. With True half of `proj_kv` has no say and gets no gradient.
-        approximation: how the space step is approximated by `num_landmarks` landmarks (section 3.2); None is exact.
+        use_original_code: the last sum uses xt itself, as the released weights need; False uses its projected value,
+            as in the paper. With True, half of `proj_kv` is unused and gets no gradient.
+        approximation: method to approximate the space step by `num_landmarks` landmarks (section 3.2); None is exact.
     """
 
     def __init__(
@@ -106,13 +106,13 @@ class TrajectoryAttention(PatchAttention):
         return torch.cat([self._over_time(some, i * run).flatten(1, 2) for i, some in enumerate(space)], dim=1)
 
     def _runs(self, x: Tensor, run: int) -> Sequence[Tensor]:
-        """Cut x (B, h, T, ...) into runs of frames; an exported program takes any T, so it cannot count them."""
+        """Split x (B, h, T, ...) into runs of frames; an exported program takes any T, so it uses a single run."""
         return (x,) if torch.compiler.is_exporting() else x.split(run, dim=2)
 
     def _over_space(self, q: Tensor, k: Tensor, v: Tensor, run: int) -> Iterator[Tensor]:
         """Trajectories (B, F, N, T, D) of the patches of F = `run` frames at a time."""
         batch, _, num_frames, num_patches, _ = q.shape
-        k, v = (y.transpose(1, 2).flatten(0, 1) for y in (k, v))  # (B*T, h, N, d): every frame by itself
+        k, v = (y.transpose(1, 2).flatten(0, 1) for y in (k, v))  # (B*T, h, N, d): every frame separately
         for some in self._runs(q, run):
             queries = some.flatten(2, 3).unsqueeze(1).expand(-1, num_frames, -1, -1, -1)  # (B, T, h, F*N, d)
             gathered = attend(queries.flatten(0, 1), k, v)  # (B*T, h, F*N, d)
@@ -120,7 +120,7 @@ class TrajectoryAttention(PatchAttention):
             yield gathered.permute(0, 3, 4, 1, 2, 5).flatten(4)  # (B, F, N, T, D): heads side by side
 
     def _approximated(self, q: Tensor, k: Tensor, v: Tensor, run: int) -> Iterator[Tensor]:
-        """As `_over_space`, by way of landmarks."""
+        """As `_over_space`, approximated through landmarks."""
         batch, num_heads, num_frames, num_patches, _ = q.shape
         q, k, v = (y.flatten(0, 1).flatten(1, 2) for y in (q, k, v))  # (B*h, T*N, d)
         if self.approximation == "performer":
@@ -144,13 +144,13 @@ class TrajectoryAttention(PatchAttention):
         """Queries (R, h, d) of R trajectories attend to their points (R, T, D): (R, D).
 
         The paper projects all R*T points to keys and values. Here the projection is applied to the R queries and sums:
-        q . (W p + b) = (W^T q) . p + q . b. The result is the same but for rounding.
+        q . (W p + b) = (W^T q) . p + q . b. The result is the same except for rounding.
         """
         heads = (2, self.num_heads, -1)
         (w_k, w_v), (b_k, b_v) = self.proj_kv.weight.unflatten(0, heads), self.proj_kv.bias.unflatten(0, heads)
         queries = queries * queries.shape[-1] ** -0.5
         folded = (queries.transpose(0, 1) @ w_k).transpose(0, 1)  # (R, h, D)
-        # The bias shifts all points of a trajectory alike; it stays, so that every parameter has a gradient.
+        # The bias shifts all scores of a trajectory equally; it is kept so that every parameter has a gradient.
         scores = folded @ points.transpose(1, 2) + (queries * b_k).sum(dim=-1, keepdim=True)  # (R, h, T)
         weights = scores.softmax(dim=-1)
         if self.use_original_code:
@@ -159,9 +159,9 @@ class TrajectoryAttention(PatchAttention):
         return (sums.transpose(0, 1) + b_v).flatten(1)
 
     def published_cost(self, num_frames: int, num_patches: int) -> int:
-        """Multiply-adds that the paper's form of the time step takes beyond `_attend_points`, for one clip (T, N)."""
+        """Multiply-adds of the paper's form of the time step in excess of `_attend_points`, for one clip (T, N)."""
         dim = self.proj_q.in_features
-        scores = num_frames * dim  # of one query, with one head's share of the channels
+        scores = num_frames * dim  # of one query, with one head's channels
         paper = num_frames * 2 * dim * dim + 2 * scores
         ours = dim * dim + self.num_heads * scores
         ours += scores if self.use_original_code else self.num_heads * scores + dim * dim

@@ -1,4 +1,4 @@
-"""X-ViT: a vision transformer on frames that mix by shifting keys and values, and a small one over the frames.
+"""X-ViT: a vision transformer on frames with shifted keys and values, then a small transformer over the frames.
 
 Bulat et al., "Space-time Mixing Attention for Video Transformer" (NeurIPS 2021), section 3.
 """
@@ -18,10 +18,10 @@ TemporalTable = Literal["nearest", "tile"]
 
 
 def shift_frames(x: Tensor, shift_div: int, segments: int | None = None) -> Tensor:
-    """Take a share of every frame's channels from its neighbours: x (B, T, ..., D) -> the same shape.
+    """Take a fraction of every frame's channels from its neighbors: x (B, T, ..., D) -> the same shape.
 
-    The first D // shift_div channels come from the next frame, as many from the previous one, the rest stay; beyond
-    the ends lie zeros. `segments`: the clip counts as runs of that many frames, each with ends.
+    The first D // shift_div channels come from the next frame, the same number from the previous one, the rest stay.
+    Beyond the ends are zeros. `segments`: the clip is split into runs of that many frames, each with its own ends.
     """
     if segments is not None and segments < x.shape[1]:
         return torch.cat([shift_frames(run, shift_div) for run in x.split(segments, dim=1)], dim=1)
@@ -34,7 +34,7 @@ def shift_frames(x: Tensor, shift_div: int, segments: int | None = None) -> Tens
 class FrameAttention(Attention):
     """Attention inside every frame, (B, T, S, D) -> (B, T, S, D); with `shift_div` space-time mixing attention.
 
-    That is: queries of a frame meet keys and values of which a share is the neighbouring frames' (`shift_frames`).
+    In mixing attention, a fraction of each frame's key and value channels comes from its neighbors (`shift_frames`).
     """
 
     def __init__(self, embed_dim: int, num_heads: int, shift_div: int | None, segments: int | None) -> None:
@@ -55,7 +55,7 @@ class FrameAttention(Attention):
 
 
 class FrameBlock(JointBlock):
-    """A plain transformer block on all frames of a clip; only attention may look at the neighbours."""
+    """A plain transformer block on all frames of a clip; only attention may use neighboring frames."""
 
     def __init__(
         self, embed_dim: int, num_heads: int, mlp_ratio: float, drop: float, shift_div: int | None, segments: int | None
@@ -88,7 +88,7 @@ class FrameEncoder(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise anew, as the original does: frames have no position in time at first."""
+        """Initialize again, as the original does: the time table is zero at first."""
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.zeros_(self.temp_embed)
@@ -111,7 +111,7 @@ class FrameEncoder(nn.Module):
 
 
 class Consensus(nn.Module):
-    """Temporal attention over the frames' class features (B, T, D), behind a class token of its own -> (B, D')."""
+    """Temporal attention over the frames' class features (B, T, D), after a class token of its own -> (B, D')."""
 
     def __init__(
         self, embed_dim: int, depth: int, num_heads: int, mlp_ratio: float, out_dim: int, dropout: float
@@ -131,7 +131,7 @@ class Consensus(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise anew: the token zero, the rest PyTorch's default, as the original leaves it."""
+        """Initialize again, as in the original: the class token is zero, the rest is PyTorch's default."""
         nn.init.zeros_(self.cls_token)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.LayerNorm):
@@ -148,27 +148,27 @@ class Consensus(nn.Module):
 class XViT(Backbone):
     """X-ViT on the frames of a clip: (B, 3, T, H, W) -> `Features`, any T and any H, W that hold a patch.
 
-    `cls` is the consensus over frames behind its LayerNorm, Linear and GELU; `patches` are the frames' tokens behind
+    `cls` is the consensus over frames after its LayerNorm, Linear and GELU; `patches` are the frames' tokens after
     the final norm.
 
     Args:
-        img_size: pixels the stored grid stands for, an int or (H, W).
-        num_frames: frames the stored time table stands for.
-        drop_path_rate: stochastic depth of the last block, a clip at a time; the others grow linearly from 0.
-        shift_div: a block takes 1 / shift_div of its key and value channels from the next frame, as much from the last.
+        img_size: frame size in pixels of the stored grid, an int or (H, W).
+        num_frames: number of frames of the stored time table.
+        drop_path_rate: stochastic depth of the last block, per clip; that of the others grows linearly from 0.
+        shift_div: a block takes 1 / shift_div of its key and value channels from the next frame, and from the previous.
         locations: the blocks that do so; None is all of them.
-        segments: frames of a run that shares nothing with the next run; None is the whole clip.
-        temporal_table: clips of other lengths stretch the time table ("nearest") or begin it anew ("tile": released
-            weights hold 8 frames, and were trained so on 16).
-        pos_mode: how the grid of positions is stretched to other sizes.
+        segments: frames per run; runs exchange nothing. None is the entire clip.
+        temporal_table: for clips of other lengths, resize the time table ("nearest") or repeat it ("tile": released
+            weights hold 8 frames, and were trained in this way on 16).
+        pos_mode: interpolation of the grid of positions to other sizes.
         consensus_depth: blocks over the frames' class features.
         consensus_dim: width of `cls`; None is embed_dim.
-        dropout: in training, of `cls`, as the input of the linear layer that follows (both originals: 0.5).
-        frame_dropout: in training, of every frame's class feature (the original: 0.5; TIME: 0).
+        dropout: dropout in training on `cls`, before the linear layer that follows (both originals: 0.5).
+        frame_dropout: dropout in training on every frame's class feature (the original: 0.5; TIME: 0).
         grad_checkpointing: recompute each block in the backward pass, to save memory.
 
     Raises:
-        ValueError: a temporal_table, shift_div, segments or location that is none.
+        ValueError: an invalid temporal_table, shift_div, segments or location.
     """
 
     def __init__(

@@ -73,7 +73,7 @@ def pretrain(recipe: PretrainRecipe) -> bool:
         weights = whole(method.backbone.state_dict())  # all processes, if each has a part
         if distributed.is_main():
             export_model(method.backbone, weights, output / FINAL_NAME)
-            _log.info("done: %s", output / FINAL_NAME)
+            _log.info("training finished; the weights are in %s", output / FINAL_NAME)
         return True
     finally:
         distributed.shutdown()
@@ -155,9 +155,7 @@ def write_description(output: Path, recipe: PretrainRecipe | FinetuneRecipe, dev
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(
-            f"run.output={output}: no such folder can be made ({error.strerror}); name another"
-        ) from error
+        raise ConfigError(f"run.output={output} cannot be created ({error.strerror}); name another folder") from error
     text = yaml.safe_dump(to_dict(recipe), sort_keys=False, default_flow_style=None)
     (output / "config.yaml").write_text(text)
     record_start(output / "environment.json", device)

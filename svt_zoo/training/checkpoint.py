@@ -1,6 +1,5 @@
 """Checkpoints that survive a kill at any instant: whole or absent, checked by a hash, never the only one."""
 
-import hashlib
 import logging
 import os
 import pickle
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..config import ConfigError, current_names, differences, was_removed
+from ..files import sha256_of
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def save_checkpoint(folder: Path, step: int, payload: Mapping[str, Any]) -> Path
         torch.save({"format": FORMAT_VERSION, "step": step, **payload}, file)
         file.flush()
         os.fsync(file.fileno())
-    path = folder / f"step_{step:09d}-{_digest(unfinished)}.pt"
+    path = folder / f"step_{step:09d}-{sha256_of(unfinished)[:16]}.pt"
     os.replace(unfinished, path)
     sync_folder(folder)
     for old in checkpoints(folder)[KEEP:]:
@@ -92,16 +92,18 @@ def load_newest(folder: Path) -> Checkpoint | None:
         CheckpointError: there are checkpoints, and none of them is whole.
     """
     for rest in folder.glob("unfinished_*.tmp"):
-        _log.warning("%s: left behind by a run that was killed while it wrote; deleted", rest)
+        _log.warning("deleted %s, an unfinished checkpoint of a run that was killed", rest)
         rest.unlink()
     found = checkpoints(folder)
     for path in found:
         try:
             return Checkpoint(path, read_checkpoint(path))
         except CheckpointError as error:
-            _log.warning("%s; skipped", error)
+            _log.warning("%s; trying the checkpoint before it", error)
     if found:
-        raise CheckpointError(f"none of the {len(found)} checkpoints in {folder} is whole; delete it to start anew")
+        raise CheckpointError(
+            f"none of the {len(found)} checkpoints in {folder} can be read; delete the folder to start again"
+        )
     return None
 
 
@@ -113,10 +115,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     name = _NAME.fullmatch(path.name)
     if name is None:
-        raise CheckpointError(f"{path} is not named step_NUMBER-HASH.pt, so nobody can tell whether it is whole")
+        raise CheckpointError(f"{path} is not named step_NUMBER-HASH.pt, so its hash cannot be checked")
     if not path.is_file():
-        raise CheckpointError(f"{path} is not there; run.output must be a folder that all processes share")
-    digest = _digest(path)
+        raise CheckpointError(f"{path} does not exist; run.output must be a folder that all processes share")
+    digest = sha256_of(path)[:16]
     if digest != name[2]:
         raise CheckpointError(f"{path} is damaged: its hash is {digest}")
     try:
@@ -146,12 +148,13 @@ def check_same_run(path: Path, saved: Mapping[str, Any], recipe: Mapping[str, An
     told = {key: f"{key} (was {_at(saved, key)!r}, is {_at(recipe, key)!r})" for key in changed}
     if refused := [text for key, text in told.items() if not (rescue and key in RESCUE)]:
         raise CheckpointError(
-            f"{path} is of another recipe: {', '.join(refused)}; take these back, or give run.output another folder "
-            "(init=FILE starts from a finished run's final.safetensors)"
+            f"{path} was written by another recipe: {', '.join(refused)}; undo these changes, or set "
+            "run.output to another folder (init=FILE starts from a finished run's final.safetensors)"
         )
     if told:
         _log.warning(
-            "going on with %s: from here on this is no longer the run of its first recipe", ", ".join(told.values())
+            "the recipe has changed since the run started: %s. The run goes on with the new values",
+            ", ".join(told.values()),
         )
 
 
@@ -169,8 +172,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -43,7 +43,7 @@ class Trainer:
     """Trains a method; `Trainer(...).fit()` starts, or goes on from the newest checkpoint in `run.output`.
 
     A step is: learning rate and decay; for each of `optim.accumulation` batches augmentation, `method(batch, epoch)`
-    and backward; `method.before_step`, clipping, the optimiser, `method.after_step`; numbers, and at times a
+    and backward; `method.before_step`, clipping, the optimizer, `method.after_step`; numbers, and at times a
     checkpoint. All processes act in the same step: they share one small message in each.
 
     Args:
@@ -138,7 +138,7 @@ class Trainer:
         videos = self.loader.dataset.videos
         log_start(
             f"training by {type(self.method).__name__}",
-            self.method,
+            self.method.backbone,
             device=self.device,
             precision=self.precision,
             output=self.output,
@@ -160,7 +160,11 @@ class Trainer:
         with StopRequest() as stop, monitor:
             while self.step < self.total_steps:
                 if not self._train_epoch(monitor, stop):
-                    _log.info("asked to stop: saved at step %d of %d", self.step, self.total_steps)
+                    _log.info(
+                        "stopped by a signal at step %d of %d; the checkpoint is saved, and the same command goes on",
+                        self.step,
+                        self.total_steps,
+                    )
                     return False
                 monitor.draw(now=self.step == self.total_steps)
         return True
@@ -200,7 +204,7 @@ class Trainer:
         trained = (parameter for parameter in self.method.parameters() if parameter.requires_grad)
         norm = clip_gradients(trained, self.optim.clip_grad, mode=self.optim.clip_mode)
         numbers, signals = self._share(losses, norm, stop)
-        # An infinite gradient is the scaler's daily bread: it skips the step and lowers its scale.
+        # With fp16, infinite gradients are expected: GradScaler skips the step and lowers its scale.
         finite_norm = math.isfinite(numbers["grad_norm"]) or self.scaler.is_enabled()
         if not (math.isfinite(numbers["loss"]) and finite_norm):
             self._raise_nonfinite(names, losses, numbers)
@@ -279,9 +283,9 @@ class Trainer:
             self.output.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps({"step": self.step + 1, "processes": processes}, indent=2) + "\n")
         raise NonFiniteLoss(
-            f"step {self.step + 1}: loss {numbers['loss']}, norm of the gradient {numbers['grad_norm']}; {path} names "
-            "the videos of this step. Look at them; with a lower optim.lr or optim.clip_grad, or run.precision=fp32, "
-            "added to it the same command goes on from the last checkpoint"
+            f"step {self.step + 1}: the loss is {numbers['loss']}, the gradient norm {numbers['grad_norm']}; {path} "
+            "lists the videos of this step. With a lower optim.lr or optim.clip_grad, or run.precision=fp32, the "
+            "same command goes on from the last checkpoint"
         )
 
     def _checkpoint_due(self, epoch_ends: bool, overdue: bool) -> bool:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from ..distributed import world_size
-from ..evaluation.results import provenance, write_atomically
+from ..evaluation.results import provenance
+from ..files import write_whole
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -29,4 +30,4 @@ def environment(device: torch.device) -> dict[str, Any]:
 def record_start(path: Path, device: torch.device) -> None:
     """Append this start of a run to `environment.json`, the list of all its starts."""
     starts = json.loads(path.read_text()) if path.exists() else []
-    write_atomically(path, f"{json.dumps([*starts, environment(device)], indent=2)}\n".encode())
+    write_whole(path, f"{json.dumps([*starts, environment(device)], indent=2)}\n".encode())

@@ -55,7 +55,9 @@ def finetune(recipe: FinetuneRecipe) -> list[Result] | None:
             val = evaluation_list(case.data, classes=train.classes)
             for name, videos in (("train", train), ("val", val)):
                 if unlabelled := sum(row.label is None for row in videos.rows):
-                    raise ConfigError(f"data.{name}: {unlabelled} of {len(videos)} videos have no label")
+                    raise ConfigError(
+                        f"data.{name}: {unlabelled} of {len(videos)} videos have no label; add labels to the list"
+                    )
             if not train_classifier(case, train, val, device):
                 return None
             outcome = measure_classifier(case, val, device)
@@ -91,7 +93,7 @@ def train_classifier(recipe: FinetuneRecipe, train: VideoList, val: VideoList, d
     weights = whole(method.classifier.state_dict())  # all processes, if each has a part
     if distributed.is_main():
         export_model(method.classifier, weights, output / FINAL_NAME)
-        _log.info("done: %s", output / FINAL_NAME)
+        _log.info("training finished; the weights are in %s", output / FINAL_NAME)
     distributed.barrier()
     return True
 

@@ -102,7 +102,7 @@ class Monitor:
             self._bar.update()
         elif step % self.log_every == 0 or step == self.total_steps:
             _log.info(
-                "step %d/%d, epoch %.2f: loss %.4f, lr %.3g, %.3f s a step (waiting for data %.0f%%), %s left",
+                "step %d/%d, epoch %.2f: loss %.4f, lr %.3g, %.3f s per step (waiting for data %.0f%%), %s left",
                 step,
                 self.total_steps,
                 line["epoch"],
@@ -144,7 +144,7 @@ def _event_writer(folder: Path, step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ValueError(
-            f"run.tensorboard=true, but TensorBoard is not here ({error}); pip install tensorboard"
+            f"run.tensorboard=true, but TensorBoard is not installed ({error}): pip install tensorboard"
         ) from error
     return SummaryWriter(folder, purge_step=step + 1)
 
@@ -158,15 +158,15 @@ def collapse(metrics: Mapping[str, float], *, max_entropy: float | None = None) 
     entropy, spread = metrics.get("teacher_entropy"), metrics.get("feature_std")
     if entropy is not None and entropy < 1e-3:
         return (
-            f"the teacher's entropy is {entropy:.2g} nats, every video gets one prototype; a stronger centre may help"
+            f"the teacher's entropy is {entropy:.2g} nats, so all videos get the same prototype; try stronger centering"
         )
     if entropy is not None and max_entropy is not None and entropy > 0.999 * max_entropy:
         return (
-            f"the teacher's entropy is {entropy:.4g} of at most {max_entropy:.4g} nats, its targets are uniform; "
+            f"the teacher's entropy is {entropy:.4g} of at most {max_entropy:.4g} nats, so its targets are uniform; "
             "a lower teacher temperature may help"
         )
     if spread is not None and spread < 1e-4:
-        return f"unit features differ by {spread:.2g} between videos; a lower learning rate may help"
+        return f"normalized features have standard deviation {spread:.2g} over videos; a lower learning rate may help"
     return None
 
 

@@ -40,7 +40,9 @@ class OnlineKNN:
     ) -> None:
         for name, videos in (("data.train", train), ("data.val", val)):
             if any(row.label is None for row in videos.rows):
-                raise ValueError(f"kNN needs labels in {name}; add them, or set run.knn_every_epochs=0")
+                raise ValueError(
+                    f"kNN needs a label for every video in {name}; set run.knn_every_epochs=0 to switch it off"
+                )
         self.train, self.val, self.scratch, self.device = train, val, scratch, device
         self.batch_size, self.num_workers = batch_size, num_workers
         self.k = min(k, len(train))

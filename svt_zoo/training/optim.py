@@ -61,7 +61,9 @@ class OptimConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         if not 0 <= self.warmup_epochs <= self.epochs:
-            raise ValueError(f"warmup_epochs must be >= 0 and <= epochs={self.epochs}, got {self.warmup_epochs}")
+            raise ValueError(
+                f"warmup_epochs must be 0 to epochs={self.epochs}, got {self.warmup_epochs}; lower it with epochs"
+            )
 
 
 @dataclass(frozen=True)
@@ -129,11 +131,13 @@ def param_groups(
     """
     named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     if not named:
-        raise ValueError(f"no parameter of {type(module).__name__} is trained (requires_grad is False for all)")
+        raise ValueError(
+            f"no parameter of {type(module).__name__} can be trained, because requires_grad is False for all"
+        )
     scales = _layer_scales([name for name, _ in named], layer_decay) if layer_decay != 1.0 else [1.0] * len(named)
     factors = lr_factors or {}
     if unused := [glob for glob in factors if not any(fnmatchcase(name, glob) for name, _ in named)]:
-        raise ValueError(f"lr_factors: no parameter of {type(module).__name__} matches {unused[0]}")
+        raise ValueError(f"lr_factors: {unused[0]} matches no parameter of {type(module).__name__}")
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for (name, parameter), layer_scale in zip(named, scales, strict=True):
         scale = layer_scale * next((factor for glob, factor in factors.items() if fnmatchcase(name, glob)), 1.0)

@@ -20,7 +20,7 @@ def parallelise(method: Method, kind: Literal["ddp", "fsdp"], device: torch.devi
     """What the loop calls in place of `method`: with one process the method itself.
 
     "ddp" wraps it: each process holds everything. "fsdp" splits the parameters of `method`, in place, over the
-    processes, layer by layer; make optimisers afterwards.
+    processes, layer by layer; make optimizers afterwards.
     """
     if world_size() == 1:
         return method

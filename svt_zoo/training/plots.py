@@ -1,8 +1,9 @@
 """Curves of a run as a picture."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from ..files import atomic
 
 # Title of each panel, and the metrics in it.
 _PANELS = (
@@ -42,6 +43,5 @@ def draw_curves(metrics: Sequence[Mapping[str, float]], path: Path) -> None:
             axis.legend()
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
-    unfinished = path.with_suffix(".tmp")
-    figure.savefig(unfinished, format="png", dpi=100)
-    os.replace(unfinished, path)
+    with atomic(path) as part:
+        figure.savefig(part, format="png", dpi=100)

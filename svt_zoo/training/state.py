@@ -78,7 +78,7 @@ class RunState:
         check_same_run(path, payload["recipe"], self.recipe, rescue=(self.folder.parent / NONFINITE_NAME).exists())
         if payload["videos_per_step"] != self.videos_per_step:
             raise CheckpointError(
-                f"{path} is of a run with {payload['videos_per_step']} videos a step, this one has "
+                f"{path} has {payload['videos_per_step']} videos per step, this run has "
                 f"{self.videos_per_step}; set data.batch_size or optim.accumulation so that processes x batch_size x "
                 "accumulation stays the same"
             )
@@ -93,6 +93,10 @@ class RunState:
             set_random_state(processes[rank()]["random"], self.device)
         else:
             _log.warning(
-                "%d processes wrote %s: with %d, drop path goes on otherwise", len(processes), path, world_size()
+                "%s was written by %d processes, and %d go on: random numbers, such as those of drop path, "
+                "differ from the first run",
+                path,
+                len(processes),
+                world_size(),
             )
-        _log.info("going on from %s: step %d", path, self.step)
+        _log.info("resuming from %s, at step %d", path, self.step)

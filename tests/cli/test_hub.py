@@ -66,6 +66,6 @@ def test_doctor_goes_on_when_the_hub_does_not_answer(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody listens
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # no server on this port
     assert command("doctor")([]) == 0
     assert "Hub: http://127.0.0.1:9 does not answer" in capsys.readouterr().out

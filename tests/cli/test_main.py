@@ -1,4 +1,4 @@
-"""What all commands of `svt-zoo` have in common."""
+"""Common behavior of all `svt-zoo` commands."""
 
 import argparse
 import logging

@@ -68,7 +68,7 @@ def test_the_kind_of_an_evaluation_chooses_its_class(kind: str, cls: type, tmp_p
     assert type(load_evaluation(path)) is cls
     path.write_text("init: dino\n")
     assert type(load_evaluation(path, [f"kind={kind}"])) is cls
-    assert read_recipe(cls, path).init == "dino"  # whoever names the class need not state the kind
+    assert read_recipe(cls, path).init == "dino"  # the kind is optional if the class is given
 
 
 @pytest.mark.parametrize(("kind", "got"), [("", "nothing"), ("kind: nearest", "'nearest'"), ("kind: [knn]", "['knn']")])

@@ -1,4 +1,4 @@
-"""Augmentation of batches: against the recorded original, against torchvision, and batched against one by one."""
+"""Augmentation of batches: compared with the recorded original, with torchvision, and with single views."""
 
 import numpy as np
 import pytest
@@ -96,13 +96,13 @@ def test_only_parity_mode_leaves_the_unit_range():
 def test_each_step_is_that_of_torchvision(fields, reference):
     views = views_of()
     got = Augment(**RAW)(views, params_of(**fields)).transpose(1, 2)
-    # torchvision rounds the grey weights to 0.2989, 0.587, 0.114.
+    # torchvision rounds the gray weights to 0.2989, 0.587, 0.114.
     assert_close(got, reference(images(views)), atol=2e-4, rtol=0)
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
 def test_steps_are_applied_in_the_drawn_order(order):
-    views = views_of(low=100, high=150)  # away from both ends: torchvision clamps after each step
+    views = views_of(low=100, high=150)  # far from 0 and 255, because torchvision clamps after each step
     steps = {
         BRIGHTNESS: lambda x: tv.adjust_brightness(x, 1.2),
         CONTRAST: lambda x: tv.adjust_contrast(x, 0.7),
@@ -228,7 +228,7 @@ def test_a_single_white_pixel_spreads_as_a_gaussian():
 def test_a_gpu_gives_what_the_cpu_gives():
     views, params = views_of(6, 4), drawn(6, 4)
     got = Augment().cuda()(views.cuda(), params).cpu()
-    # Solarise flips pixels that rounding puts on either side of the middle.
+    # Rounding near the middle of the range decides whether solarize inverts a pixel.
     close = (got - Augment()(views, params)).abs() < 1e-4
     assert close.float().mean() > 0.999
 

@@ -1,4 +1,4 @@
-"""From a recipe to a dataset."""
+"""Datasets built from a recipe."""
 
 import pickle
 from collections.abc import Callable
@@ -105,7 +105,7 @@ def test_evaluation_uses_the_labels_of_training(folder: Path, tmp_path: Path) ->
 
 
 def test_a_recipe_without_videos_says_which_key_to_set() -> None:
-    with pytest.raises(ConfigError, match=r"data\.train names no videos; add data\.train=LIST_OR_FOLDER"):
+    with pytest.raises(ConfigError, match=r"data\.train is empty; add data\.train=LIST_OR_FOLDER"):
         training_list(DataConfig())
-    with pytest.raises(ConfigError, match=r"data\.val names no videos"):
+    with pytest.raises(ConfigError, match=r"data\.val is empty"):
         evaluation_list(DataConfig())

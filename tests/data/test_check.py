@@ -22,7 +22,7 @@ Grey = Callable[..., Path]
 
 @pytest.fixture
 def collection(grey_video: Grey, tmp_path: Path) -> Path:
-    """A folder with two sound videos, a copy of one of them, one cut short, and a list that names one more."""
+    """A folder with two sound videos, a copy of one, a truncated one, and a list that also names a missing one."""
     folder = tmp_path / "videos"
     folder.mkdir()
     shutil.copy(grey_video(20), folder / "a.mp4")
@@ -58,7 +58,7 @@ def test_a_sound_file_is_described(grey_video: Grey) -> None:
 def test_damage_near_the_end_is_found(tmp_path: Path) -> None:
     path = encode(tmp_path / "damaged.mp4", moving_square(40))
     data = bytearray(path.read_bytes())
-    end = data.index(b"moov") - 4  # the table behind the pictures stays whole
+    end = data.index(b"moov") - 4  # the table after the frames stays intact
     data[end - 600 : end] = bytes(600)
     path.write_bytes(data)
     found = check_video((str(path), None))
@@ -89,7 +89,7 @@ def test_a_folder_of_frames_is_checked_image_by_image(tmp_path: Path) -> None:
     assert (found.width, found.height) == (64, 48)
     assert check_video((str(tmp_path), 41)).reason == "holds 40 of the 41 frames that the list gives it"
     Image.new("RGB", (32, 48)).save(tmp_path / "img_39.jpg")
-    assert "img_39.jpg is 32x48 after 64x48" in check_video((str(tmp_path), None)).reason
+    assert "img_39.jpg is 32x48, an earlier frame 64x48" in check_video((str(tmp_path), None)).reason
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
@@ -151,7 +151,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
         check_videos(read_list(collection), tmp_path / "report.parquet", workers=0)
     assert not (tmp_path / "report.parquet").exists()
     with open(tmp_path / "report.parquet.jsonl", "a") as file:
-        file.write('{"key": ["half a li')  # as a kill may leave it
+        file.write('{"key": ["half a li')  # an incomplete line, as after a kill
     report = check_videos(read_list(collection), tmp_path / "report.parquet", workers=0)
     assert seen == ["a.mp4", "b.mkv", "copy of a.mp4", "copy of a.mp4", "cut.mp4"]
     assert statuses(report) == {"a.mp4": "ok", "b.mkv": "ok", "copy of a.mp4": "ok", "cut.mp4": "broken"}
@@ -164,7 +164,7 @@ def test_a_file_that_a_list_names_twice_is_one_row(grey_video: Grey, tmp_path: P
 
 
 def test_a_report_that_cannot_be_written_is_refused_before_anything_is_decoded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     videos = VideoList((Row("a.mp4"),))
     with pytest.raises(ValueError, match=r"report\.txt: the file to write ends in \.parquet or \.csv"):
@@ -174,9 +174,23 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_decoded(
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"file/report\.csv cannot be written: .*; name another place"):
         check_videos(videos, tmp_path / "file" / "report.csv")
+
+
+def test_without_pyarrow_the_report_is_a_csv_file(
+    collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ValueError, match=r"needs pyarrow: pip install pyarrow, or name a \.csv file"):
-        check_videos(videos, tmp_path / "report.parquet")
+    report = check_videos(read_list(collection / "list.csv"), tmp_path / "report.parquet", workers=0)
+    assert report.path == tmp_path / "report.csv"
+    assert len(report.path.read_text().splitlines()) == 1 + 5
+    assert f"report: {report.path}" in report.describe()
+
+
+def test_the_duplicates_are_named(collection: Path, tmp_path: Path) -> None:
+    report = check_videos(read_list(collection / "list.csv"), tmp_path / "report.csv", workers=0)
+    first = collection / "a.mp4"
+    [copy] = [line for line in report.describe().splitlines() if line.startswith("duplicate: ")]
+    assert copy.endswith(f" has the content of {first}")
 
 
 def test_the_tool_says_what_is_wrong_and_exits_so(

@@ -1,4 +1,4 @@
-"""CPC's clip: which frames it shows, and what is drawn for them."""
+"""CPC's clip: its frames and its random parameters."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ Oracle = Callable[[str], tuple[dict[str, Tensor], dict[str, Any]]]
 
 
 class Legacy:
-    """The original's generator, in the words of a new one."""
+    """The original's random generator with the interface of numpy's new generators."""
 
     def __init__(self, seed: int) -> None:
         self.random = np.random.RandomState(seed)
@@ -32,7 +32,7 @@ def test_frames_equal_the_originals(oracle: Oracle) -> None:
     assert len(cases) > 10
     for case in cases:
         if case["zero_based_frames"] is None:
-            continue  # the original drops videos as short as this
+            continue  # the original drops such short videos
         found = CPCSampler(case["num_seq"], case["ds"])(case["vlen"], 25.0, Legacy(case["numpy_seed"]))  # type: ignore[arg-type]
         assert found == [case["zero_based_frames"]], case
 

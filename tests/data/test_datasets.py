@@ -14,7 +14,7 @@ from svt_zoo.data.lists import Row, VideoList, read_list
 from svt_zoo.data.random_views import ViewSpec, ViewTransform
 from svt_zoo.data.sampling import svt_views
 from svt_zoo.data.transforms import EvalTransform
-from svt_zoo.data.video import VideoReadError, open_video
+from svt_zoo.video import VideoReadError, open_video
 
 EVAL = EvalTransform(
     num_frames=4, sampling_rate=2, crop_size=16, resize_size=20, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), fps=25
@@ -22,7 +22,7 @@ EVAL = EvalTransform(
 
 
 class FakeVideo:
-    """Frame i of video v is grey of level 10 v + i; videos 3 and 7 are broken."""
+    """Frame i of video v has gray level 10 v + i; videos 3 and 7 are broken."""
 
     def __init__(self, row: Row, num_frames: int = 10) -> None:
         self.number = int(Path(row.path).stem)

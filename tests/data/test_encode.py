@@ -12,19 +12,19 @@ from video_files import encode, moving_square
 from svt_zoo import VideoReadError, open_video
 from svt_zoo.data import encode as module
 from svt_zoo.data.encode import Encoding, PreparedVideo, prepare_video
-from svt_zoo.data.frames import FrameFolder
-from svt_zoo.data.video import EncodedVideo
+from svt_zoo.video import EncodedVideo
+from svt_zoo.video.frames import FrameFolder
 
 Grey = Callable[..., Path]
 
 
 def levels(frames: torch.Tensor) -> list[int]:
-    """The mean grey level of each frame."""
+    """The mean gray level of each frame."""
     return [round(level) for level in frames.float().mean((1, 2, 3)).tolist()]
 
 
 def key_frames(path: Path) -> list[bool]:
-    """Of each packet in the order of the file, whether it is a key frame."""
+    """Whether each packet, in file order, is a key frame."""
     with av.open(str(path)) as container:
         return [packet.is_keyframe for packet in container.demux(video=0) if packet.size]
 

@@ -1,7 +1,7 @@
 import pytest
 
 from svt_zoo.data.failures import CommonFailure, Outcomes, reason_of
-from svt_zoo.data.limits import VideoReadError
+from svt_zoo.video import VideoReadError
 
 
 def count(reasons: list[str | None], total: int = 1000, *, was_read: bool = False) -> Outcomes:

@@ -1,4 +1,4 @@
-"""Training clips with flow labels: which picture the labels are of."""
+"""Training clips with flow labels: the labels belong to the right version of the frames."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ CLIP = EvalTransform(num_frames=4, sampling_rate=None, resize_size=36, crop_size
 
 
 def moving_frames(num_frames: int = 12) -> torch.Tensor:
-    """A random picture that pans by (3, 2) pixels a frame: uint8 (T, 48, 64, 3)."""
+    """A random image that moves by (3, 2) pixels per frame: uint8 (T, 48, 64, 3)."""
     coarse = torch.rand(1, 3, 14, 16, generator=torch.Generator().manual_seed(0)) * 255
     large = nn.functional.interpolate(coarse, (112, 128), mode="bicubic")[0].clamp(0, 255).byte().permute(1, 2, 0)
     return torch.stack([large[2 * t : 2 * t + 48, 3 * t : 3 * t + 64] for t in range(num_frames)])
@@ -36,7 +36,7 @@ def test_pixels_are_resized_as_in_evaluation() -> None:
     )
     frames = torch.randint(0, 256, (2, 96, 96, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     views = FinetuneViews(transform, short_side=(32, 32), hflip=0.0)
-    view = views.make(frames, [[0, 1]], np.random.default_rng(0)).views[0]  # (2, 32, 32, 3): the whole frame
+    view = views.make(frames, [[0, 1]], np.random.default_rng(0)).views[0]  # (2, 32, 32, 3): the full frame
     torch.testing.assert_close(view.permute(3, 0, 1, 2) / 255, transform(frames), atol=0.5 / 255 + 1e-6, rtol=0)
 
 

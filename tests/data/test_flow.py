@@ -1,4 +1,4 @@
-"""Flow labels: against the original's records, and pictures whose motion is known."""
+"""Flow labels: compared with records of the original and with images of known motion."""
 
 import sys
 from collections.abc import Callable
@@ -16,13 +16,13 @@ Oracle = Callable[[str], tuple[dict[str, Tensor], dict[str, Any]]]
 
 
 def picture(size: int = 96, seed: int = 0) -> Tensor:
-    """A smooth random picture uint8 (size, size, 3)."""
+    """A smooth random image uint8 (size, size, 3)."""
     coarse = torch.rand(1, 3, size // 8, size // 8, generator=torch.Generator().manual_seed(seed)) * 255
     return F.interpolate(coarse, (size, size), mode="bicubic")[0].clamp(0, 255).byte().permute(1, 2, 0)
 
 
 def panned(dx: int, dy: int, frames: int = 3, size: int = 64) -> Tensor:
-    """A clip whose contents move by (dx, dy) pixels a frame: uint8 (T, size, size, 3)."""
+    """A clip whose content moves by (dx, dy) pixels per frame: uint8 (T, size, size, 3)."""
     large = picture(size + 48)
     corners = [(24 - t * dy, 24 - t * dx) for t in range(frames)]
     return torch.stack([large[top : top + size, left : left + size] for top, left in corners])
@@ -50,7 +50,7 @@ def test_flow_is_in_pixels() -> None:
 
 def test_a_mirrored_clip_has_mirrored_labels() -> None:
     clip = panned(4, 2)
-    clip[:, :, :32] = clip[:1, :, :32]  # the left half stands still
+    clip[:, :, :32] = clip[:1, :, :32]  # the left half does not move
     assert torch.equal(FlowLabels(16)(clip, flip=True), FlowLabels(16)(clip.flip(2)))
     assert not torch.equal(FlowLabels(16)(clip, flip=True), FlowLabels(16)(clip))
 

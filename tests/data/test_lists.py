@@ -380,7 +380,7 @@ def test_any_text_gives_a_list_or_a_list_error(tmp_path_factory: pytest.TempPath
     assert str(path.parent) in outcome
 
 
-# The list as a whole
+# The complete list
 
 MANY = VideoList(tuple(Row(f"/r/{i}.mp4", i % 3) for i in range(50)), ("a", "b", "c"), "/r")
 

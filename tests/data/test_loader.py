@@ -23,7 +23,7 @@ from svt_zoo.data.loader import EpochSampler, TooManyFailures, VideoLoader, buil
 from svt_zoo.data.random_views import ViewSpec, ViewTransform
 from svt_zoo.data.sampling import svt_views
 from svt_zoo.data.transforms import EvalTransform
-from svt_zoo.data.video import VideoReadError
+from svt_zoo.video import VideoReadError
 
 BROKEN = (3, 7, 11)
 EVAL = EvalTransform(
@@ -32,7 +32,7 @@ EVAL = EvalTransform(
 
 
 class FakeVideo:
-    """Ten frames of noise that belongs to the video; some videos are broken."""
+    """Ten frames of noise, different for each video; some videos are broken."""
 
     num_frames, fps = 10, 25.0
     pts = tuple(i / 25 for i in range(10))
@@ -68,7 +68,7 @@ def make_loader(n: int = 22, *, train: bool = True, batch_size: int = 4, **optio
 
 
 def digest(batch: Batch) -> tuple[list[int], str, list[tuple[str, str]]]:
-    """Everything that a batch holds, short enough to compare and print."""
+    """A short summary of a batch, for comparing and printing."""
     content = hashlib.sha256()
     for tensor in (*batch.views, batch.labels, *(field for params in batch.params for field in params)):
         content.update(tensor.numpy().tobytes())
@@ -208,7 +208,7 @@ def test_no_sample_comes_twice_and_evaluation_leaves_none_out(
     size: int, batch_size: int, world_size: int, start: int, train: bool
 ) -> None:
     if train and size < batch_size * world_size:
-        with pytest.raises(ValueError, match="do not fill one batch"):
+        with pytest.raises(ValueError, match="are fewer than one batch"):
             EpochSampler(size, batch_size, train=True, world_size=world_size)
         return
     samplers = [EpochSampler(size, batch_size, train=train, rank=r, world_size=world_size) for r in range(world_size)]
@@ -245,7 +245,9 @@ def test_evaluation_is_in_the_order_of_the_list() -> None:
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_too_many_failures_stop_training_with_the_list(num_workers: int, tmp_path: Path) -> None:
     loader = make_loader(max_failure_fraction=0.1, num_workers=num_workers, output_dir=tmp_path)
-    with pytest.raises(TooManyFailures, match=r"(?s)3 of 22 videos cannot be read, 2\.2 may fail .*/v/7\.mp4: broken"):
+    with pytest.raises(
+        TooManyFailures, match=r"(?s)3 of 22 videos cannot be read, at most 2\.2 may fail .*/7\.mp4: broken"
+    ):
         stream(loader)
 
 
@@ -288,7 +290,7 @@ def test_failures_of_an_epoch_that_is_over_do_not_count_after_a_resume() -> None
     straight, resumed = make_loader(), make_loader()
     stream(straight)
     resumed.load_state_dict(straight.state_dict())
-    resumed.dataset.open_row = lambda row: FakeVideo(Row("/v/0.mp4"))  # all sound from here on
+    resumed.dataset.open_row = lambda row: FakeVideo(Row("/v/0.mp4"))  # all videos can be read from here on
     stream(resumed)
     assert resumed.failures == {}
 
@@ -315,7 +317,7 @@ def test_workers_run_on_one_thread() -> None:
 
 
 class ThreadCount:
-    """In place of views, the number of threads that a worker may use."""
+    """Returns the number of threads of a worker instead of views."""
 
     def indices(self, total: int, fps: float, rng: np.random.Generator) -> list[list[int]]:
         return [[0]]
@@ -337,7 +339,7 @@ import sys
 from svt_zoo.data.datasets import TrainViews, VideoDataset
 from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.data.loader import build_loader
-from svt_zoo.data.video import open_video
+from svt_zoo.video import open_video
 from svt_zoo.data.random_views import ViewSpec, ViewTransform
 
 def sampler(total, fps, rng):
@@ -357,7 +359,7 @@ if __name__ == "__main__":
 
 
 def start_program(tmp_path: Path, movie: Path, start_method: str) -> subprocess.Popen[str]:
-    """A program that prints a line per batch, and reads one before it goes on; it leaves at the end of its input."""
+    """Starts a program that prints a line per batch, then waits for an input line; it exits at the end of its input."""
     (tmp_path / "program.py").write_text(LEAVES)
     command = [sys.executable, str(tmp_path / "program.py"), str(movie), start_method]
     root, pipe = Path(__file__).resolve().parents[2], subprocess.PIPE
@@ -365,7 +367,7 @@ def start_program(tmp_path: Path, movie: Path, start_method: str) -> subprocess.
 
 
 def wait_until_all_ended(program: subprocess.Popen[str]) -> str:
-    """What is left to read of the program and of its workers, who keep the pipe open while they live."""
+    """Returns the remaining output of the program and its workers, which keep the pipe open until they end."""
     return program.communicate(timeout=300)[0]
 
 
@@ -395,11 +397,11 @@ def test_workers_leave_a_signal_to_all_processes_to_their_parent(
     assert program.stdout is not None
     assert program.stdin is not None
     first = program.stdout.readline()
-    for turn in range(20):  # more batches than were ready: the workers go on
+    for turn in range(20):  # more batches than were prefetched: the workers continue
         program.stdin.write("\n")
         program.stdin.flush()
         assert program.stdout.readline() == first
-        if turn == 0:  # each worker has given a batch
+        if turn == 0:  # each worker has returned a batch
             for pid in first.split()[1:]:
                 os.kill(int(pid), signal.SIGTERM)
                 os.kill(int(pid), signal.SIGUSR1)

@@ -16,9 +16,9 @@ from filelock import FileLock
 from svt_zoo import open_video
 from svt_zoo.data import prepare
 from svt_zoo.data.encode import Encoding
-from svt_zoo.data.frames import FrameFolder
 from svt_zoo.data.lists import Row, VideoList, read_list
 from svt_zoo.data.prepare import output_names, prepare_videos
+from svt_zoo.video.frames import FrameFolder
 
 TOOL = str(Path(__file__).resolve().parents[2] / "tools" / "prepare_videos.py")
 Grey = Callable[..., Path]
@@ -36,13 +36,13 @@ def collection(grey_video: Grey, tmp_path: Path) -> Path:
 
 
 def outputs(folder: Path) -> list[str]:
-    """Everything in a folder of results but what is hidden."""
+    """All files in an output folder except hidden ones."""
     files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return sorted(str(path) for path in files if not path.name.startswith("."))
 
 
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the sources that are encoded from here on."""
+    """Names of the sources that are encoded after this point."""
     seen: list[str] = []
     original = prepare.prepare_video
 
@@ -134,7 +134,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
     videos = read_list(collection)
     whole = prepare_videos(videos, tmp_path / "whole", FAST, workers=0)
     prepare_videos(replace(videos, rows=videos.rows[:1]), tmp_path / "out", FAST, workers=0)
-    half = tmp_path / "out" / "cat" / ".two.mp4.part"  # as a kill leaves them
+    half = tmp_path / "out" / "cat" / ".part.two.mp4"  # incomplete files, as after a kill
     half.write_bytes(b"half a video")
     with open(tmp_path / "out" / ".prepare.jsonl", "a") as file:
         file.write('{"sign": [')
@@ -158,15 +158,15 @@ def test_a_killed_run_leaves_only_whole_videos_and_is_finished_by_the_next(grey_
             assert process.poll() is None, "the tool ended by itself"
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-    left = sorted((tmp_path / "out").glob("*.mp4"))
+    left = sorted((tmp_path / "out").glob("[!.]*.mp4"))
     assert len(left) >= 2
     for path in left:
         with open_video(path) as video:
             assert video.frames_at(range(50)).shape == (50, 240, 320, 3)
     made = prepare_videos(read_list(tmp_path / "videos"), tmp_path / "out", Encoding(preset="slow"), workers=0)
     assert len(made.videos) == 12
-    assert made.new <= 12 - len(left) + 1  # one may have been finished but not yet noted
-    assert not list((tmp_path / "out").glob(".*.part"))
+    assert made.new <= 12 - len(left) + 1  # one video may be finished but not yet in the journal
+    assert not list((tmp_path / "out").rglob(".part.*"))
 
 
 def test_a_broken_video_is_reported_and_the_others_are_made(collection: Path, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_broken_video_is_reported_and_the_others_are_made(collection: Path, tm
         (row,) = csv.DictReader(file)
     assert row == {"path": videos.rows[0].path, "reason": made.failures[0].reason}
     assert not (tmp_path / "out" / "cat" / "one.mp4").exists()
-    assert len(read_list(made.list)) == 4  # its absence is for the reader of the list to notice
+    assert len(read_list(made.list)) == 4  # the failed video stays in the list
     (collection / "cat" / "one.mp4").write_bytes(data)
     assert prepare_videos(videos, tmp_path / "out", FAST, workers=0).failures == ()
     assert not (tmp_path / "out" / "failures.csv").exists()
@@ -194,7 +194,7 @@ def test_nothing_is_written_among_the_sources(output: str, collection: Path, tmp
 def test_a_folder_with_other_files_is_refused(collection: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "train.csv").write_text("precious")
-    with pytest.raises(ValueError, match=r"holds train\.csv, which no run like this has written"):
+    with pytest.raises(ValueError, match=r"holds train\.csv, which was not written by a run like this"):
         prepare_videos(read_list(collection), tmp_path / "out", FAST, name="train", workers=0)
 
 
@@ -246,7 +246,7 @@ def test_the_tool_prints_the_quality_and_exits_with_what_failed(
     [
         (["--short-side", "255"], "error: the short side is an even number of pixels, 16 or more, got 255"),
         (["--crf", "99"], "error: crf is 0 (exact) to 51 (worst), got 99"),
-        (["--workers", "-1"], "error: workers is a number of processes, or 0 to work in this one; got -1"),
+        (["--workers", "-1"], "error: workers must be >= 0 (0 works in this process), got -1"),
         (["--where", "split=train"], "nothing to filter by 'split'"),
     ],
 )

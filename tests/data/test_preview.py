@@ -1,4 +1,4 @@
-"""The picture of what a recipe trains on."""
+"""The image of a recipe's training views."""
 
 from collections.abc import Callable
 from pathlib import Path

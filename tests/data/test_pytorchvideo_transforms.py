@@ -1,4 +1,4 @@
-"""PyTorchVideo's own datasets and transforms train on our videos."""
+"""PyTorchVideo's own datasets and transforms work with our videos."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from torchvision.transforms import Compose
 from video_files import encode, moving_square
 
 from svt_zoo.data import enable_pytorchvideo_transforms
-from svt_zoo.data.video import VideoPathHandler
+from svt_zoo.video import VideoPathHandler
 
 
 def run(program: str) -> str:

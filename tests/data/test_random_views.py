@@ -1,4 +1,4 @@
-"""What a view draws, and that it depends on its generator alone."""
+"""The random parameters of a view, which depend only on its generator."""
 
 import numpy as np
 import pytest

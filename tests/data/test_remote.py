@@ -59,7 +59,7 @@ def test_a_file_that_is_not_there_names_the_url_and_leaves_nothing(bucket: str, 
 
 @pytest.fixture
 def web_server() -> Iterator[str]:
-    """The address of a server that has the four bytes of `film` at `/a.mp4` and breaks off elsewhere."""
+    """The URL of a server that returns the four bytes `film` at `/a.mp4` and drops the connection at other paths."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -259,7 +259,7 @@ def test_the_views_of_the_released_code_lie_inside_the_video(total, window, seed
     assert all(is_clip(view, total, n) for view, n in zip(views, (4, 8, 2, 2, 4, 4, 8, 8, 16, 16), strict=True))
 
 
-# CVRL's interval and TSN's segments
+# Interval sampling (CVRL) and segments (TSN)
 
 
 @given(totals, windows, seeds)

@@ -1,4 +1,4 @@
-"""The evaluation transform equals the published evaluation; crops are torchvision's, on uint8."""
+"""The evaluation transform equals the published evaluation; crops on uint8 equal torchvision's."""
 
 import math
 
@@ -118,7 +118,7 @@ def test_repr_shows_the_spec():
 
 def test_float_frames_are_refused():
     transform = EvalTransform(**EVAL, crop_size=32, resize_size=32)
-    with pytest.raises(ValueError, match="uint8 frames"):
+    with pytest.raises(ValueError, match="frames must be uint8"):
         transform(clip_of(2, 32, 32).float())
 
 
@@ -169,7 +169,7 @@ def test_boxes_are_distributed_as_those_of_torchvision(height, width):
     torch.manual_seed(0)
     image = torch.empty(3, height, width)
     theirs = [RandomResizedCrop.get_params(image, [0.4, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)]
-    # Means of 4000 draws: the standard error of a box's side or place is below 1 % of the frame.
+    # Means of 4000 draws: the standard error of a box's size or position is below 1 % of the frame.
     for got, expected in zip(ours.mean(0), np.array(theirs).mean(0), strict=True):
         assert abs(got - expected) < 0.02 * width
     for got, expected in zip(ours.std(0), np.array(theirs).std(0), strict=True):

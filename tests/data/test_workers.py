@@ -1,4 +1,4 @@
-"""How many processes read videos."""
+"""The number of processes that read videos."""
 
 import os
 

@@ -5,8 +5,8 @@ from training_runs import make_training_videos
 
 from svt_zoo.data.list_formats import ListError
 from svt_zoo.data.lists import Row, VideoList
-from svt_zoo.data.video import open_video
 from svt_zoo.demo.miniature import make_miniature, part
+from svt_zoo.video import open_video
 
 
 @pytest.fixture
@@ -76,5 +76,5 @@ def test_a_folder_of_broken_videos_is_an_error(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / "source" / f"{name}.mp4").parent.mkdir(exist_ok=True)
         (tmp_path / "source" / f"{name}.mp4").write_text("no video")
-    with pytest.raises(ValueError, match="0 of 2 videos can be read, the demo needs 2"):
+    with pytest.raises(ValueError, match="the first 2 videos fail, all for this reason"):
         make_miniature(tmp_path / "source", tmp_path / "small")

@@ -17,7 +17,7 @@ TINY = ["optim.epochs=1", "optim.warmup_epochs=0", "data.num_workers=0"]
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few videos and steps."""
+    """Reduce the number of videos and steps."""
     monkeypatch.setattr(run, "VIDEOS", {"train": 4, "val": 2})
     monkeypatch.setattr(run, "QUICK_VIDEOS", {"train": 4, "val": 2})
     monkeypatch.setattr(run, "OWN_STEPS", 2)

@@ -6,14 +6,14 @@ import pytest
 from numpy.testing import assert_allclose
 
 from svt_zoo.data.lists import read_list
-from svt_zoo.data.video import open_video
 from svt_zoo.demo.synthetic import MOTIONS, drift, make_videos, paint
+from svt_zoo.video import open_video
 
 CELLS = 3
 
 
 def cells(places: np.ndarray) -> np.ndarray:
-    """The cell of a 3x3 grid that each place lies in, as a number."""
+    """Number of the 3x3 grid cell that contains each place."""
     column, row = (places * CELLS).astype(int).T
     return row * CELLS + column
 
@@ -53,9 +53,9 @@ def test_both_ways_along_a_line_are_one_class() -> None:
 
 
 def test_looks_are_drawn_anew_for_each_frame() -> None:
-    frames = paint(np.full((2, 2), 0.5), np.random.default_rng(0), 32).astype(int)  # the light stands still
-    assert np.abs(frames[0] - frames[1])[:4, :4].mean() > 3  # behind it
-    assert np.abs(frames[0] - frames[1])[14:18, 14:18].mean() > 3  # on it
+    frames = paint(np.full((2, 2), 0.5), np.random.default_rng(0), 32).astype(int)  # the light does not move
+    assert np.abs(frames[0] - frames[1])[:4, :4].mean() > 3  # the background
+    assert np.abs(frames[0] - frames[1])[14:18, 14:18].mean() > 3  # the light
 
 
 def test_the_light_that_leaves_over_an_edge_comes_in_over_the_opposite_one() -> None:

@@ -1,4 +1,4 @@
-"""Features of a list: as by hand, whoever computes them, and without those that cannot be read."""
+"""Features of a list equal a direct computation, for any number of processes, without unreadable videos."""
 
 import subprocess
 import sys
@@ -12,10 +12,10 @@ from torch.testing import assert_close
 
 from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.data.transforms import EvalTransform
-from svt_zoo.data.video import open_video
 from svt_zoo.evaluation.features import extract, read_features, view_features
 from svt_zoo.evaluation.views import RandomClips, SlowFastViews, fast_transform, load_views, parse_views
 from svt_zoo.models import Classifier, ZooModel, create_model
+from svt_zoo.video import open_video
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIP = {
@@ -54,7 +54,7 @@ def broken(videos: VideoList, tmp_path: Path) -> VideoList:
 
 
 class Counting(ZooModel):
-    """Says the mean of each clip, counts the clips it saw, and may fail before one."""
+    """Returns the mean of each clip, counts its input clips, and can fail before a given clip."""
 
     seen = 0
     fails_after: int | None = None
@@ -219,7 +219,7 @@ def test_a_killed_run_goes_on_without_computing_anything_twice(
         extract(counting, videos, **options)
     Counting.seen, Counting.fails_after = 0, None
     resumed = extract(counting, videos, **options)
-    assert Counting.seen == 3  # the shard of two was kept, the one that had begun was not
+    assert Counting.seen == 3  # the finished shard of two was kept, the unfinished one was not
     assert torch.equal(resumed.features, whole.features)
     extract(counting, videos, **options)
     assert Counting.seen == 3
@@ -308,7 +308,7 @@ def test_a_damaged_shard_is_named(videos: VideoList, tmp_path: Path) -> None:
 
 
 def test_several_processes_need_a_folder(videos: VideoList) -> None:
-    with pytest.raises(ValueError, match="an output folder for several processes"):
+    with pytest.raises(ValueError, match="several processes need an output"):
         extract(network(), videos, rank=1, world_size=2)
 
 

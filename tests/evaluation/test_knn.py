@@ -1,4 +1,4 @@
-"""Nearest neighbours equal the recorded ones of the original, whatever the chunks."""
+"""Nearest neighbors equal the recorded ones of the original, for any chunk size."""
 
 import logging
 from collections.abc import Callable
@@ -49,7 +49,7 @@ def test_ranking_classes_without_votes_gives_the_originals_number_for_its_own_cl
 
 
 def features(num: int, seed: int) -> Tensor:
-    """Features whose dot products are exact in float32, so that many are equal: +-1 in 16 dimensions."""
+    """Features whose dot products are exact in float32, and often equal: +-1 in 16 dimensions."""
     return torch.randint(2, (num, 16), generator=torch.Generator().manual_seed(seed)) * 2.0 - 1
 
 
@@ -68,7 +68,7 @@ def test_the_neighbours_are_the_same_for_any_chunks(
     queries, bank = features(num_queries, seed), features(num_bank, seed + 100)
     chunked = nearest(queries, bank, k, query_chunk=query_chunk, bank_chunk=bank_chunk)
     similarity = queries @ bank.T / 16
-    whole = similarity.sort(dim=1, descending=True, stable=True)  # equal ones in the order of the bank
+    whole = similarity.sort(dim=1, descending=True, stable=True)  # equal values in bank order
     assert torch.equal(chunked.rows, whole.indices[:, :k])
     assert torch.equal(chunked.similarity, whole.values[:, :k])
 
@@ -82,7 +82,7 @@ def test_real_valued_votes_agree_for_any_chunks() -> None:
             bank, labels, queries, num_classes=7, ks=(3, 20), query_chunk=query_chunk, bank_chunk=bank_chunk
         )
         for k in (3, 20):
-            assert_close(parts[k], whole[k], rtol=1e-5, atol=0)  # a vote magnifies a similarity's rounding
+            assert_close(parts[k], whole[k], rtol=1e-5, atol=0)  # votes amplify rounding errors
 
 
 def test_one_query_is_enough() -> None:
@@ -115,7 +115,7 @@ def test_a_class_without_votes_is_never_a_guess() -> None:
 def test_more_neighbours_than_the_bank_has_are_all_of_it(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         scores = knn_scores(torch.eye(3), torch.tensor([0, 1, 1]), torch.eye(3), num_classes=2, ks=(2, 200))
-    assert "k = 200 neighbours were asked for, the bank has 3" in caplog.text
+    assert "k=200 is more than the 3 training features" in caplog.text
     assert scores[200].shape == (3, 2)
 
 
@@ -137,7 +137,7 @@ def test_few_shots_are_n_of_each_class_and_the_same_for_a_seed() -> None:
     assert torch.equal(chosen, few_shot(labels, 4, seed=1))
     assert not torch.equal(chosen, few_shot(labels, 4, seed=2))
     assert set(few_shot(labels, 2, seed=1).tolist()) < set(chosen.tolist())
-    with pytest.raises(ValueError, match="11 videos of each class were asked for, class 0 has 10"):
+    with pytest.raises(ValueError, match="shots must be 1 to 10, the number of training videos of class 0, got 11"):
         few_shot(labels, 11)
 
 

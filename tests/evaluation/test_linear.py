@@ -1,4 +1,4 @@
-"""The linear probe: many learning rates at once equal each by itself, and the test set chooses nothing."""
+"""Linear probe: joint training of many learning rates equals separate training; no selection on the test set."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def blobs(num: int, num_classes: int, *, noise: float, seed: int = 0, dim: int =
 
 
 def reference(features: Tensor, labels: Tensor, lr: float, *, epochs: int, batch_size: int, seed: int) -> nn.Linear:
-    """The recipe with PyTorch's own optimiser and schedule, one learning rate."""
+    """The recipe with PyTorch's optimizer and scheduler, for one learning rate."""
     rng = torch.Generator().manual_seed(seed)
     head = nn.Linear(features.shape[1], int(labels.max()) + 1)
     nn.init.normal_(head.weight, 0, 0.01, generator=rng)
@@ -89,7 +89,7 @@ def test_each_epoch_draws_one_of_the_cached_clips() -> None:
     options = {"num_classes": 2, "lrs": (8e-3,), "epochs": 1, "seed": 3}
     once = train_heads(same[:, 0], labels, **options)
     assert_close(train_heads(same, labels, **options).weight, once.weight)
-    useless = torch.cat((same[:, :1], torch.zeros(40, 2, 8)), dim=1)  # now two of three draws show nothing
+    useless = torch.cat((same[:, :1], torch.zeros(40, 2, 8)), dim=1)  # now two of three clips are all zeros
     assert not torch.allclose(train_heads(useless, labels, **options).weight, once.weight)
 
 
@@ -125,7 +125,7 @@ def test_what_is_held_out_shares_no_group_and_leaves_each_class(
     try:
         mask = hold_out(labels, share, seed=seed, groups=groups)
     except ValueError:
-        assume(False)  # one scene a class
+        assume(False)  # one scene per class
     assert mask.any()
     assert not {g for g, out in zip(groups, mask, strict=True) if out} & {
         g for g, out in zip(groups, mask, strict=True) if not out

@@ -1,4 +1,4 @@
-"""Accuracies equal tables counted by hand, intervals equal published ones."""
+"""Accuracies equal values computed by hand; intervals equal published values."""
 
 import math
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_an_interval_of_nothing_is_refused() -> None:
 def test_the_interval_of_a_mean_of_one_share_is_wilsons_and_shrinks_with_more_classes() -> None:
     assert mean_interval([7], [10]) == pytest.approx(wilson_interval(7, 10))
     low, high = wilson_interval(7, 10)
-    four = mean_interval([7] * 4, [10] * 4)  # four independent shares: half the distance
+    four = mean_interval([7] * 4, [10] * 4)  # four independent fractions: half the width
     assert four == pytest.approx((0.7 - (0.7 - low) / 2, 0.7 + (high - 0.7) / 2))
 
 
@@ -70,17 +70,17 @@ def test_a_class_at_minus_infinity_is_no_guess() -> None:
 
 
 def test_accuracy_equals_a_table_counted_by_hand() -> None:
-    # 10 videos of 3 classes with 6, 3 and 1 of them; guessed first: 4 of 6, 3 of 3, 0 of 1.
+    # 10 videos of 3 classes with 6, 3 and 1 of them; top-1 correct: 4 of 6, 3 of 3, 0 of 1.
     labels = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 1, 2])
     first = torch.tensor([0, 0, 0, 0, 1, 2, 1, 1, 1, 0])
     second = torch.tensor([1, 1, 1, 1, 0, 1, 0, 0, 0, 2])
     scores = torch.zeros(10, 3).scatter_(1, first[:, None], 2.0).scatter_(1, second[:, None], 1.0)
     metrics = accuracy(scores, labels, topk=(1, 2, 5))
     assert metrics["top1"] == pytest.approx(70)
-    assert metrics["top2"] == pytest.approx(90)  # the sixth video's class is third
+    assert metrics["top2"] == pytest.approx(90)  # the true class of the sixth video is third
     assert metrics["mean_class"] == pytest.approx(100 * (4 / 6 + 1 + 0) / 3)
     assert (metrics["top1_low"], metrics["top1_high"]) == pytest.approx([100 * b for b in wilson_interval(7, 10)])
-    assert "top5" not in metrics  # of three classes the best five are no test
+    assert "top5" not in metrics  # top-5 is not defined for three classes
 
 
 def test_classes_without_a_video_do_not_enter_the_mean() -> None:

@@ -1,7 +1,8 @@
-"""Whole evaluations from a recipe: right where the answer is known, and honest about what is missing."""
+"""Complete evaluations from a recipe: correct for known answers, and missing videos are reported."""
 
 import csv
 import dataclasses
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ from svt_zoo.hub.weights import ClipSpec
 from svt_zoo.models import Classifier, create_model
 
 SMALL = {"img_size": 32, "patch_size": 16, "num_frames": 2, "embed_dim": 24, "depth": 1, "num_heads": 2}
-LEVELS = {"dark": 40, "grey": 120, "light": 200}  # the class of a video is its grey level
+LEVELS = {"dark": 40, "grey": 120, "light": 200}  # the class of a video is its gray level
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def lists(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Pa
 
 @pytest.fixture
 def common(lists: dict[str, Path], tmp_path: Path) -> dict[str, Any]:
-    """What the recipes of a test share."""
+    """Common settings of the recipes of a test."""
     return {
         "init": "random",
         "model": ModelConfig("svt_vitt", SMALL),
@@ -166,7 +167,7 @@ def test_more_neighbours_than_videos_are_left_out_and_said(
 ) -> None:
     results = evaluate_knn(KNNRecipe(**common, knn=KNNConfig(ks=(1, 12, 20, 200))))
     assert [result.protocol.split(",")[0] for result in results] == ["knn 1", "knn 12"]
-    assert "12 training videos: k = 20, 200 left out" in caplog.text
+    assert "only 12 training videos, so there is no result for k = 20, 200" in caplog.text
 
 
 def test_few_shots_are_drawn_from_each_class(common: dict[str, Any]) -> None:
@@ -195,9 +196,9 @@ def test_seeds_and_splits_are_averaged(common: dict[str, Any], lists: dict[str, 
 
 def test_splits_need_numbers_and_a_place_for_them(common: dict[str, Any]) -> None:
     own = KNNRecipe(**common, repeat=RepeatConfig(splits=(1, 2)))
-    assert [case.data for case in expand_repeats(own)] == [own.data]  # lists without {split} are taken as they are
+    assert [case.data for case in expand_repeats(own)] == [own.data]  # lists without {split} are not changed
     data = dataclasses.replace(common["data"], train="list{split}.csv")
-    with pytest.raises(ConfigError, match=r"repeat\.splits lists the numbers"):
+    with pytest.raises(ConfigError, match=r"repeat\.splits is empty; add the numbers of the splits"):
         expand_repeats(KNNRecipe(**{**common, "data": data}))
 
 
@@ -244,6 +245,36 @@ def test_a_folder_of_weights_says_its_architecture_and_its_clip(common: dict[str
     assert network.transforms().sampling_rate == 3
 
 
+def test_random_like_a_start_has_its_architecture_and_clip_and_other_weights(
+    common: dict[str, Any], tmp_path: Path
+) -> None:
+    model = create_model("timesformer_vitt", **SMALL)
+    spec = {"num_frames": 2, "sampling_rate": 3, "resize_size": 36, "crop_size": 32}
+    model.meta["clip"] = {**spec, "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.5, 0.5)}
+    model.save_pretrained(tmp_path / "mine")
+    like = {**common, "init": f"random:{tmp_path / 'mine'}", "model": ModelConfig(), "clip": ClipConfig()}
+    network = load_network(KNNRecipe(**like))
+    assert network.state_dict().keys() == model.state_dict().keys()
+    assert not torch.equal(network.cls_token, model.cls_token)  # type: ignore[arg-type]
+    assert network.transforms().mean == (0.1, 0.2, 0.3)
+    assert name_of(like["init"], "svt_vitb") == "mine untrained"
+
+
+def test_a_run_logs_on_what_it_runs(common: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        evaluate_knn(KNNRecipe(**common, knn=KNN))
+    [line] = [text for text in caplog.messages if text.startswith("kNN evaluation on cpu")]
+    for part in (
+        "precision float32",
+        "12 training videos",
+        "6 evaluation videos",
+        "3 classes",
+        "M parameters",
+        "output",
+    ):
+        assert part in line
+
+
 def test_the_run_that_has_not_ended_is_refused(common: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "unfinished").mkdir()
     with pytest.raises(RuntimeError, match=r"neither final\.safetensors nor model\.safetensors"):
@@ -256,7 +287,7 @@ def test_a_classifier_is_tested_on_all_views(common: dict[str, Any], tmp_path: P
     assert isinstance(model, Classifier)
     model.meta["categories"] = list(LEVELS)
     torch.nn.init.zeros_(model.head.weight)
-    model.head.bias.data = torch.tensor([0.0, 1.0, 0.0])  # says "grey", whatever it sees
+    model.head.bias.data = torch.tensor([0.0, 1.0, 0.0])  # predicts "grey" for any input
     model.save_pretrained(tmp_path / "mine")
     recipe = MultiviewRecipe(
         **{**common, "init": str(tmp_path / "mine")}, multiview=MultiviewConfig(views="3x2", pool="mean")

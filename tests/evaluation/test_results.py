@@ -1,4 +1,4 @@
-"""Results and predictions as files: what is written is read back, and never half of it."""
+"""Files of results and predictions: a written file is read back equal, and is never incomplete."""
 
 import builtins
 import csv
@@ -15,10 +15,10 @@ from svt_zoo.evaluation.results import (
     Result,
     provenance,
     read_result,
-    write_atomically,
     write_predictions,
     write_result,
 )
+from svt_zoo.files import write_whole
 
 SCORES = torch.tensor([[0.1, 0.6, 0.3], [0.5, 0.2, 0.3]])
 
@@ -72,14 +72,14 @@ def test_a_file_that_is_no_result_is_named(tmp_path: Path) -> None:
 
 def test_a_write_that_is_interrupted_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
-    write_atomically(path, b"old")
+    write_whole(path, b"old")
 
     def killed(*arguments: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        write_atomically(path, b"new")
+        write_whole(path, b"new")
     assert path.read_bytes() == b"old"
 
 

@@ -1,4 +1,4 @@
-"""A video's evaluation views: the right frames, the right crops, one decode."""
+"""Evaluation views of a video: correct frames, correct crops, one decode."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +12,8 @@ from torch.testing import assert_close
 from svt_zoo.data.datasets import EvalViews, VideoDataset
 from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.data.transforms import EvalTransform
-from svt_zoo.data.video import VideoReadError, open_video
 from svt_zoo.evaluation.views import RandomClips, SlowFastViews, describe_views, fast_transform, load_views, parse_views
+from svt_zoo.video import VideoReadError, open_video
 
 
 def transform(num_frames: int = 4, sampling_rate: float | None = 5) -> EvalTransform:
@@ -29,7 +29,7 @@ def transform(num_frames: int = 4, sampling_rate: float | None = 5) -> EvalTrans
 
 
 def frames_seen(views: torch.Tensor) -> list[list[int]]:
-    """Which frames of a `grey_video` the views show: grey level 24 + 4 * i stands for frame i."""
+    """Frame numbers that the views of a `grey_video` show; frame i has the gray level 24 + 4 * i."""
     return (views[:, 0, :, 16, 16] * 255).sub(24).div(4).round().int().tolist()
 
 
@@ -169,4 +169,4 @@ def test_descriptions_differ_with_anything_that_changes_the_views() -> None:
         RandomClips(transform(), flip=0.0),
     ]
     assert len({describe_views(view) for view in views}) == len(views)
-    assert "0x" not in "".join(map(describe_views, views))  # no address in memory
+    assert "0x" not in "".join(map(describe_views, views))  # no memory address

@@ -1,4 +1,4 @@
-"""The lock file remembers what every source held when it was first seen."""
+"""The lock file keeps the hash of each source's first download."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Other people's checkpoints: recognised, renamed key by key, and turned back."""
+"""Checkpoints of other code: recognized, renamed key by key, and converted back."""
 
 import argparse
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def head() -> dict[str, Tensor]:
 
 
 def svt_file(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict as SVT's released file has it: the teacher's wrapper, projection head included."""
+    """A state dict in the form of SVT's released file: in the teacher's wrapper, with the projection head."""
     projection = {"head.mlp.0.weight": torch.zeros(8, 24), "head.mlp.0.bias": torch.zeros(8)}
     projection |= {"head.last_layer.weight_g": torch.ones(9, 1), "head.last_layer.weight_v": torch.zeros(9, 8)}
     return {f"backbone.{key}": value for key, value in state.items()} | projection

@@ -1,4 +1,4 @@
-"""Checkpoints of the original CPC code come in and go out, and its classifier computes what it computed."""
+"""Checkpoints of the original CPC code convert in both directions, and its classifier gives the same output."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Fetching weights: the same promises for a file of the Hub and for one of any web server."""
+"""Fetching weights: the same guarantees for files of the Hub and of other web servers."""
 
 import errno
 import hashlib
@@ -26,14 +26,14 @@ ROOT = Path(__file__).resolve().parents[2]
 CONTENT = bytes(range(256)) * 8192  # 2 MiB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 OTHER = hashlib.sha256(b"other").hexdigest()
-DEAD = "http://127.0.0.1:9"  # the discard port: nobody listens
+DEAD = "http://127.0.0.1:9"  # the discard port: no server listens
 
 Failure = Callable[..., str]
 
 
 @dataclass(frozen=True)
 class Published:
-    """A file that can be fetched, and what an address to fetch it by hand looks like."""
+    """A file that can be fetched, and the form of an address to fetch it by hand."""
 
     source: Source
     url: str

@@ -1,4 +1,4 @@
-"""torch.hub: what a stranger types first."""
+"""torch.hub: the entry points for new users."""
 
 import inspect
 import os
@@ -83,7 +83,7 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_torch_hub_needs_only_what_hubconf_lists_wherever_it_is_called(bare_python: Path, tmp_path: Path) -> None:
-    for name in ("utils", "models", "src"):  # a stranger's own folders of these names
+    for name in ("utils", "models", "src"):  # a user's own folders of these names
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise RuntimeError('the wrong package')\n")
     program = f"""

@@ -1,4 +1,4 @@
-"""The loopback hub answers the Hub's own client as the Hub does."""
+"""The loopback server answers the Hub's own client as the Hub does."""
 
 import hashlib
 import urllib.request

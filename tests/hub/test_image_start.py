@@ -1,4 +1,4 @@
-"""An image network becomes the start of a video network, rule by rule as in the originals."""
+"""A video network is initialized from an image network, by the rules of the originals."""
 
 from collections.abc import Callable
 from typing import Any

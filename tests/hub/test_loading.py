@@ -1,4 +1,4 @@
-"""A file becomes a network: by every path, strictly, or with one clear line."""
+"""Loading a network from each kind of source: strictly, or with a one-line error."""
 
 import argparse
 import io
@@ -75,7 +75,7 @@ def test_an_original_checkpoint_gives_the_same_features(
 
 
 def test_the_released_vitb_file_loads_through_its_entry_point(tmp_path: Path) -> None:
-    """In SVT's own names and sizes, with the projection head's names (its 65,536 rows made few)."""
+    """In SVT's own names and sizes, with the projection head's names (fewer than its 65,536 rows)."""
     torch.manual_seed(0)
     state = create_model("svt_vitb").state_dict()
     head = {"head.last_layer.weight_v": torch.zeros(4, 256), "head.last_layer.weight_g": torch.ones(4, 1)}
@@ -275,7 +275,7 @@ def test_a_row_brings_its_licence_and_its_clip_along(
 
 @pytest.fixture
 def recorded(oracle: Callable[[str], tuple[dict[str, Tensor], dict[str, Any]]]) -> dict[str, Any]:
-    """SVT's own small network: its weights as a file of theirs, a clip, and the feature that theirs gave."""
+    """SVT's own small network: a weight file in its format, a clip, and the recorded feature."""
     state, cases = oracle("svt/tiny_model_weights")[0], oracle("svt/tiny_model_cases")[0]
     buffer = io.BytesIO()
     torch.save(to_svt(state) | {"head.mlp.0.weight": torch.zeros(2, 48)}, buffer)
@@ -283,7 +283,7 @@ def recorded(oracle: Callable[[str], tuple[dict[str, Tensor], dict[str, Any]]]) 
 
 
 class Shelf(file_io.PathHandler):  # type: ignore[misc]
-    """A storage of one's own, as iopath lets one add."""
+    """A custom iopath handler."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

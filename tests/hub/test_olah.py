@@ -1,4 +1,4 @@
-"""Downloads from olah, a hub server that other people wrote: our idea of the protocol is not the only witness."""
+"""Downloads from olah, an independent hub server: they check the protocol that our own test server implements."""
 
 import hashlib
 import shutil
@@ -35,7 +35,7 @@ def free_port() -> int:
 
 
 def git_repository(folder: Path) -> str:
-    """A repository with a small file and a large one, the latter as git-lfs would keep it; returns its commit."""
+    """A repository with a small file and a large one, the latter in git-lfs form; returns its commit."""
     folder.mkdir(parents=True)
 
     def git(*arguments: str) -> str:

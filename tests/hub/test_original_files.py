@@ -1,4 +1,4 @@
-"""Checkpoints as the originals wrote them load by name or file, compute what they computed, and are turned back."""
+"""Original checkpoints load by name or file, give the original outputs, and convert back."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ from svt_zoo.models import Classifier, create_model
 
 Oracle = Callable[[str], tuple[dict[str, Tensor], dict[str, Any]]]
 TINY = {"embed_dim": 48, "num_heads": 4}
-# Of the recorded networks: model, depth and what the file cannot say.
+# For each recorded network: model, depth and the options that the file does not state.
 FILES: dict[str, tuple[str, dict[str, Any]]] = {
     "timesformer_time": ("timesformer_vitb", {"depth": 2}),
     "timesformer_fb": ("timesformer_vitb", {"depth": 2}),
@@ -38,7 +38,7 @@ CONVERTERS = {
     "motionformer": (from_motionformer, to_motionformer),
     "xvit": (from_xvit, to_xvit),
 }
-UNUSED = ("temp_head", "mlp_", "flow_head", "new_fc")  # nothing of it in the backbone
+UNUSED = ("temp_head", "mlp_", "flow_head", "new_fc")  # absent from the backbone
 
 
 def weights_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -101,7 +101,7 @@ def test_a_longer_clip_begins_a_released_xvits_time_table_anew(oracle: Oracle, t
 
 
 def constants(name: str) -> dict[str, Tensor]:
-    """A full-size state dict in which every tensor is one number of its own; as a file, a few kilobytes."""
+    """A full-size state dict in which every tensor is one distinct number; as a file, a few kilobytes."""
     row = get_weights(name)
     with torch.device("meta"):
         model = create_model(row.model, num_classes=row.num_classes, **row.model_kwargs)
@@ -110,7 +110,7 @@ def constants(name: str) -> dict[str, Tensor]:
 
 
 def file_of(name: str, state: dict[str, Tensor]) -> dict[str, Any]:
-    """As the authors saved it, with all that lies around."""
+    """The checkpoint as the authors saved it, with all its other entries."""
     heads = {key: torch.zeros(1) for key in ("temp_head.weight", "mlp_q.bias", "mlp_norm.weight", "flow_head.bias")}
     if name == "motionformer_vitb_epic":
         return to_motionformer(state, heads=(97, 300))

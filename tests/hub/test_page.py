@@ -1,4 +1,4 @@
-"""MODEL_ZOO.md says what the table and the result files say, and is current."""
+"""MODEL_ZOO.md agrees with the table and the result files, and is current."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,7 +35,7 @@ RESULT = Result(
 
 
 def written_page(results: Path, output: Path) -> str:
-    """What `svt-zoo page` writes."""
+    """The output of `svt-zoo page`."""
     assert command("page")(["--results", str(results), "--output", str(output)]) == 0
     return output.read_text(encoding="utf-8")
 
@@ -89,7 +89,7 @@ def test_the_command_of_a_published_number_parses_and_follows_its_protocol(row: 
         assert recipe.init == row.name
         assert f"{recipe.multiview.views} views" == number.protocol
         by_facebook = str(row.source).startswith("https://dl.fbaipublicfiles.com/motionformer")
-        assert recipe.multiview.pool == ("softmax" if by_facebook else "mean")  # theirs alone ends in a softmax
+        assert recipe.multiview.pool == ("softmax" if by_facebook else "mean")  # only Facebook's ends in a softmax
     else:
         assert ("fine-tune" if isinstance(recipe, FinetuneRecipe) else "linear") == number.protocol
         assert recipe.init == ("svt" if isinstance(row.source, UrlFile) else "FILE")

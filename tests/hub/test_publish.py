@@ -1,4 +1,4 @@
-"""Weights go to the Hub and come back the same; the Hub is a server on loopback."""
+"""Weights uploaded to the Hub and downloaded again are the same; the Hub is a server on loopback."""
 
 import json
 from pathlib import Path
@@ -117,7 +117,7 @@ def test_the_golden_output_tells_networks_apart_and_leaves_no_trace(model: svt_z
 def test_a_model_of_half_precision_is_saved_as_it_is(
     model: svt_zoo.Backbone, tmp_path: Path, dtype: torch.dtype
 ) -> None:
-    """And so is one on a GPU: its golden output is computed by a copy in float32 on the CPU."""
+    """A model on a GPU is, too: its golden output is computed by a copy in float32 on the CPU."""
     folder = model.to(dtype).save_pretrained(tmp_path / "half")
     assert {value.dtype for value in load_file(folder / "model.safetensors").values()} == {dtype}
     assert json.dumps(golden_output(svt_zoo.from_pretrained(folder))) in (folder / "README.md").read_text()

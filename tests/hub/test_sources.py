@@ -1,4 +1,4 @@
-"""How people write down where weights live."""
+"""The text form of sources of weights."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Where a run's network comes from, and what it says where that does not fit."""
+"""The initial network of a run, and the errors if it does not fit."""
 
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def test_an_image_network_starts_every_transformer(
     state = {key.removeprefix("base_model."): value for key, value in network.state_dict().items()}
     for key in ("blocks.1.attn.qkv.weight", "blocks.0.mlp.fc2.bias", "norm.weight", "cls_token"):
         assert_close(state[key], image[key], atol=0, rtol=0)
-    assert network.num_frames == 6  # the table of frames is new, and for the clip of the recipe
+    assert network.num_frames == 6  # the table of frames is new and fits the recipe's clip
     assert network.meta["model"] == model
     assert network(torch.zeros(1, 3, 6, 32, 32)).cls.shape == (1, 24)
 
@@ -89,7 +89,7 @@ def test_pretrained_weights_start_a_network_whose_classifier_trains_more(tmp_pat
 
 
 def lacking(folder: Path) -> Path:
-    """The same weights in another file, but for their last norm."""
+    """The same weights in another file, without their last norm."""
     path = folder / "model.safetensors"
     with safe_open(path, framework="pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys() if not key.startswith("norm.")}  # noqa: SIM118

@@ -1,4 +1,4 @@
-"""The table: what every row must say, and what none may."""
+"""The table: what every row must contain, and what no row may contain."""
 
 from dataclasses import replace
 

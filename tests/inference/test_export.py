@@ -1,4 +1,4 @@
-"""What leaves the zoo gives the same numbers elsewhere."""
+"""Exported networks give the same outputs as the original networks."""
 
 import importlib.util
 import json
@@ -21,7 +21,7 @@ from svt_zoo.models import Backbone, ZooModel, create_model, list_models
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {"img_size": 16, "patch_size": 4, "num_frames": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
 CPC = {"num_frames": 3, "img_size": 64, "embed_dim": 16, "depth": 1, "num_heads": 2, "mlp_dim": 16}
-# One network a family, the part of a name before its "_".
+# One network per family (the part of a name before "_").
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "timesformer": ("timesformer_vitt", TINY),
     "svt": ("svt_vitt", TINY),
@@ -39,7 +39,7 @@ needs_onnx = pytest.mark.skipif(
 
 @pytest.fixture
 def transformers_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For what is refused before it would be called."""
+    """Pretend that transformers is installed, for errors that occur before its use."""
     monkeypatch.setitem(sys.modules, "transformers", ModuleType("transformers"))
 
 
@@ -49,7 +49,7 @@ needs_transformers = pytest.mark.skipif(
 
 
 def filled(model: ZooModel) -> ZooModel:
-    """No parameter is zero: also time has its say."""
+    """Fill all parameters with nonzero values, so that the temporal layers affect the output."""
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -78,7 +78,7 @@ def test_an_exported_program_is_the_network_at_every_batch_length_and_size(tmp_p
     told = {"svt_zoo": ""}
     program = torch.export.load(tmp_path / "net.pt2", extra_files=told).module()
     assert json.loads(told["svt_zoo"])["model"] == "svt_vitt"
-    assert type(program(torch.randn(2, 3, 5, 16, 20))) is tuple  # of no type that only this package knows
+    assert type(program(torch.randn(2, 3, 5, 16, 20))) is tuple  # not a type of this package
 
 
 @pytest.mark.slow
@@ -88,7 +88,7 @@ def test_a_program_of_every_family_is_the_network_at_every_shape(family: str, tm
 
 
 @needs_onnx
-@pytest.mark.parametrize("family", ["timesformer", "motionformer", "xvit", "cpc"])  # svt is timesformer's network
+@pytest.mark.parametrize("family", ["timesformer", "motionformer", "xvit", "cpc"])  # svt uses timesformer
 def test_onnx_gives_the_networks_numbers_at_every_batch_length_and_size(family: str, tmp_path: Path) -> None:
     import onnxruntime
 
@@ -97,7 +97,7 @@ def test_onnx_gives_the_networks_numbers_at_every_batch_length_and_size(family: 
     session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"))
     assert [put.name for put in session.get_inputs()] == ["clip"]
     assert json.loads(session.get_modelmeta().custom_metadata_map["svt_zoo"])["model"] == model.meta["model"]
-    clip = torch.randn(1, 3, 5, 70, 49)  # neither traced nor tried by the exporter
+    clip = torch.randn(1, 3, 5, 70, 49)  # a shape that the exporter neither traces nor tests
     cls, patches = session.run(["cls", "patches"], {"clip": clip.numpy()})
     with torch.no_grad():
         expected = model(clip)
@@ -122,7 +122,7 @@ def test_onnx_names_its_axes(tmp_path: Path) -> None:
 def test_onnx_takes_the_same_places_of_the_position_tables_at_every_size(tmp_path: Path) -> None:
     import onnxruntime
 
-    model = build("timesformer", img_size=56, num_frames=8)  # a grid of 14 x 14, as the released weights have
+    model = build("timesformer", img_size=56, num_frames=8)  # a 14 x 14 grid, as in the released weights
     export_program(model, tmp_path / "net.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"))
     for frames, rows, columns in ((2, 4, 4), (3, 12, 13), (5, 6, 7), (6, 9, 11), (7, 5, 10), (1, 2, 3), (12, 16, 28)):
@@ -170,7 +170,7 @@ def test_without_a_compiler_the_message_says_what_to_do(tmp_path: Path, monkeypa
 
 
 class Unsteady(Backbone):
-    """Adds another number each time: no program can equal it."""
+    """Adds a different number in each call, so no program can reproduce it."""
 
     embed_dim, num_frames, patch_size = 4, 2, 4
 

@@ -1,4 +1,4 @@
-"""Extraction: the same rows from every engine, however often it is killed."""
+"""Extraction: every engine gives the same rows, also after any number of kills."""
 
 import json
 import logging
@@ -22,13 +22,13 @@ from svt_zoo import embed
 from svt_zoo.data.failures import CommonFailure
 from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.data.sampling import dense_clips
-from svt_zoo.data.video import open_video
 from svt_zoo.inference.clips import Piece
 from svt_zoo.inference.compute import Computed
 from svt_zoo.inference.extract import extract_features, list_videos
 from svt_zoo.inference.extract_shards import ShardedTable
 from svt_zoo.inference.feature_table import make_schema
 from svt_zoo.models import ZooModel, create_model
+from svt_zoo.video import open_video
 
 TOOL = ROOT / "tools" / "extract_features.py"
 TORCHRUN = ["torch.distributed.run", "--nproc-per-node=2", "--standalone"]
@@ -58,7 +58,7 @@ def extract(videos: VideoList, output: Path, **options: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Path]) -> Path:
-    """Seven videos, the third of which is none."""
+    """Seven files, of which the third is not a video."""
     path = tmp_path_factory.mktemp("videos")
     rng = np.random.default_rng(0)
     for i in range(7):
@@ -74,7 +74,7 @@ def videos(folder: Path) -> VideoList:
 
 @pytest.fixture(scope="module")
 def whole(videos: VideoList, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The table made in one go."""
+    """The table of a single uninterrupted call."""
     path = tmp_path_factory.mktemp("whole") / "features.parquet"
     summary = extract(videos, path, batch_size=2, shard_size=3)
     assert (summary.videos, summary.failed, summary.complete) == (7, 1, True)
@@ -122,7 +122,7 @@ def test_embeddings_are_lists_of_fixed_size_and_the_table_says_whose_they_are(
 
 
 def assert_same_rows(found: Path, expected: Path) -> None:
-    """Equal but for rounding: a matrix product of one row may depend on how many rows there are."""
+    """Equal up to rounding: a row of a matrix product may depend on the number of rows."""
     pairs = [(a.pop("embedding"), b.pop("embedding"), a, b) for a, b in zip(rows(found), rows(expected), strict=True)]
     for embedding, wanted, row, wanted_row in pairs:
         assert row == wanted_row
@@ -227,7 +227,7 @@ def test_processes_share_the_shards_and_the_last_one_writes_the_table(
     first = extract(videos, output, rank=0, world_size=2, **options)
     assert (first.videos, first.complete, output.exists()) == (4, False, False)
     parts = pyarrow.dataset.dataset(output.with_name("f.parquet.parts"), format="parquet", exclude_invalid_files=True)
-    assert parts.count_rows() == 4  # what is there can be read as one
+    assert parts.count_rows() == 4  # the existing shards can be read as one table
     second = extract(videos, output, rank=1, world_size=2, **options)
     assert (second.videos, second.complete) == (3, True)
     assert [row["video"] for row in rows(output)] == [row["video"] for row in rows(whole)]
@@ -255,7 +255,7 @@ def test_an_output_with_other_features_is_refused(videos: VideoList, tmp_path: P
 
 def test_a_run_that_left_no_shard_does_not_stand_in_the_way(videos: VideoList, tmp_path: Path) -> None:
     output = tmp_path / "f.parquet"
-    extract(videos, output, rank=7, world_size=8)  # without a shard of its own
+    extract(videos, output, rank=7, world_size=8)  # this rank has no shard
     assert output.with_name("f.parquet.parts").exists()
     extract(videos, output, every=1)
     assert len(rows(output)) > 7
@@ -278,9 +278,9 @@ def test_two_commands_at_once_do_not_share_an_output(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch_size is a number from 1, got 0"),
-        ({"shard_size": 0}, "shard_size is a number from 1, got 0"),
-        ({"num_workers": -1}, "workers is a number from 0, got -1"),
+        ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
+        ({"shard_size": 0}, "shard_size must be >= 1, got 0"),
+        ({"num_workers": -1}, "workers must be >= 0, got -1"),
     ],
     ids=str,
 )
@@ -300,7 +300,7 @@ def test_the_output_is_a_parquet_file(videos: VideoList, tmp_path: Path) -> None
 
 
 def test_options_that_do_not_go_together_are_refused(videos: VideoList, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="of one clip, views=1x1; got views='3x1'"):
+    with pytest.raises(ValueError, match="need views=1x1, got views='3x1'"):
         extract(videos, tmp_path / "f.parquet", views="3x1", pooling="patches")
     with pytest.raises(ValueError, match="seconds above 0, got 0"):
         extract(videos, tmp_path / "f.parquet", every=0)
@@ -308,7 +308,7 @@ def test_options_that_do_not_go_together_are_refused(videos: VideoList, tmp_path
         extract(videos, tmp_path / "f.parquet", pooling="max")
 
 
-# Forks a process for each instant at which a file takes its place or a folder goes, and kills it there.
+# Forks a process for each file rename and folder removal, and kills it at that point.
 KILLED = """
 import json, os, shutil, signal, sys
 from pathlib import Path
@@ -361,7 +361,7 @@ def test_every_row_is_there_once_wherever_the_process_was_killed(whole: Path, fo
     assert int(done.stdout.split()[-1]) >= 2 * 6  # settings, three shards, the table, the folder: before and after
 
 
-# Four processes that come late by turns, on shards of which all or none were there before.
+# Four processes that start late in turn; before, either all shards exist or none.
 RACE = """
 import os, sys, time, traceback
 from pathlib import Path

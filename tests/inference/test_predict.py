@@ -1,4 +1,4 @@
-"""Videos in, features or labels out."""
+"""`embed` and `predict`: from videos to features and classes."""
 
 import csv
 import json
@@ -214,7 +214,7 @@ def test_the_tool_prints_features_or_labels(
     assert tool([str(videos[0]), "--model", "svt_vitb_k40"]) == 2
     assert "did you mean svt_vitb_k400" in capsys.readouterr().err
     assert tool([str(videos[0]), "--model", file, "--device", "gpu"]) == 2
-    assert "error: device='gpu' is none that torch knows" in capsys.readouterr().err
+    assert "error: device='gpu' is not a device of torch" in capsys.readouterr().err
 
 
 def test_a_file_predicts_with_the_classifier_in_it(videos: list[Path], tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_a_row_without_a_classifier_is_refused_before_it_is_downloaded(videos: l
     ("options", "message"),
     [
         ({"dtype": "half"}, "dtype must be (one of )?auto, bfloat16, float16, float32, got 'half'"),
-        ({"device": "gpu"}, "device='gpu' is none that torch knows"),
+        ({"device": "gpu"}, "device='gpu' is not a device of torch"),
         ({"views": "0x1"}, 'views are "CROPSxCLIPS" with 1 or 3 crops'),
         ({"batch_size": -1}, "batch_size must be >= 1, got -1"),
         ({"top": 0}, "top must be >= 1, got 0"),
@@ -255,7 +255,7 @@ def test_a_model_of_torch_hub_embeds_a_real_clip(shared: Path) -> None:
     feature = embed(shared / "clips" / "kinetics_clean_and_jerk_340x256.mp4", model=model)
     assert feature.shape == (1, 768)
     assert feature.isfinite().all()
-    assert feature.std() > 0.1  # behind the last norm
+    assert feature.std() > 0.1  # after the last norm
 
 
 def test_predict_prints_the_sound_videos_and_names_the_broken_one(

@@ -34,7 +34,7 @@ def network(seed: int = 0) -> ZooModel:
 
 
 def table_of(path: Path, features: Tensor, videos: list[str] | None = None) -> FeatureTable:
-    """A table of these features; every tenth row is a failure, behind the row before it."""
+    """A table of these features; each tenth row is followed by a failure row."""
     rows = []
     for i, feature in enumerate(features):
         rows.append(FeatureRow(videos[i] if videos else f"{i}.mp4", 0.0, 1.0, feature.numpy()))
@@ -46,7 +46,7 @@ def table_of(path: Path, features: Tensor, videos: list[str] | None = None) -> F
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Path]) -> Path:
-    """Four textures that move, a copy of the first in other words (a higher compression), a still of the second."""
+    """Four moving textures, a copy of the first with higher compression, and a still image of the second."""
     path = tmp_path_factory.mktemp("videos")
     rng = np.random.default_rng(0)
     for i in range(4):
@@ -184,7 +184,7 @@ def test_a_table_computed_in_bfloat16_is_searched_by_the_same_weights(folder: Pa
     table = FeatureTable(output)
     [best, *_] = search(table, query_feature(table, folder / "2.mp4", model=model, device="cpu"))
     assert (best.row.video, round(best.similarity, 3)) == ("2.mp4", 1)
-    assert next(model.parameters()).dtype == torch.float32  # the caller's model stays as it is
+    assert next(model.parameters()).dtype == torch.float32  # the caller's model is not changed
 
 
 def test_folders_of_frames_are_searched_and_shown_at_the_frame_rate_of_the_table(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_folders_of_frames_are_searched_and_shown_at_the_frame_rate_of_the_table
     assert best.row.video == "dark"
     assert best.row.end_sec > 3  # seconds: at 30 frames per second it would last 2
     picture = neighbour_sheet(table, query, [best], start_sec=4.0)
-    assert picture.height > 2 * 128  # frames of the query and of its neighbour
+    assert picture.height > 2 * 128  # frames of the query and of its neighbor
 
 
 def test_other_weights_than_the_tables_are_refused_in_one_line(table: FeatureTable, folder: Path) -> None:
@@ -232,7 +232,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
 
 def test_near_duplicates_are_pairs_of_different_videos(tmp_path: Path) -> None:
     features = torch.randn(40, 16, generator=torch.Generator().manual_seed(0))
-    features[31] = 2 * features[4] + 0.01  # in another block, in another order
+    features[31] = 2 * features[4] + 0.01  # in another block and order
     features[8] = features[7]  # another time of the same video
     videos = [f"{i}.mp4" for i in range(40)]
     videos[8] = "7.mp4"
@@ -328,4 +328,4 @@ def test_names_of_videos_are_shown_in_one_line_and_in_letters_that_are_there() -
 def test_a_sheet_shows_cyrillic_in_letters_of_its_own(table: FeatureTable, folder: Path, tmp_path: Path) -> None:
     names = [shutil.copy(folder / "still.png", tmp_path / f"{letter}.png") for letter in "жфЖ"]
     sheets = {neighbour_sheet(table, name, []).tobytes() for name in names}
-    assert len(sheets) == 3  # boxes would be alike
+    assert len(sheets) == 3  # missing letters would look the same as boxes

@@ -1,4 +1,4 @@
-"""The page: what it answers, what it refuses, and that a browser shows both."""
+"""The page: its answers, its refusals, and their display in a browser."""
 
 import shutil
 import socket
@@ -12,12 +12,11 @@ import torch
 from PIL import Image
 
 from svt_zoo import VideoReadError
-from svt_zoo.data.limits import Limits
-from svt_zoo.data.video import EncodedVideo
 from svt_zoo.inference.extract import extract_features, list_videos
 from svt_zoo.inference.feature_table import FeatureTable
 from svt_zoo.inference.serve import UPLOAD_LIMITS, Answerer, serve
 from svt_zoo.models import Backbone, Features, ZooModel, create_model
+from svt_zoo.video import EncodedVideo, Limits
 
 CLIP = {"num_frames": 4, "sampling_rate": 5, "resize_size": 72, "crop_size": 64, "channel_order": "RGB"}
 CLIP |= {"mean": (0.45,) * 3, "std": (0.2,) * 3}
@@ -52,7 +51,7 @@ def table(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureTabl
 
 @pytest.fixture(scope="module")
 def refused(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Path]) -> dict[str, Path]:
-    """Files that the page must not take, by what the refusal says."""
+    """Files that the page must refuse, by the text of the refusal."""
     path = tmp_path_factory.mktemp("refused")
     (path / "broken.mp4").write_bytes(b"\0" * 5000)
     return {
@@ -103,7 +102,7 @@ def test_every_reading_of_an_upload_has_the_limits_of_the_page(
     Answerer(network(), table, tmp_path / "pictures")(upload)
     assert [limits for name, limits in seen if name == "upload.mp4"] == 5 * [UPLOAD_LIMITS]
     assert UPLOAD_LIMITS.max_decode_time == 60
-    assert {limits for name, limits in seen if name != "upload.mp4"} == {Limits()}  # a neighbour may be larger
+    assert {limits for name, limits in seen if name != "upload.mp4"} == {Limits()}  # neighbors may be larger
 
 
 @pytest.mark.parametrize("told", [True, False])
@@ -175,7 +174,7 @@ def browser(address: str) -> Iterator[Any]:
 
 
 def said(page: Any, text: str) -> None:
-    """Wait until the line under the upload says `text`."""
+    """Wait until the line under the upload shows `text`."""
     page.wait_for_function(
         "text => [...document.querySelectorAll('textarea, input')].some(box => box.value.includes(text))", arg=text
     )

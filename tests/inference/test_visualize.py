@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from svt_zoo.data.transforms import EvalTransform
-from svt_zoo.data.video import open_video
 from svt_zoo.inference import visualize
 from svt_zoo.inference.visualize import (
     attention_maps,
@@ -31,6 +30,7 @@ from svt_zoo.inference.visualize import (
 from svt_zoo.models import Backbone, Classifier
 from svt_zoo.models.attention import attention_rollout, class_attention
 from svt_zoo.models.timesformer import TimeSformer
+from svt_zoo.video import open_video
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "visualize_attention.py"
 PATCH, GRID = 16, (4, 4)
@@ -48,7 +48,7 @@ CLIP = {
 
 
 def bright(**clip: object) -> TimeSformer:
-    """The model that looks at what is bright, with a clip specification."""
+    """A model that attends to bright patches, with a clip specification."""
     model = bright_model(PATCH)
     model.meta["clip"] = {**CLIP, **clip}
     return model
@@ -56,7 +56,7 @@ def bright(**clip: object) -> TimeSformer:
 
 @pytest.fixture(scope="module")
 def square_video(tmp_path_factory, make_video) -> Path:
-    """A white square on black, 64 x 96 pixels, a new place each second for six seconds, in the central 64 columns."""
+    """White square on black, 64 x 96 pixels, in the central 64 columns; moves each second for six seconds."""
     clip = moving_square(GRID, PATH, PATCH)  # (3, T, 64, 64)
     frames = (clip.permute(1, 2, 3, 0) * 255).byte().numpy().repeat(10, axis=0)  # (60, 64, 64, 3)
     frames = np.pad(frames, ((0, 0), (0, 0), (16, 16), (0, 0)))
@@ -64,7 +64,7 @@ def square_video(tmp_path_factory, make_video) -> Path:
 
 
 def patch_of(image: np.ndarray) -> tuple[int, int]:
-    """Row and column of the patch in whose middle a picture (64, 64, 3) is brightest."""
+    """Row and column of the patch with the brightest center in a picture (64, 64, 3)."""
     middles = image.astype(float).mean(axis=2)[PATCH // 2 :: PATCH, PATCH // 2 :: PATCH]
     row, column = np.unravel_index(middles.argmax(), middles.shape)
     return int(row), int(column)
@@ -117,11 +117,11 @@ def test_unnormalise_shows_the_crop_of_the_network() -> None:
     assert_close(unnormalise(transform(frames), transform), frames[:, :, 16:80], atol=0, rtol=0)
 
 
-# Colours
+# Colors
 
 
 def test_maps_are_scaled_alike_in_all_frames() -> None:
-    maps = torch.linspace(0, 1, 200).view(2, 10, 10)  # the second frame has more everywhere
+    maps = torch.linspace(0, 1, 200).view(2, 10, 10)  # higher everywhere in the second frame
     scaled = scale_maps(maps)
     assert scaled[0].max() < scaled[1].min()
     assert scaled.min() == 0
@@ -169,7 +169,7 @@ def test_overlay_keeps_the_picture_recognisable_and_its_size() -> None:
 
 
 def numbered(num_frames: int) -> Tensor:
-    """Frames of 64 x 80 pixels, frame t grey of level 10 t."""
+    """Frames of 64 x 80 pixels; frame t has the gray level 10 t."""
     return (10 * torch.arange(num_frames, dtype=torch.uint8)).view(-1, 1, 1, 1).expand(-1, 64, 80, 3)
 
 
@@ -198,7 +198,7 @@ def test_the_sheet_has_a_labelled_row_for_each_model_and_a_margin_all_around() -
     one = contact_sheet(numbered(4), {"first": maps})
     two = contact_sheet(numbered(4), {"first": maps, "second\n(random weights)": maps})
     assert two.height == one.height + 64 + 8
-    assert two.width > one.width  # the longer label has its place
+    assert two.width > one.width  # the longer label gets more space
     pixels = np.asarray(two.convert("L"))
     for edge in (pixels[:8], pixels[-8:], pixels[:, :8], pixels[:, -8:]):
         assert (edge == 255).all()
@@ -364,7 +364,7 @@ def test_a_model_without_clip_specification_is_refused(square_video, tmp_path) -
         ("dino", "vitb", "dino_vitb16"),
         ("dino", "vits", "dino_vits16"),
         ("svt", "vitb", "svt_vitb_k400"),
-        ("timesformer", "vitb", "timesformer"),  # five rows: which one, the user must say
+        ("timesformer", "vitb", "timesformer"),  # five rows: the user must choose one
         ("dino_vits16", "vitb", "dino_vits16"),
         ("weights/dino.pth", "vitb", "weights/dino.pth"),
     ],
@@ -386,7 +386,7 @@ def test_random_weights_are_said_in_the_label_and_in_the_log(caplog) -> None:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> Path:
-    """The model that looks at what is bright, as a file."""
+    """A saved model that attends to bright patches."""
     return bright().save_pretrained(tmp_path_factory.mktemp("saved") / "bright") / "model.safetensors"
 
 

@@ -104,7 +104,7 @@ def test_a_network_whose_cls_would_stay_untrained_is_refused(model: str, options
 @pytest.mark.parametrize("attention", ["divided_space_time", "joint_space_time", "space_only"])
 def test_all_of_a_timesformers_cls_is_trained_and_looking_for_it_changes_nothing(attention: str) -> None:
     torch.manual_seed(0)
-    network = create_model("timesformer_vitt", **TINY, attention=attention)
+    network = create_model("timesformer_vitt", **TINY, attention=attention).train()
     drawn = torch.get_rng_state()
     assert only_cls_depends_on(network, 5) == []
     assert torch.equal(torch.get_rng_state(), drawn)

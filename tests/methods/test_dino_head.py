@@ -72,5 +72,5 @@ def test_a_feature_that_gives_zeros_has_finite_logits(dtype: torch.dtype) -> Non
 
 
 def test_a_head_without_layers_is_refused() -> None:
-    with pytest.raises(ValueError, match="num_layers >= 1, got 0"):
+    with pytest.raises(ValueError, match="num_layers must be >= 1, got 0"):
         DINOHead(48, 64, num_layers=0)

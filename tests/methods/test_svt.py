@@ -308,7 +308,7 @@ def test_the_loss_of_unit_targets_is_torchs_cross_entropy() -> None:
     ("options", "message"),
     [
         ({"teacher_mode": "train"}, "teacher_mode must be one of replica, eval, got 'train'"),
-        ({"correspondences": ("slow_to_fast",)}, r"one or more of local_to_global, .*, got \\('slow_to_fast',\\)"),
+        ({"correspondences": ("slow_to_fast",)}, r"one or more of local_to_global, .*, got \('slow_to_fast',\)"),
         ({"correspondences": ()}, r"one or more of local_to_global, .*, got \(\)"),
         ({"num_global": 0}, "num_global must be >= 1, got 0"),
     ],

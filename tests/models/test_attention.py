@@ -14,7 +14,7 @@ CASES += ["notmult_70x59", "local_T16_32"]
 
 
 def tiny(depth: int = 2, *, active_time: bool = True, seed: int = 0, **options: object) -> TimeSformer:
-    """A small network in float64 with random weights that are large enough for attention to be far from even."""
+    """A small network in float64 with random weights that are large enough for attention to be far from uniform."""
     torch.manual_seed(seed)
     model = create_model("svt_vitt", img_size=(32, 48), embed_dim=16, depth=depth, num_heads=2, num_frames=3, **options)
     assert isinstance(model, TimeSformer)
@@ -137,7 +137,7 @@ def test_class_attention_of_space_only_attention_sums_to_one_in_every_frame() ->
 
 @torch.no_grad()
 def dense_rollout(model: TimeSformer, clip: Tensor, residual: float) -> Tensor:
-    """Rollout by whole matrices, (B, 1+T*N, 1+T*N): every step as one matrix over all tokens, in the order it runs."""
+    """Rollout by full matrices, (B, 1+T*N, 1+T*N): every step is one matrix over all tokens, in execution order."""
     batch, num_frames = clip.shape[0], clip.shape[2]
     rows, columns = model.patch_embed.grid(clip)
     num_patches = rows * columns
@@ -234,7 +234,7 @@ def test_without_time_one_patch_changes_the_map_of_its_frame_alone() -> None:
 
 def test_with_time_one_patch_changes_other_frames_only_through_its_own_position() -> None:
     before, after = class_rows(tiny(depth=1))
-    # A softmax keeps the ratios of the logits that stay: relative to the class token's own share, one entry moves.
+    # Softmax keeps the ratios of unchanged logits: relative to the class token's own weight, one entry changes.
     ratio = (after / after[:, :, :1]) / (before / before[:, :, :1])  # (T, h, 1+N)
     moved = (ratio.log().abs() > 1e-9).any(dim=1)  # (T, 1+N)
     expected = torch.zeros_like(moved)

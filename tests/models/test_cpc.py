@@ -1,4 +1,4 @@
-"""CPC's network and its parts equal the original's and torchvision's, and do what the zoo asks of a backbone."""
+"""CPC's network and its parts equal the original's and torchvision's, and meet the zoo's backbone contract."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ Oracle = Callable[[str], tuple[dict[str, Tensor], dict[str, Any]]]
 
 
 def component(oracle: Oracle, name: str, module: nn.Module) -> tuple[dict[str, Tensor], nn.Module]:
-    """What was recorded of a part, and `module` with its weights."""
+    """The record of a part, and `module` with its weights."""
     recorded = part(oracle("cpc/components")[0], f"comp.{name}.")
     module.double().load_state_dict(part(recorded, "w."), strict=True)
     return recorded, module

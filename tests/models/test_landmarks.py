@@ -30,7 +30,7 @@ def recorded(oracle: Oracle) -> dict[str, Tensor]:
 
 
 def equal_to(actual: Tensor, recorded: Tensor) -> None:
-    """The record is float32."""
+    """Equal up to float32 precision, the precision of the record."""
     assert_close(actual.double(), recorded.double(), atol=3e-5 * max(1.0, recorded.abs().max().item()), rtol=0)
 
 
@@ -39,7 +39,7 @@ def qkv(recorded: dict[str, Tensor], dtype: torch.dtype) -> list[Tensor]:
 
 
 def exact(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """What a token gathers from each frame, by the formula: (R, S, T, d)."""
+    """The attention output of each token over each frame, by the formula: (R, S, T, d)."""
     weights = (q @ k.mT * q.shape[-1] ** -0.5).unflatten(2, (FRAMES, -1)).softmax(dim=-1)  # (R, S, T, N)
     return torch.einsum("rsfn,rfnd->rsfd", weights, v.unflatten(1, (FRAMES, -1)))
 
@@ -112,7 +112,7 @@ def test_a_projection_has_the_originals_rows_up_to_sign(recorded: dict[str, Tens
     assert_close(ours.norm(dim=1), theirs.norm(dim=1), atol=1e-4, rtol=0)
     cosine = F.cosine_similarity(ours, theirs).abs()
     assert_close(cosine[:24], torch.ones(24), atol=1e-4, rtol=0)
-    # The original draws what is left over with the first block's seed: three directions come twice.
+    # The original draws the remainder with the first block's seed: three directions occur twice.
     assert_close(F.cosine_similarity(theirs[24:], theirs[:3]), torch.ones(3), atol=1e-4, rtol=0)
     assert cosine[24:].max() < 0.99
 
@@ -152,7 +152,7 @@ def test_performers_error_shrinks_with_the_number_of_features() -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_a_frame_of_one_value_gives_that_value(name: str) -> None:
     q, k, v = draw()
-    v = v[:, ::9].repeat_interleave(9, dim=1)  # all nine patches of a frame alike
+    v = v[:, ::9].repeat_interleave(9, dim=1)  # all nine patches of a frame are equal
     if name == "nystrom":
         q = k = 4 * k  # so that the inverse converges
     out = ALL[name](q, k, v)  # (R, S, T, d)

@@ -21,7 +21,7 @@ SMALL = {"embed_dim": 24, "depth": 2, "num_heads": 2, "num_frames": 4, "img_size
 
 
 def recorded(tensors: dict[str, Tensor], dtype: torch.dtype, **options: Any) -> Classifier:
-    """The network with the recorded weights, strictly, but for what it has no use for."""
+    """The network with the recorded weights, loaded strictly except for those it does not use."""
     state = {k.removeprefix("weights/"): v.to(dtype) for k, v in tensors.items() if k.startswith("weights/")}
     model = Classifier(Motionformer(**{**TINY, **options}).to(dtype), 7).to(dtype).eval()
     model.head.load_state_dict({"weight": state["head.weight"], "bias": state["head.bias"]})
@@ -126,7 +126,7 @@ def test_gradients_equal_facebooks(oracle: Oracle) -> None:
 
 
 def small(**options: Any) -> Motionformer:
-    """A network in float64 in which everything has a say."""
+    """A network in float64 in which every parameter affects the output."""
     torch.manual_seed(0)
     model = Motionformer(**{**SMALL, **options}).double().eval()
     for parameter in model.parameters():
@@ -274,7 +274,7 @@ def test_drop_path_skips_everything_but_divided_attention_along_time() -> None:
     for attention, moves in (("trajectory", False), ("divided", True)):
         model = small(attention=attention, drop_path_rate=0.0)
         block = model.blocks[1].train()
-        block.drop = 1.0 - 1e-12  # all but surely
+        block.drop = 1.0 - 1e-12  # almost surely
         x = torch.randn(2, 1 + 4 * 16, 24, dtype=torch.float64)
         assert torch.equal(block(x, 4), x) is not moves
 

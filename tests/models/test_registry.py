@@ -19,7 +19,7 @@ def small(name: str) -> Backbone:
     torch.manual_seed(0)
     model = create_model(name, **SMALL)
     assert isinstance(model, Backbone)
-    for parameter in model.parameters():  # so that what starts at zero has a say
+    for parameter in model.parameters():  # so that parameters initialized to zero have an effect
         parameter.data += 0.05 * torch.randn_like(parameter)
     return model.eval()
 
@@ -31,7 +31,7 @@ def test_any_clip_gives_features_of_the_promised_shape(name: str, size: tuple[in
     features = model(torch.randn(2, 3, frames, height, width))
     assert isinstance(features, Features)
     assert features.cls.shape == (2, model.cls_dim)
-    # A transformer leaves out what fills no patch; a convolution pads it.
+    # A transformer ignores pixels that do not fill a patch; a convolution pads them.
     rows, columns = (side / model.patch_size for side in (height, width))
     cut = math.ceil if name.startswith("cpc") else math.floor
     assert features.patches.shape == (2, frames, cut(rows) * cut(columns), model.embed_dim)
@@ -44,7 +44,7 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
     (features.cls.square().sum() + features.patches.square().sum()).backward()
     grads = {key: p.grad for key, p in model.named_parameters() if p.requires_grad}
     assert not [key for key, grad in grads.items() if grad is None]
-    # That bias shifts all points of a trajectory alike, to which softmax is blind.
+    # That bias shifts all scores of a trajectory equally, and softmax ignores such a shift.
     assert not [key for key, grad in grads.items() if not grad.abs().max() > 0 and not key.endswith("proj_kv.bias")]
 
 

@@ -179,13 +179,13 @@ def test_drop_path_decides_per_tube_per_frame_and_per_clip() -> None:
     full = block._along_time(patches) - block.temporal_fc.bias
     block.train()
     ratio = (block._along_time(patches) - block.temporal_fc.bias).norm(dim=-1) / full.norm(dim=-1)  # (B, T, N)
-    assert_close(ratio, ratio[:, :1].expand_as(ratio))  # one decision a position, for all its frames
+    assert_close(ratio, ratio[:, :1].expand_as(ratio))  # one decision per position, for all its frames
     assert {round(v, 3) for v in ratio.flatten().tolist()} == {0.0, 2.0}
     block.eval()
     full = block._inside_frames(patches[:, 0, :1], patches)
     block.train()
     ratio = block._inside_frames(patches[:, 0, :1], patches).norm(dim=-1) / full.norm(dim=-1)  # (B, T, 1+N)
-    assert_close(ratio, ratio[:, :, :1].expand_as(ratio))  # one decision a frame, for all its tokens
+    assert_close(ratio, ratio[:, :, :1].expand_as(ratio))  # one decision per frame, for all its tokens
     assert {round(v, 3) for v in ratio.flatten().tolist()} == {0.0, 2.0}
 
 

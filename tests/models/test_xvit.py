@@ -19,7 +19,7 @@ TINY: dict[str, Any] = {"embed_dim": 48, "depth": 2, "num_heads": 4, "num_frames
 
 
 def tiny(oracle: Oracle, name: str, dtype: torch.dtype = torch.float64, **options: Any) -> tuple[Classifier, Tensor]:
-    """The recorded network `name` and the clip it was run on."""
+    """The recorded network `name` and its input clip."""
     tensors, _ = oracle(f"time/{name}")
     state = {key.removeprefix("weights/"): value for key, value in tensors.items() if key.startswith("weights/")}
     backbone = XViT(**{**TINY, "temporal_table": "tile", **options})
@@ -36,7 +36,7 @@ def clip_of(u8: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def near(actual: Tensor, recorded: Tensor) -> None:
-    """For what was recorded in float32."""
+    """Equal up to float32 precision, the precision of the record."""
     assert_close(actual.double(), recorded.double(), atol=3e-5 * max(1.0, recorded.abs().max().item()), rtol=0)
 
 

@@ -137,7 +137,7 @@ def test_two_accumulated_batches_equal_one_of_double_size(videos: Path, tmp_path
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_videos(videos: Path, tmp_path: Path) -> None:
     run = trainer(videos, tmp_path, Recorder(spoil=5))
-    with pytest.raises(NonFiniteLoss, match=r"loss nan.*nonfinite.json names the videos.*lower optim.lr"):
+    with pytest.raises(NonFiniteLoss, match=r"loss is nan.*nonfinite.json lists the videos.*lower optim.lr"):
         run.fit()
     told = json.loads((tmp_path / "nonfinite.json").read_text())
     assert told["step"] == run.step + 1
@@ -164,7 +164,7 @@ def test_a_run_whose_loss_was_not_finite_goes_on_with_a_lower_learning_rate(
         return trainer(videos, tmp_path, Runaway(), optim=optim, recipe={"optim": {"lr": lr}})
 
     for _ in range(2):  # without a change it ends again where it did
-        with pytest.raises(NonFiniteLoss, match="step 6: loss nan"):
+        with pytest.raises(NonFiniteLoss, match="step 6: the loss is nan"):
             attempt(1.0).fit()
     saved = attempt(1.0).hyperparameters(3)[0]
     rescued = attempt(0.01)
@@ -212,7 +212,7 @@ def test_training_goes_on_in_training_mode_behind_an_evaluation(videos: Path, tm
 @pytest.mark.parametrize("number", [7, 9])
 def test_a_checkpoint_of_another_number_of_videos_a_step_is_refused(videos: Path, tmp_path: Path, number: int) -> None:
     trainer(videos, tmp_path, Recorder()).fit()
-    told = rf"4 videos a step, this one has {number}; set data.batch_size or optim.accumulation"
+    told = rf"4 videos per step, this run has {number}; set data.batch_size or optim.accumulation"
     with pytest.raises(RuntimeError, match=told):
         trainer(videos, tmp_path, Recorder(), batch_size=number).fit()
 

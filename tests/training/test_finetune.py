@@ -1,5 +1,6 @@
 """Fine-tuning: it learns what can be learned, ends with a test, and goes on where it was stopped."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from svt_zoo.training.engine import Trainer
 from svt_zoo.training.finetune import build_classify, finetune, train_classifier
 
 TINY = ROOT / "configs" / "debug" / "finetune_tiny.yaml"
-LEVELS = {"dark": 40, "gray": 120, "light": 200}  # the class of a video is its gray level
+LEVELS = {"dark": 40, "grey": 120, "light": 200}  # the class of a video is its gray level
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +161,14 @@ def test_lists_that_share_videos_or_have_no_labels_are_refused(lists: dict[str, 
         finetune(recipe({**lists, "val": f"{lists['val']}/dark"}, tmp_path / "run"))
 
 
+def test_training_logs_on_what_it_runs(lists: dict[str, str], straight: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        finetune(recipe(lists, straight))
+    [line] = [text for text in caplog.messages if text.startswith("training by Classify on cpu")]
+    for part in ("precision fp32", "18 videos", "3 classes", "32 steps", "8 epochs", "M parameters", str(straight)):
+        assert part in line
+
+
 def schedule(lists: dict[str, str], output: Path, *more: str) -> list[float]:
     """The learning rate of each step."""
     case = recipe(lists, output, "optim.name=sgd", "optim.epochs=15", "optim.lr=5e-3", "data.batch_size=9", *more)
@@ -180,6 +189,10 @@ def schedule(lists: dict[str, str], output: Path, *more: str) -> list[float]:
 def test_the_learning_rate_is_a_tenth_from_epochs_11_and_14(lists: dict[str, str], tmp_path: Path) -> None:
     rates = schedule(lists, tmp_path, "optim.milestones=[11, 14]")
     assert rates == pytest.approx([5e-3] * 22 + [5e-4] * 6 + [5e-5] * 2)
+
+
+def test_without_milestones_the_learning_rate_is_constant(lists: dict[str, str], tmp_path: Path) -> None:
+    assert set(schedule(lists, tmp_path, "optim.milestones=[]")) == {5e-3}
 
 
 def test_the_learning_rate_may_warm_up_and_follow_a_cosine(lists: dict[str, str], tmp_path: Path) -> None:
@@ -207,7 +220,7 @@ def test_layer_decay_slows_the_first_blocks(lists: dict[str, str], tmp_path: Pat
 def test_cutmix_of_clips_of_two_sizes_is_refused(lists: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"set views\.slow_fast=false"):
         recipe(lists, tmp_path, "views.slow_fast=true", "classify.cutmix=1.0")
-    with pytest.raises(ConfigError, match="set slow_fast to false"):
+    with pytest.raises(ConfigError, match=r"set views\.slow_fast=false"):
         recipe(lists, tmp_path, "views.slow_fast=true", "views.policy=randaugment")
 
 
@@ -242,5 +255,5 @@ def test_a_fast_clip_has_the_window_crop_and_flip_of_the_slow_one(
 
 def test_a_policy_acts_on_one_clip() -> None:
     slow = EvalTransform(num_frames=4, sampling_rate=10, resize_size=40, crop_size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
-    with pytest.raises(ValueError, match="acts on one clip"):
+    with pytest.raises(ValueError, match="needs a single clip"):
         FinetuneViews(slow, fast=fast_transform(slow), policy="randaugment")

@@ -55,8 +55,8 @@ def test_without_a_terminal_there_are_plain_lines(tmp_path: Path, caplog: pytest
         for step in range(1, 5):
             run.record(line(step))
     assert [record.getMessage() for record in caplog.records] == [
-        "step 2/10, epoch 0.50: loss 0.5000, lr 0.1, 4.000 s a step (waiting for data 25%), 00:32 left",
-        "step 4/10, epoch 1.00: loss 0.2500, lr 0.1, 4.000 s a step (waiting for data 25%), 00:24 left",
+        "step 2/10, epoch 0.50: loss 0.5000, lr 0.1, 4.000 s per step (waiting for data 25%), 00:32 left",
+        "step 4/10, epoch 1.00: loss 0.2500, lr 0.1, 4.000 s per step (waiting for data 25%), 00:24 left",
     ]
 
 
@@ -73,7 +73,7 @@ def test_the_time_left_follows_the_last_steps(tmp_path: Path, caplog: pytest.Log
     with monitor(tmp_path, total_steps=103, log_every=102) as run:
         for step in range(1, 103):
             run.record(line(step, data_seconds=0, compute_seconds=60 if step < 50 else 2))
-    assert caplog.records[-1].getMessage().endswith("2.000 s a step (waiting for data 0%), 00:02 left")
+    assert caplog.records[-1].getMessage().endswith("2.000 s per step (waiting for data 0%), 00:02 left")
 
 
 def test_tensorboard_reads_what_a_run_writes(tmp_path: Path) -> None:
@@ -125,9 +125,9 @@ def test_curves_are_drawn_as_a_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("metrics", "reason"),
     [
-        ({"teacher_entropy": 0.0}, "every video gets one prototype"),
+        ({"teacher_entropy": 0.0}, "all videos get the same prototype"),
         ({"teacher_entropy": math.log(64)}, "its targets are uniform"),
-        ({"teacher_entropy": 2.0, "feature_std": 0.0}, "unit features differ by 0"),
+        ({"teacher_entropy": 2.0, "feature_std": 0.0}, "normalized features have standard deviation 0"),
     ],
 )
 def test_each_collapse_is_told(

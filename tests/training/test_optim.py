@@ -33,8 +33,8 @@ def test_groups_equal_the_originals(oracle: Oracle, norm_last_layer: bool) -> No
     expected = oracle("svt/param_groups")[1][f"norm_last_layer_{str(norm_last_layer).lower()}"]
     method = SVT(timesformer(**TINY), SVTConfig(norm_last_layer=norm_last_layer, **HEAD), epochs=1)
     groups = param_groups(method.student)
-    assert sorted(names(groups, True)) == sorted(expected["regularized"])
-    assert sorted(names(groups, False)) == sorted(expected["not_regularized"])
+    assert sorted(names(groups, True)) == sorted(expected["regularised"])
+    assert sorted(names(groups, False)) == sorted(expected["not_regularised"])
     assert not set(expected["frozen"]) & {*names(groups, True), *names(groups, False)}
 
 
@@ -139,7 +139,7 @@ def test_a_learning_rate_is_scaled_from_a_batch_of_256() -> None:
     ("call", "message"),
     [
         (lambda: param_groups(nn.Linear(2, 2), layer_decay=0.5), r"layer_decay=0.5 needs parameters named blocks.0"),
-        (lambda: param_groups(nn.Linear(2, 2).requires_grad_(False)), "no parameter of Linear is trained"),
+        (lambda: param_groups(nn.Linear(2, 2).requires_grad_(False)), "no parameter of Linear can be trained"),
         (lambda: build_optimizer(param_groups(nn.Linear(2, 2)), name="lamb"), '"adam" or "sgd", got \'lamb\''),
         (lambda: clip_gradients([], 1.0, mode="each"), '"per_parameter" or "global", got \'each\''),
     ],
@@ -184,5 +184,5 @@ def test_learning_rates_can_be_scaled_by_names() -> None:
         "head.weight": 1.0,
         "head.bias": 1.0,
     }
-    with pytest.raises(ValueError, match="no parameter of ModuleDict matches tail"):
+    with pytest.raises(ValueError, match=r"tail\.\* matches no parameter of ModuleDict"):
         param_groups(network, lr_factors={"tail.*": 0.1})

@@ -111,7 +111,7 @@ def test_a_damaged_newest_checkpoint_is_skipped_and_said(videos, straight, tmp_p
     )
     assert done.returncode == 0, done.stderr
     assert f"{newest} is damaged" in done.stderr
-    assert "going on from" in done.stderr
+    assert "resuming from" in done.stderr
     assert_same_run(tmp_path / "run", straight)
 
 

@@ -14,13 +14,13 @@ from training_runs import TINY as SVT_TINY
 
 from svt_zoo import load_model
 from svt_zoo.config import ConfigError, FinetuneRecipe, TemporalConfig, load_recipe, read_recipe
-from svt_zoo.data.video import open_video
 from svt_zoo.evaluation.results import read_result
 from svt_zoo.methods import Classify, Temporal
 from svt_zoo.models import Classifier
 from svt_zoo.training.build import pretrain
 from svt_zoo.training.engine import Trainer
 from svt_zoo.training.objectives import build_flow
+from svt_zoo.video import open_video
 
 TINY = ROOT / "configs" / "debug" / "time_tiny.yaml"
 TEMPLATES = ("Moving [something] up", "Pushing [something] from left to right", "Drawing [something]")
@@ -124,7 +124,7 @@ def test_all_weights_at_zero_is_plain_fine_tuning() -> None:
 
 def test_a_clip_that_is_mixed_or_comes_with_a_fast_one_is_refused() -> None:
     for more in ("views={slow_fast: true}", "classify.mixup=0.2"):
-        with pytest.raises(ConfigError, match="need one unmixed clip"):
+        with pytest.raises(ConfigError, match="need a single clip"):
             read_recipe(FinetuneRecipe, TINY, [more])
 
 

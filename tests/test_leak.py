@@ -6,8 +6,8 @@ import pytest
 import torch
 from training_runs import ROOT
 
+from examples.diagnose_leak import diagnose_leak, main, noise_batch
 from svt_zoo.config import CPCRecipe, load_recipe
-from svt_zoo.training.leak import diagnose_leak, noise_batch
 
 NOISE = ROOT / "configs" / "cpc" / "noise.yaml"
 
@@ -43,12 +43,7 @@ def test_every_frame_of_noise_is_another_one() -> None:
     assert distances.min() > 5
 
 
-def test_the_tool_says_which_attention_leaks(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    from diagnose_leak import main
-
+def test_the_example_says_which_attention_leaks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "leak.json"
     small = "model.options={embed_dim: 16, depth: 1, mlp_dim: 32}"
     arguments = [str(NOISE), small, "--compare", "--steps", "2", "--last", "1", "--output", str(output)]

@@ -1,4 +1,4 @@
-"""The reader in forked workers, in PyTorchVideo's dataset, and thousands of times in one process."""
+"""The reader in worker processes, in PyTorchVideo's dataset, and in thousands of calls in one process."""
 
 import gc
 import multiprocessing
@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader, SequentialSampler
 from video_files import encode, moving_square, numbered, numbers
 
-from svt_zoo.data.video import VideoPathHandler, VideoReadError, open_video
+from svt_zoo.video import VideoPathHandler, VideoReadError, open_video
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def video_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Frames(torch.utils.data.Dataset[torch.Tensor]):
-    """Frame `index` of each of a few videos, one of which the parent has left open."""
+    """Item i is frame i of a video opened in the worker and frame i + 1 of one opened in the parent."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -34,23 +34,23 @@ class Frames(torch.utils.data.Dataset[torch.Tensor]):
         return 8
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        gc.collect()  # frees what the parent left behind: decoders with threads would wait for them for ever
+        gc.collect()  # frees objects of the parent: a decoder with threads would block here
         with open_video(self.path) as video:
             return torch.cat([video.frames_at([index]), self.video.frames_at([index + 1])])
 
 
-def test_forked_workers_read_what_the_parent_has_used(video_path: Path) -> None:
+def test_forked_workers_read_a_video_that_the_parent_has_used(video_path: Path) -> None:
     dataset = Frames(video_path)
     assert numbers(dataset[3]) == [3, 4]
     garbage = [open_video(video_path)]
-    garbage.append(garbage)  # type: ignore[arg-type]  # a cycle: open until the collector runs, in the worker
+    garbage.append(garbage)  # type: ignore[arg-type]  # a cycle: stays open until the GC runs in the worker
     del garbage
     fork = multiprocessing.get_context("fork")
     loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context=fork, timeout=300)
     assert [numbers(frames) for frames in loader] == [[i, i + 1] for i in range(8)]
 
 
-def test_spawned_workers_read_a_video_that_was_sent_to_them(video_path: Path) -> None:
+def test_a_spawned_worker_reads_a_pickled_video(video_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         video = open_video(video_path)
         assert numbers(pool.apply_async(video.frames_at, ([9, 2],)).get(timeout=120)) == [9, 2]
@@ -63,11 +63,11 @@ def test_a_read_error_in_a_worker_reaches_the_parent_with_its_message(tmp_path: 
         next(iter(loader))
 
 
-def grown(path: Path, opens: int) -> float:
-    """By how many MiB the process grows while it opens, reads and refuses videos so many times, after a warm-up."""
+def memory_growth(path: Path, opens: int) -> float:
+    """Growth of the process in MiB over `opens` rounds of opening, reading and refusing videos, after a warm-up."""
     broken = path.with_suffix(".broken.mp4")
     broken.write_bytes(path.read_bytes()[:-100])
-    gc.collect()  # what earlier tests left open would close on the way
+    gc.collect()  # closes files of earlier tests
     process = psutil.Process()
     before, files = 0, 0
     for i in range(opens + 50):
@@ -76,25 +76,25 @@ def grown(path: Path, opens: int) -> float:
         with open_video(path) as video:
             if i % 3:
                 video.frames_at([i % 10, 12])
-        open_video(path)  # not closed by anybody
+        open_video(path)  # never closed explicitly
         with pytest.raises(VideoReadError):
             open_video(broken).frames_at([19])
     assert process.num_fds() <= files
     return (process.memory_info().rss - before) / 2**20
 
 
-def leaky(folder: Path) -> Path:
+def short_video(folder: Path) -> Path:
     """A short video with its index at the end, so that a cut makes it unreadable."""
     return encode(folder / "short.mp4", moving_square(20), g="5")
 
 
-def test_hundreds_of_videos_leave_nothing_behind(tmp_path: Path) -> None:
-    assert grown(leaky(tmp_path), 300) < 8
+def test_reading_hundreds_of_videos_leaks_neither_memory_nor_files(tmp_path: Path) -> None:
+    assert memory_growth(short_video(tmp_path), 300) < 8
 
 
 @pytest.mark.slow
-def test_ten_thousand_videos_leave_nothing_behind(tmp_path: Path) -> None:
-    assert grown(leaky(tmp_path), 10_000) < 16
+def test_reading_ten_thousand_videos_leaks_neither_memory_nor_files(tmp_path: Path) -> None:
+    assert memory_growth(short_video(tmp_path), 10_000) < 16
 
 
 def dataset_of(path: Path, sampler_name: str, *arguments: float | Fraction) -> LabeledVideoDataset:
@@ -108,11 +108,11 @@ def dataset_of(path: Path, sampler_name: str, *arguments: float | Fraction) -> L
     return dataset
 
 
-def test_it_is_a_pytorchvideo_video(video_path: Path) -> None:
+def test_an_encoded_video_is_a_pytorchvideo_video(video_path: Path) -> None:
     assert isinstance(VideoPathHandler().video_from_path(str(video_path)), Video)
 
 
-def test_pytorchvideo_samples_uniform_clips_from_it(video_path: Path) -> None:
+def test_pytorchvideo_samples_uniform_clips(video_path: Path) -> None:
     samples = list(dataset_of(video_path, "uniform", Fraction(2, 5)))
     assert [s["label"] for s in samples] == [7] * 5 + [8] * 5
     assert [s["clip_index"] for s in samples] == [0, 1, 2, 3, 4] * 2
@@ -124,7 +124,7 @@ def test_pytorchvideo_samples_uniform_clips_from_it(video_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "arguments"), [("random", (0.4,)), ("constant_clips_per_video", (0.4, 3)), ("random_multi", (0.4, 2))]
 )
-def test_pytorchvideos_other_samplers_work_on_it(video_path: Path, name: str, arguments: tuple[float, ...]) -> None:
+def test_the_other_samplers_of_pytorchvideo_work(video_path: Path, name: str, arguments: tuple[float, ...]) -> None:
     samples = list(dataset_of(video_path, name, *arguments))
     assert len(samples) == (6 if name == "constant_clips_per_video" else 2)
     for sample in samples:
@@ -134,14 +134,14 @@ def test_pytorchvideos_other_samplers_work_on_it(video_path: Path, name: str, ar
             assert len(shown) == 10
 
 
-def test_pytorchvideo_reads_it_in_workers(video_path: Path) -> None:
+def test_a_pytorchvideo_dataset_reads_in_workers(video_path: Path) -> None:
     fork = multiprocessing.get_context("fork")
     dataset = dataset_of(video_path, "uniform", Fraction(2, 5))
     loader = DataLoader(dataset, batch_size=5, num_workers=2, multiprocessing_context=fork, timeout=300)
     assert sorted(int(label) for batch in loader for label in batch["label"]) == [7] * 5 + [8] * 5
 
 
-def test_clips_equal_those_of_pytorchvideos_own_reader(tmp_path: Path) -> None:
+def test_clips_equal_those_of_the_reader_of_pytorchvideo(tmp_path: Path) -> None:
     path = encode(tmp_path / "video.mp4", moving_square(50), g="12")
     theirs = PyTorchVideoEncodedVideo.from_path(str(path), decode_audio=False, decoder="pyav")
     with open_video(path) as ours:

@@ -1,5 +1,6 @@
-"""Opening a video and asking for its frames."""
+"""Opening a video and requesting its frames."""
 
+import importlib
 import pickle
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 from video_files import encode, moving_square, numbered, numbers, sequential
 
-from svt_zoo.data.video import EncodedVideo, Limits, VideoReadError, open_video
+import svt_zoo.video
+from svt_zoo.video import EncodedVideo, Limits, VideoReadError, open_video
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> EncodedVideo:
     return open_video(numbered(tmp_path_factory.mktemp("numbered") / "fifty.mp4", 50))
 
 
-def test_frames_come_in_the_order_asked_with_repeats(video: EncodedVideo) -> None:
+def test_frames_come_in_the_requested_order_with_repeats(video: EncodedVideo) -> None:
     frames = video.frames_at([7, 3, 49, 3, 0, 7])
     assert frames.dtype == torch.uint8
     assert frames.shape == (6, 48, 64, 3)
@@ -34,7 +36,7 @@ def test_frames_come_in_the_order_asked_with_repeats(video: EncodedVideo) -> Non
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(indices=st.lists(st.integers(0, 49), max_size=20))
-def test_any_request_gives_the_frames_it_names(video: EncodedVideo, indices: list[int]) -> None:
+def test_any_request_returns_the_frames_with_these_numbers(video: EncodedVideo, indices: list[int]) -> None:
     assert numbers(video.frames_at(indices)) == indices
 
 
@@ -44,22 +46,22 @@ def test_indices_may_be_any_sequence_of_integers(video: EncodedVideo, kind: Call
     assert numbers(video.frames_at(indices)) == [2, 3, 4]
 
 
-def test_no_indices_give_no_frames(video: EncodedVideo) -> None:
+def test_an_empty_request_returns_no_frames(video: EncodedVideo) -> None:
     assert video.frames_at([]).shape == (0, 48, 64, 3)
 
 
 @pytest.mark.parametrize("index", [-1, 50])
-def test_an_index_without_a_frame_is_refused(video: EncodedVideo, index: int) -> None:
-    with pytest.raises(IndexError, match=rf"has 50 frames, numbered 0 to 49; got index {index}"):
+def test_an_index_out_of_range_is_an_error(video: EncodedVideo, index: int) -> None:
+    with pytest.raises(IndexError, match=rf"has 50 frames; index must be 0 to 49, got {index}"):
         video.frames_at([0, index])
 
 
-def test_a_fractional_index_is_refused(video: EncodedVideo) -> None:
+def test_a_fractional_index_is_an_error(video: EncodedVideo) -> None:
     with pytest.raises(TypeError, match="float"):
         video.frames_at([1.5])
 
 
-def test_a_video_knows_its_times(video: EncodedVideo) -> None:
+def test_a_video_has_a_length_a_rate_and_a_size(video: EncodedVideo) -> None:
     assert video.num_frames == 50
     assert video.duration == pytest.approx(2.0)
     assert video.fps == pytest.approx(25.0)
@@ -68,13 +70,13 @@ def test_a_video_knows_its_times(video: EncodedVideo) -> None:
     assert "50 frames of 64x48, 2.00 s, h264" in repr(video)
 
 
-def test_time_starts_at_the_first_frame(shared: Path) -> None:
+def test_times_start_at_the_first_frame(shared: Path) -> None:
     with open_video(shared / "clips" / "tc_test_non_zero_start.mp4") as video:
         assert video.pts[0] == 0
         assert video.duration == pytest.approx(0.4)
 
 
-def test_the_frame_on_screen_is_the_last_one_shown(video: EncodedVideo) -> None:
+def test_the_frame_at_a_time_is_the_last_one_that_started(video: EncodedVideo) -> None:
     assert video.indices_at([-1, 0, 0.039, 0.04, 1.0, 1.999, 99]) == [0, 0, 0, 1, 25, 49, 49]
     with pytest.raises(ValueError, match="nan"):
         video.indices_at([float("nan")])
@@ -82,9 +84,7 @@ def test_the_frame_on_screen_is_the_last_one_shown(video: EncodedVideo) -> None:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(start=st.floats(-1, 3), length=st.floats(0, 1))
-def test_a_clip_holds_the_frames_shown_from_start_to_before_end(
-    video: EncodedVideo, start: float, length: float
-) -> None:
+def test_a_clip_holds_the_frames_that_start_in_its_interval(video: EncodedVideo, start: float, length: float) -> None:
     expected = [i for i, time in enumerate(video.pts) if start - 1e-6 <= time < start + length - 1e-6]
     clip = video.get_clip(start, start + length)
     assert clip["audio"] is None
@@ -97,22 +97,22 @@ def test_a_clip_holds_the_frames_shown_from_start_to_before_end(
         assert numbers(clip["video"].permute(1, 2, 3, 0)) == expected
 
 
-def test_rounding_adds_or_drops_no_frame(video: EncodedVideo) -> None:
+def test_rounding_of_times_adds_and_drops_no_frame(video: EncodedVideo) -> None:
     times = [0.0]
     for _ in range(5):
-        times.append(times[-1] + Fraction(0.4))  # not quite 2/5, as PyTorchVideo's clip samplers add it up
+        times.append(times[-1] + Fraction(0.4))  # not exactly 2/5; PyTorchVideo's clip samplers add times up like this
     clips = [video.get_clip(start, end)["video"] for start, end in pairwise(times)]
     assert [clip.shape[1] for clip in clips if clip is not None] == [10] * 5
 
 
-def test_a_clip_may_reach_beyond_the_end(video: EncodedVideo) -> None:
+def test_a_clip_may_extend_beyond_the_end(video: EncodedVideo) -> None:
     clip = video.get_clip(Fraction(48, 25), float("inf"))["video"]
     assert clip is not None
     assert numbers(clip.permute(1, 2, 3, 0)) == [48, 49]
 
 
 @pytest.mark.parametrize(("name", "size"), [("90", (568, 320)), ("180", (320, 568)), ("270", (568, 320)), ("0", None)])
-def test_rotated_videos_come_upright(shared: Path, name: str, size: tuple[int, int] | None) -> None:
+def test_rotated_videos_are_returned_upright(shared: Path, name: str, size: tuple[int, int] | None) -> None:
     path = shared / "clips" / f"decord_video_{name}.mov"
     with open_video(path) as video, open_video(shared / "clips" / "decord_video_0.mov") as upright:
         assert (video.height, video.width) == (size or (upright.height, upright.width))
@@ -121,32 +121,32 @@ def test_rotated_videos_come_upright(shared: Path, name: str, size: tuple[int, i
     assert_close(frames, torch.from_numpy(np.stack(list(sequential(path)))))
 
 
-def test_rotation_turns_the_picture_the_way_players_do(tmp_path: Path) -> None:
+def test_rotation_has_the_direction_that_players_use(tmp_path: Path) -> None:
     import av
 
     image = np.zeros((48, 64, 3), np.uint8)
-    image[:16, :16] = 255  # a white corner, top left
+    image[:16, :16] = 255  # a white square in the top left corner
     path = tmp_path / "turned.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25)
         stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
-        stream.set_display_rotation(-90)  # counterclockwise by -90 degrees: clockwise
+        stream.set_display_rotation(-90)  # degrees counterclockwise
         container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
     with open_video(path) as video:
         frame = video.frames_at([0])[0]
     assert frame.shape == (64, 48, 3)
-    assert frame[4, -4].min() > 200  # top right now
+    assert frame[4, -4].min() > 200  # it moved to the top right corner
     assert frame[4, 4].max() < 50
 
 
-def test_a_closed_or_pickled_video_can_still_be_read(video: EncodedVideo) -> None:
+def test_a_closed_or_pickled_video_can_be_read(video: EncodedVideo) -> None:
     copy = pickle.loads(pickle.dumps(video))
     video.close()
     assert numbers(video.frames_at([5])) == numbers(copy.frames_at([5])) == [5]
 
 
-def test_names_with_colons_and_percent_signs_are_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_names_may_contain_colons_and_percent_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     name = "concat:12:30 clip %03d.mp4"
     encode(tmp_path / "plain.mp4", moving_square(3)).rename(tmp_path / name)
@@ -155,7 +155,7 @@ def test_names_with_colons_and_percent_signs_are_files(tmp_path: Path, monkeypat
         assert video.name == name
 
 
-def test_the_colour_matrix_in_the_file_is_honoured(tmp_path: Path) -> None:
+def test_the_color_matrix_in_the_file_is_used(tmp_path: Path) -> None:
     frames = np.full((2, 48, 64, 3), (30, 180, 60), np.uint8)
     plain = encode(tmp_path / "plain.mp4", frames, crf="1")
     tagged = encode(tmp_path / "tagged.mp4", frames, crf="1", colorspace="bt709")
@@ -164,7 +164,7 @@ def test_the_colour_matrix_in_the_file_is_honoured(tmp_path: Path) -> None:
     assert difference > 5
 
 
-def test_the_whole_request_is_limited_in_memory(tmp_path: Path) -> None:
+def test_the_memory_of_one_request_is_limited(tmp_path: Path) -> None:
     with open_video(numbered(tmp_path / "ten.mp4", 10), limits=Limits(max_bytes=48 * 64 * 3 * 5)) as video:
         assert len(video.frames_at(range(5))) == 5
         with pytest.raises(VideoReadError, match=r"6 frames of 64x48 pixels take 55296 bytes.*Limits.max_bytes; ask"):
@@ -173,7 +173,7 @@ def test_the_whole_request_is_limited_in_memory(tmp_path: Path) -> None:
             video.get_clip(0, 0.12)  # float32
 
 
-def test_reading_starts_no_thread(shared: Path) -> None:
+def test_reading_starts_no_threads(shared: Path) -> None:
     before = psutil.Process().num_threads()
     for name in ("kinetics_clean_and_jerk_340x256.mp4", "tc_av1_video.mkv", "tc_h265_video.mp4"):
         with open_video(shared / "clips" / name) as video:
@@ -181,7 +181,18 @@ def test_reading_starts_no_thread(shared: Path) -> None:
             assert psutil.Process().num_threads() == before
 
 
-def test_importing_the_reader_imports_neither_pytorchvideo_nor_torchvision() -> None:
-    code = "import sys, svt_zoo.data.video; print({'pytorchvideo', 'torchvision'} & set(sys.modules))"
+def test_importing_the_package_imports_neither_pytorchvideo_nor_torchvision() -> None:
+    code = "import sys, svt_zoo.video; print({'pytorchvideo', 'torchvision'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("video", "open_video"), ("video", "VideoPathHandler"), ("limits", "Limits")]
+)
+def test_the_deprecated_module_returns_the_name_and_warns(module: str, name: str) -> None:
+    deprecated = importlib.import_module(f"svt_zoo.data.{module}")
+    with pytest.warns(DeprecationWarning, match=f"import {name} from svt_zoo.video"):
+        assert getattr(deprecated, name) is getattr(svt_zoo.video, name)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = deprecated.nonsense

@@ -1,4 +1,4 @@
-"""Whatever the codec and container, the reader gives what a plain sequential decode gives."""
+"""For every codec and container, the reader returns exactly the frames of a plain sequential decode."""
 
 import random
 from pathlib import Path
@@ -9,11 +9,11 @@ import pytest
 import torch
 from video_files import KINDS, cut_by_edit_list, encode, make, moving_square, remux, sequential
 
-from svt_zoo.data.video import VideoReadError, open_video
+from svt_zoo.video import VideoReadError, open_video
 
 CLIPS = Path(__file__).resolve().parents[3] / "shared" / "clips"
 CLIP_NAMES = sorted(p.name for p in CLIPS.glob("*.*") if p.suffix != ".md")
-# These hold most of the pixels: the default run leaves them out.
+# These files have most of the pixels, so only the slow tests read them.
 LARGE = {name for name in CLIP_NAMES if (CLIPS / name).stat().st_size > 700_000} | {
     "ssv2_task41_0.webm",
     "ssv2_task93_0.webm",
@@ -24,7 +24,7 @@ LARGE = {name for name in CLIP_NAMES if (CLIPS / name).stat().st_size > 700_000}
 
 
 def assert_exact(path: Path, seed: int = 0) -> None:
-    """The number of frames and several random requests, fresh and repeated, equal the sequential decode."""
+    """Compares the number of frames and several random requests with the sequential decode."""
     rng = random.Random(seed)
     with open_video(path) as video:
         n = video.num_frames
@@ -60,7 +60,7 @@ def test_large_real_clips_are_exact(shared: Path, name: str) -> None:
     assert_exact(shared / "clips" / name)
 
 
-def test_a_clip_with_a_damaged_packet_fails_and_names_it(shared: Path) -> None:
+def test_the_error_for_a_damaged_packet_names_the_packet(shared: Path) -> None:
     with open_video(shared / "clips" / "decord_corrupted.mp4") as video:
         assert video.num_frames == 50
         with pytest.raises(VideoReadError, match=r"decord_corrupted.mp4: packet \d+ cannot be decoded"):
@@ -76,19 +76,19 @@ def test_every_kind_of_video_is_exact(tmp_path: Path, kind: str) -> None:
         assert video.num_frames == KINDS[kind][1]
 
 
-def test_only_the_frames_behind_an_edit_list_exist(tmp_path: Path) -> None:
-    whole = encode(tmp_path / "whole.mp4", moving_square(60), g="30", bf="2")
-    path = cut_by_edit_list(whole, tmp_path / "cut.mp4", 20)
+def test_frames_that_an_edit_list_hides_are_not_counted(tmp_path: Path) -> None:
+    full = encode(tmp_path / "full.mp4", moving_square(60), g="30", bf="2")
+    path = cut_by_edit_list(full, tmp_path / "cut.mp4", 20)
     with open_video(path) as video:
         assert video.num_frames == 40
         kept = video.frames_at(range(40))
-    with open_video(whole) as video:
+    with open_video(full) as video:
         assert torch.equal(kept, video.frames_at(range(20, 60)))
     assert_exact(path)
 
 
-def test_frames_left_from_a_cut_before_the_first_key_frame_are_not_counted(tmp_path: Path) -> None:
-    whole = make("h264, open groups", tmp_path)
+def test_frames_before_the_first_key_frame_are_not_counted(tmp_path: Path) -> None:
+    full = make("h264, open groups", tmp_path)
     seen = 0
 
     def from_second_key_frame(packet: av.Packet) -> av.Packet | None:
@@ -96,11 +96,11 @@ def test_frames_left_from_a_cut_before_the_first_key_frame_are_not_counted(tmp_p
         seen += packet.is_keyframe
         return packet if seen >= 2 else None
 
-    path = remux(whole, tmp_path / "cut.mkv", from_second_key_frame)
+    path = remux(full, tmp_path / "cut.mkv", from_second_key_frame)
     assert_exact(path)
 
 
-def test_a_variable_frame_rate_keeps_its_times(tmp_path: Path) -> None:
+def test_the_times_of_a_variable_frame_rate_are_exact(tmp_path: Path) -> None:
     pts = [0, 1, 2, 5, 9, 10, 30, 31, 40, 41]
     path = encode(tmp_path / "video.mp4", moving_square(10), pts=pts)
     with open_video(path) as video:
@@ -123,7 +123,7 @@ def test_live_matroska_without_a_duration_is_exact(tmp_path: Path) -> None:
     assert_exact(path)
 
 
-def test_a_size_change_in_mid_stream_is_scaled_to_the_first_size(tmp_path: Path) -> None:
+def test_after_a_size_change_frames_are_scaled_to_the_first_size(tmp_path: Path) -> None:
     small = encode(tmp_path / "small.ts", moving_square(20), g="10", bf="0")
     large = encode(tmp_path / "large.ts", moving_square(20, 192, 256), g="10", bf="0", pts=list(range(20, 40)))
     path = tmp_path / "both.ts"
@@ -135,17 +135,17 @@ def test_a_size_change_in_mid_stream_is_scaled_to_the_first_size(tmp_path: Path)
     assert (frames[1].float() - torch.from_numpy(moving_square(20)[19]).float()).abs().mean() < 40
 
 
-def test_files_too_large_to_keep_in_memory_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("svt_zoo.data.scan._MAX_KEPT", 1000)
+def test_large_files_are_exact_without_keeping_their_packets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("svt_zoo.video.index._MAX_KEPT", 1000)
     assert_exact(make("h264, short groups", tmp_path))
 
 
-def test_a_decoder_that_contradicts_the_timestamps_is_counted_instead(
+def test_frames_are_counted_if_the_decoder_contradicts_the_timestamps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = make("h264, B-pyramid", tmp_path)
     reference = list(sequential(path))
-    monkeypatch.setattr("svt_zoo.data.packets.plan", lambda packets, wanted: ["DEFAULT"] * 10)
+    monkeypatch.setattr("svt_zoo.video.decode.plan", lambda packets, wanted: ["DEFAULT"] * 10)
     with open_video(path) as video:
         frame = video.frames_at([50])[0]
     assert np.array_equal(frame.numpy(), reference[50])

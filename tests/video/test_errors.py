@@ -1,4 +1,4 @@
-"""What is wrong with a file ends in one error that names the file and the cause, or in the frames that exist."""
+"""For a faulty file, the reader raises an error with its path and the reason, or returns the frames that exist."""
 
 import os
 import pickle
@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 from video_files import encode, moving_square, sequential
 
-from svt_zoo.data import limits
-from svt_zoo.data.video import Limits, VideoReadError, open_video
+from svt_zoo.video import Limits, VideoReadError, errors, open_video
 
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """An MP4 of 60 frames in 5 groups with its index in front of the pictures."""
+    """An MP4 of 60 frames in 5 groups with its index before the frames."""
     path = tmp_path_factory.mktemp("good") / "good.mp4"
     encode(path, moving_square(60), g="12")
     with av.open(str(path)) as source, av.open(str(path) + ".mp4", "w", options={"movflags": "faststart"}) as out:
@@ -43,16 +42,16 @@ def refused(path: Path, reason: str, **options: Limits) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "missing.mp4", "no such file or directory")
 
 
-def test_a_name_that_no_file_can_have() -> None:
+def test_a_name_with_a_null_byte_is_refused() -> None:
     with pytest.raises(VideoReadError, match="null"):
         open_video("a\0b.mp4")
 
 
-def test_a_directory(tmp_path: Path) -> None:
+def test_a_directory_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, "a directory, not a video file")
 
 
@@ -66,15 +65,15 @@ def test_a_device_is_refused() -> None:
     refused(Path("/dev/zero"), "pipe, socket or device")
 
 
-def test_an_empty_file(tmp_path: Path) -> None:
+def test_an_empty_file_is_refused(tmp_path: Path) -> None:
     refused(write(tmp_path / "empty.mp4", b""), "an empty file")
 
 
-def test_a_file_that_may_not_be_read(tmp_path: Path, good: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path, good: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(*arguments: object, **options: object) -> None:
         raise av.error.PermissionError(13, "Permission denied", "secret.mp4")
 
-    monkeypatch.setattr("av.open", denied)  # the tests may run as root, whom no permission stops
+    monkeypatch.setattr("av.open", denied)  # the tests may run as root, who may read everything
     refused(write(tmp_path / "secret.mp4", good), "Permission denied")
 
 
@@ -88,22 +87,22 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, good: bytes, monkeypatch: p
         ("list.ffconcat", b"ffconcat version 1.0\nfile other.mp4\n"),
     ],
 )
-def test_what_is_not_a_video(tmp_path: Path, name: str, data: bytes) -> None:
+def test_a_file_that_is_not_a_video_is_refused(tmp_path: Path, name: str, data: bytes) -> None:
     refused(write(tmp_path / name, data), "not a video that FFmpeg can open")
 
 
-def test_a_file_that_lost_the_index_at_its_end(tmp_path: Path) -> None:
-    whole = encode(tmp_path / "whole.mp4", moving_square(30)).read_bytes()
-    refused(write(tmp_path / "cut.mp4", whole[: len(whole) // 2]), "not a video that FFmpeg can open")
+def test_a_file_without_the_index_at_its_end_is_refused(tmp_path: Path) -> None:
+    data = encode(tmp_path / "full.mp4", moving_square(30)).read_bytes()
+    refused(write(tmp_path / "cut.mp4", data[: len(data) // 2]), "not a video that FFmpeg can open")
 
 
-def test_a_file_cut_short_behind_its_index(tmp_path: Path, good: bytes) -> None:
-    for share in (0.5, 0.7, 0.95):
-        refused(write(tmp_path / "cut.mp4", good[: int(len(good) * share)]), "packet|cut short")
+def test_a_file_cut_after_its_index_is_refused(tmp_path: Path, good: bytes) -> None:
+    for fraction in (0.5, 0.7, 0.95):
+        refused(write(tmp_path / "cut.mp4", good[: int(len(good) * fraction)]), "packet|cut short")
 
 
-def test_a_file_cut_exactly_between_two_packets(tmp_path: Path, good: bytes) -> None:
-    with av.open(str(write(tmp_path / "whole.mp4", good))) as container:
+def test_a_file_cut_between_two_packets_is_refused(tmp_path: Path, good: bytes) -> None:
+    with av.open(str(write(tmp_path / "full.mp4", good))) as container:
         positions = [p.pos for p in container.demux(container.streams.video[0]) if p.size]
     assert positions[40]
     refused(write(tmp_path / "cut.mp4", good[: positions[40]]), "cut short: holds 40 of the 60 packets")
@@ -123,7 +122,7 @@ def test_zeros_in_the_middle(tmp_path: Path, good: bytes) -> None:
     refused(write(tmp_path / "damaged.mp4", bytes(damaged)), "packet|damaged")
 
 
-def test_audio_only(tmp_path: Path) -> None:
+def test_a_file_with_audio_only_is_refused(tmp_path: Path) -> None:
     with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:
         sound.setparams((1, 2, 8000, 0, "NONE", ""))
         sound.writeframes(bytes(16_000))
@@ -136,7 +135,7 @@ def test_audio_only(tmp_path: Path) -> None:
 
 
 def with_cover(path: Path, *, and_video: bool) -> Path:
-    """A Matroska file with a cover picture and, behind it, perhaps a real video."""
+    """Writes a file with a cover picture, followed by a real video if `and_video`."""
     from av.stream import Disposition
 
     image = av.VideoFrame.from_ndarray(np.full((16, 16, 3), 99, np.uint8), format="rgb24")
@@ -160,7 +159,7 @@ def test_a_cover_picture_is_not_a_video(tmp_path: Path) -> None:
     refused(with_cover(tmp_path / "cover.mp4", and_video=False), "no video stream, only a cover picture")
 
 
-def test_a_cover_picture_in_front_of_the_video_is_passed_over(tmp_path: Path) -> None:
+def test_a_cover_picture_before_the_video_is_skipped(tmp_path: Path) -> None:
     with open_video(with_cover(tmp_path / "cover.mp4", and_video=True)) as video:
         assert (video.num_frames, video.height, video.width) == (10, 96, 128)
 
@@ -174,7 +173,7 @@ def test_a_single_frame_is_a_video(tmp_path: Path) -> None:
         assert np.array_equal(video.frames_at([0, 0])[1].numpy(), next(sequential(path)))
 
 
-def test_a_raw_stream_without_times_is_counted(tmp_path: Path) -> None:
+def test_the_frames_of_a_raw_stream_without_times_are_counted(tmp_path: Path) -> None:
     with open_video(encode(tmp_path / "raw.h264", moving_square(20))) as video:
         assert video.num_frames == 20
         assert video.pts == pytest.approx([i / 25 for i in range(20)])
@@ -197,42 +196,42 @@ def test_the_size_of_frames_is_limited(tmp_path: Path) -> None:
     refused(path, "frames of 128x96 pixels, more than the 12000 of Limits.max_pixels", limits=Limits(max_pixels=12_000))
 
 
-def test_frames_that_grow_beyond_the_limit_are_refused(tmp_path: Path) -> None:
+def test_a_size_change_beyond_the_limit_is_refused(tmp_path: Path) -> None:
     small = encode(tmp_path / "small.ts", moving_square(20), g="10", bf="0")
     large = encode(tmp_path / "large.ts", moving_square(20, 192, 256), g="10", bf="0", pts=list(range(20, 40)))
     path = write(tmp_path / "both.ts", small.read_bytes() + large.read_bytes())
     refused(path, "packet 20 cannot be decoded", limits=Limits(max_pixels=96 * 128 * 2))
 
 
-def test_a_video_that_lasts_too_long_is_refused(tmp_path: Path) -> None:
+def test_the_duration_is_limited(tmp_path: Path) -> None:
     path = encode(tmp_path / "long.mp4", moving_square(4), pts=[0, 1, 2, 25 * 3600])
     refused(path, "lasts 3600 s, more than the 60 s of Limits.max_duration", limits=Limits(max_duration=60))
     raw = encode(tmp_path / "long.h264", moving_square(30))
     refused(raw, "lasts 1 s, more than the 1 s", limits=Limits(max_duration=1))
 
 
-def test_a_video_that_takes_too_long_to_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_of_the_scan_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = encode(tmp_path / "slow.mp4", moving_square(30))
-    monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=count().__next__))  # one second a packet
+    monkeypatch.setattr(errors, "time", SimpleNamespace(monotonic=count().__next__))  # one second per packet
     refused(path, "takes longer than the 9.5 s of Limits.max_decode_time", limits=Limits(max_decode_time=9.5))
     with open_video(path, limits=Limits(max_decode_time=40)) as video:
-        assert len(video.frames_at(range(30))) == 30  # each pass has its own time
+        assert len(video.frames_at(range(30))) == 30  # each pass has its own time limit
 
 
-def test_a_decoder_that_takes_too_long_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_of_a_request_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_video(encode(tmp_path / "slow.mp4", moving_square(30)), limits=Limits(max_decode_time=3600)) as video:
-        monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=count(step=1000).__next__))
+        monkeypatch.setattr(errors, "time", SimpleNamespace(monotonic=count(step=1000).__next__))
         with pytest.raises(VideoReadError, match=r"slow.mp4: takes longer than the 3600 s of Limits.max_decode_time"):
             video.frames_at(range(30))
 
 
-def test_the_error_keeps_its_parts_on_its_way_between_processes() -> None:
+def test_the_error_can_be_pickled() -> None:
     error = pickle.loads(pickle.dumps(VideoReadError("a.mp4", "an empty file")))
     assert isinstance(error, VideoReadError)
     assert (error.path, error.reason, str(error)) == ("a.mp4", "an empty file", "a.mp4: an empty file")
 
 
-def test_tags_that_are_not_utf_8_do_not_matter(tmp_path: Path, good: bytes) -> None:
+def test_a_file_with_tags_that_are_not_utf_8_is_read(tmp_path: Path, good: bytes) -> None:
     plain = write(tmp_path / "plain.mp4", good)
     with av.open(str(plain)) as source, av.open(str(tmp_path / "tagged.mkv"), "w") as out:
         out.metadata["title"] = "a title"

@@ -1,4 +1,4 @@
-"""A folder of images, one a frame, read like a video."""
+"""Videos stored as folders of images, one image per frame."""
 
 import os
 import re
@@ -10,21 +10,21 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from .limits import VideoReadError
+from .errors import VideoReadError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 
 
 class FrameFolder:
-    """A video kept as a folder of JPEG or PNG files, in the order of the numbers in their names.
+    """A folder of JPEG or PNG files, read like a video. The numbers in the file names give the order.
 
     Args:
         path: the folder.
-        fps: frames per second; images do not carry it.
-        num_frames: the first so many frames are the video; None takes all.
+        fps: frames per second; images do not store it.
+        num_frames: number of frames to use from the start; None for all.
 
     Raises:
-        VideoReadError: not a folder, no images in it, or fewer than `num_frames`.
+        VideoReadError: the path is not a folder, or it holds no images or fewer than `num_frames`.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, fps: float = 30.0, num_frames: int | None = None) -> None:
@@ -47,7 +47,7 @@ class FrameFolder:
 
     @property
     def pts(self) -> list[float]:
-        """When each frame is shown, in seconds from the first."""
+        """Presentation time of each frame, in seconds from the first frame."""
         return [i / self.fps for i in range(self.num_frames)]
 
     @property
@@ -56,33 +56,36 @@ class FrameFolder:
         return self.num_frames / self.fps
 
     def frames_at(self, indices: Sequence[int]) -> Tensor:
-        """The frames asked for, in that order: uint8 RGB (len(indices), H, W, 3).
+        """Reads frames by index.
+
+        Returns:
+            uint8 RGB (len(indices), H, W, 3), in the order of `indices`.
 
         Raises:
-            IndexError: no such frame.
-            VideoReadError: an image cannot be decoded, or is not of the first one's size.
+            IndexError: an index is out of range.
+            VideoReadError: an image cannot be decoded, or the images differ in size.
         """
         for index in indices:
             if not 0 <= index < self.num_frames:
-                raise IndexError(f"{self.path}: frame {index} of {self.num_frames} frames; count from 0")
-        unique = sorted(set(indices))
-        images = [self._read(index) for index in unique]
-        for index, image in zip(unique, images, strict=True):
-            if image.shape != images[0].shape:
-                height, width, _ = image.shape
-                first_height, first_width, _ = images[0].shape
-                reason = f"{width}x{height} after {first_width}x{first_height}: frames of one size are needed"
-                raise VideoReadError(self.path, f"{self._names[index]} is {reason}")
+                raise IndexError(f"{self.path}: index must be 0 to {self.num_frames - 1}, got {index}")
+        images: dict[int, NDArray[np.uint8]] = {}
+        size = None
+        for index in sorted(set(indices)):
+            images[index] = self._read(index)
+            height, width, _ = images[index].shape
+            size = size or (width, height)
+            if (width, height) != size:
+                reason = f"{self._names[index]} is {width}x{height}, an earlier frame {size[0]}x{size[1]}"
+                raise VideoReadError(self.path, f"{reason}; all frames must have one size")
         if not images:
             return torch.empty((0, 0, 0, 3), dtype=torch.uint8)
-        place = {index: i for i, index in enumerate(unique)}
-        return torch.from_numpy(np.stack([images[place[index]] for index in indices]))
+        return torch.from_numpy(np.stack([images[index] for index in indices]))
 
     def __enter__(self) -> "FrameFolder":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Nothing is held open."""
+        """Does nothing: no file is open."""
 
     def _read(self, index: int) -> NDArray[np.uint8]:
         name = self._names[index]
@@ -94,10 +97,10 @@ class FrameFolder:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file name is that of a frame: a visible file with an image's suffix."""
+    """Whether a file name is a frame's: not hidden, with the suffix of an image."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def _frame_order(name: str) -> tuple[list[int], str]:
-    # img_2 before img_10, whether or not the numbers are padded.
+    # img_2 sorts before img_10, with or without padding.
     return [int(digits) for digits in re.findall(r"\d+", os.path.splitext(name)[0])], name
