@@ -3,7 +3,8 @@
 FROM python:3.13-slim
 WORKDIR /src
 COPY . .
-RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu "torch==2.*+cpu" "torchvision==0.*+cpu" . \
+RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu torch torchvision \
+    && pip install --no-cache-dir . \
     && rm -rf /src \
     && useradd --create-home svt
 USER svt

@@ -67,7 +67,7 @@ def add_workers(parser: ArgumentParser) -> None:
 def positive(text: str) -> int:
     """Parse an integer >= 1."""
     if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"must be a whole number >= 1, got {text}")
+        raise ArgumentTypeError(f"must be an integer >= 1, got {text}")
     return int(text)
 
 

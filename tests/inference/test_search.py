@@ -300,7 +300,7 @@ def test_the_tool_makes_folders_and_refuses_wrong_files_before_it_computes(
     ]
     with pytest.raises(SystemExit, match="2"):
         main([str(table.path), str(folder / "0.mp4"), "--top", "0"])
-    assert "--top: must be a whole number >= 1, got 0" in capsys.readouterr().err
+    assert "--top: must be an integer >= 1, got 0" in capsys.readouterr().err
 
 
 def test_a_table_without_features_is_an_error(tmp_path: Path) -> None:
