@@ -14,7 +14,8 @@ PACKAGE = ROOT / "svt_zoo"
 ALLOWED = {
     "batch": set(),
     "files": set(),
-    "config": {"methods"},
+    "options": set(),
+    "config": {"methods", "options"},
     "distributed": set(),
     "schedules": set(),
     "models": set(),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from .options import at_least_one
+from ..options import bounds
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class RepeatConfig:
     splits: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        at_least_one(self, "num_seeds")
+        bounds(self, "num_seeds", low=1)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ..options import bounds
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -119,7 +121,7 @@ class CPCViewsConfig:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
-        at_least_one(self, "context_frames", "pred_frames", "frame_step")
+        bounds(self, "context_frames", "pred_frames", "frame_step", low=1)
 
     @property
     def num_frames(self) -> int:
@@ -227,11 +229,4 @@ class RunConfig:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        at_least_one(self, "checkpoint_every_epochs", "log_every_steps", "monitor_every_steps")
-
-
-def at_least_one(options: Any, *names: str) -> None:
-    """Raise a ValueError unless the options `names` are >= 1."""
-    for name in names:
-        if getattr(options, name) < 1:
-            raise ValueError(f"{name} must be >= 1, got {getattr(options, name)}")
+        bounds(self, "checkpoint_every_epochs", "log_every_steps", "monitor_every_steps", low=1)
