@@ -7,7 +7,6 @@ from .arguments import add_list_options, add_recipe, add_workers, list_options, 
 
 
 def add_check(parser: ArgumentParser) -> None:
-    """Arguments of `check`."""
     parser.add_argument("list", help="a list of videos in any format, or a folder of videos")
     parser.add_argument("--report", help="file to write, .parquet or .csv (by default in runs/, named after the list)")
     parser.add_argument("--again", action="store_true", help="decode also what an earlier run found sound")
@@ -31,7 +30,6 @@ def check(args: Namespace) -> int:
 
 
 def add_prepare(parser: ArgumentParser) -> None:
-    """Arguments of `prepare`."""
     parser.add_argument("list", help="a list of videos in any format, or a folder of videos")
     parser.add_argument("--output", type=Path, required=True, help="folder for the new videos and the new list")
     parser.add_argument("--short-side", type=int, default=256, help="pixels; never enlarges (%(default)s)")
@@ -73,7 +71,6 @@ def prepare(args: Namespace) -> int:
 
 
 def add_preview(parser: ArgumentParser) -> None:
-    """Arguments of `preview`."""
     add_recipe(parser, "svt/vitb_k400", overrides="data.train=/videos views.hflip=0")
     parser.add_argument("--videos", type=positive, default=2, help="how many videos to show (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("runs/preview.png"), help="the picture (%(default)s)")

@@ -14,7 +14,6 @@ _TIMEOUT = 5.0  # seconds for the Hub's answer
 
 
 def add_doctor(parser: ArgumentParser) -> None:
-    """Arguments of `doctor`: none."""
 
 
 def doctor(args: Namespace) -> int:

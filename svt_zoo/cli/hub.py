@@ -7,7 +7,6 @@ from .arguments import FEATURES_MODEL, add_model, columns, load_network
 
 
 def add_models(parser: ArgumentParser) -> None:
-    """Arguments of `models`."""
     parser.add_argument("pattern", nargs="?", default="*", help="only names that match, such as 'svt_*'")
 
 
@@ -28,7 +27,6 @@ def models(args: Namespace) -> int:
 
 
 def add_weights(parser: ArgumentParser) -> None:
-    """Arguments of `weights`."""
     parser.add_argument("pattern", nargs="?", default="*", help="only names that match, such as 'svt_*'")
 
 
@@ -56,7 +54,6 @@ def weights(args: Namespace) -> int:
 
 
 def add_publish(parser: ArgumentParser) -> None:
-    """Arguments of `publish`."""
     parser.add_argument("--repo", required=True, metavar="ORG/NAME", help="Hub repository; created if it is new")
     add_model(parser, FEATURES_MODEL)
     parser.add_argument("--private", action="store_true", help="create a private repository")
@@ -81,7 +78,6 @@ def publish(args: Namespace) -> int:
 
 
 def add_page(parser: ArgumentParser) -> None:
-    """Arguments of `page`."""
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of result files (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("MODEL_ZOO.md"), help="file to write (%(default)s)")
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 
 def add_embed(parser: ArgumentParser) -> None:
-    """Arguments of `embed`."""
     parser.add_argument("videos", nargs="+", help="video files, or folders of them")
     parser.add_argument("-o", "--output", help="file to write: .npy, or .csv with the path in the first column")
     add_model(parser, FEATURES_MODEL)
@@ -78,7 +77,6 @@ def _files(paths: list[str]) -> list[str]:
 
 
 def add_predict(parser: ArgumentParser) -> None:
-    """Arguments of `predict`."""
     parser.add_argument("videos", nargs="+", help="video files, or folders of them")
     parser.add_argument("--top", type=positive, default=5, help="how many classes to print (%(default)s)")
     add_model(parser, CLASSIFIER)
@@ -111,7 +109,6 @@ def predict(args: Namespace) -> int:
 
 
 def add_visualize(parser: ArgumentParser) -> None:
-    """Arguments of `visualize`."""
     parser.add_argument("video", help="a video file")
     add_model(parser, FEATURES_MODEL)
     parser.add_argument("--no-pretrained", action="store_true", help="random weights, to try the program")
@@ -142,7 +139,6 @@ def visualize(args: Namespace) -> int:
 
 
 def add_extract(parser: ArgumentParser) -> None:
-    """Arguments of `extract`."""
     parser.add_argument("videos", help="a list in any format, a folder, a URL of either, or one video")
     parser.add_argument("-o", "--output", default="runs/features.parquet", help="file to write (%(default)s)")
     add_model(parser, FEATURES_MODEL)
@@ -199,7 +195,6 @@ def extract(args: Namespace) -> int:
 
 
 def add_search(parser: ArgumentParser) -> None:
-    """Arguments of `search`."""
     parser.add_argument("features", help="a table that svt-zoo extract wrote")
     parser.add_argument("query", nargs="?", help="a video, a URL of one, or an image")
     parser.add_argument("--start", type=float, help="only the part of the video from here, in seconds")
@@ -262,7 +257,6 @@ def _duplicates(table: "FeatureTable", similarity: float, report: Path | None) -
 
 
 def add_serve(parser: ArgumentParser) -> None:
-    """Arguments of `serve`."""
     text = f"weights, a path or an address; by default those of --features, without it {CLASSIFIER}"
     parser.add_argument("--model", help=text)
     parser.add_argument("--features", help="a table that svt-zoo extract wrote with this model: shows neighbors")
@@ -293,7 +287,6 @@ def serve(args: Namespace) -> int:
 
 
 def add_export(parser: ArgumentParser) -> None:
-    """Arguments of `export`."""
     add_model(parser, FEATURES_MODEL)
     formats = ["torch_export", "aotinductor", "onnx", "transformers"]
     parser.add_argument("--format", default="onnx", choices=formats, help="(%(default)s)")

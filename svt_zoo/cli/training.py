@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
 
 def add_demo(parser: ArgumentParser) -> None:
-    """Arguments of `demo`."""
     parser.add_argument(
         "--quick", action="store_true", help="less than a minute: fewer videos, and too few steps to learn much"
     )
@@ -41,7 +40,6 @@ def demo(args: Namespace) -> int:
 
 
 def add_pretrain(parser: ArgumentParser) -> None:
-    """Arguments of `pretrain`."""
     add_recipe(parser, "svt/own_videos", overrides="data.train=/videos run.output=runs/mine")
 
 
@@ -61,7 +59,6 @@ def pretrain(args: Namespace) -> int:
 
 
 def add_finetune(parser: ArgumentParser) -> None:
-    """Arguments of `finetune`."""
     add_recipe(parser, "finetune/ucf101", overrides="init=dino data.train=/list.csv")
 
 
@@ -85,7 +82,6 @@ def finetune(args: Namespace) -> int:
 
 
 def add_evaluate(parser: ArgumentParser) -> None:
-    """Arguments of `evaluate`."""
     add_recipe(parser, "knn/ucf101", overrides="init=dino data.val=/list.csv")
 
 
@@ -114,7 +110,6 @@ def _print_results(results: "list[Result]", folder: str, output: str) -> None:
 
 
 def add_recipes(parser: ArgumentParser) -> None:
-    """Arguments of `recipes`."""
     parser.add_argument("recipe", nargs="?", help="print this one; without it, list all")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe, with --dump")
     parser.add_argument("--dump", action="store_true", help="print every option with its value instead of the file")
@@ -148,7 +143,6 @@ def _headline(path: Path) -> str:
 
 
 def add_options(parser: ArgumentParser) -> None:
-    """Arguments of `options`."""
     parser.add_argument("about", choices=["pretrain", "finetune", "evaluate"], help="of which recipes")
     parser.add_argument("--method", choices=["svt", "cpc"], help="of pretrain; by default both")
     parser.add_argument("--kind", choices=["knn", "linear", "test"], help="of evaluate; by default all three")
