@@ -14,6 +14,7 @@ _TIMEOUT = 5.0  # seconds for the Hub's answer
 
 
 def add_doctor(parser: ArgumentParser) -> None:
+    """Add nothing: the command has no arguments."""
 
 
 def doctor(args: Namespace) -> int:
