@@ -29,13 +29,13 @@ from torch.nn import functional as F
 from svt_zoo.batch import Batch
 from svt_zoo.config import ViewsConfig
 from svt_zoo.data.augment import Augment
-from svt_zoo.data.build import svt_train_views
-from svt_zoo.data.datasets import EvalViews, VideoDataset
-from svt_zoo.data.finetune_views import FinetuneViews
+from svt_zoo.data.clips import FinetuneViews, FinetuneViewsConfig
+from svt_zoo.data.datasets import VideoDataset
 from svt_zoo.data.flow import FlowLabels
 from svt_zoo.data.lists import Row, VideoList, read_list
 from svt_zoo.data.loader import collate
 from svt_zoo.data.transforms import EvalTransform
+from svt_zoo.data.views import EvalViews, train_views
 from svt_zoo.evaluation.knn import knn_scores
 from svt_zoo.methods import SVT, Classify, ClassifyConfig, Method, SVTConfig, SVTTemporal, Temporal, TemporalConfig
 from svt_zoo.methods.temporal import draw_permutations, shuffle_steps
@@ -128,7 +128,8 @@ def made_videos(num_sources: int, seed: int) -> tuple[list[Tensor], Tensor]:
 
 def gesture_videos(folder: Path, split: str) -> tuple[list[Tensor], Tensor]:
     """Decoded videos of one split of the gestures, short side 64, and their labels."""
-    from svt_zoo.data.transforms import crop_and_resize, short_side_size
+    from svt_zoo.data.crops import crop_and_resize
+    from svt_zoo.data.transforms import short_side_size
     from svt_zoo.video import open_video
 
     rows = read_list(folder / "list.csv", root=str(folder), where=f"split={split},set=gesture").rows
@@ -155,7 +156,7 @@ def transform(size: int) -> EvalTransform:
 
 def clips_of(train: tuple[list[Tensor], Tensor], test: tuple[list[Tensor], Tensor], num_views: int, size: int) -> Clips:
     """Random views of the training videos with both kinds of flow labels, and one view per test video."""
-    views = FinetuneViews(transform(size), short_side=(size, size * 5 // 4), hflip=0.0)
+    views = FinetuneViews(transform(size), FinetuneViewsConfig(short_side=(size, size * 5 // 4), hflip=0.0))
     dataset, rules = (
         dataset_of(*train, views, train=True),
         {r: FlowLabels(PATCH, rule=r) for r in ("absolute", "relative")},
@@ -240,7 +241,7 @@ def pretrain(terms: dict[str, float] | None, seed: int, steps: int, model: str, 
     """Pre-train SVT on synthetic videos; return top-1 of 10 nearest neighbors on held-out videos, before and after."""
     torch.manual_seed(seed)
     videos, labels = made_videos(num_sources, 0)
-    views = svt_train_views(
+    views = train_views(
         ViewsConfig(global_frames=(8, 8), local_frames=(4, 8), global_size=MADE, local_size=16, hflip=0.0)
     )
     if terms and terms["flow"]:

@@ -20,8 +20,7 @@ from ..config import (
     expand_repeats,
     to_dict,
 )
-from ..data.build import evaluation_list, training_list
-from ..data.lists import VideoList
+from ..data.lists import VideoList, evaluation_list, training_list
 from ..hub.loading import FINAL_NAME, WEIGHTS_NAME
 from ..hub.starts import STARTS, load_start
 from ..hub.weights import ClipSpec

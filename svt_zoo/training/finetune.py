@@ -9,10 +9,9 @@ import torch
 from .. import distributed
 from ..config import ConfigError, FinetuneRecipe, expand_repeats, to_dict
 from ..data.augment import Augment
-from ..data.build import evaluation_list, training_list
+from ..data.clips import FinetuneViews
 from ..data.datasets import VideoDataset
-from ..data.finetune_views import FinetuneViews
-from ..data.lists import VideoList
+from ..data.lists import VideoList, evaluation_list, training_list
 from ..data.loader import VideoLoader, build_loader
 from ..evaluation.build import Evaluated, load_network, name_of, write_results
 from ..evaluation.protocols import Extractor, Outcome, multiview_protocol
@@ -127,10 +126,8 @@ def build_finetune_loader(
     transform = backbone.transforms()
     views = FinetuneViews(
         transform,
+        recipe.views,
         fast=fast_transform(transform) if recipe.views.slow_fast else None,
-        short_side=recipe.views.short_side,
-        hflip=recipe.views.hflip,
-        policy=recipe.views.policy,
         flow=build_flow(recipe.temporal, backbone.patch_size),
     )
     return build_loader(
