@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 
 from . import cpc, motionformer, timesformer, xvit
-from .base import Backbone, Classifier, ZooModel
+from .base import Backbone, Classifier, ZooModel, backbone_of
 from .layers import Features
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Classifier",
     "Features",
     "ZooModel",
+    "backbone_of",
     "create_empty",
     "create_model",
     "find_builder",
