@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from . import cpc, motionformer, timesformer, xvit
-from .base import Backbone, Classifier, ZooModel
+from .base import Backbone, Classifier, ZooModel, backbone_of
 from .layers import Features
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Classifier",
     "Features",
     "ZooModel",
+    "backbone_of",
     "create_empty",
     "create_model",
     "find_builder",
