@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from typing import Any, cast
 
 import torch
+from torch import nn
 
 from .base import Backbone, Classifier, ZooModel, backbone_of
 from .cpc import RESNETS, CPCNetwork
@@ -51,6 +52,7 @@ _BUILDERS: dict[str, Callable[..., Backbone]] = {
     for size, options in _SIZES.items()
 }
 _BUILDERS |= {f"cpc_{resnet}": _preset(CPCNetwork, {"resnet": resnet}) for resnet in RESNETS}
+_TABLES = ("pos_embed", "time_embed", "temp_embed", "st_embed")
 _OURS = frozenset(_BUILDERS)  # their state dicts hold all numbers that they compute with (tested)
 
 
@@ -96,16 +98,19 @@ def find_builder(name: str) -> Callable[..., Backbone]:
     return _BUILDERS[name]
 
 
-def create_model(name: str, *, num_classes: int = 0, **options: Any) -> ZooModel:
+def create_model(name: str, *, num_classes: int = 0, table_std: float | None = None, **options: Any) -> ZooModel:
     """Build a registered model with random weights, in eval mode (`load_model` builds one with trained weights).
 
     Args:
         name: one of `list_models()`.
         num_classes: 0 gives the `Backbone` (clip -> `Features`); K > 0 a `Classifier` (clip -> logits (B, K)).
+        table_std: standard deviation of the initial position tables, for a training from random weights; 0.5 fits the
+            tokens, whose standard deviation is about 0.6. None is as in the papers, which start from image weights:
+            0.02 for space, and no effect of time (`time_embed` and `temporal_fc` are 0).
         options: keywords of the builder, such as `img_size`, `drop_path_rate`, `attention`.
 
     Raises:
-        ValueError: no such model; the message names the nearest ones.
+        ValueError: no such model (the message names the nearest ones), or a `table_std` for a network without tables.
         TypeError: the builder returned something that is not a `Backbone`.
     """
     if options.pop("pretrained", False):
@@ -120,8 +125,23 @@ def create_model(name: str, *, num_classes: int = 0, **options: Any) -> ZooModel
     backbone = find_builder(name)(**options)
     if not isinstance(backbone, Backbone):
         raise TypeError(f"the builder of {name!r} returned a {type(backbone).__name__}; wrap it in a svt_zoo.Backbone")
+    if table_std is not None:
+        _scale_tables(backbone, table_std)
+        options["table_std"] = table_std
     backbone.meta = {"model": name, "model_kwargs": options, "num_classes": 0}
     return (Classifier(backbone, num_classes) if num_classes else backbone).eval()
+
+
+def _scale_tables(backbone: Backbone, std: float) -> None:
+    """Draw position tables with `std`, and `temporal_fc` as the other linear layers."""
+    tables = [p for name, p in backbone.named_parameters() if name.endswith(_TABLES)]
+    if not tables or not std > 0:
+        raise ValueError(f"table_std must be > 0 and needs a network with position tables, got {std}")
+    for table in tables:
+        nn.init.normal_(table, std=std)
+    for name, parameter in backbone.named_parameters():
+        if name.endswith("temporal_fc.weight"):
+            nn.init.trunc_normal_(parameter, std=0.02)
 
 
 def _weights_of(name: str) -> str:
