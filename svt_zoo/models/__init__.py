@@ -1,16 +1,19 @@
 """The networks and their registry: `create_model`, `list_models`, `register_model`."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from . import cpc, motionformer, timesformer, xvit
 from .base import Backbone, Classifier, ZooModel, backbone_of
+from .cpc import RESNETS, CPCNetwork
 from .layers import Features
+from .motionformer import Motionformer
+from .timesformer import timesformer
+from .xvit import XViT
 
 __all__ = [
     "Backbone",
@@ -25,30 +28,30 @@ __all__ = [
     "register_model",
 ]
 
-_BUILDERS: dict[str, Callable[..., Backbone]] = {
-    "timesformer_vitt": timesformer.timesformer_vitt,
-    "timesformer_vits": timesformer.timesformer_vits,
-    "timesformer_vitb": timesformer.timesformer_vitb,
-    "timesformer_vitl": timesformer.timesformer_vitl,
-    # SVT trains a TimeSformer with divided attention, 8 frames, drop path 0.1: the defaults (SVT section 3.1).
-    "svt_vitt": timesformer.timesformer_vitt,
-    "svt_vits": timesformer.timesformer_vits,
-    "svt_vitb": timesformer.timesformer_vitb,
-    "svt_vitl": timesformer.timesformer_vitl,
-    "xvit_vitt": xvit.xvit_vitt,
-    "xvit_vits": xvit.xvit_vits,
-    "xvit_vitb": xvit.xvit_vitb,
-    "xvit_vitl": xvit.xvit_vitl,
-    "motionformer_vitt": motionformer.motionformer_vitt,
-    "motionformer_vits": motionformer.motionformer_vits,
-    "motionformer_vitb": motionformer.motionformer_vitb,
-    "motionformer_vitl": motionformer.motionformer_vitl,
-    # CPC's: a ResNet for each frame, a transformer over all of them, a ConvGRU over time.
-    "cpc_resnet18": cpc.cpc_resnet18,
-    "cpc_resnet34": cpc.cpc_resnet34,
-    "cpc_resnet50": cpc.cpc_resnet50,
-    "cpc_resnet101": cpc.cpc_resnet101,
+_FAMILIES: dict[str, Callable[..., Backbone]] = {
+    "timesformer": timesformer,
+    "svt": timesformer,  # divided attention, 8 frames, drop path 0.1: the defaults (SVT section 3.1)
+    "xvit": XViT,
+    "motionformer": Motionformer,
 }
+_SIZES = {
+    "vitt": {"embed_dim": 192, "depth": 12, "num_heads": 3},
+    "vits": {"embed_dim": 384, "depth": 12, "num_heads": 6},
+    "vitb": {"embed_dim": 768, "depth": 12, "num_heads": 12},
+    "vitl": {"embed_dim": 1024, "depth": 24, "num_heads": 16},
+}
+
+
+def _preset(build: Callable[..., Backbone], preset: Mapping[str, Any]) -> Callable[..., Backbone]:
+    return lambda **options: build(**{**preset, **options})
+
+
+_BUILDERS: dict[str, Callable[..., Backbone]] = {
+    f"{family}_{size}": _preset(build, options)
+    for family, build in _FAMILIES.items()
+    for size, options in _SIZES.items()
+}
+_BUILDERS |= {f"cpc_{resnet}": _preset(CPCNetwork, {"resnet": resnet}) for resnet in RESNETS}
 _TABLES = ("pos_embed", "time_embed", "temp_embed", "st_embed")
 _OURS = frozenset(_BUILDERS)  # their state dicts hold all numbers that they compute with (tested)
 
