@@ -30,7 +30,7 @@ from ..evaluation.features import weights_sha256
 from ..evaluation.prepare import prepare
 from ..evaluation.start import log_start
 from ..evaluation.views import parse_views
-from ..models import Classifier, ZooModel
+from ..models import ZooModel, backbone_of
 from .clips import Chunk, ClipReader
 from .compute import Compute, Computed, Pooling
 from .extract_ray import run_ray
@@ -126,7 +126,7 @@ def extract_features(
     network, at, _ = prepare(model, "cpu" if engine == "ray" else device, "float32")
     dtype = choose_dtype(dtype, at)
     transform = network.transforms()
-    network = network.backbone if isinstance(network, Classifier) else network
+    network = backbone_of(network)
     reader = ClipReader(videos, parse_views(views, transform), transform, every=every, batch_size=batch_size)
     sha256 = weights_sha256(network)  # hash before the conversion to another type
     compute = Compute(network, pooling, store, at, dtype)

@@ -29,7 +29,7 @@ from ..evaluation.features import weights_sha256
 from ..evaluation.prepare import prepare
 from ..evaluation.views import parse_views
 from ..files import atomic
-from ..models import Classifier, ZooModel
+from ..models import ZooModel, backbone_of
 from ..video import Limits, VideoReadError
 from ..video.frames import is_image
 from .clips import ClipReader
@@ -120,7 +120,7 @@ def check_weights(table: FeatureTable, model: ZooModel) -> ZooModel:
     Raises:
         ValueError: the model has other weights.
     """
-    backbone: ZooModel = model.backbone if isinstance(model, Classifier) else model
+    backbone: ZooModel = backbone_of(model)
     told, found = table.metadata, weights_sha256(backbone)
     if found != told["weights_sha256"]:
         raise ValueError(
