@@ -22,7 +22,7 @@ ALLOWED = {
     "models": set(),
     "video": {"files"},
     "data": {"files", "video", "batch", "config"},
-    "methods": {"models", "batch", "distributed", "schedules"},
+    "methods": {"models", "batch", "distributed", "options", "schedules"},
     "hub": {"files", "models"},
     "training": {
         *("files", "video", "methods", "models", "data", "hub", "evaluation"),
