@@ -14,13 +14,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ..files import atomic, sha256_of
+from ..files import atomic, is_url, local_path, sha256_of
 from ..video import VideoReadError, open_video
 from ..video.frames import FrameFolder, is_image
 from .failures import Outcomes
 from .jobs import Journal, fingerprint, output_file, progress, run
 from .lists import VideoList
-from .remote import is_url, local_path
 
 _log = logging.getLogger(__name__)
 

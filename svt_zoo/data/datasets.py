@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..batch import Failure
+from ..files import is_url, local_path
 from ..video import Limits, VideoReadError, open_video
 from ..video.frames import FrameFolder
 from .failures import reason_of
 from .flow import FlowLabels
 from .lists import Row, VideoList
-from .remote import is_url, local_path
 from .sampling import replacement_index, sample_rng
 from .transforms import EvalTransform
 

@@ -6,9 +6,9 @@ import posixpath
 import re
 from fnmatch import fnmatch
 
+from ..files import is_url, list_remote, local_path
 from .labels import read_labels
 from .list_formats import Entry, ListError, Parsed, error_at, group_of, lines, load_json, slashes
-from .remote import is_url, list_remote, local_path
 
 HMDB_FILE = re.compile(r"(.+)_test_split([123])\.txt")
 UCF_FILE = re.compile(r"(?:train|test)list0[123]\.txt")

@@ -12,11 +12,11 @@ from functools import cached_property
 
 import numpy as np
 
+from ..files import is_url
 from . import list_formats as formats
 from . import list_official as official
 from .labels import named_classes, read_labels, resolve_labels
 from .list_formats import Entry, ListError, Parsed, find_videos
-from .remote import is_url
 
 PARSERS: dict[str, Callable[[str], Parsed]] = {
     "class_folders": formats.parse_class_folders,

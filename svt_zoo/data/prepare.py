@@ -18,12 +18,11 @@ from typing import NamedTuple
 from filelock import FileLock, Timeout
 
 from ..batch import Failure
-from ..files import atomic
+from ..files import atomic, is_url
 from .encode import Encoding, PreparedVideo, prepare_video
 from .failures import Outcomes
 from .jobs import Journal, fingerprint, progress, run
 from .lists import VideoList
-from .remote import is_url
 
 _log = logging.getLogger(__name__)
 _JOURNAL = ".prepare.jsonl"

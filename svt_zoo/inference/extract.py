@@ -23,13 +23,13 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from ..data.jobs import Done, output_file, progress
 from ..data.list_formats import is_video
 from ..data.lists import Row, VideoList, read_list
-from ..data.remote import is_url
 from ..data.workers import number_of_workers, start_worker
 from ..device import DType, choose_dtype
 from ..evaluation.features import weights_sha256
 from ..evaluation.prepare import prepare
 from ..evaluation.start import log_start
 from ..evaluation.views import parse_views
+from ..files import is_url
 from ..models import ZooModel, backbone_of
 from .clips import Chunk, ClipReader
 from .compute import Compute, Computed, Pooling
