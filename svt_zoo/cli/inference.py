@@ -162,7 +162,7 @@ def extract(args: Namespace) -> int:
     cannot be read becomes a row with the reason. The exit status is 1 if no video can be read.
     """
     from .. import distributed
-    from ..evaluation.prepare import choose_device
+    from ..device import choose_device
     from ..inference.extract import extract_features, list_videos
     from ..inference.feature_table import FeatureTable
 

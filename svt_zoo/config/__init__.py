@@ -33,7 +33,7 @@ from .recipe import (
     load_recipe,
     read_recipe,
 )
-from .strict import ConfigError, build, current_names, describe, differences, flatten, to_dict, was_removed
+from .strict import ConfigError, build, current_names, describe, differences, flatten, to_dict, was_removed, with_added
 
 __all__ = [
     "EVALUATIONS",
@@ -81,4 +81,5 @@ __all__ = [
     "read_recipe",
     "to_dict",
     "was_removed",
+    "with_added",
 ]

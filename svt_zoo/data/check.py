@@ -14,12 +14,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ..files import atomic, sha256_of
+from ..files import atomic, is_url, local_path, sha256_of
 from ..video import VideoReadError, open_video
 from ..video.frames import FrameFolder, is_image
 from .lists import VideoList
 from .pool import Journal, Outcomes, fingerprint, output_file, progress, run_tasks
-from .remote import is_url, local_path
 
 _log = logging.getLogger(__name__)
 

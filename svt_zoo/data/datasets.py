@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..batch import Failure
+from ..files import is_url, local_path
 from ..video import Limits, VideoReadError, open_video
 from ..video.frames import FrameFolder
 from .flow import FlowLabels
 from .lists import DataConfig, Row, VideoList, training_list
 from .pool import reason_of
-from .remote import is_url, local_path
 from .sampling import replacement_index, sample_rng
 from .views import CPCViewsConfig, Indices, Made, Views, ViewsConfig, train_views
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+from ..files import is_url, list_remote, local_path
 from ..video.frames import is_image
-from .remote import is_url, list_remote, local_path
 
 _suffixes = "3gp|avi|flv|h264|m2ts|m4v|mkv|mov|mp4|mpeg|mpg|mts|ogv|ts|vob|webm|wmv"
 VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffix in _suffixes.split("|"))

@@ -11,6 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ..files import is_url
 from ..options import bounds
 from .list_formats import (
     Entry,
@@ -24,7 +25,6 @@ from .list_formats import (
     resolve_labels,
 )
 from .list_official import FORMATS, detect, read_labels
-from .remote import is_url
 
 _PARTS = ("split", "fold")  # columns that split a data set; its classes are those of all parts
 

@@ -18,11 +18,10 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from ..batch import Failure
-from ..files import atomic
+from ..files import atomic, is_url
 from .encode import Encoding, PreparedVideo, prepare_video
 from .lists import VideoList
 from .pool import Journal, Outcomes, fingerprint, progress, run_tasks
-from .remote import is_url
 
 _log = logging.getLogger(__name__)
 _JOURNAL = ".prepare.jsonl"

@@ -23,11 +23,12 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from ..data.list_formats import is_video
 from ..data.lists import Row, VideoList, read_list
 from ..data.pool import TaskResult, number_of_workers, output_file, progress, start_worker
-from ..data.remote import is_url
+from ..device import DType, choose_dtype
 from ..evaluation.features import weights_sha256
-from ..evaluation.prepare import DType, choose_dtype, prepare
+from ..evaluation.prepare import prepare
 from ..evaluation.start import log_start
 from ..evaluation.views import parse_views
+from ..files import is_url
 from ..models import ZooModel, backbone_of
 from .clips import Chunk, ClipReader
 from .compute import Compute, Computed, Pooling

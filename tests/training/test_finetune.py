@@ -165,7 +165,7 @@ def test_training_logs_on_what_it_runs(lists: dict[str, str], straight: Path, ca
     with caplog.at_level(logging.INFO):
         finetune(recipe(lists, straight))
     [line] = [text for text in caplog.messages if text.startswith("training by Classify on cpu")]
-    for part in ("precision fp32", "18 videos", "3 classes", "32 steps", "8 epochs", "M parameters", str(straight)):
+    for part in ("precision float32", "18 videos", "3 classes", "32 steps", "8 epochs", "M parameters", str(straight)):
         assert part in line
 
 
