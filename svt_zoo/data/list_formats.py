@@ -8,9 +8,10 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TextIO
 
-from ..files import is_url, list_remote, local_path
+from ..files import atomic, is_url, list_remote, local_path
 from ..video.frames import is_image
 
 _suffixes = "3gp|avi|flv|h264|m2ts|m4v|mkv|mov|mp4|mpeg|mpg|mts|ogv|ts|vob|webm|wmv"
@@ -106,6 +107,12 @@ def table(path: str, separator: str = ",") -> Iterator[tuple[int, dict[str, str]
             elif cells:
                 message = f"{len(cells)} cells, the header has {len(header)}: {', '.join(header)}; put quotes around a"
                 raise error_at(path, line, f"{message} cell that contains {separator!r}")
+
+
+def write_table(path: str | os.PathLike[str], header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Writes a CSV file whole or not at all. File names that are not UTF-8 keep their bytes."""
+    with atomic(Path(path)) as part, open(part, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
 
 
 def load_json(path: str) -> Any:

@@ -4,13 +4,12 @@ Each video keeps all frames and their times. It loses its sound, its frame size 
 The folder structure below the root stays the same. The list is written again with the new paths.
 """
 
-import csv
 import logging
 import os
 import posixpath
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +17,9 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from ..batch import Failure
-from ..files import atomic, is_url
+from ..files import is_url
 from .encode import Encoding, PreparedVideo, prepare_video
+from .list_formats import write_table
 from .lists import VideoList
 from .pool import Journal, Outcomes, fingerprint, progress, run_tasks
 
@@ -163,19 +163,13 @@ def _prepare_one(task: _Task, *, folder: Path, encoding: Encoding, fps: float) -
 def _save(result: Preparation, videos: VideoList, names: dict[str, str], num_frames: dict[str, int]) -> None:
     """Writes the list, the report and, if videos failed, the failures."""
     rows = (replace(row, path=names[row.path], num_frames=num_frames.get(names[row.path])) for row in videos.rows)
-    with atomic(result.list) as part:
-        replace(videos, rows=tuple(rows)).save(part)
-    columns = [field.name for field in fields(PreparedVideo)]
-    report = [list(asdict(video).values()) for video in result.videos]
-    for name, table in (
-        (f"{result.list.stem}_report.csv", [columns, *report]),
-        ("failures.csv", [Failure._fields, *result.failures]),
-    ):
-        target = result.list.with_name(name)
-        with atomic(target) as part, open(part, "w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows(table)
-    if not result.failures:
-        target.unlink()
+    replace(videos, rows=tuple(rows)).save(result.list)
+    report = result.list.with_name(f"{result.list.stem}_report.csv")
+    write_table(report, [field.name for field in fields(PreparedVideo)], map(astuple, result.videos))
+    failures = result.list.with_name("failures.csv")
+    failures.unlink(missing_ok=True)
+    if result.failures:
+        write_table(failures, Failure._fields, result.failures)
 
 
 def output_names(paths: Sequence[str], root: str, suffix: str) -> dict[str, str]:
