@@ -27,7 +27,7 @@ _PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "s
 KEY_FRAME_EVERY = 12  # frames; a decoder reads at most this many for one frame
 _SAMPLES = 8  # frames of each video whose quality is measured
 _NO_NOISE = 100.0  # dB, for equal images
-_SAME_TIME = 1e-3  # seconds
+_TIME_TOLERANCE = 1e-3  # seconds
 _RESIZE = Interpolation.BICUBIC  # FFmpeg's scaler, which filters before it downsamples
 _BT601 = 6  # SMPTE 170M in ITU-T H.273: how RGB becomes YUV
 
@@ -106,12 +106,8 @@ def prepare_video(
 ) -> PreparedVideo:
     """Re-encodes `source` to `output`; the output appears only when it is complete and checked.
 
-    Args:
-        source: a file, a URL or a folder of frames.
-        output: an .mp4 file, or a folder to make; replaced if it exists.
-        encoding: settings for the output.
-        num_frames: number of frames in a folder of frames, from its list.
-        fps: frames per second of a folder of frames, because the folder does not store it.
+    `source` is a file, a URL or a folder of frames; `num_frames` and `fps` of such a folder come from its list. `output`
+    is an .mp4 file or a folder; it is replaced if it exists.
 
     Raises:
         VideoReadError: the source cannot be read to its end, or the output has other frames or other times.
@@ -240,7 +236,7 @@ class _FolderWriter:
         Image.fromarray(frame.to_ndarray()).save(self._path / f"img_{number + 1:05d}.jpg", quality=self._quality)
 
     def close(self) -> None:
-        """Does nothing: every image is complete already."""
+        """Does nothing: every image is complete."""
 
 
 def _compare(part: Path, reader: _Reader, samples: dict[int, NDArray[Any]], fps: float) -> float:
@@ -249,7 +245,7 @@ def _compare(part: Path, reader: _Reader, samples: dict[int, NDArray[Any]], fps:
         if video.num_frames != len(reader.ticks):
             raise VideoReadError(reader.path, f"{len(reader.ticks)} frames became {video.num_frames}")
         times = [float(tick * reader.time_base) for tick in reader.ticks]
-        if not part.is_dir() and max(abs(a - b) for a, b in zip(times, video.pts, strict=True)) > _SAME_TIME:
+        if not part.is_dir() and max(abs(a - b) for a, b in zip(times, video.pts, strict=True)) > _TIME_TOLERANCE:
             raise VideoReadError(reader.path, "frames would be shown at other times; re-encode it at a constant rate")
         numbers = sorted(samples)
         frames = video.frames_at(numbers).numpy()  # (n, H, W, 3)

@@ -149,9 +149,8 @@ def number_of_workers(requested: int | None) -> int:
 def start_worker(worker: int) -> None:
     """Sets up a worker of a DataLoader: one thread, because parallel workers use all cores, and the parent's lifetime.
 
-    A cluster that stops a job signals all its processes. The parent then saves the run and still needs its workers. If
-    the parent is killed, its workers must end too. PyTorch ensures this, except under forkserver, where the server is
-    the parent of the workers.
+    A cluster that stops a job signals all its processes, but the parent still needs its workers to save the run. If the
+    parent is killed, its workers must end too; PyTorch does not ensure this under forkserver.
     """
     if hasattr(signal, "sigwaitinfo"):  # Linux
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
@@ -172,10 +171,7 @@ def _obey_parent() -> None:
 def progress(
     results: Iterable[TaskResult[T, R]], total: int, *, is_good: Callable[[R], bool] = lambda result: True
 ) -> Iterator[TaskResult[T, R]]:
-    """Yields the results and shows the progress: a bar on a terminal, else a log line every 10 seconds.
-
-    Tasks without a result, or with a result that is not good, count as failed.
-    """
+    """Yields the results and shows the progress: a bar on a terminal, else a log line every 10 seconds."""
     start = shown = time.monotonic()
     failed = 0
     with tqdm(total=total, unit="video", disable=None, smoothing=0) as bar:
@@ -197,11 +193,9 @@ class CommonFailure(ValueError):
 
 
 class Outcomes:
-    """Ends a run if its first videos all fail for the same reason, because then the setup is wrong, not the videos.
+    """Ends a run of `total` videos if the first 32 (or all) fail for the same reason: then the setup is wrong.
 
-    Args:
-        total: number of videos in the list. In a list shorter than 32, all videos must fail.
-        was_read: whether an earlier attempt of the same run has read a video; then nothing is counted.
+    `was_read`: an earlier attempt of the same run has read a video; then nothing is counted.
     """
 
     def __init__(self, total: int, *, was_read: bool = False) -> None:
@@ -211,11 +205,7 @@ class Outcomes:
         self._path, self._reason = "", ""  # of the first failure
 
     def add(self, path: str, reason: str | None) -> None:
-        """Counts one video; `reason` states why it failed, or is None if it was read.
-
-        Raises:
-            CommonFailure: the first 32 videos, or all videos of a shorter list, have failed for this reason.
-        """
+        """Counts one video; `reason` states why it failed, or is None if it was read. Raises CommonFailure."""
         if not self._undecided:
             return
         if self.count == 0:
@@ -228,7 +218,7 @@ class Outcomes:
             self.stop()
 
     def add_all(self, failures: Iterable[tuple[str, str | None]]) -> None:
-        """Counts several videos, given as (path, reason). Raises the same error as `add`."""
+        """Counts several videos, given as (path, reason)."""
         for path, reason in failures:
             self.add(path, reason)
 
@@ -284,10 +274,7 @@ class Journal:
 
 
 def fingerprint(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Size in bytes and modification time of a file, or of all files in a folder, to detect changes.
-
-    Zeros for URLs and for missing files.
-    """
+    """Size in bytes and modification time of a file or of all files in a folder; zeros for URLs and missing files."""
     files = os.scandir(path) if os.path.isdir(path) else [path]
     size = changed = 0
     for file in files:
@@ -298,11 +285,7 @@ def fingerprint(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def output_file(path: str | os.PathLike[str], *suffixes: str) -> Path:
-    """Checks before a long job that `path` can be written; makes its folder and returns the path.
-
-    Raises:
-        ValueError: the path has another suffix, is a folder, or is not writable.
-    """
+    """Checks before a long job that `path` can be written, else raises ValueError; makes its folder."""
     target = Path(path)
     if target.is_dir():
         raise ValueError(f"{path} is a folder; name a {' or '.join(suffixes)} file in it")

@@ -79,14 +79,7 @@ def prepare_videos(
     `failures.csv` if videos failed. Failed videos stay in the list, so that a later reader reports them.
 
     A run that was stopped continues where it stopped. Each video appears only when it is complete. It is made again
-    only if its source or the encoding has changed.
-
-    Args:
-        videos: the collection.
-        output: a folder, not inside the folder of the videos.
-        encoding: settings for the output; the defaults of `Encoding` if None.
-        name: name of the new list.
-        workers: number of processes; 0 works in this process.
+    only if its source or the encoding has changed. `workers` is the number of processes; 0 works in this process.
 
     Raises:
         CommonFailure: the first videos all fail for the same reason.
@@ -95,9 +88,7 @@ def prepare_videos(
     """
     encoding = encoding or Encoding()
     if encoding.mode == "frames" and any(row.start_sec is not None or row.end_sec is not None for row in videos.rows):
-        raise ValueError(
-            "the list cuts videos by start_sec and end_sec; folders of frames keep no times; write H.264 instead"
-        )
+        raise ValueError("the list has start_sec and end_sec, but folders of frames keep no times; write H.264 instead")
     target = Path(output)
     names = output_names([row.path for row in videos.rows], videos.root, encoding.suffix)
     _check_output(target, videos)
@@ -114,7 +105,7 @@ def _prepare(
 ) -> Preparation:
     tasks = {names[row.path]: _Task(row.path, names[row.path], row.num_frames) for row in videos.rows}
     settings = [asdict(encoding), videos.frame_rate]
-    signs = {output: [*settings, _whole(task.source), *fingerprint(task.source)] for output, task in tasks.items()}
+    signs = {output: [*settings, _absolute(task.source), *fingerprint(task.source)] for output, task in tasks.items()}
     journal = Journal(folder / _JOURNAL)
     entries = {video.output: (sign, video) for sign, video in journal.read(_parse_entry)}
     journal.start(_entry(sign, video) for sign, video in entries.values())
@@ -181,11 +172,11 @@ def output_names(paths: Sequence[str], root: str, suffix: str) -> dict[str, str]
     Raises:
         ValueError: two outputs would still have the same name.
     """
-    whole = {path: _whole(path) for path in paths}
-    base = _whole(root).rstrip("/") + "/"
-    if not all(name.startswith(base) for name in whole.values()):
-        base = posixpath.commonpath([posixpath.dirname(name) for name in whole.values()]).rstrip("/") + "/"
-    stems = {name: name if os.path.isdir(path) else posixpath.splitext(name)[0] for path, name in whole.items()}
+    absolute = {path: _absolute(path) for path in paths}
+    base = _absolute(root).rstrip("/") + "/"
+    if not all(name.startswith(base) for name in absolute.values()):
+        base = posixpath.commonpath([posixpath.dirname(name) for name in absolute.values()]).rstrip("/") + "/"
+    stems = {name: name if os.path.isdir(path) else posixpath.splitext(name)[0] for path, name in absolute.items()}
     count = Counter(stems.values())
     outputs = {name: (name if count[stem] > 1 else stem).removeprefix(base) + suffix for name, stem in stems.items()}
     for output, n in Counter(outputs.values()).items():
@@ -193,10 +184,10 @@ def output_names(paths: Sequence[str], root: str, suffix: str) -> dict[str, str]
             raise ValueError(
                 f"{n} videos of the list would become {output}: rename them, or prepare them into different folders"
             )
-    return {path: outputs[name] for path, name in whole.items()}
+    return {path: outputs[name] for path, name in absolute.items()}
 
 
-def _whole(path: str) -> str:
+def _absolute(path: str) -> str:
     """The absolute path of a file, or the path of a URL after its scheme."""
     return f"/{path.partition('://')[2]}" if is_url(path) else os.path.abspath(path)
 
