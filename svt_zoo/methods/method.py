@@ -1,12 +1,13 @@
 """The interface between an objective and the training loop, and what all objectives share."""
 
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
 from ..batch import Batch
 from ..models import Backbone
+from ..models.layers import check_choice
 
 
 class Method(nn.Module):
@@ -21,6 +22,10 @@ class Method(nn.Module):
     """
 
     backbone: Backbone
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._metrics: dict[str, float | Tensor] = {}
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """The losses of `batch` by name; the loop adds them.
@@ -37,7 +42,7 @@ class Method(nn.Module):
 
     def metrics(self) -> dict[str, float | Tensor]:
         """Numbers of the last step for the monitor, without gradient; tensors stay on the device."""
-        return {}
+        return dict(self._metrics)
 
 
 def check_views(batch: Batch, method: str, minimum: int) -> list[Tensor]:
@@ -57,18 +62,11 @@ def check_views(batch: Batch, method: str, minimum: int) -> list[Tensor]:
     return batch.views
 
 
-def check_options(options: Any, *, non_negative: tuple[str, ...] = ()) -> None:
-    """Check a dataclass of options: every `Literal` field holds an allowed value, `non_negative` fields are >= 0.
-
-    Raises:
-        ValueError: names the option, its value and what is allowed.
-    """
+def check_choices(options: Any) -> None:
+    """Raise a ValueError unless each `Literal` field of a dataclass of options holds an allowed value."""
     for name, kind in get_type_hints(type(options)).items():
-        value = getattr(options, name)
-        if get_origin(kind) is Literal and value not in get_args(kind):
-            raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
-        if name in non_negative and value < 0:
-            raise ValueError(f"{name} must be >= 0, got {value}")
+        if get_origin(kind) is Literal:
+            check_choice(name, getattr(options, name), kind)
 
 
 def full_precision(logits: Tensor) -> Tensor:
