@@ -20,14 +20,13 @@ from ..config import (
     expand_repeats,
     to_dict,
 )
-from ..data.build import evaluation_list, training_list
-from ..data.lists import VideoList
+from ..data.lists import VideoList, evaluation_list, training_list
+from ..device import choose_device, choose_dtype
 from ..hub.loading import FINAL_NAME, WEIGHTS_NAME
 from ..hub.starts import STARTS, load_start
 from ..hub.weights import ClipSpec
 from ..models import ZooModel, backbone_of, create_model
 from .metrics import summarise
-from .prepare import choose_device, choose_dtype
 from .protocols import Extractor, Outcome, knn_protocol, linear_protocol, multiview_protocol, write_outcome
 from .results import Result, provenance, write_result
 from .start import log_start

@@ -21,11 +21,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..data.datasets import FrameReader, open_row
-from ..data.jobs import fingerprint
 from ..data.lists import Row, VideoList
+from ..data.pool import fingerprint
 from ..data.transforms import EvalTransform
+from ..device import choose_dtype
 from ..evaluation.features import weights_sha256
-from ..evaluation.prepare import choose_dtype, prepare
+from ..evaluation.prepare import prepare
 from ..evaluation.views import parse_views
 from ..files import atomic
 from ..models import ZooModel, backbone_of

@@ -7,7 +7,7 @@ Van den Oord et al. (2018); for video DPC (Han et al., ICCV workshops 2019) and 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +16,8 @@ from torch import Tensor, nn
 from ..batch import Batch
 from ..models import Backbone
 from ..models.cpc import ConvGRU, CPCNetwork, orthogonal_conv
-from ..models.layers import check_choice
 from ..options import bounds
-from .method import Method, check_choices, check_views
-
-Negatives = Literal["all", "same_clip", "other_clips"]
+from .method import Method, Negatives, Scores, check_choices, check_views, info_nce
 
 
 @dataclass(frozen=True)
@@ -52,37 +49,6 @@ class CPCConfig:
         check_choices(self)
         bounds(self, "temperature", above=0)
         bounds(self, "dropout", low=0, high=1)
-
-
-class Scores(NamedTuple):
-    """The mean loss, and for each row the candidate with the largest score, (M,)."""
-
-    loss: Tensor
-    nearest: Tensor
-
-
-def info_nce(queries: Tensor, keys: Tensor, *, rows_of_clip: int, negatives: Negatives = "all") -> Scores:
-    """Cross entropy of classifying each query as its own key; the score of a pair is the dot product.
-
-    Van den Oord et al., "Representation Learning with Contrastive Predictive Coding" (2018), equation 4. Memory grows
-    with M * M.
-
-    Args:
-        queries, keys: (M, D), clip by clip; query i belongs to key i.
-        rows_of_clip: number of consecutive rows that belong to one clip.
-        negatives: the candidates besides a row's own key: "all" other keys, the keys of the "same_clip" (other times
-            and places), or those of "other_clips".
-    """
-    check_choice("negatives", negatives, Negatives)
-    if negatives == "other_clips" and len(queries) <= rows_of_clip:
-        raise ValueError("negatives=other_clips needs at least two clips in a batch; raise data.batch_size")
-    scores = queries @ keys.T  # (M, M)
-    row = torch.arange(len(scores), device=scores.device)
-    if negatives != "all":
-        same_clip = row[:, None] // rows_of_clip == row // rows_of_clip
-        excluded = ~same_clip if negatives == "same_clip" else same_clip & (row[:, None] != row)
-        scores = scores.masked_fill(excluded, -torch.inf)
-    return Scores(F.cross_entropy(scores, row), scores.argmax(dim=1))
 
 
 class CPC(Method):
