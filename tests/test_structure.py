@@ -13,24 +13,28 @@ PACKAGE = ROOT / "svt_zoo"
 # Who may import whom, module level. Everything may import itself; nothing imports what is not listed.
 ALLOWED = {
     "batch": set(),
+    "device": set(),
     "files": set(),
     "options": set(),
-    "config": {"methods", "options"},
+    "config": {"methods", "data", "options"},
     "distributed": set(),
     "schedules": set(),
     "models": set(),
     "video": {"files"},
-    "data": {"files", "video", "batch", "config"},
-    "methods": {"models", "batch", "distributed", "schedules"},
+    "data": {"files", "video", "batch", "options"},
+    "methods": {"models", "batch", "distributed", "options", "schedules"},
     "hub": {"files", "models"},
     "training": {
         *("files", "video", "methods", "models", "data", "hub", "evaluation"),
-        *("batch", "config", "distributed", "schedules"),
+        *("batch", "config", "device", "distributed", "schedules"),
     },
-    "evaluation": {"files", "models", "video", "data", "hub", "batch", "config", "distributed"},
-    "inference": {"files", "models", "video", "data", "hub", "evaluation"},
+    "evaluation": {"files", "models", "video", "data", "hub", "batch", "config", "device", "distributed"},
+    "inference": {"files", "models", "video", "data", "hub", "evaluation", "device"},
     "demo": {"files", "models", "video", "data", "hub", "training", "evaluation", "inference", "config"},
-    "cli": {"hub", "config", "video", "data", "distributed", "training", "evaluation", "inference", "models", "demo"},
+    "cli": {
+        *("config", "data", "demo", "device", "distributed", "evaluation"),
+        *("hub", "inference", "models", "training", "video"),
+    },
     "__main__": {"cli"},
 }
 # The options of the optimizer stand beside it in training/optim.py, which imports no recipe.

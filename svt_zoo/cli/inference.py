@@ -37,7 +37,7 @@ def embed(args: Namespace) -> int:
     """
     import torch
 
-    from ..data.jobs import output_file
+    from ..data.pool import output_file
     from ..evaluation.prepare import prepare
     from ..inference.predict import embed as features_of
     from ..inference.predict import write_features
@@ -162,7 +162,7 @@ def extract(args: Namespace) -> int:
     cannot be read becomes a row with the reason. The exit status is 1 if no video can be read.
     """
     from .. import distributed
-    from ..evaluation.prepare import choose_device
+    from ..device import choose_device
     from ..inference.extract import extract_features, list_videos
     from ..inference.feature_table import FeatureTable
 
@@ -211,7 +211,7 @@ def add_search(parser: ArgumentParser) -> None:
 
 def search(args: Namespace) -> int:
     """Find the rows of a table of features that are most similar to a video or an image, or find near-duplicates."""
-    from ..data.jobs import output_file
+    from ..data.pool import output_file
     from ..inference.captions import printable
     from ..inference.feature_table import FeatureTable
     from ..inference.neighbours import neighbour_sheet

@@ -6,6 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar
 
+from ..data.clips import FinetuneViewsConfig
+from ..data.lists import DataConfig
+from ..data.transforms import ClipConfig
+from ..data.views import CPCViewsConfig, ViewsConfig
 from ..methods.classify import ClassifyConfig
 from ..methods.cpc import CPCConfig
 from ..methods.svt import SVTConfig
@@ -21,7 +25,7 @@ from .evaluation import (
     refuse_fast_views,
 )
 from .find import find_recipe
-from .options import ClipConfig, CPCViewsConfig, DataConfig, FinetuneViewsConfig, ModelConfig, RunConfig, ViewsConfig
+from .options import ModelConfig, RunConfig
 from .strict import ConfigError, build
 
 T = TypeVar("T")

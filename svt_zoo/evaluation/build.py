@@ -20,14 +20,13 @@ from ..config import (
     expand_repeats,
     to_dict,
 )
-from ..data.build import evaluation_list, training_list
-from ..data.lists import VideoList
+from ..data.lists import VideoList, evaluation_list, training_list
+from ..device import choose_device, choose_dtype
 from ..hub.loading import FINAL_NAME, WEIGHTS_NAME
 from ..hub.starts import STARTS, load_start
 from ..hub.weights import ClipSpec
-from ..models import Classifier, ZooModel, create_model
+from ..models import ZooModel, backbone_of, create_model
 from .metrics import summarise
-from .prepare import choose_device, choose_dtype
 from .protocols import Extractor, Outcome, knn_protocol, linear_protocol, multiview_protocol, write_outcome
 from .results import Result, provenance, write_result
 from .start import log_start
@@ -156,15 +155,15 @@ def load_network(recipe: EvaluationRecipe | FinetuneRecipe, *, num_classes: int 
             network = create_model(network.meta["model"], **network.meta["model_kwargs"])
     clip = asdict(choose_clip(ClipSpec(**said) if said else None, recipe.clip, network))
     network.meta = {**network.meta, "clip": clip}
-    if isinstance(network, Classifier):
-        network.backbone.meta = {**network.backbone.meta, "clip": clip}
+    backbone = backbone_of(network)
+    backbone.meta = {**backbone.meta, "clip": clip}
     return network.eval()
 
 
 def choose_clip(said: ClipSpec | None, asked: ClipConfig, network: ZooModel) -> ClipSpec:
     """Clip of the weights, or SVT's at the network's size if they have none, with the changes of the recipe."""
     if said is None:
-        backbone = network.backbone if isinstance(network, Classifier) else network
+        backbone = backbone_of(network)
         size = backbone.meta.get("model_kwargs", {}).get("img_size", _CLIP.crop_size)
         said = _CLIP.resized(getattr(backbone, "num_frames", _CLIP.num_frames), size)
     clip = said.resized(asked.num_frames or said.num_frames, asked.crop_size or said.crop_size)

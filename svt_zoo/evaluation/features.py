@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from .. import distributed
 from ..batch import Batch, Failure
-from ..data.datasets import VideoDataset, Views
-from ..data.failures import Outcomes
+from ..data.datasets import VideoDataset
 from ..data.lists import VideoList
 from ..data.loader import collate
-from ..data.workers import number_of_workers, start_worker
+from ..data.pool import Outcomes, number_of_workers, start_worker
+from ..data.views import Views
 from ..files import write_whole
 from ..models import Features, ZooModel
 from .prepare import prepare

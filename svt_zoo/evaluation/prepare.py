@@ -1,17 +1,12 @@
-"""Prepares a network for inference: loads it, chooses the device and the fastest type there."""
+"""Prepares a network for inference."""
 
 import copy
-import functools
-import time
-from typing import Literal
 
 import torch
 
+from ..device import DType, choose_device, choose_dtype
 from ..hub.loading import load_model
 from ..models import ZooModel
-
-DType = Literal["auto", "bfloat16", "float16", "float32"] | torch.dtype
-_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
 def prepare(
@@ -42,56 +37,3 @@ def _is_ready(model: ZooModel, device: torch.device, dtype: torch.dtype) -> bool
     here = all(tensor.device.type == device.type and tensor.dtype == dtype for tensor in tensors)
     here = here and all(device.index in (None, tensor.device.index) for tensor in tensors)
     return here and not any(module.training for module in model.modules())
-
-
-def choose_device(device: str | torch.device | None) -> torch.device:
-    """Return the device to compute on; None or "auto" selects the GPU if there is one.
-
-    Raises:
-        ValueError: the device does not exist.
-    """
-    if device is None or device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device={device!r} is not a device of torch; use a name such as cpu or cuda:0") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={str(device)!r}, but torch sees no GPU here; leave it out to compute on the CPU")
-    return device
-
-
-def choose_dtype(dtype: DType, device: torch.device) -> torch.dtype:
-    """Return the type to compute in; "auto" is bfloat16 where that is faster on `device`, else float32.
-
-    Raises:
-        ValueError: the type does not exist.
-    """
-    if isinstance(dtype, torch.dtype) and dtype in _DTYPES.values():
-        return dtype
-    if dtype == "auto":
-        return fastest_dtype(device)
-    if isinstance(dtype, str) and dtype in _DTYPES:
-        return _DTYPES[dtype]
-    raise ValueError(f"dtype must be auto, {', '.join(_DTYPES)}, got {dtype!r}")
-
-
-@functools.cache
-def fastest_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 on a GPU that supports it, and on a CPU where a timed ViT-B layer runs faster in it; else float32."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    seconds = {dtype: _layer_seconds(device, dtype) for dtype in (torch.float32, torch.bfloat16)}
-    return min(seconds, key=lambda dtype: seconds[dtype])
-
-
-def _layer_seconds(device: torch.device, dtype: torch.dtype) -> float:
-    """Time of one linear layer 768 -> 768 on 512 tokens, in seconds; minimum of five runs."""
-    tokens = torch.ones(512, 768, device=device, dtype=dtype)
-    weight = torch.ones(768, 768, device=device, dtype=dtype)
-    best = float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
-        torch.nn.functional.linear(tokens, weight)[0, 0].item()
-        best = min(best, time.perf_counter() - start)
-    return best

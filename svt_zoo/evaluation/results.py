@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..device import device_name
 from ..files import write_whole
-from .start import device_name
 
 _log = logging.getLogger(__name__)
 

@@ -2,21 +2,14 @@
 
 import logging
 import os
-import platform
 
 import torch
 from torch import nn
 
 from .. import distributed
+from ..device import device_name
 
 _log = logging.getLogger(__name__)
-
-
-def device_name(device: torch.device | str) -> str:
-    """The kind of a device and the name of the GPU or processor, such as "cuda: NVIDIA H200"."""
-    device = torch.device(device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return f"{device.type}: {name}"
 
 
 def log_start(

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from ..data import datasets, sampling
-from ..data.datasets import FrameReader, Views, frame_range, shared_frames
-from ..data.failures import reason_of
+from ..data.datasets import FrameReader, frame_range, shared_frames
 from ..data.lists import Row, VideoList
+from ..data.pool import reason_of
 from ..data.transforms import EvalTransform
+from ..data.views import Views
 
 _NO_DRAWS = np.random.default_rng(0)  # views by name use no random numbers
 _T = TypeVar("_T")

@@ -20,16 +20,16 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from ..data.jobs import Done, output_file, progress
 from ..data.list_formats import is_video
 from ..data.lists import Row, VideoList, read_list
-from ..data.remote import is_url
-from ..data.workers import number_of_workers, start_worker
+from ..data.pool import TaskResult, number_of_workers, output_file, progress, start_worker
+from ..device import DType, choose_dtype
 from ..evaluation.features import weights_sha256
-from ..evaluation.prepare import DType, choose_dtype, prepare
+from ..evaluation.prepare import prepare
 from ..evaluation.start import log_start
 from ..evaluation.views import parse_views
-from ..models import Classifier, ZooModel
+from ..files import is_url
+from ..models import ZooModel, backbone_of
 from .clips import Chunk, ClipReader
 from .compute import Compute, Computed, Pooling
 from .extract_ray import run_ray
@@ -125,7 +125,7 @@ def extract_features(
     network, at, _ = prepare(model, "cpu" if engine == "ray" else device, "float32")
     dtype = choose_dtype(dtype, at)
     transform = network.transforms()
-    network = network.backbone if isinstance(network, Classifier) else network
+    network = backbone_of(network)
     reader = ClipReader(videos, parse_views(views, transform), transform, every=every, batch_size=batch_size)
     sha256 = weights_sha256(network)  # hash before the conversion to another type
     compute = Compute(network, pooling, store, at, dtype)
@@ -152,7 +152,7 @@ def _check_numbers(rank: int, world_size: int, **numbers: int | None) -> None:
             raise ValueError(f"{name} must be >= {least}, got {number}")
 
 
-def _report(videos: Iterator[Done[str, bool]], count: int, *, show: bool) -> int:
+def _report(videos: Iterator[TaskResult[str, bool]], count: int, *, show: bool) -> int:
     """Log failed videos and the progress; return the number of failures."""
     failed = 0
     for one in progress(videos, count) if show else videos:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from ..data.failures import Outcomes
-from ..data.jobs import Done
 from ..data.lists import VideoList
+from ..data.pool import Outcomes, TaskResult
 from ..evaluation.features import claim, shards
 from .compute import Computed
 from .feature_table import FeatureRow, FeatureTable, merge_shards, outcomes_of, write_shard
@@ -80,7 +79,7 @@ class ShardedTable:
         left = [] if self.path.exists() else [rows for shard, rows in mine.items() if not self._shard(shard).exists()]
         return {start: rows[start - rows.start :][:part_size] for rows in left for start in rows[::part_size]}
 
-    def collect(self, computed: Iterable[Computed], parts: Parts) -> Iterator[Done[str, bool]]:
+    def collect(self, computed: Iterable[Computed], parts: Parts) -> Iterator[TaskResult[str, bool]]:
         """Writes each shard when all its parts are complete; yields the outcome of each video.
 
         Raises:
@@ -109,7 +108,7 @@ class ShardedTable:
                     write_shard(self._shard(shard), rows, self.schema)
             for name in (self.names[i] for i in parts[one.part]):
                 outcomes.add(name, None if name in read else errors[name])
-                yield Done(name, None if name in errors else True, errors.get(name) or "")
+                yield TaskResult(name, None if name in errors else True, errors.get(name) or "")
 
     def merge(self) -> bool:
         """Merges the shards if all are complete (in the last process); returns whether the file exists.

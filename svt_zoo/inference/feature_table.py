@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.remote import is_url
-from ..files import atomic, write_whole
+from ..files import atomic, is_url, write_whole
 
 if TYPE_CHECKING:
     import pyarrow

@@ -15,7 +15,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..data.list_formats import find_videos
-from ..evaluation.prepare import DType, prepare
+from ..device import DType
+from ..evaluation.prepare import prepare
 from ..evaluation.views import load_views, parse_views
 from ..files import atomic
 from ..hub.download import fetch

@@ -21,14 +21,15 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..data.datasets import FrameReader, open_row
-from ..data.jobs import fingerprint
 from ..data.lists import Row, VideoList
+from ..data.pool import fingerprint
 from ..data.transforms import EvalTransform
+from ..device import choose_dtype
 from ..evaluation.features import weights_sha256
-from ..evaluation.prepare import choose_dtype, prepare
+from ..evaluation.prepare import prepare
 from ..evaluation.views import parse_views
 from ..files import atomic
-from ..models import Classifier, ZooModel
+from ..models import ZooModel, backbone_of
 from ..video import Limits, VideoReadError
 from ..video.frames import is_image
 from .clips import ClipReader
@@ -119,7 +120,7 @@ def check_weights(table: FeatureTable, model: ZooModel) -> ZooModel:
     Raises:
         ValueError: the model has other weights.
     """
-    backbone: ZooModel = model.backbone if isinstance(model, Classifier) else model
+    backbone: ZooModel = backbone_of(model)
     told, found = table.metadata, weights_sha256(backbone)
     if found != told["weights_sha256"]:
         raise ValueError(

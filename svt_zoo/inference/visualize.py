@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..data.transforms import EvalTransform
+from ..device import choose_device
 from ..hub import entrypoints
 from ..hub.loading import load_model
 from ..hub.weights import list_weights
@@ -201,7 +202,7 @@ def load_models(
     """
     options: dict[str, Any] = {"num_frames": num_frames, "img_size": img_size}
     options = {name: value for name, value in options.items() if value is not None}
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device(None)
     models: dict[str, ZooModel] = {}
     for name in (model, *compare):
         is_first = not models
