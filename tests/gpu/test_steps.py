@@ -146,7 +146,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_fp16_skips_steps_that_overflow_and_goes_on(
     videos: Path, tmp_path: Path, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "choose_precision", lambda *_: "fp16")  # a run on a CPU refuses it
+    monkeypatch.setattr(engine, "choose_precision", lambda *_: torch.float16)  # a run on a CPU refuses it
     monkeypatch.setattr(torch.amp, "GradScaler", functools.partial(torch.amp.GradScaler, init_scale=2.0**20))
     keys = [f"data.train={videos}", f"run.output={tmp_path}", f"run.device={device.type}", "optim.epochs=8"]
     keys += ["optim.warmup_epochs=0", "svt.freeze_last_layer=0"]
