@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from svt_zoo.evaluation.prepare import fastest_dtype
+from svt_zoo.device import fastest_dtype
 from svt_zoo.hub.convert import to_hf_timesformer
 from svt_zoo.models import create_model
 

@@ -13,6 +13,7 @@ PACKAGE = ROOT / "svt_zoo"
 # Who may import whom, module level. Everything may import itself; nothing imports what is not listed.
 ALLOWED = {
     "batch": set(),
+    "device": set(),
     "files": set(),
     "options": set(),
     "config": {"methods", "options"},
@@ -27,14 +28,26 @@ ALLOWED = {
         *("files", "video", "methods", "models", "data", "hub", "evaluation"),
         *("batch", "config", "distributed", "schedules"),
     },
-    "evaluation": {"files", "models", "video", "data", "hub", "batch", "config", "distributed"},
-    "inference": {"files", "models", "video", "data", "hub", "evaluation"},
+    "evaluation": {"files", "models", "video", "data", "hub", "batch", "config", "distributed", "device", "options"},
+    "inference": {"files", "models", "video", "data", "hub", "evaluation", "device"},
     "demo": {"files", "models", "video", "data", "hub", "training", "evaluation", "inference", "config"},
-    "cli": {"hub", "config", "video", "data", "distributed", "training", "evaluation", "inference", "models", "demo"},
+    "cli": {
+        "hub",
+        "config",
+        "device",
+        "video",
+        "data",
+        "distributed",
+        "training",
+        "evaluation",
+        "inference",
+        "models",
+        "demo",
+    },
     "__main__": {"cli"},
 }
-# The options of the optimizer stand beside it in training/optim.py, which imports no recipe.
-OPTIONS = {("config/__init__.py", "training"), ("config/recipe.py", "training")}
+# The options of the optimizer and of the evaluations stand beside them, in modules that import no recipe.
+OPTIONS = {(f"config/{name}.py", part) for name in ("__init__", "recipe") for part in ("evaluation", "training")}
 # A network and a weights row know their transform and how to save themselves, but load that code only when asked.
 WHEN_ASKED = {
     ("models/base.py", "hub"),

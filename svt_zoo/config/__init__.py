@@ -4,12 +4,15 @@ The options of a method are the dataclass beside its code in `methods/`; those o
 `training/optim.py`.
 """
 
+from ..evaluation.knn import KNNConfig
+from ..evaluation.linear import LinearConfig
+from ..evaluation.protocols import EvaluationRunConfig, MultiviewConfig
+from ..evaluation.results import RepeatConfig, ReportConfig
 from ..methods.classify import ClassifyConfig
 from ..methods.cpc import CPCConfig
 from ..methods.svt import SVTConfig
 from ..methods.temporal import TemporalConfig
 from ..training.optim import CPCOptimConfig, FinetuneOptimConfig, OptimConfig
-from .evaluation import EvaluationRunConfig, KNNConfig, LinearConfig, MultiviewConfig, RepeatConfig, ReportConfig
 from .find import find_recipe, list_recipes
 from .options import ClipConfig, CPCViewsConfig, DataConfig, FinetuneViewsConfig, ModelConfig, RunConfig, ViewsConfig
 from .recipe import (

@@ -16,7 +16,7 @@ from ..batch import Batch
 from ..config import OptimConfig, RunConfig
 from ..data.loader import VideoLoader
 from ..distributed import all_mean, is_main, rank
-from ..evaluation.start import log_start
+from ..evaluation.results import log_start
 from ..methods import Method
 from ..models import Backbone, ZooModel
 from ..schedules import cosine, multi_step, warmup_cosine

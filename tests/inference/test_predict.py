@@ -14,8 +14,8 @@ from commands import command
 from torch.testing import assert_close
 
 import svt_zoo
+from svt_zoo import device as devices
 from svt_zoo import embed, predict
-from svt_zoo.evaluation import prepare as preparing
 from svt_zoo.evaluation.views import load_views, parse_views
 from svt_zoo.models import Classifier, ZooModel, create_model
 
@@ -98,10 +98,10 @@ def test_bfloat16_features_point_the_same_way(videos: list[Path]) -> None:
 
 @pytest.mark.parametrize("faster", [torch.float32, torch.bfloat16])
 def test_the_faster_type_is_chosen(monkeypatch: pytest.MonkeyPatch, faster: torch.dtype) -> None:
-    monkeypatch.setattr(preparing, "_layer_seconds", lambda _, dtype: 1.0 if dtype is faster else 2.0)
-    preparing.fastest_dtype.cache_clear()
-    assert preparing.fastest_dtype(torch.device("cpu")) is faster
-    preparing.fastest_dtype.cache_clear()
+    monkeypatch.setattr(devices, "_layer_seconds", lambda _, dtype: 1.0 if dtype is faster else 2.0)
+    devices.fastest_dtype.cache_clear()
+    assert devices.fastest_dtype(torch.device("cpu")) is faster
+    devices.fastest_dtype.cache_clear()
 
 
 def test_a_broken_video_is_not_left_out_silently(videos: list[Path], tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_a_wrong_argument_is_named_with_its_value(videos: list[Path], options: d
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_missing_gpu_is_said_to_be_missing(videos: list[Path]) -> None:
-    with pytest.raises(ValueError, match="device='cuda', but torch sees no GPU here"):
+    with pytest.raises(ValueError, match="device='cuda', but torch sees no GPU"):
         embed(videos[:1], model=network(), device="cuda")
 
 
