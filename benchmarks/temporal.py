@@ -1,23 +1,26 @@
-"""Compare TIME's temporal terms in small runs: a baseline, each term, all terms, and all as in the authors' code.
+"""Compare TIME's temporal terms in small runs from random weights, with learning curves and floors.
 
-    python benchmarks/temporal.py --gestures FOLDER --output benchmarks/results
+    python benchmarks/temporal.py made gestures --gestures FOLDER --output benchmarks/results/temporal_cpu.json
 
-Two data sets. "made": a square moves over a still picture; the classes are its frames forward, backward and shuffled,
-so a single frame carries no information. "gestures": real clips, from a folder with a list.csv of the columns file,
-label, set and split (left out without --gestures). A small TimeSformer is trained on each from random weights. Steps,
-clips and learning rate are the same for all variants; only the terms differ. Then SVT is pre-trained on the synthetic
-videos, with and without the terms that need no labels. Its features are compared by nearest neighbors. The table shows
-mean and standard deviation over seeds; all numbers go into a JSON file.
+Three data sets. "made": a square moves over a still picture from left to right; the classes are its frames forward,
+backward and shuffled. "wrapped": the same, but it starts anywhere and reenters at the edge, so that a single frame
+carries no information. "gestures": real clips of ten pointing gestures, from a folder with a list.csv
+of the columns file, label, set, split and group. All variants of a set have the same network, steps, clips and learning
+rate; only the terms (or the initial tables, or the input) differ.
+
+--protocol official: the split of the list. inside: group-wise folds inside its training part, to choose settings.
+all: group-wise folds over all clips. Every finished run is a line of the file --rows; the same command continues.
+If the baseline is not better than chance, nothing can be compared: the program says so and ends with status 1.
 """
 
 import argparse
 import json
+import math
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,60 +30,94 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from svt_zoo.batch import Batch
-from svt_zoo.config import ViewsConfig
-from svt_zoo.data.augment import Augment
-from svt_zoo.data.build import svt_train_views
-from svt_zoo.data.datasets import EvalViews, VideoDataset
-from svt_zoo.data.finetune_views import FinetuneViews
-from svt_zoo.data.flow import FlowLabels
+from svt_zoo.data.clips import FinetuneViews, FinetuneViewsConfig
+from svt_zoo.data.crops import crop_and_resize
+from svt_zoo.data.datasets import VideoDataset
+from svt_zoo.data.flow import FlowLabels, farneback_flow
 from svt_zoo.data.lists import Row, VideoList, read_list
-from svt_zoo.data.loader import collate
-from svt_zoo.data.transforms import EvalTransform
-from svt_zoo.evaluation.knn import knn_scores
-from svt_zoo.methods import SVT, Classify, ClassifyConfig, Method, SVTConfig, SVTTemporal, Temporal, TemporalConfig
+from svt_zoo.data.transforms import EvalTransform, short_side_size
+from svt_zoo.data.views import EvalViews
+from svt_zoo.methods import Classify, ClassifyConfig, Temporal, TemporalConfig
 from svt_zoo.methods.temporal import draw_permutations, shuffle_steps
 from svt_zoo.models import Backbone, create_model
 from svt_zoo.schedules import warmup_cosine
 from svt_zoo.training.optim import build_optimizer, clip_gradients, param_groups, set_hyperparameters
+from svt_zoo.video import open_video
 
-FRAMES, PATCH = 8, 16
-MADE, REAL = 32, 48  # pixels of the clips of each data set
+FRAMES = 8
 MEAN = STD = (0.5, 0.5, 0.5)
-CODE = {"order_of": "straight", "permutation": "batch"}
-ON = {"order": 1.0, "low_confidence": 1.0, "flow": 1.0, "order_smoothing": 0.0, "flow_smoothing": 0.0}
-ALONE = {"order": 0.0, "low_confidence": 0.0, "flow": 0.0}
-# name: (keywords of TemporalTerms, rule of the flow labels); None is the plain classifier
-VARIANTS: dict[str, tuple[dict[str, Any], str] | None] = {
-    "baseline": None,
-    "order": ({**ALONE, "order": 1.0}, "absolute"),
-    "low confidence": ({**ALONE, "low_confidence": 1.0}, "absolute"),
-    "flow": ({**ALONE, "flow": 1.0}, "absolute"),
-    "all three": ({}, "absolute"),
-    "order, as the code": ({**ALONE, "order": 1.0, **CODE}, "relative"),
-    "low confidence, as the code": ({**ALONE, "low_confidence": 1.0, **CODE}, "relative"),
-    "flow, as the code": ({**ALONE, "flow": 1.0, **CODE}, "relative"),
-    "all three, as the code": (CODE, "relative"),
+STRAIGHT = {"order": 1.0, "order_of": "straight"}
+LOW, FLOW = {"low_confidence": 1.0}, {"flow": 1.0}
+CODE = {**STRAIGHT, **LOW, **FLOW, "permutation": "batch", "flow_rule": "relative"}
+OTHER = ("input", "table_std", "head_std", "xavier")  # options of the frames, the network, the flow head, the network
+VARIANTS: dict[str, dict[str, Any]] = {  # options of TemporalConfig, and OTHER
+    "baseline": {},
+    "baseline, still frame": {"input": "still"},
+    "baseline, shuffled frames": {"input": "shuffled"},
+    "baseline, tables as the papers": {"table_std": None},
+    "baseline, tables of 0.1": {"table_std": 0.1},
+    "baseline, linear layers of Xavier": {"xavier": True},
+    "low confidence": LOW,
+    "straight order": STRAIGHT,
+    "shuffled order": {"order": 1.0, "order_of": "shuffled"},
+    "flow": FLOW,
+    "flow, head of std 0.02": {**FLOW, "head_std": 0.02},
+    "straight order + low confidence": {**STRAIGHT, **LOW},
+    "low confidence + flow": {**LOW, **FLOW},
+    "straight order + low confidence + flow": {**STRAIGHT, **LOW, **FLOW},
+    "shuffled order + low confidence + flow": {**LOW, **FLOW, "order": 1.0, "order_of": "shuffled"},
+    "all, as the code": CODE,
 }
-PRETRAINING: dict[str, dict[str, float] | None] = {
-    "SVT": None,
-    "SVT + order + flow": {**ALONE, "order": 1.0, "flow": 1.0},
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all variants of a set share."""
+
+    set: str
+    size: int
+    patch: int
+    steps: int
+    width: int = 64
+    depth: int = 2
+    lr: float = 1e-3
+    batch: int = 16
+    views: int = 4
+    jitter: float = 0.0
+    table_std: float | None = 0.5
+    dropout: float = 0.0
+    model: str = "timesformer_vitt"
+
+
+SETS = {
+    "made": Settings("made", 32, 16, 400),
+    "wrapped": Settings("wrapped", 32, 16, 800),
+    "gestures": Settings("gestures", 48, 8, 2000, views=16, jitter=0.4),
 }
 
 
 @dataclass
 class Clips:
-    """Training clips uint8 (N, V, T, H, W, 3), V random views per video, with flow labels; test clips, float."""
+    """V random views uint8 (N, V, T, H, W, 3) of each video with flow labels by rule, and a view to test (N, ...)."""
 
-    train: Tensor
-    flow: dict[str, Tensor]  # by rule: (N, V, T-1, patches)
-    train_labels: Tensor
-    test: Tensor  # (M, 3, T, H, W)
-    test_labels: Tensor
+    views: Tensor
+    flow: dict[str, Tensor]  # (N, V, T-1, patches)
+    tested: Tensor  # (N, 3, T, H, W), float
+    labels: Tensor
+    is_train: Tensor
+    groups: list[str]
+    histograms: Tensor  # (N, D): of optical flow
 
-    @property
-    def num_classes(self) -> int:
-        """K."""
-        return int(self.train_labels.max()) + 1
+    def folds(self, protocol: str, folds: int) -> list[tuple[Tensor, Tensor]]:
+        """Indices to train on and to test on, for each fold."""
+        everything = torch.arange(len(self.labels))
+        if protocol == "official":
+            return [(everything[self.is_train], everything[~self.is_train])]
+        used = everything[self.is_train] if protocol == "inside" else everything
+        names = sorted({self.groups[i] for i in used})
+        fold_of = dict(zip(np.random.default_rng(0).permutation(names), np.arange(len(names)) % folds, strict=True))
+        fold = torch.tensor([int(fold_of[self.groups[i]]) for i in used])
+        return [(used[fold != k], used[fold == k]) for k in range(folds)]
 
 
 class InMemory:
@@ -102,277 +139,287 @@ class InMemory:
     def __exit__(self, *exception: object) -> None: ...
 
 
-def texture(rng: np.random.Generator, size: int, grain: int) -> Tensor:
-    """A smooth random picture (size, size, 3), values 0 to 255."""
-    coarse = torch.from_numpy(rng.uniform(0, 255, (1, 3, grain, grain))).float()
-    return F.interpolate(coarse, (size, size), mode="bicubic")[0].clamp(0, 255).permute(1, 2, 0)
+def made_videos(size: int, *, wrapped: bool) -> tuple[list[Tensor], list[Row]]:
+    """Each source three times: forward (0), backward (1), shuffled (2); 60 sources to train on, 50 to test on.
 
-
-def made_videos(num_sources: int, seed: int) -> tuple[list[Tensor], Tensor]:
-    """Each source three times, forward (0), backward (1), shuffled (2): frames uint8 (24, H, W, 3), and labels."""
-    videos, labels = [], []
-    width = MADE + 4
-    for source in range(num_sources):
-        rng = np.random.default_rng([seed, source])
-        background, side = texture(rng, width, 6) * 0.5, int(rng.integers(10, 14))
+    A square moves to the right. `wrapped`: it starts anywhere and reenters at the left edge, so that one frame alone
+    tells nothing; else it starts near the left edge and ends near the right one.
+    """
+    videos, rows = [], []
+    width = size + 4
+    for source in range(110):
+        rng = np.random.default_rng([int(source >= 60), source % 60 if source < 60 else source - 60])
+        coarse = torch.from_numpy(rng.uniform(0, 255, (1, 3, 6, 6))).float()
+        picture = F.interpolate(coarse, (width, width), mode="bicubic")[0].clamp(0, 255).permute(1, 2, 0)
+        side = int(rng.integers(10, 14))
         start, end = rng.uniform(0, 6), rng.uniform(width - side - 6, width - side)
         y = int(rng.integers(0, width - side))
-        frames = background.repeat(24, 1, 1, 1)
+        frames = (picture * 0.5).repeat(24, 1, 1, 1)
+        if wrapped:
+            start = rng.uniform(0, width)
+            end = start + rng.uniform(0.6, 1.0) * width
         for t, x in enumerate(np.linspace(start, end, 24).round().astype(int)):
-            frames[t, y : y + side, x : x + side] = 230
+            frames[t, y : y + side, np.arange(x, x + side) % width] = 230
         frames = frames.byte()
         videos += [frames, frames.flip(0), frames[torch.from_numpy(rng.permutation(24))]]
-        labels += [0, 1, 2]
-    return videos, torch.tensor(labels)
+        split = "train" if source < 60 else "test"
+        rows += [Row(split, label=label, group=f"source{source}") for label in range(3)]
+    return videos, rows
 
 
-def gesture_videos(folder: Path, split: str) -> tuple[list[Tensor], Tensor]:
-    """Decoded videos of one split of the gestures, short side 64, and their labels."""
-    from svt_zoo.data.transforms import crop_and_resize, short_side_size
-    from svt_zoo.video import open_video
-
-    rows = read_list(folder / "list.csv", root=str(folder), where=f"split={split},set=gesture").rows
-    videos = []
-    for row in rows:
-        with open_video(row.path) as video:
-            frames = video.frames_at(range(video.num_frames))
-        height, width = frames.shape[1:3]
-        videos.append(crop_and_resize(frames, (0, 0, height, width), short_side_size(height, width, 64)))
-    return videos, torch.tensor([row.label for row in rows])
+def gesture_videos(folder: Path) -> tuple[list[Tensor], list[Row]]:
+    """Decoded videos of the gestures, short side 64; the path of each row is replaced by its split."""
+    videos, rows = [], []
+    for split in ("train", "test"):
+        for row in read_list(folder / "list.csv", root=str(folder), where=f"split={split},set=gesture").rows:
+            with open_video(row.path) as video:
+                frames = video.frames_at(range(video.num_frames))
+            height, width = frames.shape[1:3]
+            videos.append(crop_and_resize(frames, (0, 0, height, width), short_side_size(height, width, 64)))
+            rows.append(Row(split, label=row.label, group=row.group))
+    return videos, rows
 
 
-def dataset_of(videos: list[Tensor], labels: Tensor, views: Any, *, train: bool) -> VideoDataset:
-    rows = tuple(Row(str(i), label=int(label)) for i, label in enumerate(labels))
-    return VideoDataset(VideoList(rows), views, train=train, open_row=lambda row: InMemory(videos[int(row.path)]))
+def flow_histogram(frames: Tensor) -> Tensor:
+    """Motion of a video in 4 quarters x 3 x 4 cells x 8 directions, each the summed length per frame: (384,)."""
+    gray = frames.float().mean(dim=-1)
+    flow = farneback_flow(gray[:-1], gray[1:])  # (T-1, H, W, 2)
+    eighth = (torch.atan2(flow[..., 1], flow[..., 0]) / (math.pi / 4)).round().long() % 8
+    by_direction = F.one_hot(eighth, 8) * flow.norm(dim=-1, keepdim=True)  # (T-1, H, W, 8)
+    return F.adaptive_avg_pool3d(by_direction.permute(3, 0, 1, 2), (4, 3, 4)).flatten()
 
 
-def transform(size: int) -> EvalTransform:
-    """Eight frames spread over a video, center crop of 8/9 of the short side."""
-    return EvalTransform(
+def load_clips(settings: Settings, folder: Path | None) -> Clips:
+    """Draw the random views of a set, with both kinds of flow labels."""
+    if settings.set == "gestures" and folder is None:
+        raise SystemExit("gestures need --gestures FOLDER")
+    if settings.set == "gestures" and folder:
+        videos, rows = gesture_videos(folder)
+    else:
+        videos, rows = made_videos(settings.size, wrapped=settings.set == "wrapped")
+    size = settings.size
+    transform = EvalTransform(
         num_frames=FRAMES, sampling_rate=None, crop_size=size, resize_size=size * 9 // 8, mean=MEAN, std=STD
     )
-
-
-def clips_of(train: tuple[list[Tensor], Tensor], test: tuple[list[Tensor], Tensor], num_views: int, size: int) -> Clips:
-    """Random views of the training videos with both kinds of flow labels, and one view per test video."""
-    views = FinetuneViews(transform(size), short_side=(size, size * 5 // 4), hflip=0.0)
-    dataset, rules = (
-        dataset_of(*train, views, train=True),
-        {r: FlowLabels(PATCH, rule=r) for r in ("absolute", "relative")},
+    listed = VideoList(tuple(replace(row, path=str(i)) for i, row in enumerate(rows)))
+    views = FinetuneViews(transform, FinetuneViewsConfig(short_side=(size, size * 5 // 4), hflip=0.0))
+    rules = {rule: FlowLabels(settings.patch, rule=rule) for rule in ("absolute", "relative")}
+    drawn, tested = (
+        VideoDataset(listed, made, train=train, open_row=lambda row: InMemory(videos[int(row.path)]))
+        for made, train in ((views, True), (EvalViews(transform), False))
     )
-    drawn = torch.stack(
-        [torch.stack([dataset[epoch, i]["video"] for epoch in range(num_views)]) for i in range(len(dataset))]
+    seen = torch.stack([torch.stack([drawn[v, i]["video"] for v in range(settings.views)]) for i in range(len(videos))])
+    return Clips(
+        seen,
+        {name: torch.stack([torch.stack([rule(view) for view in of]) for of in seen]) for name, rule in rules.items()},
+        torch.stack([tested[i]["video"] for i in range(len(videos))]),
+        torch.tensor([row.label for row in rows]),
+        torch.tensor([row.path == "train" for row in rows]),
+        [str(row.group) for row in rows],
+        torch.stack([flow_histogram(frames) for frames in videos]),
     )
-    flow = {
-        name: torch.stack([torch.stack([labels(view) for view in of]) for of in drawn])
-        for name, labels in rules.items()
-    }
-    tested = dataset_of(*test, EvalViews(transform(size)), train=False)
-    return Clips(drawn, flow, train[1], torch.stack([tested[i]["video"] for i in range(len(tested))]), test[1])
 
 
-def new_backbone(name: str, size: int) -> Backbone:
-    """A small network whose position tables start at the scale of its patches.
-
-    Without pre-training, it learns ten times as fast as with the usual scale of 0.02 and, for time, 0.
-    """
-    network = create_model(
-        name, img_size=size, patch_size=PATCH, num_frames=FRAMES, embed_dim=64, depth=2, num_heads=2, drop_path_rate=0.0
+def new_method(settings: Settings, variant: dict[str, Any], num_classes: int) -> Classify:
+    """The method of a variant, on a small network from random weights."""
+    options = {"img_size": settings.size, "patch_size": settings.patch, "num_frames": FRAMES}
+    options |= {"embed_dim": settings.width, "depth": settings.depth, "num_heads": settings.width // 32}
+    options |= {"table_std": variant.get("table_std", settings.table_std), "drop_path_rate": settings.dropout}
+    backbone = create_model(settings.model, **options)
+    assert isinstance(backbone, Backbone)
+    terms = {name: value for name, value in variant.items() if name not in OTHER}
+    if "xavier" in variant:
+        for module in backbone.modules():
+            if isinstance(module, torch.nn.Linear):
+                torch.nn.init.xavier_uniform_(module.weight)
+    smoothing = ClassifyConfig(label_smoothing=0.1)
+    if not terms:
+        return Classify(backbone, num_classes, smoothing)
+    method = Temporal(
+        backbone, num_classes, TemporalConfig(**terms, order_smoothing=0.1, flow_smoothing=0.1), smoothing
     )
-    assert isinstance(network, Backbone)
-    for key, parameter in network.named_parameters():
-        if key.endswith(("pos_embed", "time_embed", "temp_embed")):
-            torch.nn.init.normal_(parameter, std=0.5)
-        elif key.endswith("temporal_fc.weight"):
-            torch.nn.init.trunc_normal_(parameter, std=0.02)
-    return network
+    if "head_std" in variant:
+        for module in method.terms.heads.modules():
+            if isinstance(module, torch.nn.Linear):
+                torch.nn.init.trunc_normal_(module.weight, std=variant["head_std"])
+    return method
 
 
-def fit(method: Method, batch_at: Callable[[int], Batch], steps: int, *, lr: float) -> None:
-    """Train with AdamW, a short warm-up and a cosine schedule."""
+def shown(clips: Tensor, kind: str | None) -> Tensor:
+    """The clips (B, 3, T, H, W) as a floor sees them: one still frame, or shuffled frames."""
+    if kind == "still":
+        return clips[:, :, FRAMES // 2 : FRAMES // 2 + 1].expand_as(clips)
+    if kind == "shuffled":
+        return shuffle_steps(clips, draw_permutations(len(clips), FRAMES, torch.device("cpu"), per="video"))
+    return clips
+
+
+def top1(method: Classify, clips: Tensor, labels: Tensor, device: str) -> float:
+    method.eval()
+    with torch.inference_mode():
+        guess = torch.cat([method.classifier(part.to(device)).argmax(dim=1).cpu() for part in clips.split(64)])
     method.train()
+    return 100 * (guess == labels).float().mean().item()
+
+
+def run(
+    clips: Clips, settings: Settings, name: str, seed: int, fold: tuple[Tensor, Tensor], every: int, device: str
+) -> dict[str, Any]:
+    """Train one classifier: its curve of top-1 on the test clips, and top-1 at the end, also on shuffled frames."""
+    torch.manual_seed(seed)
+    rng, variant, (train, test) = np.random.default_rng(seed), VARIANTS[name], fold
+    method = new_method(settings, variant, int(clips.labels.max()) + 1).to(device)
+    flow = clips.flow[variant.get("flow_rule", "absolute")]
+    tested, labels = shown(clips.tested[test], variant.get("input")), clips.labels[test]
     optimizer = build_optimizer(param_groups(method))
-    for step in range(steps):
-        rate = warmup_cosine(lr, 1e-6, step=step, total_steps=steps, warmup_steps=steps // 20)
+    curve, started = [], time.perf_counter()
+    method.train()
+    for step in range(settings.steps):
+        index = train[torch.from_numpy(rng.choice(len(train), settings.batch, replace=False))]
+        view = torch.from_numpy(rng.integers(settings.views, size=settings.batch))
+        clip = clips.views[index, view].permute(0, 4, 1, 2, 3).float() / 127.5 - 1  # (B, 3, T, H, W)
+        if settings.jitter:  # contrast and brightness of each clip
+            gain, bias = torch.from_numpy(rng.uniform(-settings.jitter, settings.jitter, (2, settings.batch))).float()
+            clip = clip * (1 + gain.view(-1, 1, 1, 1, 1)) + bias.view(-1, 1, 1, 1, 1)
+        clip = shown(clip, variant.get("input")).to(device)
+        targets = {"flow": flow[index, view].to(device)}
+        batch = Batch(views=[clip], labels=clips.labels[index].to(device), video_index=index, targets=targets)
+        rate = warmup_cosine(
+            settings.lr, 1e-6, step=step, total_steps=settings.steps, warmup_steps=settings.steps // 20
+        )
         set_hyperparameters(optimizer, lr=rate, weight_decay=0.05)
-        torch.stack(list(method(batch_at(step), step / steps).values())).sum().backward()
-        method.before_step(step / steps)
+        torch.stack(list(method(batch, step / settings.steps).values())).sum().backward()
         clip_gradients(method.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        method.after_step(step / steps)
-
-
-def classify(clips: Clips, variant: str, seed: int, steps: int, model: str) -> dict[str, float]:
-    """Train one classifier; return top-1 on the test clips, and on the same clips with shuffled frames."""
-    torch.manual_seed(seed)
-    rng, settings = np.random.default_rng(seed), VARIANTS[variant]
-    backbone = new_backbone(model, clips.test.shape[-1])
-    if settings is None:
-        method: Classify = Classify(backbone, clips.num_classes, ClassifyConfig(label_smoothing=0.1))
-    else:
-        temporal = TemporalConfig(**{**ON, "order_smoothing": 0.1, "flow_smoothing": 0.1, **settings[0]})
-        method = Temporal(backbone, clips.num_classes, temporal, ClassifyConfig(label_smoothing=0.1))
-    flow = clips.flow["absolute" if settings is None else settings[1]]
-
-    def batch_at(step: int) -> Batch:
-        index = torch.from_numpy(rng.choice(len(clips.train), 16, replace=False))
-        view = torch.from_numpy(rng.integers(clips.train.shape[1], size=16))
-        clip = clips.train[index, view].permute(0, 4, 1, 2, 3).float() / 127.5 - 1  # (B, 3, T, H, W)
-        return Batch(
-            views=[clip], labels=clips.train_labels[index], video_index=index, targets={"flow": flow[index, view]}
-        )
-
-    started = time.perf_counter()
-    fit(method, batch_at, steps, lr=1e-3)
-    seconds = time.perf_counter() - started
-    method.eval()
-    with torch.inference_mode():
-        shuffled = shuffle_steps(
-            clips.test, draw_permutations(len(clips.test), FRAMES, torch.device("cpu"), per="video")
-        )
-        predicted = [method.classifier(part).argmax(dim=1) for part in (clips.test, shuffled)]
-    top1 = [100 * (labels == clips.test_labels).float().mean().item() for labels in predicted]
-    return {"top1": top1[0], "top1_shuffled": top1[1], "seconds": seconds}
-
-
-def pretrain(terms: dict[str, float] | None, seed: int, steps: int, model: str, num_sources: int) -> dict[str, float]:
-    """Pre-train SVT on synthetic videos; return top-1 of 10 nearest neighbors on held-out videos, before and after."""
-    torch.manual_seed(seed)
-    videos, labels = made_videos(num_sources, 0)
-    views = svt_train_views(
-        ViewsConfig(global_frames=(8, 8), local_frames=(4, 8), global_size=MADE, local_size=16, hflip=0.0)
-    )
-    if terms and terms["flow"]:
-        views.flow = FlowLabels(PATCH)
-    dataset, augment = dataset_of(videos, labels, views, train=True), Augment(mean=MEAN, std=STD)
-    rng = np.random.default_rng(seed)
-
-    def batch_at(step: int) -> Batch:
-        batch = collate([dataset[step, int(i)] for i in rng.choice(len(dataset), 16, replace=False)])
-        batch.views[:] = [augment(view, params) for view, params in zip(batch.views, batch.params, strict=True)]
-        return batch
-
-    svt = SVT(
-        new_backbone(model, MADE),
-        SVTConfig(out_dim=256, hidden_dim=256, bottleneck_dim=64, freeze_last_layer=0.05),
-        epochs=1,
-    )
-    method: Method = svt
-    if terms is not None:
-        method = SVTTemporal(svt, TemporalConfig(**{**ON, **terms}))
-    clips = [
-        torch.stack([tested[i]["video"] for i in range(len(tested))])
-        for tested in (
-            dataset_of(*of, EvalViews(transform(MADE)), train=False) for of in ((videos, labels), made_videos(50, 1))
-        )
-    ]
-    result = {"knn_before": knn(svt.backbone, clips, labels)}
-    started = time.perf_counter()
-    fit(method, batch_at, steps, lr=5e-4)
-    return {**result, "knn": knn(svt.backbone, clips, labels), "seconds": time.perf_counter() - started}
-
-
-def knn(backbone: Backbone, clips: list[Tensor], labels: Tensor) -> float:
-    """Top-1 in percent of `clips[1]` by their 10 nearest neighbors among `clips[0]`."""
-    backbone.eval()
-    with torch.inference_mode():
-        bank, queries = (torch.cat([backbone(part).cls for part in of.split(32)]) for of in clips)
-    scores = knn_scores(bank, labels, queries, num_classes=3, ks=[10])[10]
-    expected = labels[:3].repeat(len(queries) // 3)
-    return 100 * (scores.argmax(dim=1) == expected).float().mean().item()
-
-
-def thumbnail_floor(train: tuple[list[Tensor], Tensor], test: tuple[list[Tensor], Tensor]) -> float:
-    """Top-1 in percent by the nearest median frame of 12x16 pixels: the accuracy of appearance alone."""
-    bank, queries = (
-        torch.stack(
-            [
-                F.interpolate(v.float().median(0).values.permute(2, 0, 1)[None], (12, 16), mode="area").flatten()
-                for v in of
-            ]
-        )
-        for of, _ in (train, test)
-    )
-    return round(100 * (train[1][torch.cdist(queries, bank).argmin(dim=1)] == test[1]).float().mean().item(), 1)
-
-
-def summed_up(runs: list[dict[str, float]]) -> dict[str, Any]:
-    """Mean and standard deviation of each number over runs."""
+        if (step + 1) % every == 0:
+            curve.append((step + 1, round(top1(method, tested, labels, device), 1)))
+    reached = [step for step, percent in curve if percent >= 90]
     return {
-        name: {
-            "mean": round(statistics.mean(run[name] for run in runs), 2),
-            "std": round(statistics.stdev(run[name] for run in runs), 2) if len(runs) > 1 else 0.0,
-        }
-        for name in runs[0]
+        "top1": round(top1(method, tested, labels, device), 2),
+        "top1_shuffled": round(top1(method, shown(tested, "shuffled"), labels, device), 2),
+        "steps_to_90": reached[0] if reached else None,
+        "tested": len(test),
+        "seconds": round(time.perf_counter() - started, 1),
+        "curve": curve,
     }
 
 
-def table(results: dict[str, dict[str, Any]], columns: tuple[str, ...]) -> str:
-    lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
-    for name, numbers in results.items():
-        cells = [f"{numbers[c]['mean']:.1f} ± {numbers[c]['std']:.1f}" for c in columns]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def ridge(train: Tensor, labels: Tensor, test: Tensor, strength: float = 100.0) -> Tensor:
+    """Classes that a ridge regression on standardized features gives the test rows."""
+    mean, std = train.mean(dim=0), train.std(dim=0).clamp(min=1e-6)
+    x, y = ((part - mean) / std for part in (train, test))
+    targets = F.one_hot(labels).float()
+    gram = x @ x.T + strength * torch.eye(len(x))
+    return (y @ x.T @ torch.linalg.solve(gram, targets - targets.mean(dim=0)) + targets.mean(dim=0)).argmax(dim=1)
+
+
+def floors(clips: Clips, settings: Settings, folds: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """What needs no training: top-1 of chance, of a thumbnail, of a random network, and of histograms of flow."""
+    thumbnail = F.adaptive_avg_pool2d(clips.tested.median(dim=2).values, 12).flatten(1)
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        network = new_method(settings, {}, 2).eval().backbone
+        random = torch.cat([network(part).cls for part in clips.tested.split(64)])
+    product = F.one_hot(clips.flow["absolute"][:, 0].long(), 9).float().flatten(1)  # the labels that `flow` predicts
+    features = {"thumbnail": thumbnail, "random network": random, "flow labels": product, "flow": clips.histograms}
+    found = {"chance": round(100 / (int(clips.labels.max()) + 1), 1)}
+    for name, rows in features.items():
+        right = [ridge(rows[train], clips.labels[train], rows[test]) == clips.labels[test] for train, test in folds]
+        found[f"{name} + ridge"] = round(100 * torch.cat(right).float().mean().item(), 1)
+    return found
+
+
+def interval(percent: float, number: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a percentage of `number` clips."""
+    p, z2 = percent / 100, 1.96**2
+    middle, half = p + z2 / (2 * number), 1.96 * math.sqrt(p * (1 - p) / number + z2 / (4 * number**2))
+    return tuple(100 * (middle + sign * half) / (1 + z2 / number) for sign in (-1, 1))  # type: ignore[return-value]
+
+
+def summed_up(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """For each variant: top-1 of each seed over all folds, their mean and interval, and steps to 90 %."""
+    table = {}
+    for name in dict.fromkeys(row["variant"] for row in rows):
+        mine = [row for row in rows if row["variant"] == name]
+        seeds = {}
+        for seed in sorted({row["seed"] for row in mine}):
+            parts = [row for row in mine if row["seed"] == seed]
+            tested = sum(row["tested"] for row in parts)
+            seeds[seed] = [sum(row[k] * row["tested"] for row in parts) / tested for k in ("top1", "top1_shuffled")]
+        mean = statistics.mean(value for value, _ in seeds.values())
+        low, high = interval(mean, tested)
+        table[name] = {
+            "top1": round(mean, 1),
+            "seeds": [round(value, 1) for value, _ in seeds.values()],
+            "interval": [round(low, 1), round(high, 1)],
+            "shuffled": round(statistics.mean(value for _, value in seeds.values()), 1),
+            "steps_to_90": [row["steps_to_90"] for row in mine],
+        }
+    return table
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sets", nargs="+", choices=list(SETS), help="data sets")
     parser.add_argument("--gestures", type=Path, help="folder of the gestures, with list.csv")
-    parser.add_argument("--model", default="timesformer_vitt", help="a registered model")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, nargs=3, default=[250, 200, 60], help="of made, gestures and pre-training")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
-    parser.add_argument("--parts", nargs="+", default=["made", "gestures", "pretraining"], help="experiments to run")
-    parser.add_argument("--sources", type=int, default=60, help="sources of the synthetic training videos")
-    parser.add_argument("--output", type=Path, help="folder for the result as JSON; results of other parts are kept")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--protocol", default="official", choices=("official", "inside", "all"))
+    parser.add_argument("--folds", type=int, default=4, help="of the protocols inside and all")
+    parser.add_argument("--every", type=int, default=20, help="steps between points of the curves")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rows", type=Path, default=Path("runs/temporal.jsonl"), help="finished runs, one a line")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes of the settings, as JSON")
+    parser.add_argument("--output", type=Path, help="JSON file for the tables; other sets and protocols are kept")
     args = parser.parse_args()
-    sets: dict[str, tuple[Clips, int]] = {}
-    floors = {}
-    if "made" in args.parts:
-        sets["made"] = clips_of(made_videos(args.sources, 0), made_videos(50, 1), 2, MADE), args.steps[0]
-    if "gestures" in args.parts and args.gestures:
-        real = gesture_videos(args.gestures, "train"), gesture_videos(args.gestures, "test")
-        sets["gestures"], floors["gestures"] = (clips_of(*real, 4, REAL), args.steps[1]), thumbnail_floor(*real)
-    runs: dict[str, dict[str, list[dict[str, float]]]] = {}
-    for seed in args.seeds:
-        for name, (clips, steps) in sets.items():
-            for variant in args.variants:
-                numbers = classify(clips, variant, seed, steps, args.model)
-                runs.setdefault(name, {}).setdefault(variant, []).append(numbers)
-                print(name, variant, seed, numbers, flush=True)
-        for variant in PRETRAINING if "pretraining" in args.parts else ():
-            numbers = pretrain(PRETRAINING[variant], seed, args.steps[2], args.model, args.sources)
-            runs.setdefault("pretraining", {}).setdefault(variant, []).append(numbers)
-            print("pretraining", variant, seed, numbers, flush=True)
-        if args.output:  # after each seed, so that a stopped run keeps its results
-            save(args.output / "temporal_cpu.json", runs, floors, args)
-    for name, of in runs.items():
-        columns = tuple(next(iter(of.values()))[0])
-        print(f"\n{name}\n{table({variant: summed_up(each) for variant, each in of.items()}, columns)}")
+    changes = {key: json.loads(value) for key, _, value in (change.partition("=") for change in args.set)}
+    args.rows.parent.mkdir(parents=True, exist_ok=True)
+    for settings in (replace(SETS[name], **changes) for name in args.sets):
+        clips = load_clips(settings, args.gestures)
+        folds = clips.folds(args.protocol, args.folds)
+        found, rows = floors(clips, settings, folds), []
+        print(settings, found, flush=True)
+        for name in args.variants:
+            for seed, (fold, indices) in ((s, f) for s in args.seeds for f in enumerate(folds)):
+                key = {**asdict(settings), "protocol": args.protocol, "fold": fold, "folds": len(folds)}
+                key |= {"variant": name, "seed": seed}
+                rows.append(
+                    finished(args.rows, key) or run(clips, settings, name, seed, indices, args.every, args.device)
+                )
+                rows[-1] = {**key, **rows[-1]}
+                if not finished(args.rows, key):
+                    with open(args.rows, "a", encoding="utf-8") as file:
+                        file.write(json.dumps(rows[-1]) + "\n")
+            table = summed_up(rows)
+            print(name, table[name], flush=True)
+            if name == "baseline" and table[name]["interval"][0] <= found["chance"] and args.protocol != "inside":
+                print(f"{settings.set}: the baseline is not better than chance, so nothing can be compared")
+                return 1
+        if args.output:
+            save(args.output, settings, args, found, rows)
     return 0
 
 
-def save(
-    path: Path,
-    runs: dict[str, dict[str, list[dict[str, float]]]],
-    floors: dict[str, float],
-    args: argparse.Namespace,
-) -> None:
-    """Write the results of these parts into the file, and keep those of other parts."""
+def finished(path: Path, key: dict[str, Any]) -> dict[str, Any] | None:
+    """The stored run with this key."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((row for row in map(json.loads, lines) if key.items() <= row.items()), None)
+
+
+def save(path: Path, settings: Settings, args: argparse.Namespace, found: dict[str, float], rows: list[Any]) -> None:
+    """Write the tables of a set and protocol into the file, and keep the others."""
     result = json.loads(path.read_text()) if path.exists() else {}
-    for name, of in runs.items():
-        result[name] = {
-            "command": " ".join(["python", *sys.argv]).replace(str(args.gestures), "FOLDER"),
-            "device": platform.machine(),
-            "torch": torch.__version__,
-            "steps": dict(zip(("made", "gestures", "pretraining"), args.steps, strict=True))[name],
-            "chance": 10.0 if name == "gestures" else 33.3,
-            **({"thumbnail": floors[name]} if name in floors else {}),
-            "variants": {variant: {**summed_up(each), "runs": each} for variant, each in of.items()},
-        }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    result[f"{settings.set}, {args.protocol}"] = {
+        "command": " ".join(["python", *sys.argv]).replace(str(args.gestures), "FOLDER"),
+        "device": f"{args.device}, {platform.machine()}",
+        "torch": torch.__version__,
+        "settings": asdict(settings),
+        "floors": found,
+        "variants": summed_up(rows),
+        "curves": {f"{row['variant']}, seed {row['seed']}, fold {row['fold']}": row["curve"] for row in rows},
+    }
+    path.write_text(json.dumps(result) + "\n")
 
 
 if __name__ == "__main__":

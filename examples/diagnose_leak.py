@@ -18,8 +18,9 @@ from torch import Tensor
 
 from svt_zoo.batch import Batch
 from svt_zoo.config import CPCRecipe, load_recipe
+from svt_zoo.device import choose_device
 from svt_zoo.methods import CPC
-from svt_zoo.training.build import build_backbone, build_method, pick_device
+from svt_zoo.training.build import build_backbone, build_method
 from svt_zoo.training.optim import build_optimizer, param_groups
 from svt_zoo.training.random_state import seed_all
 
@@ -59,7 +60,7 @@ def diagnose_leak(
         last: so many steps at the end are counted, and as many batches in eval mode.
         report: called with a line of numbers every hundred steps.
     """
-    device = torch.device(pick_device(recipe.run.device))
+    device = choose_device(recipe.run.device)
     seed_all(recipe.run.seed)
     method = build_method(recipe, build_backbone(recipe)).to(device).train()
     assert isinstance(method, CPC)

@@ -1,11 +1,30 @@
-"""Write files and folders atomically, and hash them."""
+"""Writes files and folders atomically, hashes them, and fetches files from URLs (`s3://`, `hf://`, `https://`, ...)."""
 
+import errno
 import hashlib
+import http.client
+import json
 import os
+import posixpath
 import shutil
-from collections.abc import Iterator
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_CHUNK = 1 << 20  # bytes read at a time
+_TIMEOUT = 30.0  # seconds without a byte
+_WAITS = (1.0, 2.0)  # seconds before each retry of a download
 
 
 @contextmanager
@@ -27,15 +46,34 @@ def atomic(target: Path) -> Iterator[Path]:
         remove(part)
 
 
-def write_whole(target: Path, content: bytes) -> None:
-    """Write `content` to a file that is complete or absent at any time. Its folder is created."""
+def write_whole(target: Path, *content: bytes | memoryview) -> None:
+    """Write `content`, one piece after the other, to a file that is complete or absent at any time.
+
+    Its folder is created.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".part.{os.getpid()}.{target.name}")
     try:
-        part.write_bytes(content)
+        with part.open("wb") as file:
+            file.writelines(content)
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_tensors(target: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file atomically. Equal tensors and metadata give equal bytes.
+
+    (safetensors itself writes the metadata in random order.)
+    """
+    from safetensors.torch import save
+
+    content = save({key: value.contiguous() for key, value in tensors.items()})
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(content[8:start])}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors are aligned
+    write_whole(target, len(text).to_bytes(8, "little"), text, memoryview(content)[start:])
 
 
 def sha256_of(*paths: str | os.PathLike[str]) -> str:
@@ -54,3 +92,177 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def is_url(path: str) -> bool:
+    """Whether `path` has a URL scheme, as in `s3://bucket/a.mp4`."""
+    return "://" in path
+
+
+def local_path(path: str, *, cache_dir: str | os.PathLike[str] | None = None) -> str:
+    """The path of the file on this machine; a URL is fetched once and then read from the cache.
+
+    Supports all schemes of fsspec and all handlers registered on iopath's `g_pathmgr`. Fetched files are kept in
+    `cache_dir`, by default `torch.hub.get_dir()/videos`. Workers that need the same file wait for the worker that
+    fetches it. A file appears only when it is complete.
+
+    Raises:
+        OSError: the file cannot be fetched; the message names the URL and the cause.
+    """
+    if not is_url(path):
+        return path
+    folder = Path(cache_dir) if cache_dir is not None else torch_folder("videos")
+    # Keep the suffix: FFmpeg recognizes some containers by it.
+    name = hashlib.sha256(path.encode()).hexdigest()[:32] + posixpath.splitext(path.split("?")[0])[1]
+    target = folder / name
+    if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f"{name}.lock"):
+            if not target.exists():
+                try:
+                    with atomic(target) as part:
+                        _fetch(path, part)
+                except Exception as error:  # file systems raise different error types
+                    raise OSError(f"{path} cannot be fetched: {type(error).__name__}: {error}") from error
+    return str(target)
+
+
+def torch_folder(name: str) -> Path:
+    """A folder in torch's cache; TORCH_HOME moves it."""
+    import torch  # here, because most users of this module need no torch
+
+    return Path(torch.hub.get_dir()) / name
+
+
+def list_remote(url: str) -> list[str] | None:
+    """Paths of all files below the folder `url`, relative to it and sorted; None if `url` is not a folder.
+
+    Raises:
+        OSError: the file system cannot be reached.
+    """
+    import fsspec
+
+    try:
+        filesystem, root = fsspec.url_to_fs(url)
+        if not filesystem.isdir(root):
+            return None
+        names = [str(name) for name in filesystem.find(root)]
+    except Exception as error:
+        raise OSError(f"{url} cannot be listed: {type(error).__name__}: {error}") from error
+    return sorted(posixpath.relpath(name, root) for name in names)
+
+
+def _fetch(url: str, target: Path) -> None:
+    import fsspec
+    from iopath.common.file_io import g_pathmgr
+
+    scheme = url.partition("://")[0]
+    if scheme in ("http", "https"):  # fsspec needs aiohttp for these
+        download(url, target)
+    elif scheme in fsspec.available_protocols():
+        filesystem, remote = fsspec.url_to_fs(url)
+        filesystem.get_file(remote, str(target))
+    else:
+        shutil.copyfile(g_pathmgr.get_local_path(url), target)
+
+
+class DownloadError(OSError):
+    """A download failed; the message states the cause and what to do, without the address."""
+
+
+class _TemporaryError(Exception):
+    """Another attempt may succeed."""
+
+
+def download(
+    url: str,
+    target: Path,
+    *,
+    progress: bool = False,
+    max_bytes: int = 200 * 10**9,
+    max_seconds: float = 12 * 3600,
+) -> None:
+    """Write the file of an HTTP(S) address to `target`, in up to three attempts.
+
+    An attempt is repeated after HTTP 429 and 5xx, a dropped connection, a time-out or a truncated answer. A redirect
+    from https must lead to https.
+
+    Args:
+        url: the address.
+        target: the file to write. It may be incomplete after an error.
+        progress: show a bar if the output is a terminal.
+        max_bytes: largest size of the file.
+        max_seconds: longest time of all attempts.
+
+    Raises:
+        DownloadError: the server did not send the file.
+        OSError: the file cannot be written; with errno ENOSPC, the disk is full.
+    """
+    end = time.monotonic() + max_seconds
+    for wait in (*_WAITS, None):
+        try:
+            _receive(url, target, progress, max_bytes, end)
+            return
+        except _TemporaryError as error:
+            if wait is None:
+                raise DownloadError(f"{error} ({len(_WAITS) + 1} attempts); try again later") from error
+        time.sleep(wait)
+
+
+def _receive(url: str, target: Path, progress: bool, max_bytes: int, end: float) -> None:
+    """One attempt."""
+    with _open(url) as response, target.open("wb") as file:
+        length = response.headers.get("Content-Length")
+        size = int(length) if length is not None else None
+        if size is not None and size > shutil.disk_usage(target.parent).free:
+            raise OSError(errno.ENOSPC, f"the file needs {size} bytes")
+        name = posixpath.basename(urllib.parse.urlsplit(url).path)
+        received = 0
+        # disable=None: no bar where the output is not a terminal
+        with tqdm(total=size, desc=name, unit="B", unit_scale=True, disable=None if progress else True) as bar:
+            while chunk := _read(response):
+                received += len(chunk)
+                if received > max_bytes:
+                    raise DownloadError(f"the file is larger than {max_bytes} bytes")
+                if time.monotonic() > end:
+                    raise DownloadError("the download takes too long; try again later")
+                file.write(chunk)
+                bar.update(len(chunk))
+    if size is not None and received != size:  # urllib treats a dropped connection as the end
+        raise _TemporaryError(f"the download is truncated, {received} of {size} bytes came")
+
+
+class _SameScheme(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        if urllib.parse.urlsplit(newurl).scheme not in (req.type, "https"):
+            raise DownloadError(f"the server redirects from {req.type} to {newurl}; check the address")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _open(url: str) -> http.client.HTTPResponse:
+    request = urllib.request.Request(url, headers={"User-Agent": "svt_zoo"})
+    try:
+        response: http.client.HTTPResponse = urllib.request.build_opener(_SameScheme).open(request, timeout=_TIMEOUT)
+        return response
+    except urllib.error.HTTPError as error:
+        if error.code == 429 or error.code >= 500:
+            raise _TemporaryError(f"the server answered HTTP {error.code}") from error
+        cause = "access denied" if error.code in (401, 403) else "no such file"
+        raise DownloadError(f"{cause} (HTTP {error.code}); check the address") from error
+    except DownloadError:
+        raise
+    except (OSError, http.client.HTTPException) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        text = f"no network ({' '.join(str(reason).split()) or type(reason).__name__})"
+        # A refused connection or an unknown host does not become right within seconds.
+        if isinstance(reason, TimeoutError | ConnectionResetError | ConnectionAbortedError | http.client.HTTPException):
+            raise _TemporaryError(text) from error
+        raise DownloadError(f"{text}; check the connection") from error
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    """The next bytes; errors of the network are told apart from errors of the disk."""
+    try:
+        return response.read(_CHUNK)
+    except (OSError, http.client.HTTPException) as error:
+        raise _TemporaryError(f"the download is truncated, it broke off ({error})") from error

@@ -13,8 +13,8 @@ from training_runs import ROOT
 
 from svt_zoo.config import FinetuneRecipe, KNNRecipe, LinearRecipe, MultiviewRecipe, load_recipe, read_recipe
 from svt_zoo.data.check import check_videos
-from svt_zoo.data.failures import CommonFailure
 from svt_zoo.data.lists import VideoList, read_list
+from svt_zoo.data.pool import CommonFailure
 from svt_zoo.data.prepare import prepare_videos
 from svt_zoo.evaluation.run import evaluate
 from svt_zoo.inference.extract import extract_features

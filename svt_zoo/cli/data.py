@@ -79,7 +79,7 @@ def add_preview(parser: ArgumentParser) -> None:
 def preview(args: Namespace) -> int:
     """Draw the views that a recipe trains on: a picture with one row per view."""
     from ..config import load_recipe
-    from ..data.build import training_dataset
+    from ..data.datasets import training_dataset
     from ..data.preview import preview_sheet
     from ..training.objectives import OBJECTIVES
 

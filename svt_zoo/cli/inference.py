@@ -37,7 +37,7 @@ def embed(args: Namespace) -> int:
     """
     import torch
 
-    from ..data.jobs import output_file
+    from ..data.pool import output_file
     from ..evaluation.features import prepare
     from ..inference.predict import embed as features_of
     from ..inference.predict import write_features
@@ -211,7 +211,7 @@ def add_search(parser: ArgumentParser) -> None:
 
 def search(args: Namespace) -> int:
     """Find the rows of a table of features that are most similar to a video or an image, or find near-duplicates."""
-    from ..data.jobs import output_file
+    from ..data.pool import output_file
     from ..inference.feature_table import FeatureTable
     from ..inference.pictures import neighbor_sheet, printable
     from ..inference.search import overlapping, query_feature

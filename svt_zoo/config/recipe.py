@@ -6,6 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar
 
+from ..data.clips import FinetuneViewsConfig
+from ..data.lists import DataConfig
+from ..data.transforms import ClipConfig
+from ..data.views import CPCViewsConfig, ViewsConfig
 from ..evaluation.knn import KNNConfig
 from ..evaluation.linear import LinearConfig
 from ..evaluation.protocols import EvaluationRunConfig, MultiviewConfig
@@ -17,7 +21,7 @@ from ..methods.svt import SVTConfig
 from ..methods.temporal import TemporalConfig
 from ..training.optim import CPCOptimConfig, FinetuneOptimConfig, OptimConfig
 from .find import find_recipe
-from .options import ClipConfig, CPCViewsConfig, DataConfig, FinetuneViewsConfig, ModelConfig, RunConfig, ViewsConfig
+from .options import ModelConfig, RunConfig
 from .strict import ConfigError, build
 
 T = TypeVar("T")

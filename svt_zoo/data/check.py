@@ -14,13 +14,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ..files import atomic, sha256_of
+from ..files import atomic, is_url, local_path, sha256_of
 from ..video import VideoReadError, open_video
 from ..video.frames import FrameFolder, is_image
-from .failures import Outcomes
-from .jobs import Journal, fingerprint, output_file, progress, run
 from .lists import VideoList
-from .remote import is_url, local_path
+from .pool import Journal, Outcomes, fingerprint, output_file, progress, run_tasks
 
 _log = logging.getLogger(__name__)
 
@@ -148,27 +146,30 @@ def check_videos(
     target = _report_file(report)
     journal = Journal(target.with_name(f"{target.name}.jsonl"))
     tasks = list({row.path: (row.path, row.num_frames) for row in videos.rows}.values())
-    entries = [] if again else journal.read()
-    known = {tuple(entry.pop("key")): entry for entry in entries if entry["status"] == "ok"}
-    keys = {task: _key(*task) for task in tasks}
-    found = {task[0]: CheckedVideo(**known[keys[task]] | {"path": task[0]}) for task in tasks if keys[task] in known}
-    journal.start({"key": key, **entry} for key, entry in known.items())
-    todo = [task for task in tasks if task[0] not in found]
-    if found:
-        _log.info("%d of %d videos were found sound by an earlier run and are not read again", len(found), len(tasks))
-    outcomes = Outcomes(len(tasks), was_read=bool(found))
-    for done in progress(run(check_video, todo, workers=workers), len(todo), is_good=_is_ok):
-        video = done.result or CheckedVideo(done.task[0], "broken", done.reason)
+    keys = {path: _key(path, num_frames) for path, num_frames in tasks}
+    known = {} if again else {key: video for key, video in journal.read(_parse_entry) if video.status == "ok"}
+    checked = {path: replace(known[key], path=path) for path, key in keys.items() if key in known}
+    journal.start({"key": key, **asdict(video)} for key, video in known.items())
+    todo = [task for task in tasks if task[0] not in checked]
+    if checked:
+        _log.info("%d of %d videos were sound in an earlier run and are not read again", len(checked), len(tasks))
+    outcomes = Outcomes(len(tasks), was_read=bool(checked))
+    for one in progress(run_tasks(check_video, todo, workers=workers), len(todo), is_good=_is_ok):
+        video = one.result or CheckedVideo(one.task[0], "broken", one.reason)
         outcomes.add(video.path, None if _is_ok(video) else video.reason)
-        found[video.path] = video
-        journal.append({"key": keys[done.task], **asdict(video)})
-    result = CheckReport(_with_duplicates([found[path] for path, _ in tasks]), target)
+        checked[video.path] = video
+        journal.append({"key": keys[video.path], **asdict(video)})
+    result = CheckReport(_with_duplicates([checked[path] for path, _ in tasks]), target)
     result.save()
     return result
 
 
 def _is_ok(video: CheckedVideo) -> bool:
     return video.status == "ok"
+
+
+def _parse_entry(entry: dict[str, Any]) -> tuple[tuple[Any, ...], CheckedVideo]:
+    return tuple(entry.pop("key")), CheckedVideo(**entry)
 
 
 def check_video(task: tuple[str, int | None]) -> CheckedVideo:

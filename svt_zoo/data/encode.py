@@ -15,10 +15,9 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..files import atomic, remove
+from ..files import atomic, local_path, remove
 from ..video import VideoReadError, open_video
 from ..video.frames import FrameFolder
-from .remote import local_path
 
 Mode = Literal["short", "intra", "frames"]
 

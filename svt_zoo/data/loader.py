@@ -14,8 +14,7 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 
 from ..batch import Batch, Failure
 from .datasets import VideoDataset
-from .failures import Outcomes
-from .workers import number_of_workers, start_worker
+from .pool import Outcomes, number_of_workers, start_worker
 
 _log = logging.getLogger(__name__)
 

@@ -13,17 +13,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
 from ..batch import Failure
-from ..files import atomic
+from ..files import atomic, is_url
 from .encode import Encoding, PreparedVideo, prepare_video
-from .failures import Outcomes
-from .jobs import Journal, fingerprint, progress, run
 from .lists import VideoList
-from .remote import is_url
+from .pool import Journal, Outcomes, fingerprint, progress, run_tasks
 
 _log = logging.getLogger(__name__)
 _JOURNAL = ".prepare.jsonl"
@@ -118,13 +116,12 @@ def _prepare(
     settings = [asdict(encoding), videos.frame_rate]
     signs = {output: [*settings, _whole(task.source), *fingerprint(task.source)] for output, task in tasks.items()}
     journal = Journal(folder / _JOURNAL)
-    entries = {entry["video"]["output"]: entry for entry in journal.read()}
-    journal.start(entries.values())
-    known = {output: entries[output] for output in tasks if output in entries}
+    entries = {video.output: (sign, video) for sign, video in journal.read(_parse_entry)}
+    journal.start(_entry(sign, video) for sign, video in entries.values())
     made = {
-        output: PreparedVideo(**entry["video"])
-        for output, entry in known.items()
-        if entry["sign"] == signs[output] and fingerprint(str(folder / output))[0] == entry["video"]["bytes"]
+        output: video
+        for output, (sign, video) in entries.items()
+        if sign == signs.get(output) and fingerprint(str(folder / output))[0] == video.bytes
     }
     todo = [task for output, task in tasks.items() if output not in made]
     if made:
@@ -132,14 +129,14 @@ def _prepare(
     failures: dict[str, Failure] = {}
     outcomes = Outcomes(len(tasks), was_read=bool(made))
     work = partial(_prepare_one, folder=folder, encoding=encoding, fps=videos.frame_rate)
-    for done in progress(run(work, todo, workers=workers), len(todo)):
-        output = done.task.output
-        outcomes.add(done.task.source, done.reason if done.result is None else None)
-        if done.result is None:
-            failures[output] = Failure(done.task.source, done.reason)
+    for one in progress(run_tasks(work, todo, workers=workers), len(todo)):
+        output = one.task.output
+        outcomes.add(one.task.source, one.reason if one.result is None else None)
+        if one.result is None:
+            failures[output] = Failure(one.task.source, one.reason)
         else:
-            made[output] = done.result
-            journal.append({"sign": signs[output], "video": asdict(done.result)})
+            made[output] = one.result
+            journal.append(_entry(signs[output], one.result))
     result = Preparation(
         folder / f"{name}.csv",
         tuple(made[output] for output in tasks if output in made),
@@ -148,6 +145,14 @@ def _prepare(
     )
     _save(result, videos, names, {output: video.frames for output, video in made.items() if not encoding.suffix})
     return result
+
+
+def _entry(sign: list[Any], video: PreparedVideo) -> dict[str, Any]:
+    return {"sign": sign, "video": asdict(video)}
+
+
+def _parse_entry(entry: dict[str, Any]) -> tuple[list[Any], PreparedVideo]:
+    return entry["sign"], PreparedVideo(**entry["video"])
 
 
 def _prepare_one(task: _Task, *, folder: Path, encoding: Encoding, fps: float) -> PreparedVideo:

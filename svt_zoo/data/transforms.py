@@ -1,18 +1,45 @@
-"""Transforms of frames: the evaluation transform of a set of weights, and crop and resize on uint8."""
+"""The evaluation transform of a network: which frames a clip has, and how they become the input."""
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms import v2
 
+from ..options import bounds
 from . import sampling
 
 Frames = Tensor | np.ndarray  # uint8 (T, H, W, 3), as the video reader returns them
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """The input clip of the network; null uses the clip of the weights, or SVT's where the weights have none.
+
+    Attributes:
+        num_frames: frames of a clip, over the same duration unless `sampling_rate` changes it.
+        sampling_rate: a clip lasts `num_frames` x `sampling_rate` frames of a video with 30 frames per second;
+            "segments" spreads its frames over the full video (Something-Something).
+        resize_size: pixels of the short side before the crop.
+        crop_size: pixels of the square crop.
+        mean, std: normalization on the scale [0, 1].
+    """
+
+    num_frames: int | None = None
+    sampling_rate: float | Literal["segments"] | None = None
+    resize_size: int | None = None
+    crop_size: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        bounds(self, "num_frames", "resize_size", "crop_size", low=1)
+        bounds(self, "sampling_rate", "std", above=0)
+        bounds(self, "mean")
 
 
 def short_side_size(height: int, width: int, size: int) -> tuple[int, int]:
@@ -153,76 +180,3 @@ class EvalTransform:
     def __repr__(self) -> str:
         spec = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
         return f"{type(self).__name__}({spec})"
-
-
-class Box(NamedTuple):
-    """A crop in pixels of the source frame."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-
-def random_area_box(
-    height: int,
-    width: int,
-    area: Sequence[float],
-    ratio: Sequence[float],
-    rng: np.random.Generator,
-) -> Box:
-    """Draws a box whose fraction of the frame area is uniform in `area` and whose width / height is in `ratio`.
-
-    This is the loop of torchvision's RandomResizedCrop: the ratio is log-uniform, and the first of 10 draws that fits
-    is used. If none fits, the result is the largest centered box of an allowed ratio. The loop of SVT's released code
-    does not stop at a fit, which gives larger boxes in wide videos.
-    """
-    for _ in range(10):
-        pixels = height * width * rng.uniform(area[0], area[1])
-        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        w, h = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
-        if 0 < w <= width and 0 < h <= height:
-            return Box(int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w)
-    aspect = min(max(width / height, ratio[0]), ratio[1])
-    h, w = min(height, round(width / aspect)), min(width, round(height * aspect))
-    return Box((height - h) // 2, (width - w) // 2, h, w)
-
-
-def random_short_side_box(
-    height: int, width: int, size: int, short_side: tuple[int, int], rng: np.random.Generator
-) -> Box:
-    """Draws the box of a random `size` crop after the short side is scaled to a random length in `short_side`.
-
-    Cropping first and resizing once gives the same image, except that the box is rounded to integer pixels.
-    """
-    side = max(1, round(min(height, width) * size / int(rng.integers(short_side[0], short_side[1] + 1))))
-    return Box(int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1)), side, side)
-
-
-def crop_and_resize(
-    frames: Frames,
-    box: Sequence[int],
-    size: int | tuple[int, int],
-    *,
-    index: Sequence[int] | None = None,
-    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bicubic",
-    antialias: bool = True,
-) -> Tensor:
-    """Crops `box` from frames (T, H, W, 3) and resizes it to (T, height, width, 3) of the same dtype.
-
-    The function crops before it copies the frames in `index`, and resizes uint8 frames in channels-last layout. On one
-    core this is 3 times as fast as channels first and 4 times as fast as float. uint8 output is rounded and clamped,
-    float32 is not. float32 with `antialias=False` equals the resize of SVT's released code.
-    """
-    top, left, height, width = box
-    view = torch.as_tensor(frames)[:, top : top + height, left : left + width]
-    if index is not None:
-        # It copies complete rows; view[index] copies single bytes and is ten times slower.
-        view = view.index_select(0, torch.as_tensor(index, dtype=torch.int64))
-    images: Tensor = v2.functional.resize(
-        view.permute(0, 3, 1, 2),  # (T, 3, height, width), channels last in memory
-        [size, size] if isinstance(size, int) else list(size),
-        interpolation=v2.InterpolationMode(interpolation),
-        antialias=antialias,
-    )
-    return images.permute(0, 2, 3, 1).contiguous()  # (T, size, size, 3)

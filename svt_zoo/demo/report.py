@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.datasets import EvalViews
 from ..data.lists import VideoList
 from ..data.sampling import uniform_clip
+from ..data.views import EvalViews
 from ..evaluation.features import Extracted, extract
 from ..evaluation.knn import knn_scores, nearest
 from ..evaluation.metrics import accuracy, confusion_matrix

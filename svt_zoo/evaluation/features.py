@@ -16,11 +16,10 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from .. import distributed
 from ..batch import Failure
-from ..data import jobs
-from ..data.datasets import Views
-from ..data.jobs import Done
+from ..data import pool as pools
 from ..data.lists import VideoList
-from ..data.workers import number_of_workers, start_worker
+from ..data.pool import TaskResult, number_of_workers, start_worker
+from ..data.views import Views
 from ..device import DType, choose_device, choose_dtype
 from ..hub.loading import load_model
 from ..models import Features, ZooModel
@@ -237,10 +236,10 @@ class _Batches(IterableDataset[ClipBatch]):
             yield from self.reader.batches(videos)
 
 
-def count_failures(outcomes: Iterable[Done[str, bool]], total: int, *, show_progress: bool) -> int:
+def count_failures(outcomes: Iterable[TaskResult[str, bool]], total: int, *, show_progress: bool) -> int:
     """Log each failed video, and the progress of `total` videos; returns the number of failures."""
     failed = 0
-    for one in jobs.progress(outcomes, total) if show_progress else outcomes:
+    for one in pools.progress(outcomes, total) if show_progress else outcomes:
         if one.result is None:
             failed += 1
             _log.warning("%s: %s", one.task, one.reason)

@@ -10,8 +10,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ..data.datasets import Views
+from ..data.clips import RandomClips
 from ..data.lists import VideoList
+from ..data.views import Views
 from ..files import write_whole
 from ..models import Classifier, ZooModel
 from .features import Extracted, Pool, extract
@@ -19,7 +20,7 @@ from .knn import KNNConfig, few_shot, knn_scores
 from .linear import LinearConfig, linear_probe
 from .metrics import accuracy, confusion_matrix, plot_confusion
 from .results import write_csv, write_predictions
-from .views import RandomClips, fast_transform
+from .views import fast_transform
 
 _log = logging.getLogger(__name__)
 

@@ -20,14 +20,12 @@ from ..config import (
     expand_repeats,
     to_dict,
 )
-from ..data.build import evaluation_list, training_list
-from ..data.lists import VideoList
+from ..data.lists import VideoList, evaluation_list, training_list
 from ..device import choose_device, choose_dtype
 from ..hub.loading import FINAL_NAME, WEIGHTS_NAME
 from ..hub.starts import STARTS, load_start
 from ..hub.weights import ClipSpec
-from ..models import Classifier, ZooModel, create_model
-from ..models.base import backbone_of
+from ..models import ZooModel, backbone_of, create_model
 from .metrics import summarize
 from .protocols import Extractor, Outcome, knn_protocol, linear_protocol, multiview_protocol, write_outcome
 from .results import Result, log_start, provenance, write_result
@@ -136,8 +134,8 @@ def load_network(recipe: EvaluationRecipe | FinetuneRecipe, *, num_classes: int 
             network = create_model(network.meta["model"], **network.meta["model_kwargs"])
     clip = asdict(choose_clip(ClipSpec(**spec) if spec else None, recipe.clip, network))
     network.meta = {**network.meta, "clip": clip}
-    if isinstance(network, Classifier):
-        network.backbone.meta = {**network.backbone.meta, "clip": clip}
+    backbone = backbone_of(network)
+    backbone.meta = {**backbone.meta, "clip": clip}
     return network.eval()
 
 

@@ -16,11 +16,11 @@ from filelock import FileLock
 from torch import Tensor
 
 from ..data import datasets, sampling
-from ..data.datasets import FrameReader, Indices, Views, frame_range, shared_frames
-from ..data.failures import Outcomes, reason_of
-from ..data.jobs import Done
+from ..data.datasets import FrameReader, frame_range, shared_frames
 from ..data.lists import Row, VideoList
+from ..data.pool import Outcomes, TaskResult, reason_of
 from ..data.transforms import EvalTransform
+from ..data.views import Indices, Views
 from ..files import write_whole
 
 _T = TypeVar("_T")
@@ -228,7 +228,7 @@ class ShardFolder:
                 ranges += [range(i, min(i + batch_size, end)) for i in range(start, end, batch_size)]
         return ranges
 
-    def collect(self, computed: Iterable[Computed], ranges: list[range]) -> Iterator[Done[str, bool]]:
+    def collect(self, computed: Iterable[Computed], ranges: list[range]) -> Iterator[TaskResult[str, bool]]:
         """Writes each shard when all its `ranges` are complete; yields the outcome of each video.
 
         Raises:
@@ -255,7 +255,7 @@ class ShardFolder:
             errors = {row.video_index: row.error for row in rows if row.error is not None}
             for i in videos[start]:
                 outcomes.add(self.videos.rows[i].path, None if i in read else errors[i])
-                yield Done(self.videos.rows[i].path, None if i in errors else True, errors.get(i) or "")
+                yield TaskResult(self.videos.rows[i].path, None if i in errors else True, errors.get(i) or "")
 
     def is_complete(self) -> bool:
         """Whether all shards exist."""

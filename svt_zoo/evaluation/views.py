@@ -10,9 +10,10 @@ from typing import Any, Literal, cast
 import numpy as np
 from torch import Tensor
 
-from ..data.datasets import EvalViews, Indices, Views, shared_frames
-from ..data.failures import reason_of
-from ..data.transforms import EvalTransform, crop_and_resize, random_short_side_box
+from ..data.datasets import shared_frames
+from ..data.pool import reason_of
+from ..data.transforms import EvalTransform
+from ..data.views import EvalViews, Indices, Views
 from ..video import Limits, VideoReadError, open_video
 
 
@@ -103,60 +104,6 @@ class SlowFastViews:
         half = len(places) // 2
         slow, fast = self.paths
         return slow.make(frames, places[:half], rng)[0] + fast.make(frames, places[half:], rng)[0], []
-
-
-class RandomClips:
-    """Random clips for training a linear probe: random window, scale, crop and flip (SVT's evaluation).
-
-    The short side becomes 1 to 1.25 times the transform's `resize_size` (256 to 320 pixels). The random
-    choices depend only on the seed and the video's number, so features of several clips can be stored.
-
-    Args:
-        transform: of the network; its crop must be square.
-        num_clips: clips of each video.
-        flip: probability of a horizontal flip; 0 where left and right differ in meaning.
-        fast: transform of additional fast clips, with the same windows, crops and flips; None for slow clips only.
-
-    Raises:
-        ValueError: a crop is not square.
-    """
-
-    def __init__(
-        self, transform: EvalTransform, *, num_clips: int = 1, flip: float = 0.5, fast: EvalTransform | None = None
-    ) -> None:
-        self.transforms = [transform] if fast is None else [transform, fast]
-        self.num_clips = num_clips
-        self.flip = flip
-        for each in self.transforms:
-            if each.crop_size[0] != each.crop_size[1]:
-                raise ValueError(f"random clips need a square crop, got crop_size={each.crop_size}")
-
-    def indices(self, total: int, fps: float, rng: np.random.Generator) -> Indices:
-        """Frame numbers of all clips; for each clip the slow view comes before the fast one."""
-        views: list[list[int]] = []
-        for _ in range(self.num_clips):
-            seed = int(rng.integers(2**32))  # the same window for slow and fast
-            views += [
-                transform.random_clip_indices(total, fps=fps, rng=np.random.default_rng(seed))
-                for transform in self.transforms
-            ]
-        return views
-
-    def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> tuple[list[Tensor], list[Any]]:
-        """Float views (3, T, H, W), without parameters."""
-        slow = self.transforms[0]
-        height, width = frames.shape[1:3]
-        sides = (slow.resize_size, round(1.25 * slow.resize_size))
-        views = []
-        for start in range(0, len(places), len(self.transforms)):
-            box = random_short_side_box(height, width, slow.crop_size[0], sides, rng)
-            flip = rng.random() < self.flip
-            for transform, place in zip(self.transforms, places[start:], strict=False):
-                side = transform.crop_size[0]
-                view = crop_and_resize(frames, box, side, index=place, interpolation="bilinear", antialias=False)
-                view = view.flip(2) if flip else view  # (T, side, side, 3)
-                views.append(transform.resized(side)(view))  # already resized and cropped
-        return views, []
 
 
 def load_views(

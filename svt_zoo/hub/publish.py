@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi
-from safetensors.torch import save
 from torch import Tensor
 
-from ..files import write_whole
+from ..files import write_tensors
 from ..models import Classifier, ZooModel
 from ..models.base import check_labels
 from .checksums import sha256_of
@@ -58,8 +57,7 @@ def write_weights(path: Path, state: Mapping[str, Tensor], config: Mapping[str, 
     """Write one file atomically in the zoo's own format: safetensors with `config` in its metadata."""
     text = json.dumps(config, indent=2, sort_keys=True)
     metadata = {"format": "pt", "format_version": str(FORMAT_VERSION), "config": text}
-    # Not save_file: only the owner may read its files.
-    write_whole(path, save({key: value.contiguous() for key, value in state.items()}, metadata=metadata))
+    write_tensors(path, state, metadata)
 
 
 def save_pretrained(model: ZooModel, folder: str | Path, *, repo: str = "ORG/NAME") -> Path:

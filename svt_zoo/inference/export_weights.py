@@ -15,7 +15,8 @@ from ..hub.convert import to_hf_timesformer
 from ..hub.loading import WEIGHTS_NAME
 from ..models import Backbone, Classifier, ZooModel
 from ..models.base import backbone_of
-from ..models.timesformer import LAYER_NORM_EPS, JointTimeSformer, SpaceOnlyTimeSformer, TimeSformer
+from ..models.layers import LAYER_NORM_EPS
+from ..models.timesformer import JointTimeSformer, SpaceOnlyTimeSformer, TimeSformer
 from .export import Exported, ExportError, Run, Shape, clip_shape, max_difference
 
 _log = logging.getLogger(__name__)

@@ -23,17 +23,16 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from ..data.jobs import output_file
 from ..data.list_formats import is_video
 from ..data.lists import Row, VideoList, read_list
-from ..data.remote import is_url
+from ..data.pool import output_file
 from ..device import DType, choose_dtype
 from ..evaluation.features import Compute, Pool, Store, count_failures, prepare, run_local, weights_sha256
 from ..evaluation.results import log_start
 from ..evaluation.shards import ClipReader, Computed, ShardFolder, differences
 from ..evaluation.views import parse_views
-from ..models import ZooModel
-from ..models.base import backbone_of
+from ..files import is_url
+from ..models import ZooModel, backbone_of
 from .feature_table import FeatureTable, make_schema, write_table
 
 if TYPE_CHECKING:

@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.remote import is_url
 from ..evaluation.features import Store
 from ..evaluation.shards import Shard
-from ..files import atomic
+from ..files import atomic, is_url
 
 if TYPE_CHECKING:
     import pyarrow

@@ -21,16 +21,15 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..data.datasets import FrameReader, open_row
-from ..data.jobs import fingerprint
 from ..data.lists import Row, VideoList
+from ..data.pool import fingerprint
 from ..data.transforms import EvalTransform
 from ..device import choose_dtype
 from ..evaluation.features import Compute, prepare, weights_sha256
 from ..evaluation.shards import ClipReader
 from ..evaluation.views import parse_views
 from ..files import atomic
-from ..models import ZooModel
-from ..models.base import backbone_of
+from ..models import ZooModel, backbone_of
 from ..video import Limits, VideoReadError
 from ..video.frames import is_image
 from .feature_table import FeatureRow, FeatureTable

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from ..batch import Batch
 from ..models import Backbone
-from ..models.conv_gru import ConvGRU, orthogonal_conv
-from ..models.cpc import CPCNetwork
+from ..models.cpc import ConvGRU, CPCNetwork, orthogonal_conv
 from .infonce import Negatives, Scores, info_nce
 from .method import Method, check_options, check_views
 

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from ..batch import Batch
 from ..distributed import all_mean
 from ..models import Backbone
+from ..options import bounds
 from ..schedules import cosine, warmup_epochs
 from .dino_head import DINOHead
-from .method import Method, check_options, check_views
+from .infonce import info_nce
+from .method import Method, check_options, check_views, full_precision
 
 Correspondence = Literal["local_to_global", "global_to_global", "global_to_local", "local_to_local"]
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -45,6 +47,11 @@ class SVTConfig:
         freeze_last_layer: epochs at the start in which the head's prototypes are not trained.
         teacher_mode: "replica" applies the student's drop path in the teacher too, as in the paper and the released
             code; "eval" turns it off, as in DINO. Batch normalization uses batch statistics in both.
+        contrast: weight at the first step of InfoNCE between the two global views of each video, among all videos of
+            the batch; a cosine over the run changes it to `contrast_end`. It keeps the features of a few hundred videos
+            apart. Ours; the paper has none.
+        contrast_end: its weight at the last step.
+        contrast_temp: temperature of InfoNCE.
     """
 
     out_dim: int = 65536
@@ -61,9 +68,13 @@ class SVTConfig:
     momentum: float = 0.996
     freeze_last_layer: float = 1.0
     teacher_mode: Literal["replica", "eval"] = "replica"
+    contrast: float = 0.0
+    contrast_end: float = 0.0
+    contrast_temp: float = 0.2
 
     def __post_init__(self) -> None:
-        check_options(self)
+        check_options(self, non_negative=("contrast", "contrast_end"))
+        bounds(self, "contrast_temp", above=0)
         allowed = get_args(Correspondence)
         if not self.correspondences or not set(self.correspondences) <= set(allowed):
             raise ValueError(f"correspondences must be one or more of {', '.join(allowed)}, got {self.correspondences}")
@@ -87,9 +98,9 @@ class SVT(Method):
 
     def __init__(self, backbone: Backbone, config: SVTConfig | None = None, *, epochs: float, num_global: int = 2):
         super().__init__()
-        if num_global < 1:
-            raise ValueError(f"num_global must be >= 1, got {num_global}")
         self.config = config = config or SVTConfig()
+        if num_global < (needed := 2 if config.contrast else 1):
+            raise ValueError(f"num_global must be >= {needed}, got {num_global}")
         head = DINOHead(
             backbone.cls_dim,
             config.out_dim,
@@ -127,7 +138,10 @@ class SVT(Method):
         views = check_views(batch, "SVT", self.num_global)
         pairs = view_pairs(len(views), self.num_global, self.config.correspondences)
         student_views, teacher_views = sorted({s for s, _ in pairs}), sorted({t for _, t in pairs})
-        _, student = self.student([views[i] for i in student_views])
+        contrast = cosine(self.config.contrast, self.config.contrast_end, epoch / self.epochs)
+        if contrast:
+            student_views = sorted({0, 1, *student_views})
+        seen, student = self.student([views[i] for i in student_views])
         with torch.no_grad():
             features, teacher = self.teacher([views[i] for i in teacher_views])
         positions = [(student_views.index(s), teacher_views.index(t)) for s, t in pairs]
@@ -136,6 +150,12 @@ class SVT(Method):
             student, teacher = student.to(self.center.dtype), teacher.to(self.center.dtype)
             targets = ((teacher - self.center) / temp).softmax(dim=-1)  # (V, B, K)
             loss = pairs_cross_entropy(student / self.config.student_temp, targets, positions)
+        losses = {"svt": loss}
+        if contrast:
+            one, two = (
+                self.student.head.mlp(seen[student_views.index(view)]) for view in (0, 1)
+            )  # (B, bottleneck_dim)
+            losses["contrast"] = contrast * symmetric_info_nce(one, two, self.config.contrast_temp)
         if self.training:
             self._teacher_means.append(teacher.mean(dim=(0, 1)).unsqueeze(0))  # (1, K)
             unit = F.normalize(features.to(targets.dtype), dim=-1)  # (V, B, D)
@@ -145,7 +165,7 @@ class SVT(Method):
                 "feature_rank": effective_rank(unit).mean(),
                 "teacher_temp": temp,
             }
-        return {"svt": loss}
+        return losses
 
     def before_step(self, epoch: float) -> None:
         """Remove the gradients of frozen prototypes; the optimizer then skips them, weight decay included."""
@@ -183,6 +203,13 @@ class SVT(Method):
         `teacher_temp` and `momentum`.
         """
         return dict(self._metrics)
+
+
+def symmetric_info_nce(one: Tensor, two: Tensor, temperature: float) -> Tensor:
+    """InfoNCE between two views (B, D) of B videos, by cosine similarity, averaged over both directions (SimCLR)."""
+    one, two = (F.normalize(full_precision(view), dim=-1) for view in (one, two))
+    directions = ((one / temperature, two), (two / temperature, one))
+    return torch.stack([info_nce(a, b, rows_of_clip=1).loss for a, b in directions]).mean()
 
 
 class MultiViewNetwork(nn.Module):

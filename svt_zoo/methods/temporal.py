@@ -181,7 +181,8 @@ class TemporalHeads(nn.Module):
             self.flow_head = nn.Linear(embed_dim, NUM_DIRECTIONS)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                # Not a fixed std such as the code's 0.02: in a narrow head, mlp_norm then divides by a tiny number.
+                nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
     def order(self, patches: Tensor) -> Tensor:

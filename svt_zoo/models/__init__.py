@@ -1,21 +1,26 @@
 """The networks and their registry: `create_model`, `list_models`, `register_model`."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
 import torch
+from torch import nn
 
-from . import cpc, motionformer, timesformer, xvit
-from .base import Backbone, Classifier, ZooModel
+from .base import Backbone, Classifier, ZooModel, backbone_of
+from .cpc import RESNETS, CPCNetwork
 from .layers import Features
+from .motionformer import Motionformer
+from .timesformer import timesformer
+from .xvit import XViT
 
 __all__ = [
     "Backbone",
     "Classifier",
     "Features",
     "ZooModel",
+    "backbone_of",
     "create_empty",
     "create_model",
     "find_builder",
@@ -23,30 +28,31 @@ __all__ = [
     "register_model",
 ]
 
-_BUILDERS: dict[str, Callable[..., Backbone]] = {
-    "timesformer_vitt": timesformer.timesformer_vitt,
-    "timesformer_vits": timesformer.timesformer_vits,
-    "timesformer_vitb": timesformer.timesformer_vitb,
-    "timesformer_vitl": timesformer.timesformer_vitl,
-    # SVT trains a TimeSformer with divided attention, 8 frames, drop path 0.1: the defaults (SVT section 3.1).
-    "svt_vitt": timesformer.timesformer_vitt,
-    "svt_vits": timesformer.timesformer_vits,
-    "svt_vitb": timesformer.timesformer_vitb,
-    "svt_vitl": timesformer.timesformer_vitl,
-    "xvit_vitt": xvit.xvit_vitt,
-    "xvit_vits": xvit.xvit_vits,
-    "xvit_vitb": xvit.xvit_vitb,
-    "xvit_vitl": xvit.xvit_vitl,
-    "motionformer_vitt": motionformer.motionformer_vitt,
-    "motionformer_vits": motionformer.motionformer_vits,
-    "motionformer_vitb": motionformer.motionformer_vitb,
-    "motionformer_vitl": motionformer.motionformer_vitl,
-    # CPC's: a ResNet for each frame, a transformer over all of them, a ConvGRU over time.
-    "cpc_resnet18": cpc.cpc_resnet18,
-    "cpc_resnet34": cpc.cpc_resnet34,
-    "cpc_resnet50": cpc.cpc_resnet50,
-    "cpc_resnet101": cpc.cpc_resnet101,
+_FAMILIES: dict[str, Callable[..., Backbone]] = {
+    "timesformer": timesformer,
+    "svt": timesformer,  # divided attention, 8 frames, drop path 0.1: the defaults (SVT section 3.1)
+    "xvit": XViT,
+    "motionformer": Motionformer,
 }
+_SIZES = {
+    "vitt": {"embed_dim": 192, "depth": 12, "num_heads": 3},
+    "vits": {"embed_dim": 384, "depth": 12, "num_heads": 6},
+    "vitb": {"embed_dim": 768, "depth": 12, "num_heads": 12},
+    "vitl": {"embed_dim": 1024, "depth": 24, "num_heads": 16},
+}
+
+
+def _preset(build: Callable[..., Backbone], preset: Mapping[str, Any]) -> Callable[..., Backbone]:
+    return lambda **options: build(**{**preset, **options})
+
+
+_BUILDERS: dict[str, Callable[..., Backbone]] = {
+    f"{family}_{size}": _preset(build, options)
+    for family, build in _FAMILIES.items()
+    for size, options in _SIZES.items()
+}
+_BUILDERS |= {f"cpc_{resnet}": _preset(CPCNetwork, {"resnet": resnet}) for resnet in RESNETS}
+_TABLES = ("pos_embed", "time_embed", "temp_embed", "st_embed")
 _OURS = frozenset(_BUILDERS)  # their state dicts hold all numbers that they compute with (tested)
 
 
@@ -92,16 +98,19 @@ def find_builder(name: str) -> Callable[..., Backbone]:
     return _BUILDERS[name]
 
 
-def create_model(name: str, *, num_classes: int = 0, **options: Any) -> ZooModel:
+def create_model(name: str, *, num_classes: int = 0, table_std: float | None = None, **options: Any) -> ZooModel:
     """Build a registered model with random weights, in eval mode (`load_model` builds one with trained weights).
 
     Args:
         name: one of `list_models()`.
         num_classes: 0 gives the `Backbone` (clip -> `Features`); K > 0 a `Classifier` (clip -> logits (B, K)).
+        table_std: standard deviation of the initial position tables, for a training from random weights; 0.5 fits the
+            tokens, whose standard deviation is about 0.6. None is as in the papers, which start from image weights:
+            0.02 for space, and no effect of time (`time_embed` and `temporal_fc` are 0).
         options: keywords of the builder, such as `img_size`, `drop_path_rate`, `attention`.
 
     Raises:
-        ValueError: no such model; the message names the nearest ones.
+        ValueError: no such model (the message names the nearest ones), or a `table_std` for a network without tables.
         TypeError: the builder returned something that is not a `Backbone`.
     """
     if options.pop("pretrained", False):
@@ -116,8 +125,23 @@ def create_model(name: str, *, num_classes: int = 0, **options: Any) -> ZooModel
     backbone = find_builder(name)(**options)
     if not isinstance(backbone, Backbone):
         raise TypeError(f"the builder of {name!r} returned a {type(backbone).__name__}; wrap it in a svt_zoo.Backbone")
+    if table_std is not None:
+        _scale_tables(backbone, table_std)
+        options["table_std"] = table_std
     backbone.meta = {"model": name, "model_kwargs": options, "num_classes": 0}
     return (Classifier(backbone, num_classes) if num_classes else backbone).eval()
+
+
+def _scale_tables(backbone: Backbone, std: float) -> None:
+    """Draw position tables with `std`, and `temporal_fc` as the other linear layers."""
+    tables = [p for name, p in backbone.named_parameters() if name.endswith(_TABLES)]
+    if not tables or not std > 0:
+        raise ValueError(f"table_std must be > 0 and needs a network with position tables, got {std}")
+    for table in tables:
+        nn.init.normal_(table, std=std)
+    for name, parameter in backbone.named_parameters():
+        if name.endswith("temporal_fc.weight"):
+            nn.init.trunc_normal_(parameter, std=0.02)
 
 
 def _weights_of(name: str) -> str:

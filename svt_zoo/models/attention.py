@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .layers import Attention
-from .timesformer import DividedBlock, JointBlock, SpaceOnlyTimeSformer, TimeSformer
+from .timesformer import DividedBlock, SpaceOnlyTimeSformer, TimeSformer
 
 
 @contextmanager
@@ -34,36 +34,17 @@ def record_attention(model: nn.Module) -> Iterator[dict[str, Tensor]]:
             hook.remove()
 
 
-def spatial_attention(model: TimeSformer, clip: Tensor, *, block: int = -1) -> Tensor:
-    """Attention inside every frame in one block: (B, T, h, 1+N, 1+N), class token first, rows are queries.
-
-    Row 0 without its first entry is the class token's attention to the patches of that frame, row by row.
-
-    Raises:
-        ValueError: a network with joint attention has no attention inside a frame.
-    """
-    joint = isinstance(model.blocks[block], JointBlock) and not isinstance(model.blocks[block], DividedBlock)
-    if joint and not isinstance(model, SpaceOnlyTimeSformer):
-        raise ValueError("spatial_attention needs divided or space-only attention; use class_attention for joint")
-    with record_attention(model.blocks[block]) as maps:
-        model(clip)
-    return maps["attn"].unflatten(0, (clip.shape[0], clip.shape[2]))  # (B, T, h, 1+N, 1+N)
-
-
 def class_attention(model: TimeSformer, clip: Tensor) -> Tensor:
     """The class token's attention to patches in the last block, averaged over heads: (B, T, rows, columns).
 
     Divided attention: each frame's map sums to 1 minus the class token's attention to itself. Joint attention: the
     maps of all frames together sum to this.
     """
-    grid = model.patch_embed.grid(clip)
-    if isinstance(model.blocks[-1], DividedBlock) or isinstance(model, SpaceOnlyTimeSformer):
-        rows = spatial_attention(model, clip)[:, :, :, 0, 1:].mean(dim=2)  # (B, T, N)
-    else:
-        with record_attention(model.blocks[-1]) as maps:
-            model(clip)
-        rows = maps["attn"][:, :, 0, 1:].mean(dim=1).unflatten(1, (clip.shape[2], -1))  # (B, T, N)
-    return rows.unflatten(-1, grid)  # (B, T, rows, columns)
+    grid, num_frames = model.patch_embed.grid(clip), clip.shape[2]
+    with record_attention(model.blocks[-1]) as maps:
+        model(clip)
+    weights = maps["attn"][:, :, 0, 1:].mean(dim=1)  # (B*T, N) inside frames, (B, T*N) for joint attention
+    return weights.reshape(len(clip), num_frames, *grid)
 
 
 def attention_rollout(model: TimeSformer, clip: Tensor, *, residual: float = 0.5) -> Tensor:

@@ -256,5 +256,8 @@ def check_labels(labels: Sequence[str], num_classes: int) -> list[str]:
 
 
 def backbone_of(model: nn.Module) -> Any:
-    """The backbone of a classifier; any other network itself."""
+    """The backbone of a classifier; any other network itself.
+
+    A function and no property `Backbone.backbone`, because a user's network may hold a module of this name.
+    """
     return model.backbone if isinstance(model, Classifier) else model

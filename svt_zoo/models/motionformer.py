@@ -5,43 +5,37 @@ Patrick et al., "Keeping Your Eye on the Ball: Trajectory Attention in Video Tra
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from .base import Backbone
-from .layers import Features, Interpolation, Mlp, PatchEmbed, drop_path, grid_of, init_weights, resize_grid, resize_time
-from .timesformer import LAYER_NORM_EPS, JointBlock
-from .trajectory import Approximation, DividedAttention, PatchAttention, TrajectoryAttention
+from .layers import (
+    LAYER_NORM_EPS,
+    Block,
+    Features,
+    Interpolation,
+    PatchEmbed,
+    check_choice,
+    drop_path_rates,
+    grid_of,
+    init_weights,
+    resize_grid,
+    resize_time,
+)
+from .trajectory import Approximation, DividedAttention, TrajectoryAttention
 
 AttentionKind = Literal["trajectory", "joint", "divided"]
 Positions = Literal["separate", "joint"]
 
 
-class PatchBlock(nn.Module):
-    """A transformer block whose attention `attn` also takes the number of frames: (B, 1 + T*N, D) -> same shape."""
+class PatchBlock(Block):
+    """A block whose attention depends on the number of frames."""
 
-    def __init__(
-        self,
-        embed_dim: int,
-        num_heads: int,
-        mlp_ratio: float,
-        qkv_bias: bool,
-        drop: float,
-        attn: Callable[[int, int, bool], PatchAttention],
-    ) -> None:
-        super().__init__()
-        self.drop = drop
-        self.norm1 = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
-        self.attn = attn(embed_dim, num_heads, qkv_bias)
-        self.norm2 = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
-        self.mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio))
-
-    def forward(self, x: Tensor, num_frames: int) -> Tensor:
-        """One drop-path decision per clip."""
-        x = x + drop_path(self.attn(self.norm1(x), num_frames), self.drop, self.training)
-        return x + drop_path(self.mlp(self.norm2(x)), self.drop, self.training)
+    def attend(self, x: Tensor, num_frames: int) -> Tensor:
+        """The attention of x (B, 1 + T*N, D), time-major after the class token."""
+        return self.attn(x, num_frames)
 
 
 class DividedPatchBlock(PatchBlock):
@@ -51,7 +45,7 @@ class DividedPatchBlock(PatchBlock):
         space = partial(DividedAttention, along="space")
         super().__init__(embed_dim, num_heads, mlp_ratio, qkv_bias, drop, space)
         self.norm3 = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
-        self.timeattn = DividedAttention(embed_dim, num_heads, qkv_bias, along="time")
+        self.timeattn = DividedAttention(embed_dim, num_heads, qkv_bias=qkv_bias, along="time")
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
         """One drop-path decision per clip."""
@@ -127,13 +121,22 @@ class Motionformer(Backbone):
         grad_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        _check(attention, positions, num_frames, tubelet_frames)
+        check_choice("attention", attention, AttentionKind)
+        check_choice("positions", positions, Positions)
+        if tubelet_frames < 1 or num_frames < 1 or num_frames % tubelet_frames:
+            raise ValueError(f"num_frames must be a multiple of tubelet_frames, got {num_frames} and {tubelet_frames}")
         self.embed_dim, self.num_frames, self.patch_size = embed_dim, num_frames, patch_size
         self.pos_mode, self.time_mode = pos_mode, time_mode
         self.tubelet_frames, self.joint_positions = tubelet_frames, positions == "joint"
         self.grad_checkpointing = grad_checkpointing
         self.num_times, self.grid_size = num_frames // tubelet_frames, grid_of(img_size, patch_size)
-        self._add_tables()
+        num_patches = self.grid_size[0] * self.grid_size[1]
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        if self.joint_positions:
+            self.st_embed = nn.Parameter(torch.zeros(1, 1 + self.num_times * num_patches, embed_dim))
+        else:
+            self.pos_embed = nn.Parameter(torch.zeros(1, 1 + num_patches, embed_dim))
+            self.temp_embed = nn.Parameter(torch.zeros(1, self.num_times, embed_dim))
         if tubelet_frames > 1:
             self.patch_embed_3d = TubeletEmbed(patch_size, embed_dim, tubelet_frames)
         else:
@@ -146,31 +149,19 @@ class Motionformer(Backbone):
         )
         blocks: dict[str, Callable[..., nn.Module]] = {
             "trajectory": partial(PatchBlock, attn=trajectory),
-            "joint": JointBlock,
+            "joint": Block,
             "divided": DividedPatchBlock,
         }
-        rates = [drop_path_rate * i / max(1, depth - 1) for i in range(depth)]
         self.blocks = nn.ModuleList(
-            blocks[attention](embed_dim, num_heads, mlp_ratio, qkv_bias, rate) for rate in rates
+            blocks[attention](embed_dim, num_heads, mlp_ratio, qkv_bias, rate)
+            for rate in drop_path_rates(drop_path_rate, depth)
         )
         self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
         self.pre_logits = nn.Sequential()
         if pre_logits:
             self.pre_logits.add_module("fc", nn.Linear(embed_dim, embed_dim))
             self.pre_logits.add_module("act", nn.Tanh())
-        self.reset_parameters()
-
-    def _add_tables(self) -> None:
-        num_patches = self.grid_size[0] * self.grid_size[1]
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dim))
-        if self.joint_positions:
-            self.st_embed = nn.Parameter(torch.zeros(1, 1 + self.num_times * num_patches, self.embed_dim))
-        else:
-            self.pos_embed = nn.Parameter(torch.zeros(1, 1 + num_patches, self.embed_dim))
-            self.temp_embed = nn.Parameter(torch.zeros(1, self.num_times, self.embed_dim))
-
-    def reset_parameters(self) -> None:
-        """Initialize again, as the original does: with separate tables, the time table is zero at first."""
+        # As in the original, a separate time table is zero at first.
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.st_embed if self.joint_positions else self.pos_embed, std=0.02)
         init_weights(self.modules())
@@ -205,31 +196,3 @@ class Motionformer(Backbone):
         """Features of clip (B, 3, T, H, W), H and W in pixels; class feature and patches after `pre_logits`."""
         cls, patches = super().forward(clip)
         return Features(self.pre_logits(cls), self.pre_logits(patches))
-
-
-def _check(attention: str, positions: str, num_frames: int, tubelet_frames: int) -> None:
-    for name, value, kind in (("attention", attention, AttentionKind), ("positions", positions, Positions)):
-        if value not in get_args(kind):
-            raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
-    if tubelet_frames < 1 or num_frames % tubelet_frames:
-        raise ValueError(f"num_frames must be a multiple of tubelet_frames, got {num_frames} and {tubelet_frames}")
-
-
-def motionformer_vitt(**options: Any) -> Motionformer:
-    """ViT-Ti/16: embed_dim 192, 12 blocks, 3 heads."""
-    return Motionformer(**{"embed_dim": 192, "depth": 12, "num_heads": 3, **options})
-
-
-def motionformer_vits(**options: Any) -> Motionformer:
-    """ViT-S/16: embed_dim 384, 12 blocks, 6 heads."""
-    return Motionformer(**{"embed_dim": 384, "depth": 12, "num_heads": 6, **options})
-
-
-def motionformer_vitb(**options: Any) -> Motionformer:
-    """ViT-B/16: embed_dim 768, 12 blocks, 12 heads."""
-    return Motionformer(**{"embed_dim": 768, "depth": 12, "num_heads": 12, **options})
-
-
-def motionformer_vitl(**options: Any) -> Motionformer:
-    """ViT-L/16: embed_dim 1024, 24 blocks, 16 heads."""
-    return Motionformer(**{"embed_dim": 1024, "depth": 24, "num_heads": 16, **options})

@@ -11,39 +11,22 @@ from torch import Tensor, nn
 
 from .base import Backbone
 from .layers import (
+    LAYER_NORM_EPS,
     Attention,
+    Block,
     Features,
     Interpolation,
-    Mlp,
     PatchEmbed,
     drop_path,
+    drop_path_rates,
     grid_of,
     init_weights,
     resize_grid,
     resize_time,
 )
 
-LAYER_NORM_EPS = 1e-6
 
-
-class JointBlock(nn.Module):
-    """A plain transformer block: every token attends to every token."""
-
-    def __init__(self, embed_dim: int, num_heads: int, mlp_ratio: float, qkv_bias: bool, drop: float) -> None:
-        super().__init__()
-        self.drop = drop
-        self.norm1 = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
-        self.attn = Attention(embed_dim, num_heads, qkv_bias=qkv_bias)
-        self.norm2 = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
-        self.mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio))
-
-    def forward(self, x: Tensor, num_frames: int) -> Tensor:
-        """Tokens x (B, 1 + T*N, D) -> the same shape; one drop-path decision per clip."""
-        x = x + drop_path(self.attn(self.norm1(x)), self.drop, self.training)
-        return x + drop_path(self.mlp(self.norm2(x)), self.drop, self.training)
-
-
-class DividedBlock(JointBlock):
+class DividedBlock(Block):
     """Divided space-time attention (TimeSformer section 3.2): first along time, then inside every frame."""
 
     def __init__(self, embed_dim: int, num_heads: int, mlp_ratio: float, qkv_bias: bool, drop: float) -> None:
@@ -96,7 +79,8 @@ class TimeSformer(Backbone):
         grad_checkpointing: recompute each block in the backward pass, to save memory.
     """
 
-    block: ClassVar[type[JointBlock]] = DividedBlock
+    block: ClassVar[type[Block]] = DividedBlock
+    has_time: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -124,18 +108,15 @@ class TimeSformer(Backbone):
         self.grid_size = grid_of(img_size, patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid_size[0] * self.grid_size[1], embed_dim))
-        self._add_time_table()
+        if self.has_time:
+            self.time_embed = nn.Parameter(torch.zeros(1, num_frames, embed_dim))
         self.patch_embed = PatchEmbed(patch_size, embed_dim)
-        rates = [drop_path_rate * i / max(1, depth - 1) for i in range(depth)]
-        self.blocks = nn.ModuleList(self.block(embed_dim, num_heads, mlp_ratio, qkv_bias, rate) for rate in rates)
+        self.blocks = nn.ModuleList(
+            self.block(embed_dim, num_heads, mlp_ratio, qkv_bias, rate)
+            for rate in drop_path_rates(drop_path_rate, depth)
+        )
         self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
-        self.reset_parameters()
-
-    def _add_time_table(self) -> None:
-        self.time_embed = nn.Parameter(torch.zeros(1, self.num_frames, self.embed_dim))
-
-    def reset_parameters(self) -> None:
-        """Initialize again, as the originals do: time has no effect at first (`temporal_fc`, `time_embed` are 0)."""
+        # As in the originals, time has no effect at first: `temporal_fc` and `time_embed` are 0.
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         init_weights(self.modules())
@@ -147,16 +128,13 @@ class TimeSformer(Backbone):
         """Positions of the class token (1, 1, D) and of a frame's patches (1, N, D), for a grid (rows, columns)."""
         return self.pos_embed[:, :1], resize_grid(self.pos_embed[:, 1:], self.grid_size, grid, self.pos_mode)
 
-    def times(self, num_frames: int) -> Tensor:
-        """Positions in time of `num_frames` frames, (1, T, D)."""
-        return resize_time(self.time_embed, num_frames, self.time_mode)
-
     def embed_clip(self, clip: Tensor) -> tuple[Tensor, int]:
         """Tokens (B, 1 + T*N, D) of clip (B, 3, T, H, W), time-major after the class token, and T."""
         grid = self.patch_embed.grid(clip)
         num_frames = clip.shape[2]
         cls_position, patch_positions = self.positions(grid)
-        patches = self.patch_embed(clip) + patch_positions.unsqueeze(1) + self.times(num_frames).unsqueeze(2)
+        times = resize_time(self.time_embed, num_frames, self.time_mode)  # (1, T, D)
+        patches = self.patch_embed(clip) + patch_positions.unsqueeze(1) + times.unsqueeze(2)
         cls = (self.cls_token + cls_position).expand(clip.shape[0], -1, -1)  # (B, 1, D)
         return torch.cat((cls, patches.flatten(1, 2)), dim=1), num_frames  # (B, 1+T*N, D)
 
@@ -169,16 +147,13 @@ class TimeSformer(Backbone):
 class JointTimeSformer(TimeSformer):
     """Joint space-time attention: all tokens of all frames attend to each other (TimeSformer section 3.2)."""
 
-    block = JointBlock
+    block = Block
 
 
 class SpaceOnlyTimeSformer(TimeSformer):
     """Frames are independent, without time table; class tokens are averaged over frames (TimeSformer 3.2)."""
 
-    block = JointBlock
-
-    def _add_time_table(self) -> None:
-        pass
+    block, has_time = Block, False
 
     def embed_clip(self, clip: Tensor) -> tuple[Tensor, int]:
         """Tokens (B*T, 1 + N, D): every frame is a sequence of its own."""
@@ -203,27 +178,7 @@ _ATTENTION: dict[str, type[TimeSformer]] = {
 
 
 def timesformer(*, attention: str = "divided_space_time", **options: Any) -> TimeSformer:
-    """A TimeSformer with the given `attention`: "divided_space_time", "joint_space_time" or "space_only"."""
+    """A TimeSformer with the `attention` "divided_space_time", "joint_space_time" or "space_only"."""
     if attention not in _ATTENTION:
         raise ValueError(f"attention must be one of {', '.join(_ATTENTION)}, got {attention!r}")
     return _ATTENTION[attention](**options)
-
-
-def timesformer_vitt(**options: Any) -> TimeSformer:
-    """ViT-Ti/16: embed_dim 192, 12 blocks, 3 heads."""
-    return timesformer(**{"embed_dim": 192, "depth": 12, "num_heads": 3, **options})
-
-
-def timesformer_vits(**options: Any) -> TimeSformer:
-    """ViT-S/16: embed_dim 384, 12 blocks, 6 heads."""
-    return timesformer(**{"embed_dim": 384, "depth": 12, "num_heads": 6, **options})
-
-
-def timesformer_vitb(**options: Any) -> TimeSformer:
-    """ViT-B/16: embed_dim 768, 12 blocks, 12 heads."""
-    return timesformer(**{"embed_dim": 768, "depth": 12, "num_heads": 12, **options})
-
-
-def timesformer_vitl(**options: Any) -> TimeSformer:
-    """ViT-L/16: embed_dim 1024, 24 blocks, 16 heads."""
-    return timesformer(**{"embed_dim": 1024, "depth": 24, "num_heads": 16, **options})

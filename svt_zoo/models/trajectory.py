@@ -4,13 +4,13 @@ Patrick et al., "Keeping Your Eye on the Ball: Trajectory Attention in Video Tra
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from .landmarks import nystrom, orthoformer, orthogonal_projection, performer
-from .layers import attend
+from .layers import HeadProjections, attend, check_choice
 
 Approximation = Literal["orthoformer", "nystrom", "performer"]
 _FEATURES = 256  # random features of the performer, as in the original
@@ -18,24 +18,15 @@ _FEATURES = 256  # random features of the performer, as in the original
 _BUDGET = 2**23
 
 
-class PatchAttention(nn.Module):
+class PatchAttention(HeadProjections):
     """(B, 1 + T*N, D), time-major after a class token -> the same shape: the class token attends to all tokens.
 
     Subclasses define what patches attend to, in `attend_patches`.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, qkv_bias: bool = True) -> None:
-        super().__init__()
-        if embed_dim % num_heads:
-            raise ValueError(f"embed_dim must be a multiple of num_heads, got {embed_dim} and {num_heads}")
-        self.num_heads = num_heads
-        self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=qkv_bias)
-        self.proj = nn.Linear(embed_dim, embed_dim)
-
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
         """Attend: x (B, 1 + T*N, D) -> the same shape."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, 1+T*N, 3, h, d)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, h, 1+T*N, d)
+        q, k, v = self.split_heads(x)  # each (B, h, 1+T*N, d)
         cls = attend(q[:, :, :1], k, v).transpose(1, 2).flatten(2)  # (B, 1, D)
         return self.proj(torch.cat((cls, self.attend_patches(q, k, v, num_frames)), dim=1))
 
@@ -47,8 +38,10 @@ class PatchAttention(nn.Module):
 class DividedAttention(PatchAttention):
     """A patch attends to the class token and, `along` "time", to its position in all frames, or "space", its frame."""
 
-    def __init__(self, embed_dim: int, num_heads: int, qkv_bias: bool, along: Literal["time", "space"]) -> None:
-        super().__init__(embed_dim, num_heads, qkv_bias)
+    def __init__(
+        self, embed_dim: int, num_heads: int, *, qkv_bias: bool = True, along: Literal["time", "space"]
+    ) -> None:
+        super().__init__(embed_dim, num_heads, qkv_bias=qkv_bias)
         self.along = along
 
     def attend_patches(self, q: Tensor, k: Tensor, v: Tensor, num_frames: int) -> Tensor:
@@ -81,16 +74,15 @@ class TrajectoryAttention(PatchAttention):
         self,
         embed_dim: int,
         num_heads: int,
-        qkv_bias: bool = True,
         *,
+        qkv_bias: bool = True,
         use_original_code: bool = True,
         approximation: Approximation | None = None,
         num_landmarks: int = 128,
     ) -> None:
-        super().__init__(embed_dim, num_heads, qkv_bias)
-        if approximation is not None and approximation not in get_args(Approximation):
-            allowed = ", ".join(get_args(Approximation))
-            raise ValueError(f"approximation must be None or one of {allowed}, got {approximation!r}")
+        super().__init__(embed_dim, num_heads, qkv_bias=qkv_bias)
+        if approximation is not None:
+            check_choice("approximation", approximation, Approximation)
         self.use_original_code = use_original_code
         self.approximation, self.num_landmarks = approximation, num_landmarks
         if approximation == "performer":  # the same for every network, so no state dict holds it

@@ -4,15 +4,28 @@ Bulat et al., "Space-time Mixing Attention for Video Transformer" (NeurIPS 2021)
 """
 
 from collections.abc import Iterable
-from typing import Any, Literal, get_args
+from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import Backbone
-from .layers import Attention, Features, Interpolation, PatchEmbed, grid_of, init_weights, resize_grid, resize_time
-from .timesformer import LAYER_NORM_EPS, JointBlock
+from .layers import (
+    LAYER_NORM_EPS,
+    Attention,
+    Block,
+    Features,
+    Interpolation,
+    PatchEmbed,
+    check_choice,
+    drop_path_rates,
+    grid_of,
+    init_weights,
+    resize_grid,
+    resize_time,
+)
 
 TemporalTable = Literal["nearest", "tile"]
 
@@ -37,8 +50,10 @@ class FrameAttention(Attention):
     In mixing attention, a fraction of each frame's key and value channels comes from its neighbors (`shift_frames`).
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, shift_div: int | None, segments: int | None) -> None:
-        super().__init__(embed_dim, num_heads)
+    def __init__(
+        self, embed_dim: int, num_heads: int, *, qkv_bias: bool = True, shift_div: int | None, segments: int | None
+    ) -> None:
+        super().__init__(embed_dim, num_heads, qkv_bias=qkv_bias)
         self.shift_div, self.segments = shift_div, segments
 
     def split_heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -54,16 +69,6 @@ class FrameAttention(Attention):
         return super().forward(x).unflatten(0, x.shape[:2])
 
 
-class FrameBlock(JointBlock):
-    """A plain transformer block on all frames of a clip; only attention may use neighboring frames."""
-
-    def __init__(
-        self, embed_dim: int, num_heads: int, mlp_ratio: float, drop: float, shift_div: int | None, segments: int | None
-    ) -> None:
-        super().__init__(embed_dim, num_heads, mlp_ratio, True, drop)
-        self.attn = FrameAttention(embed_dim, num_heads, shift_div, segments)
-
-
 class FrameEncoder(nn.Module):
     """The vision transformer on frames: patch embedding, position tables, blocks and final norm."""
 
@@ -73,7 +78,7 @@ class FrameEncoder(nn.Module):
         patch_size: int,
         grid_size: tuple[int, int],
         num_frames: int,
-        blocks: Iterable[FrameBlock],
+        blocks: Iterable[Block],
         temporal_table: TemporalTable,
         pos_mode: Interpolation,
     ) -> None:
@@ -85,10 +90,7 @@ class FrameEncoder(nn.Module):
         self.patch_embed = PatchEmbed(patch_size, embed_dim)
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Initialize again, as the original does: the time table is zero at first."""
+        # As in the original, the time table is zero at first.
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.zeros_(self.temp_embed)
@@ -120,7 +122,7 @@ class Consensus(nn.Module):
         self.out_dim = out_dim
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.temporal_encoder = nn.ModuleList(
-            JointBlock(embed_dim, num_heads, mlp_ratio, qkv_bias=False, drop=0.0) for _ in range(depth)
+            Block(embed_dim, num_heads, mlp_ratio, qkv_bias=False, drop=0.0) for _ in range(depth)
         )
         self.mlp_head = nn.Sequential(
             nn.LayerNorm(embed_dim), nn.Linear(embed_dim, out_dim), nn.GELU(), nn.Dropout(dropout)
@@ -128,14 +130,6 @@ class Consensus(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.LayerNorm):
                 module.eps = 1e-5  # here, not in the frame encoder, the original keeps PyTorch's
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Initialize again, as in the original: the class token is zero, the rest is PyTorch's default."""
-        nn.init.zeros_(self.cls_token)
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.LayerNorm):
-                module.reset_parameters()
 
     def forward(self, frames: Tensor) -> Tensor:
         """The clip's feature from frames (B, T, D)."""
@@ -195,12 +189,22 @@ class XViT(Backbone):
     ) -> None:
         super().__init__()
         shifting = range(depth) if locations is None else tuple(locations)
-        _check(temporal_table, shift_div, segments, shifting, depth)
+        check_choice("temporal_table", temporal_table, TemporalTable)
+        if shift_div < 2:
+            raise ValueError(f"shift_div must be >= 2, because two neighbors share the channels, got {shift_div}")
+        if segments is not None and segments < 1:
+            raise ValueError(f"segments (frames per run) must be >= 1, or None for the entire clip, got {segments}")
+        if wrong := [i for i in shifting if not 0 <= i < depth]:
+            raise ValueError(f"locations must name blocks 0 to {depth - 1}, got {wrong}")
         self.embed_dim, self.num_frames, self.patch_size = embed_dim, num_frames, patch_size
-        rates = [drop_path_rate * i / max(1, depth - 1) for i in range(depth)]
+        attention = (
+            partial(FrameAttention, shift_div=shift_div if i in shifting else None, segments=segments)
+            for i in range(depth)
+        )
+        rates = drop_path_rates(drop_path_rate, depth)
         blocks = (
-            FrameBlock(embed_dim, num_heads, mlp_ratio, rate, shift_div if i in shifting else None, segments)
-            for i, rate in enumerate(rates)
+            Block(embed_dim, num_heads, mlp_ratio, True, rate, attn)
+            for attn, rate in zip(attention, rates, strict=True)
         )
         grid = grid_of(img_size, patch_size)
         self.base_model = FrameEncoder(embed_dim, patch_size, grid, num_frames, blocks, temporal_table, pos_mode)
@@ -236,35 +240,3 @@ class XViT(Backbone):
             x = self.run_block(block, x, num_frames)
         x = self.base_model.norm(x)  # (B, T, 1+N, D)
         return Features(self.consensus(self.frame_dropout(x[:, :, 0])), x[:, :, 1:])
-
-
-def _check(table: str, shift_div: int, segments: int | None, locations: Iterable[int], depth: int) -> None:
-    if table not in get_args(TemporalTable):
-        raise ValueError(f"temporal_table must be one of {', '.join(get_args(TemporalTable))}, got {table!r}")
-    if shift_div < 2:
-        raise ValueError(f"shift_div must be 2 or more, for two neighbours share the channels, got {shift_div}")
-    if segments is not None and segments < 1:
-        raise ValueError(f"segments is a number of frames, 1 or more, or None for the whole clip, got {segments}")
-    beyond = [i for i in locations if not 0 <= i < depth]
-    if beyond:
-        raise ValueError(f"locations must name blocks 0 to {depth - 1}, got {beyond}")
-
-
-def xvit_vitt(**options: Any) -> XViT:
-    """ViT-Ti/16: embed_dim 192, 12 blocks, 3 heads."""
-    return XViT(**{"embed_dim": 192, "depth": 12, "num_heads": 3, **options})
-
-
-def xvit_vits(**options: Any) -> XViT:
-    """ViT-S/16: embed_dim 384, 12 blocks, 6 heads."""
-    return XViT(**{"embed_dim": 384, "depth": 12, "num_heads": 6, **options})
-
-
-def xvit_vitb(**options: Any) -> XViT:
-    """ViT-B/16: embed_dim 768, 12 blocks, 12 heads."""
-    return XViT(**{"embed_dim": 768, "depth": 12, "num_heads": 12, **options})
-
-
-def xvit_vitl(**options: Any) -> XViT:
-    """ViT-L/16: embed_dim 1024, 24 blocks, 16 heads."""
-    return XViT(**{"embed_dim": 1024, "depth": 24, "num_heads": 16, **options})

@@ -3,16 +3,16 @@
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 import torch
 import yaml
 
 from .. import distributed
 from ..config import ConfigError, FinetuneRecipe, PretrainRecipe, to_dict
-from ..data.build import evaluation_list, training_dataset
-from ..data.lists import VideoList
+from ..data.datasets import training_dataset
+from ..data.lists import VideoList, evaluation_list
 from ..data.loader import build_loader
+from ..device import choose_device
 from ..hub.loading import FINAL_NAME
 from ..hub.starts import load_start
 from ..methods import Method
@@ -40,7 +40,7 @@ def pretrain(recipe: PretrainRecipe) -> bool:
         CheckpointError: there are checkpoints, but none to go on from.
         NonFiniteLoss, TooManyFailures: see `Trainer.fit`.
     """
-    device = distributed.init(pick_device(recipe.run.device))
+    device = distributed.init(choose_device(recipe.run.device))
     try:
         output = Path(recipe.run.output)
         flow = OBJECTIVES[recipe.method].flow(recipe)
@@ -77,17 +77,6 @@ def pretrain(recipe: PretrainRecipe) -> bool:
         return True
     finally:
         distributed.shutdown()
-
-
-def pick_device(asked: Literal["auto", "cpu", "cuda"]) -> str:
-    """The kind of device to train on.
-
-    Raises:
-        ConfigError: a GPU is asked for, and torch sees none.
-    """
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("run.device=cuda, but torch sees no GPU; use run.device=cpu, or install torch with CUDA")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
 
 
 def build_method(recipe: PretrainRecipe, backbone: Backbone) -> Method:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..batch import Batch
 from ..config import OptimConfig, RunConfig
 from ..data.loader import VideoLoader
+from ..device import choose_precision
 from ..distributed import all_mean, is_main, rank
 from ..evaluation.results import log_start
 from ..methods import Method
@@ -25,7 +26,6 @@ from .export import plain_copy
 from .monitor import Monitor
 from .optim import build_optimizer, clip_gradients, param_groups, scaled_lr, set_hyperparameters
 from .parallel import gather_objects, gradient_exchange, parallelise, whole
-from .precision import DTYPES, choose_precision
 from .random_state import seed_all
 from .signals import StopRequest
 from .state import RunState
@@ -100,7 +100,7 @@ class Trainer:
             momentum=optim.momentum,
             amsgrad=optim.amsgrad,
         )
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
         self.state = RunState(
             method,
             self.optimizer,
@@ -239,7 +239,7 @@ class Trainer:
             names += batch.names
             batch = augmented(batch.to(self.device), self.augment)
             with gradient_exchange(self.network, on=number == self.optim.accumulation):
-                with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
+                with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
                     losses: dict[str, Tensor] = self.network(batch, epoch)
                 self.scaler.scale(torch.stack(list(losses.values())).sum() * share).backward()
             for name, loss in losses.items():

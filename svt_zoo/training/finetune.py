@@ -8,11 +8,11 @@ import torch
 from .. import distributed
 from ..config import ConfigError, FinetuneRecipe, expand_repeats, to_dict
 from ..data.augment import Augment
-from ..data.build import evaluation_list, training_list
+from ..data.clips import FinetuneViews
 from ..data.datasets import VideoDataset
-from ..data.finetune_views import FinetuneViews
-from ..data.lists import VideoList
+from ..data.lists import VideoList, evaluation_list, training_list
 from ..data.loader import VideoLoader, build_loader
+from ..device import choose_device
 from ..evaluation.protocols import Extractor, Outcome, multiview_protocol
 from ..evaluation.results import Result
 from ..evaluation.run import Evaluated, load_network, name_of, write_results
@@ -20,7 +20,7 @@ from ..evaluation.views import fast_transform
 from ..hub.loading import FINAL_NAME, load_model
 from ..methods import Classify, Temporal
 from ..models import Backbone
-from .build import pick_device, write_description
+from .build import write_description
 from .engine import Trainer
 from .export import export_model, story_of
 from .objectives import build_flow
@@ -46,7 +46,7 @@ def finetune(recipe: FinetuneRecipe) -> list[Result] | None:
         As `training.build.pretrain`, and ValueError for lists without labels or that share videos.
     """
     each = expand_repeats(recipe)
-    device = distributed.init(pick_device(recipe.run.device))
+    device = distributed.init(choose_device(recipe.run.device))
     try:
         done = []
         for case in each:
@@ -126,10 +126,8 @@ def build_finetune_loader(
     transform = backbone.transforms()
     views = FinetuneViews(
         transform,
+        recipe.views,
         fast=fast_transform(transform) if recipe.views.slow_fast else None,
-        short_side=recipe.views.short_side,
-        hflip=recipe.views.hflip,
-        policy=recipe.views.policy,
         flow=build_flow(recipe.temporal, backbone.patch_size),
     )
     return build_loader(

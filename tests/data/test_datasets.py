@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 
 from svt_zoo.batch import Failure
-from svt_zoo.data.datasets import EvalViews, TrainViews, VideoDataset, frame_range
+from svt_zoo.data.crops import ViewSpec, ViewTransform
+from svt_zoo.data.datasets import VideoDataset, frame_range
 from svt_zoo.data.lists import Row, VideoList, read_list
-from svt_zoo.data.random_views import ViewSpec, ViewTransform
 from svt_zoo.data.sampling import svt_views
 from svt_zoo.data.transforms import EvalTransform
+from svt_zoo.data.views import EvalViews, TrainViews
 from svt_zoo.video import VideoReadError, open_video
 
 EVAL = EvalTransform(

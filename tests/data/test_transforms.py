@@ -13,14 +13,8 @@ from torch.testing import assert_close
 from torchvision.transforms import RandomResizedCrop
 
 from svt_zoo.data import sampling
-from svt_zoo.data.transforms import (
-    EvalTransform,
-    crop_and_resize,
-    random_area_box,
-    random_short_side_box,
-    short_side_size,
-    spatial_crop,
-)
+from svt_zoo.data.crops import crop_and_resize, random_area_box, random_short_side_box
+from svt_zoo.data.transforms import EvalTransform, short_side_size, spatial_crop
 
 EVAL = {"num_frames": 8, "sampling_rate": 32, "mean": (0.45, 0.45, 0.45), "std": (0.225, 0.225, 0.225)}
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from svt_zoo.data.clips import RandomClips
 from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.data.transforms import EvalTransform
 from svt_zoo.evaluation.features import extract, view_features
-from svt_zoo.evaluation.views import RandomClips, SlowFastViews, fast_transform, load_views, parse_views
+from svt_zoo.evaluation.views import SlowFastViews, fast_transform, load_views, parse_views
 from svt_zoo.models import Classifier, ZooModel, create_model
 from svt_zoo.video import open_video
 

@@ -18,8 +18,8 @@ from processes import ROOT
 from torch.testing import assert_close
 
 from svt_zoo import embed
-from svt_zoo.data.failures import CommonFailure
 from svt_zoo.data.lists import Row, VideoList
+from svt_zoo.data.pool import CommonFailure
 from svt_zoo.data.sampling import dense_clips
 from svt_zoo.evaluation.shards import ClipRow, Computed, Shard, ShardFolder
 from svt_zoo.inference.extract import extract_features, list_videos

@@ -14,7 +14,6 @@ from commands import command
 from torch.testing import assert_close
 
 import svt_zoo
-from svt_zoo import device as devices
 from svt_zoo import embed, predict
 from svt_zoo.evaluation.views import load_views, parse_views
 from svt_zoo.models import Classifier, ZooModel, create_model
@@ -94,14 +93,6 @@ def test_bfloat16_features_point_the_same_way(videos: list[Path]) -> None:
     single, half = (embed(videos, model=model, dtype=dtype) for dtype in ("float32", "bfloat16"))
     assert half.dtype == torch.float32
     assert torch.cosine_similarity(single, half).min() > 0.999
-
-
-@pytest.mark.parametrize("faster", [torch.float32, torch.bfloat16])
-def test_the_faster_type_is_chosen(monkeypatch: pytest.MonkeyPatch, faster: torch.dtype) -> None:
-    monkeypatch.setattr(devices, "_layer_seconds", lambda _, dtype: 1.0 if dtype is faster else 2.0)
-    devices.fastest_dtype.cache_clear()
-    assert devices.fastest_dtype(torch.device("cpu")) is faster
-    devices.fastest_dtype.cache_clear()
 
 
 def test_a_broken_video_is_not_left_out_silently(videos: list[Path], tmp_path: Path) -> None:
@@ -242,12 +233,6 @@ def test_a_row_without_a_classifier_is_refused_before_it_is_downloaded(videos: l
 def test_a_wrong_argument_is_named_with_its_value(videos: list[Path], options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         predict(videos[:1], model=network(num_classes=2), **options)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_a_missing_gpu_is_said_to_be_missing(videos: list[Path]) -> None:
-    with pytest.raises(ValueError, match="device='cuda', but torch sees no GPU"):
-        embed(videos[:1], model=network(), device="cuda")
 
 
 def test_a_model_of_torch_hub_embeds_a_real_clip(shared: Path) -> None:

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from svt_zoo.batch import Batch
 from svt_zoo.methods import SVTTemporal, Temporal, TemporalConfig, TemporalTerms
-from svt_zoo.methods.temporal import draw_permutations, shuffle_steps
+from svt_zoo.methods.temporal import TemporalHeads, draw_permutations, shuffle_steps
 from svt_zoo.models import Backbone, Features, create_model
 from svt_zoo.models.timesformer import timesformer
 from svt_zoo.training.optim import build_optimizer, param_groups
@@ -168,6 +168,19 @@ def test_every_backbone_is_trained_by_the_same_terms(model: str) -> None:
     assert isinstance(backbone, Backbone)
     method = Temporal(backbone, 5, options_of())
     assert set(method(batch_of(), 0.0)) == {"cross_entropy", "flow", "order", "low_confidence"}
+
+
+def test_logits_and_gradients_of_the_flow_head_start_at_the_same_scale_for_every_width() -> None:
+    scales = []
+    for width in (64, 192, 768):
+        torch.manual_seed(0)
+        heads = TemporalHeads(width, 4, order=False)
+        patches = nn.functional.layer_norm(torch.randn(8, 4, 9, width), (width,)).requires_grad_()
+        logits = heads.flow(patches)
+        loss = nn.functional.cross_entropy(logits.flatten(0, 2), torch.zeros(216, dtype=torch.int64))
+        (gradient,) = torch.autograd.grad(loss, patches)
+        scales.append(torch.stack([logits.detach().std(), gradient.norm()]))
+    assert_close(torch.stack(scales[1:]), scales[0].expand(2, -1), rtol=0.1, atol=0)
 
 
 def test_tubelets_take_the_flow_between_their_last_and_first_frames() -> None:

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from svt_zoo.models import create_model
-from svt_zoo.models.attention import attention_rollout, class_attention, record_attention, spatial_attention
+from svt_zoo.models.attention import attention_rollout, class_attention, record_attention
 from svt_zoo.models.timesformer import DividedBlock, TimeSformer
 
 CASES = ["native", "T8", "T6_32", "T2", "T3", "T1", "small32", "small48", "large96", "nonsq_64x96", "nonsq_80x48"]
@@ -40,6 +40,13 @@ def oracle_model(oracle) -> TimeSformer:
 @pytest.fixture(scope="module")
 def cases(oracle) -> dict[str, Tensor]:
     return oracle("svt/tiny_model_cases")[0]
+
+
+def spatial_attention(model: TimeSformer, clip: Tensor) -> Tensor:
+    """The attention inside every frame of the last block: (B, T, h, 1+N, 1+N)."""
+    with record_attention(model.blocks[-1]) as maps:
+        model(clip)
+    return maps["attn"].unflatten(0, (clip.shape[0], clip.shape[2]))
 
 
 # Recording
@@ -92,7 +99,7 @@ def test_recording_covers_every_attention_module_and_its_rows_sum_to_one() -> No
         assert_close(value.sum(dim=-1), torch.ones(value.shape[:-1], dtype=torch.float64))
 
 
-@pytest.mark.parametrize("look", [spatial_attention, class_attention, attention_rollout])
+@pytest.mark.parametrize("look", [class_attention, attention_rollout])
 def test_looking_leaves_no_hook_and_does_not_change_the_features(look) -> None:
     model, clip = tiny(), random_clip()
     before = model(clip)
@@ -110,12 +117,6 @@ def test_hooks_are_removed_when_the_forward_pass_fails() -> None:
     with pytest.raises(RuntimeError, match="stop here"):
         attention_rollout(model, random_clip())
     assert not any(module._forward_pre_hooks for module in model.modules())
-
-
-def test_spatial_attention_refuses_joint_attention() -> None:
-    model = tiny(attention="joint_space_time")
-    with pytest.raises(ValueError, match="use class_attention"):
-        spatial_attention(model, random_clip())
 
 
 def test_class_attention_of_joint_attention_sums_to_one_over_all_frames() -> None:

@@ -12,9 +12,16 @@ from torch.testing import assert_close
 
 from svt_zoo.models import Backbone, create_model
 from svt_zoo.models.attention import record_attention
-from svt_zoo.models.conv_gru import ConvGRU
-from svt_zoo.models.cpc import MaskedAttention, StdNorm, sinusoids, space_time_sinusoids
-from svt_zoo.models.resnet import BasicBlock, Bottleneck, FrameResNet
+from svt_zoo.models.cpc import (
+    RESNETS,
+    ConvGRU,
+    FrameResNet,
+    MaskedAttention,
+    ResidualBlock,
+    StdNorm,
+    sinusoids,
+    space_time_sinusoids,
+)
 
 Oracle = Callable[[str], tuple[dict[str, Tensor], dict[str, Any]]]
 
@@ -32,7 +39,7 @@ def close(found: Tensor, expected: Tensor) -> None:
 
 @pytest.mark.parametrize("relu", [0, 1])
 def test_a_basic_block_equals_the_original(oracle: Oracle, relu: int) -> None:
-    block = BasicBlock(4, 6, stride=2, final_relu=bool(relu))
+    block = ResidualBlock(4, 6, stride=2, bottleneck=False, final_relu=bool(relu))
     recorded, block = component(oracle, f"basicblock_relu{relu}", block)
     close(block.train()(recorded["x"]), recorded["y_train"])
     recorded, block = component(oracle, f"basicblock_relu{relu}", block)
@@ -40,7 +47,7 @@ def test_a_basic_block_equals_the_original(oracle: Oracle, relu: int) -> None:
 
 
 def test_a_bottleneck_equals_the_original(oracle: Oracle) -> None:
-    recorded, block = component(oracle, "bottleneck", Bottleneck(8, 2, stride=1, final_relu=True))
+    recorded, block = component(oracle, "bottleneck", ResidualBlock(8, 2, stride=1, bottleneck=True, final_relu=True))
     found = [block.eval()(recorded["x"]), component(oracle, "bottleneck", block)[1].train()(recorded["x"])]
     assert min((value - recorded["y"]).abs().max() for value in found) < 1e-12
 
@@ -94,12 +101,12 @@ def test_sinusoids_equal_the_originals_unused_table(oracle: Oracle) -> None:
     assert_close(sinusoids(12, 16), expected, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize(("name", "depths"), [("resnet18", (2, 2, 2, 2)), ("resnet50", (3, 4, 6, 3))])
-def test_the_first_three_stages_are_torchvisions(name: str, depths: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_the_first_three_stages_are_torchvisions(name: str) -> None:
     from torchvision.models import get_model
 
-    block, dim = (BasicBlock, 256) if name == "resnet18" else (Bottleneck, 1024)
-    theirs, ours = get_model(name).eval(), FrameResNet(block, depths, dim).eval()
+    depths, bottleneck, embed_dim = RESNETS[name]
+    theirs, ours = get_model(name).eval(), FrameResNet(depths, embed_dim, bottleneck=bottleneck).eval()
     state = {key: value for key, value in theirs.state_dict().items() if not key.startswith(("layer4", "fc"))}
     assert set(state) == {key for key in ours.state_dict() if not key.startswith("layer4")}
     ours.load_state_dict(state, strict=False)
@@ -111,7 +118,7 @@ def test_the_first_three_stages_are_torchvisions(name: str, depths: tuple[int, .
 
 
 def test_features_may_be_negative_and_odd_edges_count() -> None:
-    maps = FrameResNet(BasicBlock, (1, 1, 1, 1), 16)(torch.randn(2, 3, 196, 100))
+    maps = FrameResNet((1, 1, 1, 1), 16, bottleneck=False)(torch.randn(2, 3, 196, 100))
     assert maps.shape == (2, 16, 7, 4)
     assert maps.min() < 0
 
@@ -130,7 +137,7 @@ def test_cls_is_the_mean_of_the_tokens_or_of_the_context() -> None:
     network = small(pool="context")
     assert network.context(clip).shape == (2, 16, 2, 2)
     assert_close(network(clip).cls, network.context(clip).mean(dim=(2, 3)))
-    with pytest.raises(ValueError, match='pool must be "tokens" or "context", got \'last\''):
+    with pytest.raises(ValueError, match="pool must be one of tokens, context, got 'last'"):
         small(pool="last")
 
 
@@ -168,5 +175,5 @@ def test_attention_can_be_recorded() -> None:
 def test_what_is_no_clip_is_refused() -> None:
     with pytest.raises(ValueError, match=r"a clip must be \(B, C=3, T, H, W\), got shape \(3, 5, 64, 64\)"):
         small()(torch.randn(3, 5, 64, 64))
-    with pytest.raises(ValueError, match="embed_dim of this ResNet is a multiple of 16, got 40"):
+    with pytest.raises(ValueError, match="embed_dim of this ResNet must be a multiple of 16, got 40"):
         create_model("cpc_resnet50", embed_dim=40)

@@ -284,7 +284,7 @@ def test_drop_path_skips_everything_but_divided_attention_along_time() -> None:
     [
         ({"attention": "space_only"}, "attention must be one of trajectory, joint, divided, got 'space_only'"),
         ({"positions": "none"}, "positions must be one of separate, joint, got 'none'"),
-        ({"approximation": "linformer"}, "approximation must be None or one of orthoformer, nystrom, performer"),
+        ({"approximation": "linformer"}, "approximation must be one of orthoformer, nystrom, performer"),
         ({"num_frames": 5, "tubelet_frames": 2}, "num_frames must be a multiple of tubelet_frames, got 5 and 2"),
     ],
 )

@@ -271,3 +271,24 @@ def test_a_registered_builder_is_run_as_it_is_though_its_numbers_will_be_replace
     svt_zoo.register_model("with_table", WithTable)
     empty = models.create_empty("with_table")
     assert_close(empty.table, torch.arange(3.0))
+
+
+@pytest.mark.parametrize("name", ["timesformer_vitt", "motionformer_vitt", "xvit_vitt"])
+def test_table_std_scales_the_position_tables_of_a_random_network_and_lets_time_matter(name: str) -> None:
+    torch.manual_seed(0)
+    network = create_model(name, **SMALL, table_std=0.5)
+    tables = [p for key, p in network.named_parameters() if key.endswith(("pos_embed", "time_embed", "temp_embed"))]
+    assert len(tables) == 2
+    assert all(0.4 < float(table.detach().std()) < 0.6 for table in tables)
+    clip = torch.randn(2, 3, 4, 32, 32)
+    with torch.inference_mode():
+        change = (network(clip).cls - network(clip.flip(2)).cls).norm() / network(clip).cls.norm()
+    assert change > 1e-4  # without table_std: 1e-7 for TimeSformer
+    assert network.meta["model_kwargs"]["table_std"] == 0.5
+
+
+def test_table_std_is_refused_for_a_network_without_tables() -> None:
+    with pytest.raises(ValueError, match="needs a network with position tables"):
+        create_model("cpc_resnet18", table_std=0.5)
+    with pytest.raises(ValueError, match="must be > 0"):
+        create_model("timesformer_vitt", table_std=0.0)

@@ -228,8 +228,8 @@ def test_attention_inside_frames_can_be_recorded() -> None:
     ("options", "message"),
     [
         ({"temporal_table": "linear"}, "temporal_table must be one of nearest, tile, got 'linear'"),
-        ({"shift_div": 1}, "shift_div must be 2 or more"),
-        ({"segments": 0}, "segments is a number of frames, 1 or more, or None"),
+        ({"shift_div": 1}, "shift_div must be >= 2"),
+        ({"segments": 0}, r"segments \(frames per run\) must be >= 1, or None"),
         ({"locations": [1, 2]}, r"locations must name blocks 0 to 1, got \[2\]"),
     ],
 )

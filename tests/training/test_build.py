@@ -11,7 +11,7 @@ from svt_zoo.config import ConfigError, load_recipe
 from svt_zoo.hub.loading import load_model
 from svt_zoo.hub.sources import WeightsError
 from svt_zoo.models import create_model
-from svt_zoo.training.build import build_backbone, build_method, pick_device, write_description
+from svt_zoo.training.build import build_backbone, build_method, write_description
 from svt_zoo.training.export import export_model
 
 
@@ -85,13 +85,6 @@ def test_the_sections_of_a_recipe_are_the_keywords_of_the_method() -> None:
     network = create_model(recipe.model.name, **recipe.model.options)
     method: Any = build_method(recipe, network)  # type: ignore[arg-type]
     assert (method.config.student_temp, method.config.correspondences, method.epochs) == (0.2, ("global_to_global",), 9)
-
-
-def test_a_gpu_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert pick_device("auto") == "cpu"
-    with pytest.raises(ConfigError, match=r"run.device=cuda, but torch sees no GPU; use run.device=cpu"):
-        pick_device("cuda")
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
