@@ -129,30 +129,26 @@ def extract_features(
     reader = ClipReader(videos, parse_views(views, transform), transform, every=every, batch_size=batch_size)
     pool: Pool = "mean" if pooling == "cls" else pooling
     compute = Compute(network, pool, at, choose_dtype(dtype, at), store)
-    settings = {"weights_sha256": weights_sha256(network), "views": views, "pooling": pooling}
-    settings |= _settings(reader, compute)
+    settings = {"weights_sha256": weights_sha256(network), "pooling": pooling, **_settings(reader, compute, views)}
     shape = list(compute.features([torch.zeros(1, 3, transform.num_frames, *transform.crop_size)]).shape[1:])
     schema = make_schema(math.prod(shape), store, {**settings, **_origin(network, videos), "shape": str(shape)})
     folder = ShardFolder(output.with_name(f"{output.name}.parts"), videos, settings, shard_size)
-    claim(output, folder)
-    ranges = folder.todo(rank, world_size, batch_size)
-    if output.exists():  # another process has merged the shards
-        ranges = []
+    ranges = plan(output, folder, rank, world_size, batch_size)
     total = sum(map(len, ranges))
     what, run = "extraction", run_local
     if engine == "ray":
         what = "extraction by Ray, whose actors use the cluster's GPUs; this process"
         run = partial(run_ray, device=device)
-    facts = {"videos": len(videos), "videos_left": total}
-    log_start(what, network, device=at, precision=compute.dtype, output=output, **facts)
+    log_start(what, network, device=at, precision=compute.dtype, output=output, videos=len(videos), videos_left=total)
     outcomes = folder.collect(run(reader, compute, ranges, num_workers), ranges)
     failed = count_failures(outcomes, total, show_progress=rank == 0)
     return Summary(output, total, failed, complete=merge(folder, output, schema), seconds=time.monotonic() - start)
 
 
-def _settings(reader: ClipReader, compute: Compute) -> dict[str, str]:
-    """Settings that determine the rows, besides weights, views and pooling; equal settings give equal tables."""
+def _settings(reader: ClipReader, compute: Compute, views: str) -> dict[str, str]:
+    """Settings that determine the rows, besides weights and pooling; equal settings give equal tables."""
     return {
+        "views": views,
         "list_sha256": reader.videos.sha256,
         "clip": json.dumps(vars(reader.transform)),
         "every": str(reader.every),
@@ -181,13 +177,15 @@ def _check(
         raise ValueError(f"num_workers must be >= 0, got {num_workers}")
 
 
-def claim(output: Path, folder: ShardFolder) -> None:
-    """Refuse an output with features of other settings."""
+def plan(output: Path, folder: ShardFolder, rank: int, world_size: int, batch_size: int) -> list[range]:
+    """The videos that are left for this process; refuses an output with features of other settings."""
     if not output.exists():
         with suppress(FileNotFoundError):  # another process may merge the shards now
             folder.claim()
     if output.exists() and (different := differences(FeatureTable(output).metadata, folder.settings)):
         raise ValueError(f"{output} holds other features: {different}; delete it or choose another output")
+    ranges = folder.todo(rank, world_size, batch_size)
+    return [] if output.exists() else ranges  # checked last: another process may merge the shards now
 
 
 def merge(folder: ShardFolder, output: Path, schema: "pyarrow.Schema") -> bool:

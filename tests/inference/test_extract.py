@@ -361,7 +361,7 @@ sys.path[:0] = [{root!r}]
 import pyarrow.parquet, torch
 from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.evaluation.shards import ClipRow, Computed, Shard, ShardFolder
-from svt_zoo.inference.extract import claim, merge
+from svt_zoo.inference.extract import merge, plan
 from svt_zoo.inference.feature_table import make_schema
 torch.set_num_threads(1)
 videos = VideoList(tuple(Row(f"{{i}}.mp4") for i in range(8)))
@@ -369,9 +369,7 @@ identity = {{"weights_sha256": "x"}}
 
 def share(output, rank, last=True):
     shards = ShardFolder(output.with_name("f.parquet.parts"), videos, identity, 1)
-    claim(output, shards)
-    ranges = [] if output.exists() else shards.todo(rank, 4, 1)
-    ranges = [] if output.exists() else ranges
+    ranges = plan(output, shards, rank, 4, 1)
     rows = (Computed(one.start, Shard([ClipRow(one.start, 0.0, 1.0)], torch.ones(1, 4)), True) for one in ranges)
     list(shards.collect(rows, ranges))
     return last and merge(shards, output, make_schema(4, "float32", identity))
