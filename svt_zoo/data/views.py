@@ -113,8 +113,8 @@ class ViewsConfig:
 
     Attributes:
         sampling: "paper" draws the views from the full video. "code", as the authors' release, draws them from one
-            random window of 8.5 seconds and ignores spans and frame counts; see `rand_fr`. "cvrl" draws two clips with
-            CVRL's interval (table 6).
+            random window of 8.5 seconds and ignores spans and frame counts; see `rand_fr`. "cvrl" draws the two
+            global views with CVRL's interval (table 6); the local views are the paper's.
         global_frames, local_frames: frames of each view; their length is the number of views.
         global_span, local_span: fraction of the video that a view covers.
         global_size, local_size: pixels of the square views.
@@ -159,9 +159,7 @@ class ViewsConfig:
             python = random.Random(int(rng.integers(2**63)))  # the release draws from Python's generator
             window = sampling.clip_window(8, 32, fps)
             return sampling.svt_views_code(total, python, rand_fr=self.rand_fr, window=window)
-        if self.sampling == "cvrl":
-            return sampling.cvrl_interval_clips(total, rng, num_frames=self.global_frames)
-        return sampling.svt_views(
+        views = sampling.svt_views(
             total,
             rng,
             global_frames=self.global_frames,
@@ -170,10 +168,13 @@ class ViewsConfig:
             local_span=self.local_span,
             temporal_variation=self.temporal_variation,
         )
+        if self.sampling == "cvrl":
+            views[:2] = sampling.cvrl_interval_clips(total, rng, num_frames=self.global_frames)
+        return views
 
     def specs(self) -> list[ViewSpec]:
         """Settings of the two global views and the local views, as intended in the authors' `transform.py`."""
-        num_local = {"cvrl": 0, "code": 8}.get(self.sampling, len(self.local_frames))
+        num_local = 8 if self.sampling == "code" else len(self.local_frames)
         first = ViewSpec(size=self.global_size, hflip=self.hflip, blur=1.0, consistent=self.consistent)
         second = replace(first, blur=0.1, solarize=0.2)
         local = replace(first, size=self.local_size, area=(0.05, 0.4), blur=0.5)

@@ -47,10 +47,12 @@ def test_the_release_shows_eight_frames_of_one_part_everywhere() -> None:
     assert [len(view) for view in indices(ViewsConfig(sampling="code", rand_fr=True))][:2] == [4, 8]
 
 
-def test_cvrl_draws_two_clips_and_no_locals() -> None:
-    config = ViewsConfig(sampling="cvrl", global_frames=(16, 16))
-    assert [len(view) for view in indices(config)] == [16, 16]
-    assert len(train_views(config).transforms) == 2
+def test_cvrl_replaces_the_global_views_and_keeps_the_local_ones() -> None:
+    config = ViewsConfig(sampling="cvrl", global_frames=(16, 16), local_frames=(2, 4))
+    views = indices(config)
+    assert [len(view) for view in views] == [16, 16, 2, 4]
+    assert [view[-1] - view[0] for view in views[:2]] == [30, 30]  # CVRL's window, not 90 % of the video
+    assert len(train_views(config).transforms) == 4
 
 
 @pytest.mark.parametrize("sampling", ["paper", "code", "cvrl"])
