@@ -106,7 +106,7 @@ def prepare_video(
 ) -> PreparedVideo:
     """Re-encodes `source` to `output`; the output appears only when it is complete and checked.
 
-    `source` is a file, a URL or a folder of frames; `num_frames` and `fps` of such a folder come from its list. `output`
+    `source` is a file, a URL or a folder of frames; such a folder needs `num_frames` and `fps`. `output`
     is an .mp4 file or a folder; it is replaced if it exists.
 
     Raises:
