@@ -22,7 +22,7 @@ from ..data.views import EvalViews
 from ..evaluation.features import Extracted, extract
 from ..evaluation.knn import knn_scores, nearest
 from ..evaluation.metrics import accuracy, confusion_matrix, plot_confusion
-from ..inference.visualize import attention_maps, contact_sheet, unnormalise
+from ..inference.visualize import attention_maps, contact_sheet, unnormalize
 from ..models import ZooModel
 from ..training.plots import draw_curves
 from ..video import open_video
@@ -112,7 +112,8 @@ def write_report(path: Path, subject: Subject, story: Story) -> list[Score]:
         chance = 100 / train.num_classes
         answer = verdict(scores, chance)
         _draw_accuracy(scores, chance, folder / "accuracy.png")
-        plot_confusion(matrix, folder / "confusion.png", classes=[_readable(name) for name in train.classes])
+        picture = plot_confusion(matrix, classes=[_readable(name) for name in train.classes])
+        (folder / "confusion.png").write_bytes(picture)
         text = (
             f"Each of {len(queries.names)} videos outside the training gets the class of its {_VOTES} nearest among "
             f"{len(bank.names)}. Labels are used only to measure the accuracy. Lines are 95 % intervals."
@@ -250,7 +251,7 @@ def _attention(subject: Subject, path: str) -> Image.Image:
     transform = subject.trained.transforms()
     with open_video(path) as video:
         clip = transform(video.frames_at(transform.clip_indices(video.num_frames, fps=video.fps)))  # (3, T, H, W)
-    frames = unnormalise(clip, transform).permute(0, 3, 1, 2).float()  # (T, 3, H, W)
+    frames = unnormalize(clip, transform).permute(0, 3, 1, 2).float()  # (T, 3, H, W)
     frames = F.interpolate(frames, size=(_ATTENTION_SIDE, _ATTENTION_SIDE), mode="bicubic").clamp(0, 255)
     networks = {"untrained": subject.untrained, "trained": subject.trained}
     maps = {name: attention_maps(network.eval(), clip.unsqueeze(0))[0] for name, network in networks.items()}
