@@ -8,12 +8,15 @@ from ..data.clips import FinetuneViewsConfig
 from ..data.lists import DataConfig
 from ..data.transforms import ClipConfig
 from ..data.views import CPCViewsConfig, ViewsConfig
+from ..evaluation.knn import KNNConfig
+from ..evaluation.linear import LinearConfig
+from ..evaluation.protocols import EvaluationRunConfig, MultiviewConfig
+from ..evaluation.results import RepeatConfig, ReportConfig
 from ..methods.classify import ClassifyConfig
 from ..methods.cpc import CPCConfig
 from ..methods.svt import SVTConfig
 from ..methods.temporal import TemporalConfig
 from ..training.optim import CPCOptimConfig, FinetuneOptimConfig, OptimConfig
-from .evaluation import EvaluationRunConfig, KNNConfig, LinearConfig, MultiviewConfig, RepeatConfig, ReportConfig
 from .find import find_recipe, list_recipes
 from .options import ModelConfig, RunConfig
 from .recipe import (

@@ -1,7 +1,6 @@
 """From a recipe to a fine-tuning run and the test of what it gives."""
 
 import logging
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -14,9 +13,9 @@ from ..data.datasets import VideoDataset
 from ..data.lists import VideoList, evaluation_list, training_list
 from ..data.loader import VideoLoader, build_loader
 from ..device import choose_device
-from ..evaluation.build import Evaluated, load_network, name_of, write_results
 from ..evaluation.protocols import Extractor, Outcome, multiview_protocol
 from ..evaluation.results import Result
+from ..evaluation.run import Evaluated, load_network, name_of, write_results
 from ..evaluation.views import fast_transform
 from ..hub.loading import FINAL_NAME, load_model
 from ..methods import Classify, Temporal
@@ -161,8 +160,7 @@ def measure_classifier(recipe: FinetuneRecipe, val: VideoList, device: torch.dev
         batch_size=recipe.data.batch_size,
         num_workers=recipe.data.num_workers,
     )
-    options = asdict(recipe.multiview)
-    return multiview_protocol(extractor, val, protocol="fine-tuned", **options)
+    return multiview_protocol(extractor, val, recipe.multiview, protocol="fine-tuned")
 
 
 def _online_knn(recipe: FinetuneRecipe, train: VideoList, val: VideoList, device: torch.device) -> OnlineKNN | None:

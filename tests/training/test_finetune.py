@@ -17,8 +17,8 @@ from svt_zoo.data.clips import FinetuneViews, FinetuneViewsConfig
 from svt_zoo.data.datasets import VideoDataset
 from svt_zoo.data.lists import Row, VideoList, read_list
 from svt_zoo.data.transforms import EvalTransform
-from svt_zoo.evaluation.build import load_network
 from svt_zoo.evaluation.results import read_result
+from svt_zoo.evaluation.run import load_network
 from svt_zoo.evaluation.views import fast_transform
 from svt_zoo.models import Backbone, Classifier, create_model
 from svt_zoo.training.checkpoint import checkpoints
