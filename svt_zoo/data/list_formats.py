@@ -8,9 +8,10 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TextIO
 
-from ..files import is_url, list_remote, local_path
+from ..files import atomic, is_url, list_remote, local_path
 from ..video.frames import is_image
 
 _suffixes = "3gp|avi|flv|h264|m2ts|m4v|mkv|mov|mp4|mpeg|mpg|mts|ogv|ts|vob|webm|wmv"
@@ -18,7 +19,7 @@ VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffix in _suffixes.split("|"))
 _MAX_CLASSES = 1_000_000
 PATH_COLUMNS = ("file", "path", "video", "video_path", "filename")
 
-# The path ends at the last video suffix that ends a word. This separates spaces in the path from spaces after it.
+# The path ends at the last video suffix that ends a word, because paths may contain spaces.
 VIDEO_LINE = re.compile(rf"(.*\.(?:{_suffixes})\"?)(?:[ \t,]+(.*))?", re.IGNORECASE)
 
 # File names of UCF-101 and HMDB-51 contain the recording that a clip was cut from.
@@ -106,6 +107,12 @@ def table(path: str, separator: str = ",") -> Iterator[tuple[int, dict[str, str]
             elif cells:
                 message = f"{len(cells)} cells, the header has {len(header)}: {', '.join(header)}; put quotes around a"
                 raise error_at(path, line, f"{message} cell that contains {separator!r}")
+
+
+def write_table(path: str | os.PathLike[str], header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Writes a CSV file atomically. File names that are not UTF-8 keep their bytes."""
+    with atomic(Path(path)) as part, open(part, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
 
 
 def load_json(path: str) -> Any:
@@ -269,7 +276,7 @@ def _number(path: str, line: int, row: Mapping[str, str], column: str) -> float 
 
 
 def normalize_label(source: str, entry: Entry) -> None:
-    """Writes whole numbers alike, and -1 as no label.
+    """Writes a label such as 2.0 as 2, and -1 as no label.
 
     Raises:
         ListError: a path or a label that no file or class can have.

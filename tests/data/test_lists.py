@@ -128,7 +128,7 @@ def test_kinetics_without_labels_is_unlabelled(tmp_path: Path) -> None:
 
 def test_kinetics_times_that_are_no_seconds_name_file_and_line(tmp_path: Path) -> None:
     path = write(tmp_path / "val.csv", "label,youtube_id,time_start,time_end,split\na,b,1,11,v\na,b,x,11,v\n")
-    with pytest.raises(ListError, match=r"val\.csv, line 3: time_start and time_end are whole seconds"):
+    with pytest.raises(ListError, match=r"val\.csv, line 3: time_start and time_end must be integers"):
         read_list(path)
 
 
