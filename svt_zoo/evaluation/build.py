@@ -23,8 +23,8 @@ from ..config import (
 from ..data.build import evaluation_list, training_list
 from ..data.lists import VideoList
 from ..device import choose_device, choose_dtype
+from ..hub.initial import INITIAL_WEIGHTS, load_initial
 from ..hub.loading import FINAL_NAME, WEIGHTS_NAME
-from ..hub.starts import STARTS, load_start
 from ..hub.weights import ClipSpec
 from ..models import ZooModel, backbone_of, create_model
 from .metrics import summarise
@@ -143,7 +143,7 @@ def load_network(recipe: EvaluationRecipe | FinetuneRecipe, *, num_classes: int 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.run.seed)
         network = distributed.in_turn(
-            lambda: load_start(
+            lambda: load_initial(
                 start,
                 model=recipe.model.name,
                 options=recipe.model.options,
@@ -240,7 +240,7 @@ def _noted(one: Evaluated, protocol: str) -> dict[str, Any]:
 
 def name_of(init: str, model: str) -> str:
     """Name of the network in results: a row of the table, the folder of a run, or a file name without suffix."""
-    if init in ("random", *STARTS):
+    if init in ("random", *INITIAL_WEIGHTS):
         return f"{model} {init}"
     if init.startswith(_LIKE):
         return f"{name_of(init.removeprefix(_LIKE), model)} untrained"

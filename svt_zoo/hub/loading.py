@@ -1,24 +1,23 @@
-"""Load a network from a row of the table, a file, an address or a Hub repository, with strict key checks."""
+"""Loads a network from a row of the table, a file, an address or a Hub repository, with strict key checks."""
 
 import json
 import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor, nn
 
 from ..models import Backbone, Classifier, ZooModel, create_empty, create_model, find_builder, list_models
-from .architecture import options_of
-from .download import at_revision, fetch
-from .image_start import start_from_image
-from .reading import Checkpoint, read_checkpoint
+from .convert import start_from_image
+from .download import at_revision, fetch, fetched
+from .reading import Checkpoint, options_of, read_checkpoint
 from .sources import HubFile, Source, UnfitWeightsError, WeightsError, parse_source
-from .state_dicts import StateDict
-from .weights import ClipSpec, Weights, get_weights, list_weights
+from .state_dicts import StateDict, matches
+from .table import get_weights, list_weights
+from .weights import ClipSpec, Weights
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +70,8 @@ def load_model(
         find_builder(name)  # refuses a misspelled name before anything is fetched
     sha256 = row.sha256 if row and revision is None else None
     source = at_revision(source, revision)
-    file = read_checkpoint(fetch(source, sha256=sha256, progress=progress), source)
+    with fetched(source, sha256=sha256, progress=progress) as path:
+        file = read_checkpoint(path, source)
     name = name or file.config.get("model")
     if name is None:
         raise ValueError(
@@ -117,7 +117,7 @@ def _network(name: str, kwargs: Mapping[str, Any], file: Checkpoint, source: Sou
         raise UnfitWeightsError(f"{source} does not fit {name}: {error}") from error
     state = start_from_image(file.state, network.state_dict()) if file.is_image else file.state
     lacking = [key for key in network.state_dict() if key not in state]
-    if new := [key for key in lacking if any(fnmatchcase(key, glob) for glob in network.new_parts)]:
+    if new := [key for key in lacking if matches(key, network.new_parts)]:
         fresh = create_model(name, **kwargs).state_dict()
         state = {**state, **{key: fresh[key] for key in new}}
         _log.warning("%s: new and untrained, for the file has none: %s", source, ", ".join(new))

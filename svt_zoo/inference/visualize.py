@@ -26,7 +26,7 @@ from ..data.transforms import EvalTransform
 from ..device import choose_device
 from ..hub import entrypoints
 from ..hub.loading import load_model
-from ..hub.weights import list_weights
+from ..hub.table import list_weights
 from ..models import ZooModel
 from ..models.attention import attention_rollout, class_attention
 from ..models.base import backbone_of
