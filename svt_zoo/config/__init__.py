@@ -1,17 +1,24 @@
 """Recipes: dataclasses of all options, and the strict loader from YAML.
 
-The options of a method are the dataclass beside its code in `methods/`; those of the optimizer are in
-`training/optim.py`.
+The options of a method are the dataclass beside its code in `methods/`; those of the lists and views are in `data/`,
+those of the optimizer in `training/optim.py`.
 """
 
+from ..data.clips import FinetuneViewsConfig
+from ..data.lists import DataConfig
+from ..data.transforms import ClipConfig
+from ..data.views import CPCViewsConfig, ViewsConfig
+from ..evaluation.knn import KNNConfig
+from ..evaluation.linear import LinearConfig
+from ..evaluation.protocols import EvaluationRunConfig, MultiviewConfig
+from ..evaluation.results import RepeatConfig, ReportConfig
 from ..methods.classify import ClassifyConfig
 from ..methods.cpc import CPCConfig
 from ..methods.svt import SVTConfig
 from ..methods.temporal import TemporalConfig
 from ..training.optim import CPCOptimConfig, FinetuneOptimConfig, OptimConfig
-from .evaluation import EvaluationRunConfig, KNNConfig, LinearConfig, MultiviewConfig, RepeatConfig, ReportConfig
 from .find import find_recipe, list_recipes
-from .options import ClipConfig, CPCViewsConfig, DataConfig, FinetuneViewsConfig, ModelConfig, RunConfig, ViewsConfig
+from .options import ModelConfig, RunConfig
 from .recipe import (
     EVALUATIONS,
     PRETRAINING,
@@ -29,7 +36,7 @@ from .recipe import (
     load_recipe,
     read_recipe,
 )
-from .strict import ConfigError, build, current_names, describe, differences, flatten, to_dict, was_removed
+from .strict import ConfigError, build, current_names, describe, differences, flatten, to_dict, was_removed, with_added
 
 __all__ = [
     "EVALUATIONS",
@@ -77,4 +84,5 @@ __all__ = [
     "read_recipe",
     "to_dict",
     "was_removed",
+    "with_added",
 ]

@@ -44,6 +44,20 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+# New options -> the value with which a run continues as in versions without them.
+_ADDED: dict[str, Any] = {"svt.contrast": 0.0, "svt.contrast_end": 0.0, "svt.contrast_temp": 0.2}
+
+
+def with_added(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved recipe as plain data, with the options that are newer than it, in the sections that it has."""
+    added = dict(saved)
+    for key, value in _ADDED.items():
+        section, _, name = key.partition(".")
+        if section in added:
+            added[section] = {name: value, **added[section]}
+    return added
+
+
 def was_removed(key: str, section: Mapping[str, Any], source: str) -> bool:
     """Whether `key` is a removed option whose value in `section` can be ignored.
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from ..batch import Batch
 from ..distributed import all_mean
 from ..models import Backbone
+from ..options import bounds
 from ..schedules import cosine, warmup_epochs
-from .dino_head import DINOHead
-from .method import Method, check_options, check_views
+from .method import Method, check_choices, check_views, full_precision, info_nce
 
 Correspondence = Literal["local_to_global", "global_to_global", "global_to_local", "local_to_local"]
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -45,6 +45,11 @@ class SVTConfig:
         freeze_last_layer: epochs at the start in which the head's prototypes are not trained.
         teacher_mode: "replica" applies the student's drop path in the teacher too, as in the paper and the released
             code; "eval" turns it off, as in DINO. Batch normalization uses batch statistics in both.
+        contrast: weight at the first step of InfoNCE between the two global views of each video, among all videos of
+            the batch; a cosine over the run changes it to `contrast_end`. It keeps the features of a few hundred videos
+            apart. Ours; the paper has none.
+        contrast_end: its weight at the last step.
+        contrast_temp: temperature of InfoNCE.
     """
 
     out_dim: int = 65536
@@ -61,9 +66,18 @@ class SVTConfig:
     momentum: float = 0.996
     freeze_last_layer: float = 1.0
     teacher_mode: Literal["replica", "eval"] = "replica"
+    contrast: float = 0.0
+    contrast_end: float = 0.0
+    contrast_temp: float = 0.2
 
     def __post_init__(self) -> None:
-        check_options(self)
+        check_choices(self)
+        bounds(self, "out_dim", "hidden_dim", "bottleneck_dim", low=1)
+        bounds(self, "student_temp", "teacher_temp", "warmup_teacher_temp", above=0)
+        bounds(self, "center_momentum", "momentum", low=0, high=1)
+        bounds(self, "warmup_teacher_temp_epochs", "freeze_last_layer", low=0)
+        bounds(self, "contrast", "contrast_end", low=0)
+        bounds(self, "contrast_temp", above=0)
         allowed = get_args(Correspondence)
         if not self.correspondences or not set(self.correspondences) <= set(allowed):
             raise ValueError(f"correspondences must be one or more of {', '.join(allowed)}, got {self.correspondences}")
@@ -76,6 +90,10 @@ class SVT(Method):
     The loss is the mean over all pairs of a teacher view and another student view. The exported network is the
     teacher's backbone.
 
+    `metrics()` has `teacher_entropy` in nats, which is 0 or log K at the two collapses; `feature_std` of the unit
+    features over the batch, 0 if all videos look the same; `feature_rank`, their effective rank; `center_norm`,
+    `teacher_temp` and `momentum`.
+
     Args:
         backbone: student and teacher start as copies of it.
         config: options of the objective.
@@ -87,23 +105,14 @@ class SVT(Method):
 
     def __init__(self, backbone: Backbone, config: SVTConfig | None = None, *, epochs: float, num_global: int = 2):
         super().__init__()
-        if num_global < 1:
-            raise ValueError(f"num_global must be >= 1, got {num_global}")
         self.config = config = config or SVTConfig()
-        head = DINOHead(
-            backbone.cls_dim,
-            config.out_dim,
-            hidden_dim=config.hidden_dim,
-            bottleneck_dim=config.bottleneck_dim,
-            use_bn=config.use_bn_in_head,
-            norm_last_layer=config.norm_last_layer,
-        )
-        self.student = MultiViewNetwork(backbone, head)
+        if num_global < (needed := 2 if config.contrast else 1):
+            raise ValueError(f"num_global must be >= {needed}, got {num_global}")
+        self.student = MultiViewNetwork(backbone, DINOHead(backbone.cls_dim, config))
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.register_buffer("center", torch.zeros(1, config.out_dim))
         self.epochs, self.num_global = epochs, num_global
         self._teacher_means: list[Tensor] = []  # (1, K) of each batch since the last step
-        self._metrics: dict[str, float | Tensor] = {}
         self.train()
 
     @property
@@ -127,7 +136,10 @@ class SVT(Method):
         views = check_views(batch, "SVT", self.num_global)
         pairs = view_pairs(len(views), self.num_global, self.config.correspondences)
         student_views, teacher_views = sorted({s for s, _ in pairs}), sorted({t for _, t in pairs})
-        _, student = self.student([views[i] for i in student_views])
+        contrast = cosine(self.config.contrast, self.config.contrast_end, epoch / self.epochs)
+        if contrast:
+            student_views = sorted({0, 1, *student_views})
+        seen, student = self.student([views[i] for i in student_views])
         with torch.no_grad():
             features, teacher = self.teacher([views[i] for i in teacher_views])
         positions = [(student_views.index(s), teacher_views.index(t)) for s, t in pairs]
@@ -136,6 +148,12 @@ class SVT(Method):
             student, teacher = student.to(self.center.dtype), teacher.to(self.center.dtype)
             targets = ((teacher - self.center) / temp).softmax(dim=-1)  # (V, B, K)
             loss = pairs_cross_entropy(student / self.config.student_temp, targets, positions)
+        losses = {"svt": loss}
+        if contrast:
+            one, two = (
+                self.student.head.mlp(seen[student_views.index(view)]) for view in (0, 1)
+            )  # (B, bottleneck_dim)
+            losses["contrast"] = contrast * symmetric_info_nce(one, two, self.config.contrast_temp)
         if self.training:
             self._teacher_means.append(teacher.mean(dim=(0, 1)).unsqueeze(0))  # (1, K)
             unit = F.normalize(features.to(targets.dtype), dim=-1)  # (V, B, D)
@@ -145,7 +163,7 @@ class SVT(Method):
                 "feature_rank": effective_rank(unit).mean(),
                 "teacher_temp": temp,
             }
-        return {"svt": loss}
+        return losses
 
     def before_step(self, epoch: float) -> None:
         """Remove the gradients of frozen prototypes; the optimizer then skips them, weight decay included."""
@@ -166,23 +184,73 @@ class SVT(Method):
 
     def teacher_temp_at(self, epoch: float) -> float:
         """Temperature of the teacher, which is constant within an epoch."""
-        config = self.config
-        return warmup_epochs(
-            config.warmup_teacher_temp, config.teacher_temp, epoch=epoch, warmup=config.warmup_teacher_temp_epochs
-        )
+        start, warmup = self.config.warmup_teacher_temp, self.config.warmup_teacher_temp_epochs
+        return warmup_epochs(start, self.config.teacher_temp, epoch=epoch, warmup=warmup)
 
     def momentum_at(self, epoch: float) -> float:
         """Weight of the old teacher in a step at `epoch`."""
         return cosine(self.config.momentum, 1.0, epoch / self.epochs)
 
-    def metrics(self) -> dict[str, float | Tensor]:
-        """Numbers of the last step.
 
-        `teacher_entropy` is in nats; 0 and log K are the two collapses. `feature_std` of the unit features over the
-        batch is 0 if all videos look the same. `feature_rank` is their effective rank. The others are `center_norm`,
-        `teacher_temp` and `momentum`.
-        """
-        return dict(self._metrics)
+class DINOHead(nn.Module):
+    """An MLP to a unit vector, then its cosine similarity with each of K prototypes: (R, D) -> (R, K).
+
+    Caron et al., "Emerging Properties in Self-Supervised Vision Transformers" (ICCV 2021), appendix C. Parameters have
+    the names of the original: `mlp.0`, `mlp.2`, ..., `last_layer.weight_g`, `last_layer.weight_v`.
+
+    Args:
+        in_dim: width D of the features.
+        config: number of prototypes, widths, normalization.
+        num_layers: linear layers before the unit vector.
+    """
+
+    def __init__(self, in_dim: int, config: SVTConfig | None = None, *, num_layers: int = 3) -> None:
+        super().__init__()
+        config = config or SVTConfig()
+        hidden_dim = config.hidden_dim
+        if num_layers < 1:
+            raise ValueError(f"num_layers must be >= 1, got {num_layers}")
+        layers: list[nn.Module] = []
+        for index in range(num_layers - 1):
+            layers.append(nn.Linear(hidden_dim if index else in_dim, hidden_dim))
+            layers += [nn.BatchNorm1d(hidden_dim), nn.GELU()] if config.use_bn_in_head else [nn.GELU()]
+        last = nn.Linear(hidden_dim if layers else in_dim, config.bottleneck_dim)
+        self.mlp = nn.Sequential(*layers, last) if layers else last
+        for module in self.mlp.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        self.last_layer = Prototypes(config.bottleneck_dim, config.out_dim, learn_length=not config.norm_last_layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (R, K) of features (R, D)."""
+        x = self.mlp(x)  # (R, bottleneck_dim)
+        # 1e-12 is 0 in half precision: a zero feature would become 0 / 0.
+        return self.last_layer(F.normalize(x, dim=-1, eps=1e-6 if x.dtype == torch.float16 else 1e-12))
+
+
+class Prototypes(nn.Module):
+    """A linear layer without bias; each row is a direction `weight_v` times a length `weight_g`: (R, D) -> (R, K).
+
+    It has plain parameters instead of torch's weight normalization: the names are the original's, and deepcopy works.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, *, learn_length: bool) -> None:
+        super().__init__()
+        self.weight_g = nn.Parameter(torch.ones(out_dim, 1), requires_grad=learn_length)
+        self.weight_v = nn.Parameter(torch.empty(out_dim, in_dim))
+        nn.init.uniform_(self.weight_v, -(in_dim**-0.5), in_dim**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Dot products (R, K) of x (R, D) with every prototype."""
+        return F.linear(x, self.weight_g * F.normalize(self.weight_v, dim=1))
+
+
+def symmetric_info_nce(one: Tensor, two: Tensor, temperature: float) -> Tensor:
+    """InfoNCE between two views (B, D) of B videos, by cosine similarity, averaged over both directions (SimCLR)."""
+    one, two = (F.normalize(full_precision(view), dim=-1) for view in (one, two))
+    directions = ((one / temperature, two), (two / temperature, one))
+    return torch.stack([info_nce(a, b, rows_of_clip=1).loss for a, b in directions]).mean()
 
 
 class MultiViewNetwork(nn.Module):
@@ -212,11 +280,7 @@ class MultiViewNetwork(nn.Module):
 
 
 def view_pairs(num_views: int, num_global: int, correspondences: Iterable[Correspondence]) -> list[tuple[int, int]]:
-    """The pairs (student view, teacher view) of `correspondences`, without pairs of a view with itself.
-
-    Raises:
-        ValueError: there is no pair.
-    """
+    """The pairs (student view, teacher view) of `correspondences`, without pairs of a view with itself."""
     kinds = {"global": range(num_global), "local": range(num_global, num_views)}
     pairs = set()
     for name in correspondences:

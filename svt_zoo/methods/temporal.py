@@ -1,10 +1,11 @@
 """TIME: temporal losses (order of frames, motion of patches) besides classification or SVT.
 
 Yun et al., "Time Is MattEr: Temporal Self-supervision for Video Transformers" (ICML 2022). docs/time.md lists the
-differences from the authors' code; `order_of="straight"` and `permutation="batch"` reproduce it.
+differences from the authors' code; `permutation="batch"` and `flow_rule="relative"` reproduce it.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,11 +15,17 @@ from torch import Tensor, nn
 
 from ..batch import Batch
 from ..models import Backbone, Features
+from ..options import bounds
 from .classify import Classify, ClassifyConfig
-from .method import Method, check_options, full_precision
+from .method import Method, check_choices, full_precision
 from .svt import SVT
 
 Permutation = Literal["video", "batch"]
+_OPPOSITES = (
+    *(("left", "right"), ("up", "down"), ("upwards", "downwards"), ("top", "bottom"), ("forward", "backward")),
+    *(("forwards", "backwards"), ("open", "close"), ("opening", "closing"), ("push", "pull"), ("pushing", "pulling")),
+    *(("fold", "unfold"), ("folding", "unfolding"), ("covering", "uncovering"), ("entering", "leaving")),
+)
 NUM_DIRECTIONS = 9  # no motion, and eight sectors of 45 degrees
 
 
@@ -31,8 +38,9 @@ class TemporalConfig:
         low_confidence: weight of the loss that asks for uniform class probabilities of clips with shuffled frames.
         flow: weight of the loss on the direction in which each patch moves; needs OpenCV (pip install "svt-zoo[flow]").
         order_smoothing, flow_smoothing: fraction of the target that is spread evenly over all classes.
-        order_of: "shuffled" predicts the original position of shuffled frames; "straight", as in the authors' code, the
-            position of frames in order, which the time embedding alone gives away.
+        order_of: "straight", as in the authors' code, predicts the position of frames in order, which the time
+            embedding alone gives away; "shuffled" predicts the original position of shuffled frames. Where the same
+            motion occurs in both directions, the latter has no answer and makes the features blind to direction.
         permutation: "video" draws a permutation per video, never the identity; "batch", as in the authors' code, draws
             one for the batch.
         flow_rule: "absolute": patches of the later frame, none below `flow_threshold`, before color augmentation.
@@ -46,18 +54,31 @@ class TemporalConfig:
     flow: float = 0.0
     order_smoothing: float = 0.2
     flow_smoothing: float = 0.2
-    order_of: Literal["shuffled", "straight"] = "shuffled"
+    order_of: Literal["straight", "shuffled"] = "straight"
     permutation: Permutation = "video"
     flow_rule: Literal["absolute", "relative"] = "absolute"
     flow_threshold: float = 1.0
 
     def __post_init__(self) -> None:
-        check_options(self, non_negative=("order", "low_confidence", "flow", "flow_threshold"))
+        check_choices(self)
+        bounds(self, "order", "low_confidence", "flow", "flow_threshold", low=0)
+        bounds(self, "order_smoothing", "flow_smoothing", low=0, high=1)
 
     @property
     def is_on(self) -> bool:
         """Whether any weight is above 0."""
         return bool(self.order or self.low_confidence or self.flow)
+
+
+def reversed_classes(names: Sequence[str]) -> tuple[str, str] | None:
+    """Two class names that differ only by opposite words, such as "move left" and "move right"; None without any."""
+    known = {tuple(re.findall(r"[a-z]+", name.lower())): name for name in names}
+    for words, name in known.items():
+        for one, other in _OPPOSITES:
+            swapped = tuple({one: other, other: one}.get(word, word) for word in words)
+            if swapped != words and swapped in known:
+                return name, known[swapped]
+    return None
 
 
 class TemporalTerms(nn.Module):
@@ -173,10 +194,7 @@ class TemporalHeads(nn.Module):
         if order:
             self.temp_head = nn.Linear(embed_dim, num_steps)
         if flow:
-            self.mlp_q = nn.Linear(embed_dim, embed_dim)
-            self.mlp_k = nn.Linear(embed_dim, embed_dim)
-            self.mlp_v = nn.Linear(embed_dim, embed_dim)
-            self.mlp_proj = nn.Linear(embed_dim, embed_dim)
+            self.mlp_q, self.mlp_k, self.mlp_v, self.mlp_proj = (nn.Linear(embed_dim, embed_dim) for _ in range(4))
             self.mlp_norm = nn.LayerNorm(embed_dim, eps=1e-6)
             self.flow_head = nn.Linear(embed_dim, NUM_DIRECTIONS)
         for module in self.modules():
@@ -186,11 +204,7 @@ class TemporalHeads(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def order(self, patches: Tensor) -> Tensor:
-        """Logits (B, T, T) of the position in time of each step of patches (B, T, N, D).
-
-        Raises:
-            ValueError: more than `num_steps` steps.
-        """
+        """Logits (B, T, T) of the position in time of each step of patches (B, T, N, D)."""
         steps = patches.shape[1]
         if steps > self.temp_head.out_features:
             raise ValueError(
@@ -265,7 +279,7 @@ class SVTTemporal(Method):
         return {**losses, **self.terms(student, clip, student(clip), batch.targets)}
 
     def before_step(self, epoch: float) -> None:
-        """Calls SVT's."""
+        """As SVT."""
         self.svt.before_step(epoch)
 
     def after_step(self, epoch: float) -> None:
@@ -282,9 +296,6 @@ def draw_permutations(batch: int, steps: int, device: torch.device, *, per: Perm
 
     They use torch's global generator of `device`, which a run seeds per process. With "video" a shift by one step
     replaces the identity, and all permutations are equally likely otherwise.
-
-    Raises:
-        ValueError: fewer than 2 steps.
     """
     if steps < 2:
         raise ValueError(f"a clip needs at least 2 steps in time to be shuffled, got {steps}; use longer clips")
@@ -297,11 +308,7 @@ def draw_permutations(batch: int, steps: int, device: torch.device, *, per: Perm
 
 
 def shuffle_steps(clip: Tensor, permutations: Tensor) -> Tensor:
-    """Clip (B, C, T, H, W) with its steps permuted by `permutations` (B, steps); a step is T / steps adjacent frames.
-
-    Raises:
-        ValueError: T is not a multiple of the number of steps.
-    """
+    """Clip (B, C, T, H, W) with its steps permuted by `permutations` (B, steps); a step is T / steps frames."""
     num_frames, steps = clip.shape[2], permutations.shape[1]
     if num_frames % steps:
         raise ValueError(

@@ -9,8 +9,8 @@ import yaml
 
 from .. import distributed
 from ..config import ConfigError, FinetuneRecipe, PretrainRecipe, to_dict
-from ..data.build import evaluation_list, training_dataset
-from ..data.lists import VideoList
+from ..data.datasets import training_dataset
+from ..data.lists import VideoList, evaluation_list
 from ..data.loader import build_loader
 from ..device import choose_device
 from ..hub.initial import load_initial

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..config import ConfigError, current_names, differences, was_removed
+from ..config import ConfigError, current_names, differences, was_removed, with_added
 from ..files import sha256_of
 
 _log = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ def check_same_run(path: Path, saved: Mapping[str, Any], recipe: Mapping[str, An
     Raises:
         CheckpointError: names the keys that differ, with both values.
     """
-    saved = current_names(saved)
+    saved = with_added(current_names(saved))
     try:
         changed = [
             key

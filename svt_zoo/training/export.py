@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from ..evaluation.build import name_of
+from ..evaluation.run import name_of
 from ..hub.publish import config_of, write_weights
 from ..models import Backbone, ZooModel, create_model
 from .parallel import whole

@@ -1,7 +1,6 @@
 """From a recipe to a fine-tuning run and the test of what it gives."""
 
 import logging
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -9,18 +8,18 @@ import torch
 from .. import distributed
 from ..config import ConfigError, FinetuneRecipe, expand_repeats, to_dict
 from ..data.augment import Augment
-from ..data.build import evaluation_list, training_list
+from ..data.clips import FinetuneViews
 from ..data.datasets import VideoDataset
-from ..data.finetune_views import FinetuneViews
-from ..data.lists import VideoList
+from ..data.lists import VideoList, evaluation_list, training_list
 from ..data.loader import VideoLoader, build_loader
 from ..device import choose_device
-from ..evaluation.build import Evaluated, load_network, name_of, write_results
 from ..evaluation.protocols import Extractor, Outcome, multiview_protocol
 from ..evaluation.results import Result
+from ..evaluation.run import Evaluated, load_network, name_of, write_results
 from ..evaluation.views import fast_transform
 from ..hub.loading import FINAL_NAME, load_model
 from ..methods import Classify, Temporal
+from ..methods.temporal import reversed_classes
 from ..models import Backbone
 from .build import write_description
 from .engine import Trainer
@@ -104,6 +103,13 @@ def build_classify(recipe: FinetuneRecipe, backbone: Backbone, train: VideoList)
 
     The `meta` of its backbone and of its classifier become those of the network that is trained.
     """
+    shuffled = recipe.temporal.order and recipe.temporal.order_of == "shuffled"
+    if shuffled and (pair := reversed_classes(train.classes)):
+        _log.warning(
+            "temporal.order_of=shuffled: %s and %s look like each other's reverse; the order of shuffled frames then "
+            "has no answer and hides the direction; set temporal.order=0 or temporal.order_of=straight",
+            *pair,
+        )
     if recipe.temporal.is_on:
         method: Classify = Temporal(backbone, train.num_classes, recipe.temporal, recipe.classify)
     else:
@@ -128,10 +134,8 @@ def build_finetune_loader(
     transform = backbone.transforms()
     views = FinetuneViews(
         transform,
+        recipe.views,
         fast=fast_transform(transform) if recipe.views.slow_fast else None,
-        short_side=recipe.views.short_side,
-        hflip=recipe.views.hflip,
-        policy=recipe.views.policy,
         flow=build_flow(recipe.temporal, backbone.patch_size),
     )
     return build_loader(
@@ -156,8 +160,7 @@ def measure_classifier(recipe: FinetuneRecipe, val: VideoList, device: torch.dev
         batch_size=recipe.data.batch_size,
         num_workers=recipe.data.num_workers,
     )
-    options = asdict(recipe.multiview)
-    return multiview_protocol(extractor, val, protocol="fine-tuned", **options)
+    return multiview_protocol(extractor, val, recipe.multiview, protocol="fine-tuned")
 
 
 def _online_knn(recipe: FinetuneRecipe, train: VideoList, val: VideoList, device: torch.device) -> OnlineKNN | None:

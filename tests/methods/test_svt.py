@@ -334,3 +334,27 @@ def test_a_batch_that_cannot_be_is_refused(views: list[Tensor], message: str) ->
 def test_a_batch_without_a_pair_names_the_way_out() -> None:
     with pytest.raises(ValueError, match=r"no pair of views for local_to_global among 2 views with 2 global ones"):
         tiny_svt(correspondences=("local_to_global",))(random_batch(SHAPES[:2]), 0.0)
+
+
+# --- the contrastive term ---
+
+
+def test_the_contrastive_term_is_info_nce_of_the_global_views_and_fades_out() -> None:
+    method, batch = tiny_svt(contrast=2.0, epochs=4).double(), random_batch()
+    batch = make_batch([view.double() for view in batch.views])
+    one, two = (
+        F.normalize(method.student.head.mlp(method.student.backbone(batch.views[i]).cls), dim=-1) for i in (0, 1)
+    )
+    scores, own = one @ two.T / 0.2, torch.arange(len(one))
+    expected = (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
+    assert_close(method(batch, 0.0)["contrast"], 2 * expected)
+    assert_close(method(batch, 2.0)["contrast"], expected)  # half of the run
+    assert "contrast" not in method(batch, 4.0)
+    assert_close(method(batch, 0.0)["svt"], tiny_svt(epochs=4).double()(batch, 0.0)["svt"])
+
+
+def test_the_contrastive_term_works_without_global_views_in_the_pairs() -> None:
+    method = tiny_svt(contrast=1.0, correspondences=("local_to_global",))
+    assert set(method(random_batch(), 0.0)) == {"svt", "contrast"}
+    with pytest.raises(ValueError, match="num_global must be >= 2, got 1"):
+        tiny_svt(contrast=1.0, num_global=1)
