@@ -75,8 +75,8 @@ def load_model(
     name = name or file.config.get("model")
     if name is None:
         raise ValueError(
-            f"{source} does not say its architecture; load it by load_model(..., model=NAME), NAME being one of "
-            f"{', '.join(list_models())}, or a row of list_weights(), which brings its clip along"
+            f"{source} does not state its architecture; load it by load_model(..., model=NAME), NAME being a row of "
+            f"list_weights(), which also gives the clip, or one of {', '.join(list_models())}"
         )
     kwargs = {**_keywords(file, like if like and like.model == name else None, num_frames), **options}
     network = _network(name, kwargs, file, source)
