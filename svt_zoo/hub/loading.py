@@ -83,16 +83,14 @@ def load_model(
     if num_classes is None:
         num_classes = len(file.head.get("bias", ()))
     _report(source, file.unused if num_classes else [*file.unused, *(f"head.{key}" for key in file.head)])
-    own_clip = row.clip if row else ClipSpec(**file.config["clip"]) if file.config.get("clip") else like and like.clip
-    if own_clip:
-        own_clip = own_clip.resized(num_frames or own_clip.num_frames, img_size or own_clip.crop_size)
+    clip = row.clip if row else ClipSpec(**file.config["clip"]) if file.config.get("clip") else like and like.clip
     network.meta = {
         **file.config,
         **(row.meta if row else {}),
         "model": name,
         "model_kwargs": kwargs,
         "num_classes": 0,
-        "clip": asdict(own_clip) if own_clip else None,
+        "clip": asdict(clip.resized(num_frames, img_size)) if clip else None,
         "weights": row.name if row else str(source),
         "file": str(source),
     }

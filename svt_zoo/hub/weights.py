@@ -28,8 +28,10 @@ class ClipSpec:
     std: tuple[float, float, float]
     channel_order: Literal["RGB", "BGR"] = "RGB"
 
-    def resized(self, num_frames: int, img_size: int) -> "ClipSpec":
+    def resized(self, num_frames: int | None = None, img_size: int | None = None) -> "ClipSpec":
         """The same clip with another number of frames over the same seconds, and another crop at the same scale."""
+        num_frames = self.num_frames if num_frames is None else num_frames
+        img_size = self.crop_size if img_size is None else img_size
         if num_frames < 1 or img_size < 1:
             raise ValueError(f"num_frames and img_size must be >= 1, got {num_frames} and {img_size}")
         rate = self.sampling_rate and self.sampling_rate * self.num_frames / num_frames

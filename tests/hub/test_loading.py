@@ -179,7 +179,7 @@ def test_a_classifier_takes_the_files_head_if_it_fits(
 
 def test_a_file_without_an_architecture_asks_for_one(tmp_path: Path, network: TimeSformer) -> None:
     torch.save(released(network), tmp_path / "w.pth")
-    with pytest.raises(ValueError, match=r"does not state its architecture; load it by load_model\(\.\.\., model=NAME\)"):
+    with pytest.raises(ValueError, match=r"not state its architecture; load it by load_model\(\.\.\., model=NAME\)"):
         load_model(tmp_path / "w.pth")
 
 
