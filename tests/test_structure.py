@@ -26,7 +26,7 @@ ALLOWED = {
     "hub": {"files", "models"},
     "training": {
         *("files", "video", "methods", "models", "data", "hub", "evaluation"),
-        *("batch", "config", "device", "distributed", "schedules"),
+        *("batch", "config", "device", "distributed", "options", "schedules"),
     },
     "evaluation": {"files", "models", "video", "data", "hub", "batch", "config", "device", "distributed"},
     "inference": {"files", "models", "video", "data", "hub", "evaluation", "device"},
@@ -37,7 +37,7 @@ ALLOWED = {
     },
     "__main__": {"cli"},
 }
-# The options of the optimizer stand beside it in training/optim.py, which imports no recipe.
+# The options of a training run are in training/optim.py, which imports no recipe.
 OPTIONS = {("config/__init__.py", "training"), ("config/recipe.py", "training")}
 # A network and a weights row know their transform and how to save themselves, but load that code only when asked.
 WHEN_ASKED = {

@@ -86,7 +86,7 @@ def preview(args: Namespace) -> int:
     recipe = load_recipe(args.recipe, args.overrides)
     dataset = training_dataset(recipe.data, recipe.views, seed=recipe.run.seed)
     indices = range(0, len(dataset), max(1, len(dataset) // args.videos))[: args.videos]
-    augment = OBJECTIVES[recipe.method].augment(recipe)
+    augment = OBJECTIVES[recipe.method](recipe).augment
     picture = preview_sheet(dataset, indices, augment, mean=recipe.views.mean, std=recipe.views.std)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     picture.save(args.output)

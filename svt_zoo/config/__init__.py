@@ -1,17 +1,18 @@
-"""Recipes: dataclasses of all options, and the strict loader from YAML.
+"""Recipes: dataclasses of all options, and the strict loader from YAML."""
 
-The options of a method are the dataclass beside its code in `methods/`; those of the optimizer are in
-`training/optim.py`.
-"""
+import warnings
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from ..methods.classify import ClassifyConfig
 from ..methods.cpc import CPCConfig
 from ..methods.svt import SVTConfig
 from ..methods.temporal import TemporalConfig
-from ..training.optim import CPCOptimConfig, FinetuneOptimConfig, OptimConfig
+from ..options import ConfigError, build, describe, find_recipe, flatten, list_recipes, to_dict
+from ..training.optim import OptimConfig, RunConfig
 from .evaluation import EvaluationRunConfig, KNNConfig, LinearConfig, MultiviewConfig, RepeatConfig, ReportConfig
-from .find import find_recipe, list_recipes
-from .options import ClipConfig, CPCViewsConfig, DataConfig, FinetuneViewsConfig, ModelConfig, RunConfig, ViewsConfig
+from .options import ClipConfig, CPCViewsConfig, DataConfig, FinetuneViewsConfig, ViewsConfig
 from .recipe import (
     EVALUATIONS,
     PRETRAINING,
@@ -20,6 +21,7 @@ from .recipe import (
     FinetuneRecipe,
     KNNRecipe,
     LinearRecipe,
+    ModelConfig,
     MultiviewRecipe,
     PretrainRecipe,
     Recipe,
@@ -29,13 +31,11 @@ from .recipe import (
     load_recipe,
     read_recipe,
 )
-from .strict import ConfigError, build, current_names, describe, differences, flatten, to_dict, was_removed, with_added
 
 __all__ = [
     "EVALUATIONS",
     "PRETRAINING",
     "CPCConfig",
-    "CPCOptimConfig",
     "CPCRecipe",
     "CPCViewsConfig",
     "ClassifyConfig",
@@ -44,7 +44,6 @@ __all__ = [
     "DataConfig",
     "EvaluationRecipe",
     "EvaluationRunConfig",
-    "FinetuneOptimConfig",
     "FinetuneRecipe",
     "FinetuneViewsConfig",
     "KNNConfig",
@@ -64,9 +63,7 @@ __all__ = [
     "TemporalConfig",
     "ViewsConfig",
     "build",
-    "current_names",
     "describe",
-    "differences",
     "expand_repeats",
     "find_recipe",
     "flatten",
@@ -76,6 +73,16 @@ __all__ = [
     "load_recipe",
     "read_recipe",
     "to_dict",
-    "was_removed",
-    "with_added",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    recipe = {"CPCOptimConfig": CPCRecipe, "FinetuneOptimConfig": FinetuneRecipe}.get(name)
+    if recipe is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(
+        f"{name} is deprecated; use OptimConfig, or replace options of {recipe.__name__}().optim",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return partial(replace, recipe().optim)

@@ -8,9 +8,9 @@ from pathlib import Path
 from ..config import Recipe, read_recipe
 from ..data.lists import read_list
 from ..hub.loading import FINAL_NAME, load_model
-from ..training.build import build_backbone, pretrain
+from ..training.checkpoint import seed_all
 from ..training.monitor import METRICS_NAME, read_metrics
-from ..training.random_state import seed_all
+from ..training.run import build_backbone, pretrain
 from .miniature import make_miniature
 from .report import MADE, OWN, Score, Subject, write_report
 from .synthetic import make_videos
