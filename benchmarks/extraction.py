@@ -33,10 +33,9 @@ import pyarrow.parquet
 import torch
 
 from svt_zoo.data.lists import read_list
+from svt_zoo.evaluation.features import Compute, run_local
+from svt_zoo.evaluation.shards import ClipReader
 from svt_zoo.evaluation.views import parse_views
-from svt_zoo.inference.clips import ClipReader
-from svt_zoo.inference.compute import Compute
-from svt_zoo.inference.extract import run_local
 from svt_zoo.inference.feature_table import FeatureTable
 from svt_zoo.inference.search import search
 from svt_zoo.models import ZooModel, create_model
@@ -89,7 +88,7 @@ def kill_in_the_middle(process: "subprocess.Popen[bytes]", output: Path, shards:
     """Kill all processes of the run when `shards` shards exist; return the number of shards."""
     folder = output.with_name(f"{output.name}.parts")
     while process.poll() is None:
-        count = len(list(folder.glob("shard_*.parquet")))
+        count = len(list(folder.glob("shard_*")))
         if count >= shards:
             break
         time.sleep(0.05)
@@ -99,7 +98,7 @@ def kill_in_the_middle(process: "subprocess.Popen[bytes]", output: Path, shards:
     subprocess.run(["pkill", "-9", "-f", str(output)], check=False)  # torchrun's processes have their own groups
     process.wait()
     time.sleep(2)  # until Ray's own processes have ended
-    return len(list(folder.glob("shard_*.parquet")))
+    return len(list(folder.glob("shard_*")))
 
 
 def same_rows(table: pyarrow.Table, other: pyarrow.Table) -> dict[str, Any]:
@@ -142,7 +141,7 @@ def search_accuracy(table: FeatureTable, info: dict[str, dict[str, str]]) -> dic
     """Top-1 in percent of the nearest neighbor and of a random training video, over all sets and per set."""
     names, label = table.videos(), {name: row["class"] for name, row in info.items()}
     train = {name for name, row in info.items() if row["split"] == "train"}
-    features = torch.cat([block.features for block in table.blocks()])
+    features = torch.cat([block.features for block in table.batches()])
     hits: dict[str, list[tuple[float, float]]] = {}
     for group in ("all", *sorted({row["set"] for row in info.values()})):
         inside = [name for name in names if group in ("all", info[name]["set"])]

@@ -40,12 +40,12 @@ from torchvision.transforms import v2
 from svt_zoo.config import ViewsConfig
 from svt_zoo.data import enable_pytorchvideo_transforms
 from svt_zoo.data.augment import IMAGENET_MEAN, IMAGENET_STD, Augment
-from svt_zoo.data.build import svt_train_views
+from svt_zoo.data.crops import ViewSpec
 from svt_zoo.data.datasets import VideoDataset
 from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.data.loader import build_loader, collate
-from svt_zoo.data.random_views import ViewSpec, svt_view_specs
 from svt_zoo.data.sampling import sample_rng, svt_views
+from svt_zoo.data.views import train_views
 from svt_zoo.video import open_video
 
 FFMPEG = "ffmpeg -threads 1, all frames"
@@ -54,7 +54,7 @@ V2, V2_FLOAT = "torchvision v2, uint8 views", "torchvision v2, float views"
 
 
 def dataset_of(paths: Sequence[str]) -> VideoDataset:
-    return VideoDataset(VideoList(tuple(Row(path) for path in paths)), svt_train_views(ViewsConfig()), train=True)
+    return VideoDataset(VideoList(tuple(Row(path) for path in paths)), train_views(ViewsConfig()), train=True)
 
 
 one_video = cache(lambda path: dataset_of([path]))
@@ -111,7 +111,7 @@ def view_by_hand(spec: ViewSpec, *, real: bool, colors: bool = True) -> v2.Compo
 
 def torchvision_views(*, real: bool, colors: bool = True) -> Callable[[str, int], list[Tensor]]:
     """Decode with PyAV from the start, then apply one `Compose` per view."""
-    transforms = [view_by_hand(spec, real=real, colors=colors) for spec in svt_view_specs()]
+    transforms = [view_by_hand(spec, real=real, colors=colors) for spec in ViewsConfig().specs()]
     first: Callable[[Tensor], Tensor] = v2.ToDtype(torch.float32, scale=True) if real else v2.Identity()
 
     def run(path: str, number: int) -> list[Tensor]:
@@ -126,7 +126,7 @@ def pytorchvideo_views() -> Callable[[str, int], list[Tensor]]:
     enable_pytorchvideo_transforms()
     from pytorchvideo.transforms import Div255
 
-    transforms = [v2.Compose([Div255(), view_by_hand(spec, real=True)]) for spec in svt_view_specs()]
+    transforms = [v2.Compose([Div255(), view_by_hand(spec, real=True)]) for spec in ViewsConfig().specs()]
 
     def run(path: str, number: int) -> list[Tensor]:
         video = EncodedVideo.from_path(path, decode_audio=False)

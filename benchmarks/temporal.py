@@ -30,11 +30,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from svt_zoo.batch import Batch
-from svt_zoo.data.datasets import EvalViews, VideoDataset
-from svt_zoo.data.finetune_views import FinetuneViews
+from svt_zoo.data.clips import FinetuneViews, FinetuneViewsConfig
+from svt_zoo.data.crops import crop_and_resize
+from svt_zoo.data.datasets import VideoDataset
 from svt_zoo.data.flow import FlowLabels, farneback_flow
 from svt_zoo.data.lists import Row, VideoList, read_list
-from svt_zoo.data.transforms import EvalTransform, crop_and_resize, short_side_size
+from svt_zoo.data.transforms import EvalTransform, short_side_size
+from svt_zoo.data.views import EvalViews
 from svt_zoo.methods import Classify, ClassifyConfig, Temporal, TemporalConfig
 from svt_zoo.methods.temporal import draw_permutations, shuffle_steps
 from svt_zoo.models import Backbone, create_model
@@ -200,7 +202,7 @@ def load_clips(settings: Settings, folder: Path | None) -> Clips:
         num_frames=FRAMES, sampling_rate=None, crop_size=size, resize_size=size * 9 // 8, mean=MEAN, std=STD
     )
     listed = VideoList(tuple(replace(row, path=str(i)) for i, row in enumerate(rows)))
-    views = FinetuneViews(transform, short_side=(size, size * 5 // 4), hflip=0.0)
+    views = FinetuneViews(transform, FinetuneViewsConfig(short_side=(size, size * 5 // 4), hflip=0.0))
     rules = {rule: FlowLabels(settings.patch, rule=rule) for rule in ("absolute", "relative")}
     drawn, tested = (
         VideoDataset(listed, made, train=train, open_row=lambda row: InMemory(videos[int(row.path)]))

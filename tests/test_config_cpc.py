@@ -8,7 +8,7 @@ from training_runs import ROOT
 
 from svt_zoo.config import ConfigError, CPCRecipe, FinetuneRecipe, Recipe, describe, load_recipe, read_recipe
 from svt_zoo.data.transforms import EvalTransform
-from svt_zoo.evaluation.build import choose_clip
+from svt_zoo.evaluation.run import choose_clip
 from svt_zoo.hub.table import CPC_ResNet18_Weights
 from svt_zoo.hub.weights import ClipSpec
 from svt_zoo.models import create_model

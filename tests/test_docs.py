@@ -12,7 +12,7 @@ from training_runs import ROOT, make_training_videos
 
 from svt_zoo.cli import build_parser, main
 from svt_zoo.config import ConfigError, CPCRecipe, FinetuneRecipe, load_any, load_recipe, read_recipe
-from svt_zoo.data.build import train_views
+from svt_zoo.data.views import train_views
 from svt_zoo.methods.svt import view_pairs
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -16,8 +16,8 @@ from svt_zoo.config import (
     load_recipe,
     read_recipe,
 )
-from svt_zoo.data.build import train_views
 from svt_zoo.data.lists import Row, VideoList
+from svt_zoo.data.views import train_views
 from svt_zoo.hub.starts import STARTS
 from svt_zoo.methods import Temporal
 from svt_zoo.models import Backbone, create_model

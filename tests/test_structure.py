@@ -16,19 +16,19 @@ ALLOWED = {
     "device": set(),
     "files": set(),
     "options": set(),
-    "config": {"methods", "options"},
+    "config": {"methods", "data", "options"},
     "distributed": set(),
     "schedules": set(),
     "models": set(),
     "video": {"files"},
-    "data": {"files", "video", "batch", "config"},
+    "data": {"files", "video", "batch", "options"},
     "methods": {"models", "batch", "distributed", "options", "schedules"},
     "hub": {"files", "models"},
     "training": {
         *("files", "video", "methods", "models", "data", "hub", "evaluation"),
         *("batch", "config", "device", "distributed", "options", "schedules"),
     },
-    "evaluation": {"files", "models", "video", "data", "hub", "batch", "config", "device", "distributed"},
+    "evaluation": {"files", "models", "video", "data", "hub", "batch", "config", "device", "distributed", "options"},
     "inference": {"files", "models", "video", "data", "hub", "evaluation", "device"},
     "demo": {"files", "models", "video", "data", "hub", "training", "evaluation", "inference", "config"},
     "cli": {
@@ -37,8 +37,8 @@ ALLOWED = {
     },
     "__main__": {"cli"},
 }
-# The options of a training run are in training/optim.py, which imports no recipe.
-OPTIONS = {("config/__init__.py", "training"), ("config/recipe.py", "training")}
+# The options of training and of the evaluations are in modules that import no recipe.
+OPTIONS = {(f"config/{name}.py", part) for name in ("__init__", "recipe") for part in ("evaluation", "training")}
 # A network and a weights row know their transform and how to save themselves, but load that code only when asked.
 WHEN_ASKED = {
     ("models/base.py", "hub"),

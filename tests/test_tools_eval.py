@@ -19,7 +19,7 @@ from svt_zoo.config import (
     read_recipe,
 )
 from svt_zoo.data.lists import read_list
-from svt_zoo.evaluation.build import choose_clip
+from svt_zoo.evaluation.run import choose_clip
 from svt_zoo.hub.starts import STARTS
 from svt_zoo.hub.weights import ClipSpec, get_weights, list_weights
 from svt_zoo.methods import Classify

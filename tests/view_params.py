@@ -2,7 +2,7 @@
 
 import torch
 
-from svt_zoo.data.random_views import ViewParams
+from svt_zoo.data.crops import ViewParams
 
 
 def identity_params(num: int = 1) -> ViewParams:

@@ -37,8 +37,8 @@ def embed(args: Namespace) -> int:
     """
     import torch
 
-    from ..data.jobs import output_file
-    from ..evaluation.prepare import prepare
+    from ..data.pool import output_file
+    from ..evaluation.features import prepare
     from ..inference.predict import embed as features_of
     from ..inference.predict import write_features
     from ..video import VideoReadError
@@ -89,7 +89,7 @@ def predict(args: Namespace) -> int:
 
     The exit status is 1 if a video cannot be read. The others are printed.
     """
-    from ..evaluation.prepare import prepare
+    from ..evaluation.features import prepare
     from ..inference.predict import predict as predictions_of
     from ..video import VideoReadError
 
@@ -211,10 +211,9 @@ def add_search(parser: ArgumentParser) -> None:
 
 def search(args: Namespace) -> int:
     """Find the rows of a table of features that are most similar to a video or an image, or find near-duplicates."""
-    from ..data.jobs import output_file
-    from ..inference.captions import printable
+    from ..data.pool import output_file
     from ..inference.feature_table import FeatureTable
-    from ..inference.neighbours import neighbour_sheet
+    from ..inference.pictures import neighbor_sheet, printable
     from ..inference.search import overlapping, query_feature
     from ..inference.search import search as find_neighbors
 
@@ -232,7 +231,7 @@ def search(args: Namespace) -> int:
     for similarity, row in neighbors:
         print(f"{similarity:.4f}  {printable(row.video)}  {row.start_sec:.2f} to {row.end_sec:.2f} s")
     if sheet:
-        neighbour_sheet(table, args.query, neighbors, **part).save(sheet)
+        neighbor_sheet(table, args.query, neighbors, **part).save(sheet)
         print(f"picture: {sheet}")
     return 0
 
@@ -241,7 +240,7 @@ def _duplicates(table: "FeatureTable", similarity: float, report: Path | None) -
     """Print the most similar pairs of a table, and write all to `report`."""
     import csv
 
-    from ..inference.captions import printable
+    from ..inference.pictures import printable
     from ..inference.search import find_duplicates
 
     pairs = find_duplicates(table, similarity)

@@ -92,7 +92,7 @@ def evaluate(args: Namespace) -> int:
     `svt-zoo options evaluate --kind KIND` lists every key=value.
     """
     from ..config import load_evaluation
-    from ..evaluation.build import evaluate
+    from ..evaluation.run import evaluate
 
     recipe = load_evaluation(args.recipe, args.overrides)
     _print_results(evaluate(recipe), recipe.report.folder, recipe.run.output)
@@ -101,7 +101,7 @@ def evaluate(args: Namespace) -> int:
 
 def _print_results(results: "list[Result]", folder: str, output: str) -> None:
     """Print results; only the main process has any."""
-    from ..evaluation.build import describe_result
+    from ..evaluation.run import describe_result
 
     for result in results:
         print(describe_result(result))

@@ -5,14 +5,20 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from ..data.clips import FinetuneViewsConfig
+from ..data.lists import DataConfig
+from ..data.transforms import ClipConfig
+from ..data.views import CPCViewsConfig, ViewsConfig
+from ..evaluation.knn import KNNConfig
+from ..evaluation.linear import LinearConfig
+from ..evaluation.protocols import EvaluationRunConfig, MultiviewConfig
+from ..evaluation.results import RepeatConfig, ReportConfig
 from ..methods.classify import ClassifyConfig
 from ..methods.cpc import CPCConfig
 from ..methods.svt import SVTConfig
 from ..methods.temporal import TemporalConfig
 from ..options import ConfigError, build, describe, find_recipe, flatten, list_recipes, to_dict
 from ..training.optim import OptimConfig, RunConfig
-from .evaluation import EvaluationRunConfig, KNNConfig, LinearConfig, MultiviewConfig, RepeatConfig, ReportConfig
-from .options import ClipConfig, CPCViewsConfig, DataConfig, FinetuneViewsConfig, ViewsConfig
 from .recipe import (
     EVALUATIONS,
     PRETRAINING,

@@ -6,22 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar
 
+from ..data.clips import FinetuneViewsConfig
+from ..data.lists import DataConfig
+from ..data.transforms import ClipConfig
+from ..data.views import CPCViewsConfig, ViewsConfig
+from ..evaluation.knn import KNNConfig
+from ..evaluation.linear import LinearConfig
+from ..evaluation.protocols import EvaluationRunConfig, MultiviewConfig
+from ..evaluation.results import RepeatConfig, ReportConfig
+from ..evaluation.views import refuse_fast_views
 from ..methods.classify import ClassifyConfig
 from ..methods.cpc import CPCConfig
 from ..methods.svt import SVTConfig
 from ..methods.temporal import TemporalConfig
 from ..options import ConfigError, build, read_options
 from ..training.optim import OptimConfig, RunConfig
-from .evaluation import (
-    EvaluationRunConfig,
-    KNNConfig,
-    LinearConfig,
-    MultiviewConfig,
-    RepeatConfig,
-    ReportConfig,
-    refuse_fast_views,
-)
-from .options import ClipConfig, CPCViewsConfig, DataConfig, FinetuneViewsConfig, ViewsConfig
 
 T = TypeVar("T")
 _MARK = "{split}"
@@ -226,7 +225,7 @@ class MultiviewRecipe(EvaluationRecipe):
 AnyEvaluation = KNNRecipe | LinearRecipe | MultiviewRecipe
 EVALUATIONS: dict[str, type[AnyEvaluation]] = {"knn": KNNRecipe, "linear": LinearRecipe, "test": MultiviewRecipe}
 KINDS: dict[str, type[AnyEvaluation | FinetuneRecipe]] = {"finetune": FinetuneRecipe, **EVALUATIONS}  # by key `kind`
-R = TypeVar("R", KNNRecipe, LinearRecipe, MultiviewRecipe, FinetuneRecipe)
+R = TypeVar("R", bound=EvaluationRecipe | FinetuneRecipe)
 
 
 def expand_repeats(recipe: R) -> list[R]:
@@ -254,14 +253,12 @@ def expand_repeats(recipe: R) -> list[R]:
         for seed in range(recipe.run.seed, recipe.run.seed + recipe.repeat.num_seeds):
             folder = f"seed{seed}" if split is None else f"split{split}_seed{seed}"
             output = recipe.run.output if single else f"{recipe.run.output}/{folder}"
-            recipes.append(
-                replace(
-                    recipe,
-                    data=_with_split(recipe.data, split),
-                    report=replace(recipe.report, split=name if split is None else f"{name} {split}"),
-                    run=replace(recipe.run, seed=seed, output=output),
-                )
-            )
+            changes: dict[str, Any] = {
+                "data": _with_split(recipe.data, split),
+                "report": replace(recipe.report, split=name if split is None else f"{name} {split}"),
+                "run": replace(recipe.run, seed=seed, output=output),
+            }
+            recipes.append(replace(recipe, **changes))
     return recipes
 
 

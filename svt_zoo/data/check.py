@@ -4,22 +4,21 @@ The check finds only damage that the decoder reports; a flipped bit may change a
 holds the hash of each file, which shows whether the file has changed since the check.
 """
 
-import csv
 import hashlib
 import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ..files import atomic, is_url, local_path, sha256_of
 from ..video import VideoReadError, open_video
 from ..video.frames import FrameFolder, is_image
-from .failures import Outcomes
-from .jobs import Journal, fingerprint, output_file, progress, run
+from .list_formats import write_table
 from .lists import VideoList
+from .pool import Journal, Outcomes, fingerprint, output_file, progress, run_tasks
 
 _log = logging.getLogger(__name__)
 
@@ -103,27 +102,19 @@ class CheckReport:
 
     def save(self) -> None:
         """Writes the rows as Parquet or CSV, by the suffix; the file is replaced atomically."""
-        path = self.path
-        columns = [field.name for field in fields(CheckedVideo)]
-        rows = [asdict(video) for video in self.videos]
-        with atomic(path) as part:
-            if path.suffix == ".csv":
-                with open(part, "w", encoding="utf-8", newline="") as file:
-                    writer = csv.DictWriter(file, columns)
-                    writer.writeheader()
-                    writer.writerows(rows)
-            else:
-                import pyarrow
-                import pyarrow.parquet
+        if self.path.suffix == ".csv":
+            write_table(self.path, [field.name for field in fields(CheckedVideo)], map(astuple, self.videos))
+            return
+        import pyarrow
+        import pyarrow.parquet
 
-                schema = pyarrow.schema([(name, getattr(pyarrow, kind)()) for name, kind in _PARQUET_TYPES.items()])
-                pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), part)
-
-
-# Explicit types, because a column that holds only None would have no type.
-_PARQUET_TYPES = {field.name: "string" for field in fields(CheckedVideo)}
-_PARQUET_TYPES |= dict.fromkeys(("width", "height", "frames", "bytes"), "int64")
-_PARQUET_TYPES |= dict.fromkeys(("fps", "duration"), "float64")
+        # Explicit types, because a column that holds only None would have no type.
+        types = {field.name: pyarrow.string() for field in fields(CheckedVideo)}
+        types |= dict.fromkeys(("width", "height", "frames", "bytes"), pyarrow.int64())
+        types |= dict.fromkeys(("fps", "duration"), pyarrow.float64())
+        table = pyarrow.Table.from_pylist([asdict(video) for video in self.videos], schema=pyarrow.schema(types))
+        with atomic(self.path) as part:
+            pyarrow.parquet.write_table(table, part)
 
 
 def check_videos(
@@ -147,27 +138,30 @@ def check_videos(
     target = _report_file(report)
     journal = Journal(target.with_name(f"{target.name}.jsonl"))
     tasks = list({row.path: (row.path, row.num_frames) for row in videos.rows}.values())
-    entries = [] if again else journal.read()
-    known = {tuple(entry.pop("key")): entry for entry in entries if entry["status"] == "ok"}
-    keys = {task: _key(*task) for task in tasks}
-    found = {task[0]: CheckedVideo(**known[keys[task]] | {"path": task[0]}) for task in tasks if keys[task] in known}
-    journal.start({"key": key, **entry} for key, entry in known.items())
-    todo = [task for task in tasks if task[0] not in found]
-    if found:
-        _log.info("%d of %d videos were found sound by an earlier run and are not read again", len(found), len(tasks))
-    outcomes = Outcomes(len(tasks), was_read=bool(found))
-    for done in progress(run(check_video, todo, workers=workers), len(todo), is_good=_is_ok):
-        video = done.result or CheckedVideo(done.task[0], "broken", done.reason)
+    keys = {path: _key(path, num_frames) for path, num_frames in tasks}
+    known = {} if again else {key: video for key, video in journal.read(_parse_entry) if video.status == "ok"}
+    checked = {path: replace(known[key], path=path) for path, key in keys.items() if key in known}
+    journal.start({"key": key, **asdict(video)} for key, video in known.items())
+    todo = [task for task in tasks if task[0] not in checked]
+    if checked:
+        _log.info("%d of %d videos were sound in an earlier run and are not read again", len(checked), len(tasks))
+    outcomes = Outcomes(len(tasks), was_read=bool(checked))
+    for one in progress(run_tasks(check_video, todo, workers=workers), len(todo), is_good=_is_ok):
+        video = one.result or CheckedVideo(one.task[0], "broken", one.reason)
         outcomes.add(video.path, None if _is_ok(video) else video.reason)
-        found[video.path] = video
-        journal.append({"key": keys[done.task], **asdict(video)})
-    result = CheckReport(_with_duplicates([found[path] for path, _ in tasks]), target)
+        checked[video.path] = video
+        journal.append({"key": keys[video.path], **asdict(video)})
+    result = CheckReport(_with_duplicates([checked[path] for path, _ in tasks]), target)
     result.save()
     return result
 
 
 def _is_ok(video: CheckedVideo) -> bool:
     return video.status == "ok"
+
+
+def _parse_entry(entry: dict[str, Any]) -> tuple[tuple[Any, ...], CheckedVideo]:
+    return tuple(entry.pop("key")), CheckedVideo(**entry)
 
 
 def check_video(task: tuple[str, int | None]) -> CheckedVideo:
@@ -197,15 +191,8 @@ def check_video(task: tuple[str, int | None]) -> CheckedVideo:
 def _read_file(path: str, known: dict[str, Any]) -> None:
     """Decodes a file to its end; first adds the file's metadata to `known`, so that broken files have it too."""
     with open_video(path) as video:
-        known |= {
-            "codec": video.codec,
-            "container": video.container,
-            "width": video.width,
-            "height": video.height,
-            "frames": video.num_frames,
-            "fps": video.fps,
-            "duration": video.duration,
-        }
+        known |= {name: getattr(video, name) for name in ("codec", "container", "width", "height", "fps", "duration")}
+        known["frames"] = video.num_frames
         for _ in video._decode(range(video.num_frames)):  # one at a time: a long video would not fit in memory
             pass
 
@@ -228,12 +215,12 @@ def _read_folder(path: str, num_frames: int | None) -> dict[str, Any]:
 
 
 def _with_duplicates(videos: Sequence[CheckedVideo]) -> tuple[CheckedVideo, ...]:
-    first: dict[str, str] = {}
-    marked = []
-    for video in videos:
-        original = first.setdefault(video.sha256, video.path) if video.sha256 else video.path
-        marked.append(replace(video, duplicate_of=original if original != video.path else None))
-    return tuple(marked)
+    first = {video.sha256: video.path for video in reversed(videos)}  # by the content
+    originals = (first[video.sha256] if video.sha256 else video.path for video in videos)
+    return tuple(
+        replace(video, duplicate_of=original if original != video.path else None)
+        for video, original in zip(videos, originals, strict=True)
+    )
 
 
 def _key(path: str, num_frames: int | None) -> tuple[str, int | None, int, int]:

@@ -3,7 +3,7 @@
 import os
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -13,33 +13,11 @@ from ..batch import Failure
 from ..files import is_url, local_path
 from ..video import Limits, VideoReadError, open_video
 from ..video.frames import FrameFolder
-from .failures import reason_of
 from .flow import FlowLabels
-from .lists import Row, VideoList
+from .lists import DataConfig, Row, VideoList, training_list
+from .pool import reason_of
 from .sampling import replacement_index, sample_rng
-from .transforms import EvalTransform
-
-Indices = Sequence[Sequence[int]]  # the frames of each view
-
-
-class Made(NamedTuple):
-    """The result of `Views.make`: views, the random parameters of each, and targets of the first view by name."""
-
-    views: list[Tensor]
-    params: list[Any]
-    targets: dict[str, Tensor] = {}  # noqa: RUF012 - never changed
-
-
-class Views(Protocol):
-    """Interface for views of one video: chooses the frames of each view and transforms them."""
-
-    def indices(self, total: int, fps: float, rng: np.random.Generator) -> Indices:
-        """Frame numbers of each view of a video of `total` frames."""
-        ...
-
-    def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> tuple[list[Tensor], list[Any]] | Made:
-        """Makes the views and the parameters of each from frames (n, H, W, 3); `places` are the rows of each view."""
-        ...
+from .views import CPCViewsConfig, Indices, Made, Views, ViewsConfig, train_views
 
 
 class FrameReader(Protocol):
@@ -48,95 +26,21 @@ class FrameReader(Protocol):
     @property
     def num_frames(self) -> int:
         """Number of frames."""
-        ...
 
     @property
     def fps(self) -> float:
         """Average frames per second."""
-        ...
 
     @property
     def pts(self) -> Sequence[float]:
         """Presentation time of each frame, in seconds from the first frame."""
-        ...
 
     def frames_at(self, indices: Sequence[int]) -> Tensor:
         """Frames by number, uint8 RGB (len(indices), H, W, 3); raises `VideoReadError`."""
-        ...
 
     def __enter__(self) -> "FrameReader": ...
 
     def __exit__(self, *exception: object) -> None: ...
-
-
-class TrainViews:
-    """Random views: `sampler(total, fps, rng)` returns the frame indices of each view, and each view has a transform.
-
-    Args:
-        sampler: returns frame indices of all views of a video, such as `svt_views`. Use a module-level function, so
-            that workers can be spawned.
-        transforms: one per view, such as `ViewTransform`: `(frames, rng, index=rows) -> (view, parameters)`.
-        flow: makes the target "flow" of the first view; all frames of that view have the same crop and flip.
-    """
-
-    def __init__(
-        self,
-        sampler: Callable[[int, float, np.random.Generator], Indices],
-        transforms: Sequence[Callable[..., tuple[Tensor, Any]]],
-        *,
-        flow: FlowLabels | None = None,
-    ) -> None:
-        self.sampler = sampler
-        self.transforms = list(transforms)
-        self.flow = flow
-
-    def indices(self, total: int, fps: float, rng: np.random.Generator) -> Indices:
-        """Frame numbers of each view, from the sampler.
-
-        Raises:
-            ValueError: the numbers of views and transforms differ.
-        """
-        indices = self.sampler(total, fps, rng)
-        if len(indices) != len(self.transforms):
-            raise ValueError(f"the sampler makes {len(indices)} views, there are {len(self.transforms)} transforms")
-        return indices
-
-    def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> Made:
-        """Makes one view and its parameters with each transform."""
-        made = [transform(frames, rng, index=place) for transform, place in zip(self.transforms, places, strict=True)]
-        views, params = [view for view, _ in made], [params for _, params in made]
-        if self.flow is None:
-            return Made(views, params)
-        return Made(views, params, {"flow": self.flow(views[0], flip=bool(params[0].flip[0]))})
-
-
-class EvalViews:
-    """Fixed views: `num_clips` clips spread over the video, `num_crops` crops of each; ordered by clip, then crop.
-
-    Three crops cover the complete frame: the short side is resized to the crop size. This is SlowFast's protocol, also
-    used by TimeSformer, SVT and TIME. For a single crop, the short side is resized to the transform's `resize_size`.
-    """
-
-    def __init__(self, transform: EvalTransform, *, num_clips: int = 1, num_crops: Literal[1, 3] = 1) -> None:
-        self.transform = transform if num_crops == 1 else transform.resized(min(transform.crop_size))
-        self.num_clips = num_clips
-        self.num_crops = num_crops
-
-    def indices(self, total: int, fps: float, rng: np.random.Generator) -> Indices:
-        """Frame numbers of each clip, repeated for each crop; nothing is random."""
-        clips = [
-            self.transform.clip_indices(total, fps=fps, clip=clip, num_clips=self.num_clips)
-            for clip in range(self.num_clips)
-        ]
-        return [clip for clip in clips for _ in range(self.num_crops)]
-
-    def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> tuple[list[Tensor], list[Any]]:
-        """Float views (3, T, H, W), without parameters."""
-        views = [
-            self.transform(frames[list(place)], crop=i % self.num_crops, num_crops=self.num_crops)
-            for i, place in enumerate(places)
-        ]
-        return views, []
 
 
 class VideoDataset(Dataset[dict[str, Any]]):
@@ -155,7 +59,6 @@ class VideoDataset(Dataset[dict[str, Any]]):
         views: makes the views of each video.
         train: replace videos that cannot be read; draw again in each epoch.
         seed: seed of all random values.
-        cache_dir: folder for files fetched from URLs, as in `local_path`.
         max_attempts: number of videos to try for a training sample; if all fail, the sample has no video.
         open_row: opens a row of the list; pass your own function for other storage. It raises `VideoReadError`.
     """
@@ -167,7 +70,6 @@ class VideoDataset(Dataset[dict[str, Any]]):
         *,
         train: bool,
         seed: int = 0,
-        cache_dir: str | os.PathLike[str] | None = None,
         max_attempts: int = 10,
         open_row: Callable[[Row], FrameReader] | None = None,
     ) -> None:
@@ -176,7 +78,6 @@ class VideoDataset(Dataset[dict[str, Any]]):
         self.train = train
         self.seed = seed
         self.epoch = 0
-        self.cache_dir = cache_dir
         self.max_attempts = max_attempts
         self.open_row = open_row
 
@@ -196,12 +97,9 @@ class VideoDataset(Dataset[dict[str, Any]]):
         failures: list[Failure] = []
         attempts = min(self.max_attempts, len(self)) if self.train else 1
         for attempt in range(attempts):
-            shown = index
-            if attempt:
-                shown = replacement_index(self.seed, epoch, index, attempt - 1, len(self))
+            shown = replacement_index(self.seed, epoch, index, attempt - 1, len(self)) if attempt else index
             try:
-                made = self._read(shown, sample_rng(self.seed, epoch, index))
-                return self._sample(shown, made, failures)
+                return self._sample(shown, self._read(shown, sample_rng(self.seed, epoch, index)), failures)
             except Exception as error:  # any error affects only this video
                 failures.append(Failure(self.videos.rows[shown].path, reason_of(error)))
         return self._sample(index, None, failures)
@@ -220,36 +118,28 @@ class VideoDataset(Dataset[dict[str, Any]]):
         }
 
     def _read(self, index: int, rng: np.random.Generator) -> Made:
-        """Makes the views of one video; each frame is decoded once."""
         row = self.videos.rows[index]
-        with self._open(row) as reader:
+        with self.open_row(row) if self.open_row else open_row(row, frame_rate=self.videos.frame_rate) as reader:
             first, last = frame_range(row, reader)
             frames, places = shared_frames(reader, self.views.indices(last - first, reader.fps, rng), first)
         return Made(*self.views.make(frames, places, rng))
 
-    def _open(self, row: Row) -> FrameReader:
-        if self.open_row is not None:
-            return self.open_row(row)
-        return open_row(row, frame_rate=self.videos.frame_rate, cache_dir=self.cache_dir)
+
+def training_dataset(
+    data: DataConfig, views: ViewsConfig | CPCViewsConfig, *, seed: int = 0, flow: FlowLabels | None = None
+) -> VideoDataset:
+    """Builds the dataset of a recipe's training videos and views; `flow` as in `train_views`."""
+    return VideoDataset(training_list(data, seed=seed), train_views(views, flow=flow), train=True, seed=seed)
 
 
-def open_row(
-    row: Row,
-    *,
-    frame_rate: float = 30.0,
-    cache_dir: str | os.PathLike[str] | None = None,
-    limits: Limits | None = None,
-) -> FrameReader:
-    """Opens the video of a row: a file, a URL, or a folder of frames.
-
-    `frame_rate` is for folders of frames, in frames per second. `limits` are passed to `open_video` and `cache_dir` to
-    `local_path`.
+def open_row(row: Row, *, frame_rate: float = 30.0, limits: Limits | None = None) -> FrameReader:
+    """Opens the video of a row: a file, a URL, or a folder of frames at `frame_rate` frames per second.
 
     Raises:
         VideoReadError: the video cannot be fetched or read.
     """
     try:
-        path = local_path(row.path, cache_dir=cache_dir)
+        path = local_path(row.path)
     except OSError as error:
         raise VideoReadError(row.path, str(error)) from error
     if not is_url(row.path) and os.path.isdir(path):
@@ -258,9 +148,9 @@ def open_row(
 
 
 def shared_frames(reader: FrameReader, indices: Indices, first: int = 0) -> tuple[Tensor, list[list[int]]]:
-    """Decodes each frame of the views once: returns the frames (n, H, W, 3) and the rows of each view.
+    """Decodes each frame of the views once: the frames (n, H, W, 3) and the rows of each view.
 
-    `indices` are relative to frame `first`.
+    `indices` count from frame `first`.
     """
     union = sorted({i for view in indices for i in view})
     place = {i: n for n, i in enumerate(union)}

@@ -1,24 +1,51 @@
-"""Parsers for official lists of data sets and repositories: UCF-101, HMDB-51, Kinetics, SSv2, mmaction2, CPC."""
+"""The table of list formats, how a format is detected, and the parsers of the lists of data sets and repositories."""
 
-import csv
+import logging
 import os
 import posixpath
 import re
+from collections.abc import Callable
 from fnmatch import fnmatch
 
-from ..files import is_url, list_remote, local_path
-from .labels import read_labels
-from .list_formats import Entry, ListError, Parsed, error_at, group_of, lines, load_json, slashes
+from . import list_formats as formats
+from .list_formats import Entry, ListError, Parsed, error_at, files_in, group_of, load_json, matching_lines, slashes
 
-HMDB_FILE = re.compile(r"(.+)_test_split([123])\.txt")
-UCF_FILE = re.compile(r"(?:train|test)list0[123]\.txt")
+_log = logging.getLogger(__name__)
+_HMDB_FILE = re.compile(r"(.+)_test_split([123])\.txt")
+_UCF_FILE = re.compile(r"(?:train|test)list0[123]\.txt")
 
 
-def files_in(folder: str) -> list[str]:
-    """Names of the files in a folder, local or a URL, sorted."""
-    if is_url(folder):
-        return [name for name in list_remote(folder) or [] if "/" not in name]
-    return sorted(os.listdir(folder or "."))
+def read_labels(source: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Class names in the order of their labels.
+
+    Reads one name per line; `number name` or `number,name` lines, numbered from 0 or 1 (classInd.txt); a json list;
+    or a json object from name to number, as in SSv2. Quotes around a name are removed.
+
+    Raises:
+        ListError: a name occurs twice, or the numbers are not consecutive from 0 or 1.
+    """
+    path = os.fspath(source)
+    if path.lower().endswith(".json"):
+        content = load_json(path)
+        pairs = [(str(number), name) for name, number in content.items()] if isinstance(content, dict) else []
+        names = [str(name) for name in content] if isinstance(content, list) else []
+        if not (pairs or names) or not all(number.isdecimal() for number, _ in pairs):
+            raise ListError(f"{path}: a json list of class names, or an object of names and numbers, was expected")
+    else:
+        names, pairs = [text for _, text in formats.lines(path)], []
+        matches = [match for name in names if (match := re.fullmatch(r"(\d+)[ \t,]+(\S.*)", name))]
+        if len(matches) == len(names):
+            pairs = [(match[1], match[2]) for match in matches]
+    if pairs:
+        pairs.sort(key=lambda pair: int(pair[0]))
+        numbers = [int(number) for number, _ in pairs]
+        if numbers not in (list(range(len(pairs))), list(range(1, len(pairs) + 1))):
+            raise ListError(f"{path}: the labels of {len(pairs)} classes must count from 0 or 1, got {numbers[:10]}")
+        names = [name for _, name in pairs]
+    names = [name.strip().strip('"') for name in names]
+    if len(set(names)) < len(names):
+        raise ListError(f"{path}: {next(name for name in names if names.count(name) > 1)!r} occurs twice")
+    return tuple(names)
 
 
 def parse_ucf101(path: str) -> Parsed:
@@ -29,10 +56,10 @@ def parse_ucf101(path: str) -> Parsed:
     classes = read_labels(posixpath.join(folder, "classInd.txt"))
     number_of = {name: str(number) for number, name in enumerate(classes, start=1)}
     entries = []
-    for line, text in lines(path):
-        match = re.fullmatch(r"([^/]+)(/.*\.avi)(?: (\d+))?", text)
-        if match is None or match[1] not in number_of:
-            raise error_at(path, line, f"`Class/video.avi [label]` with a class of classInd.txt expected, got {text!r}")
+    expected = "Class/video.avi [label]"
+    for line, match in matching_lines(path, r"([^/]+)(/.*\.avi)(?: (\d+))?", expected):
+        if match[1] not in number_of:
+            raise error_at(path, line, f"`{expected}` with a class of classInd.txt expected, got {match[0]!r}")
         if match[3] and match[3] != number_of[match[1]]:
             raise error_at(path, line, f"label {match[3]} is not that of {match[1]}, {number_of[match[1]]}")
         file = match[1] + match[2]
@@ -45,20 +72,14 @@ def parse_hmdb51(path: str) -> Parsed:
 
     The videos are in `<root>/<class>/`. A filter selects the fold and split: `fold=1,split=train`.
     """
-    split_of = {"1": "train", "2": "test"}
+    splits = {"1": "train", "2": "test"}
     entries, classes = [], set()
-    for name in files_in(path):
-        if not (file := HMDB_FILE.fullmatch(name)):
-            continue
+    for file in filter(None, map(_HMDB_FILE.fullmatch, files_in(path))):
         label, fold = file.groups()
         classes.add(label)
-        source = posixpath.join(path, name)
-        for line, text in lines(source):
-            match = re.fullmatch(r"(.*\S)\s+([012])", text)
-            if match is None:
-                raise error_at(source, line, f"`video.avi 0|1|2` was expected, got {text!r}")
-            if match[2] != "0":
-                columns = {"fold": fold, "split": split_of[match[2]]}
+        for line, match in matching_lines(posixpath.join(path, file[0]), r"(.*\S)\s+([012])", "video.avi 0|1|2"):
+            if match[2] in splits:
+                columns = {"fold": fold, "split": splits[match[2]]}
                 entries.append(Entry(f"{label}/{match[1]}", line, label, group=group_of(match[1]), columns=columns))
     return Parsed(entries, tuple(sorted(classes)), choose=("fold", "split"))
 
@@ -70,15 +91,13 @@ def parse_kinetics(path: str) -> Parsed:
     They refer to the full video on YouTube; the file contains only that part.
     """
     entries = []
-    with open(local_path(path), encoding="utf-8-sig", newline="") as file:
-        for line, row in enumerate(csv.DictReader(file), start=2):
-            columns = {key: value or "" for key, value in row.items() if key}
-            try:
-                stem = f"{row['youtube_id']}_{int(row['time_start']):06d}_{int(row['time_end']):06d}"
-            except (KeyError, TypeError, ValueError) as error:
-                raise error_at(path, line, f"time_start and time_end are whole seconds, got {columns}") from error
-            label, group = columns.get("label", ""), row["youtube_id"]
-            entries.append(Entry(f"{stem}.mp4", line, label, group=group, columns=columns, by_stem=True))
+    for line, row in formats.table(path):
+        try:
+            stem = f"{row['youtube_id']}_{int(row['time_start']):06d}_{int(row['time_end']):06d}"
+        except (KeyError, ValueError) as error:
+            raise error_at(path, line, f"time_start and time_end must be integers, got {row}") from error
+        label, group = row.get("label", ""), row["youtube_id"]
+        entries.append(Entry(f"{stem}.mp4", line, label, group=group, columns=row, by_stem=True))
     return Parsed(entries)
 
 
@@ -93,7 +112,7 @@ def parse_ssv2(path: str) -> Parsed:
         raise ListError(f"{path}: a json list is Something-Something's: [{{'id': ..., 'template': ...}}, ...]")
     classes = _ssv2_classes(path) if any("template" in video for video in videos) else ()
     entries = [
-        Entry(f"{video['id']}.webm", label=_template(video.get("template", "")), by_stem=True) for video in videos
+        Entry(f"{video['id']}.webm", label=_ssv2_label(video.get("template", "")), by_stem=True) for video in videos
     ]
     return Parsed(entries, classes)
 
@@ -108,47 +127,19 @@ def parse_ssv2_frames(path: str) -> Parsed:
     for name in files_in(folder):
         if fnmatch(name, "*train.json") or fnmatch(name, "*validation.json"):
             videos = load_json(posixpath.join(folder, name))
-            templates |= {str(video["id"]): _template(video["template"]) for video in videos}
+            templates |= {str(video["id"]): _ssv2_label(video["template"]) for video in videos}
     entries: dict[str, Entry] = {}
-    with open(local_path(path), encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter=" ")
-        for line, row in enumerate(reader, start=2):
-            if not row.get("path") or not row.get("video_id"):
-                raise error_at(path, line, "a video_id and a path are needed, separated by single spaces")
-            key = row["video_id"]
-            if key not in entries:
-                label = row.get("labels") or templates.get(key, "")
-                entries[key] = Entry(posixpath.dirname(row["path"]), line, label, num_frames=0)
-            entries[key].num_frames = (entries[key].num_frames or 0) + 1
+    for line, row in formats.table(path, " "):
+        if not row.get("path") or not row.get("video_id"):
+            raise error_at(path, line, "a video_id and a path are needed, separated by single spaces")
+        label = row.get("labels") or templates.get(row["video_id"], "")
+        video = entries.setdefault(row["video_id"], Entry(posixpath.dirname(row["path"]), line, label, num_frames=0))
+        video.num_frames = (video.num_frames or 0) + 1
     return Parsed(list(entries.values()), _ssv2_classes(path) if templates else ())
 
 
-def parse_rawframes(path: str) -> Parsed:
-    """mmaction2's frame lists: `folder num_frames label`, with slashes or backslashes."""
-    entries = []
-    for line, text in lines(path):
-        match = re.fullmatch(r"(.*\S)[ \t]+(\d+)[ \t]+(\d+)", text)
-        if match is None:
-            raise error_at(path, line, f"`folder num_frames label` was expected, got {text!r}")
-        folder = slashes(match[1])
-        entries.append(Entry(folder, line, match[3], group=group_of(folder), num_frames=int(match[2])))
-    return Parsed(entries)
-
-
-def parse_cpc(path: str) -> Parsed:
-    """The CPC repository's csv of folders of frames: `.../Class/video/,num_frames`; the parent folder is the class."""
-    entries = []
-    for line, text in lines(path):
-        match = re.fullmatch(r"(.+?)/*,\s*(\d+)", slashes(text))
-        if match is None or "/" not in match[1]:
-            raise error_at(path, line, f"`.../Class/video/,num_frames` was expected, got {text!r}")
-        folder, label = match[1], match[1].split("/")[-2]
-        entries.append(Entry(folder, line, label, group=group_of(folder), num_frames=int(match[2])))
-    return Parsed(entries)
-
-
-def _template(text: str) -> str:
-    return text.replace("[", "").replace("]", "")
+def _ssv2_label(template: str) -> str:
+    return template.replace("[", "").replace("]", "")
 
 
 def _ssv2_classes(path: str) -> tuple[str, ...]:
@@ -157,3 +148,94 @@ def _ssv2_classes(path: str) -> tuple[str, ...]:
     if not names:
         raise ListError(f"{path}: the file of labels, something-something-v2-labels.json, is missing beside it")
     return read_labels(posixpath.join(folder, names[0]))
+
+
+def parse_rawframes(path: str) -> Parsed:
+    """mmaction2's frame lists: `folder num_frames label`, with slashes or backslashes."""
+    entries = []
+    for line, match in matching_lines(path, r"(.*\S)[ \t]+(\d+)[ \t]+(\d+)", "folder num_frames label"):
+        folder = slashes(match[1])
+        entries.append(Entry(folder, line, match[3], group=group_of(folder), num_frames=int(match[2])))
+    return Parsed(entries)
+
+
+def parse_cpc(path: str) -> Parsed:
+    """The CPC repository's csv of folders of frames: `.../Class/video/,num_frames`; the parent folder is the class."""
+    entries = []
+    for line, match in matching_lines(path, r"(.+[/\\].+?)[/\\]*,\s*(\d+)", ".../Class/video/,num_frames"):
+        folder = slashes(match[1])
+        entries.append(Entry(folder, line, folder.split("/")[-2], group=group_of(folder), num_frames=int(match[2])))
+    return Parsed(entries)
+
+
+FORMATS: dict[str, Callable[[str], Parsed]] = {
+    "class_folders": formats.parse_class_folders,
+    "folder": formats.parse_folder,
+    "csv": formats.parse_csv,
+    "parquet": formats.parse_parquet,
+    "paths": formats.parse_paths,
+    "ucf101": parse_ucf101,
+    "hmdb51": parse_hmdb51,
+    "kinetics": parse_kinetics,
+    "ssv2": parse_ssv2,
+    "ssv2_frames": parse_ssv2_frames,
+    "rawframes": parse_rawframes,
+    "cpc": parse_cpc,
+}
+
+
+def detect(path: str) -> str:
+    """Detects the format, a key of `FORMATS`, of the list at `path`.
+
+    Raises:
+        ListError: no format fits.
+    """
+    name, suffix = posixpath.basename(path), posixpath.splitext(path)[1].lower()
+    if suffix in (".json", ".parquet"):
+        return "ssv2" if suffix == ".json" else "parquet"
+    if _UCF_FILE.fullmatch(name):
+        return "ucf101"
+    if _HMDB_FILE.fullmatch(name):
+        raise ListError(
+            f"{path} is one class of an HMDB-51 split: give the folder of all 51 and where='fold=1,split=train'"
+        )
+    if formats.is_folder(path):
+        if any(map(_HMDB_FILE.fullmatch, files_in(path))):
+            return "hmdb51"
+        return _detect_folder(path)
+    _, first = next(formats.lines(path), (0, ""))
+    header = {column.strip().strip('"').lower() for column in re.split(r"[,\t ]", first)}
+    if "youtube_id" in header:
+        return "kinetics"
+    if {"video_id", "frame_id", "path"} <= header:
+        return "ssv2_frames"
+    if formats.VIDEO_LINE.fullmatch(first):
+        return "paths"
+    if header & set(formats.PATH_COLUMNS):
+        return "csv"
+    for kind, pattern in (
+        ("cpc", r".+/,\s*\d+"),
+        ("rawframes", r".*\S[ \t]+\d+[ \t]+\d+"),
+        ("paths", r".*\S[ \t,]+-?\d+"),
+    ):
+        if re.fullmatch(pattern, first):
+            return kind
+    raise ListError(
+        f"{path}: its first line, {first[:80]!r}, is of no known format; accepted are a CSV with a header that names "
+        f"{' or '.join(formats.PATH_COLUMNS)}, lines of `path label`, or format= one of {', '.join(FORMATS)}"
+    )
+
+
+def _detect_folder(path: str) -> str:
+    videos = formats.find_videos(path)
+    classes = {video.split("/")[0] for video in videos if video.count("/") == 1}
+    others = [video for video in videos if video.count("/") != 1]
+    if len(classes) > 1 and not others:
+        return "class_folders"
+    if len(classes) > 1 and len(others) < len(videos) - len(others):
+        _log.warning(
+            "%s is read without labels: %d of %d videos, such as %s, are not in CLASS/VIDEO. Move them, or set "
+            "format=class_folders, which skips videos outside of folders",
+            *(path, len(others), len(videos), others[0]),
+        )
+    return "folder"

@@ -1,39 +1,83 @@
-"""Reads lists of videos in all common formats into the same rows, with numeric labels and full paths."""
+"""Lists of videos: read from all common formats into the same rows, with numeric labels and full paths."""
 
-import csv
 import hashlib
 import json
 import os
 import posixpath
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from ..files import is_url
-from . import list_formats as formats
-from . import list_official as official
-from .labels import named_classes, read_labels, resolve_labels
-from .list_formats import Entry, ListError, Parsed, find_videos
-
-PARSERS: dict[str, Callable[[str], Parsed]] = {
-    "class_folders": formats.parse_class_folders,
-    "folder": formats.parse_folder,
-    "csv": formats.parse_csv,
-    "parquet": formats.parse_parquet,
-    "paths": formats.parse_paths,
-    "ucf101": official.parse_ucf101,
-    "hmdb51": official.parse_hmdb51,
-    "kinetics": official.parse_kinetics,
-    "ssv2": official.parse_ssv2,
-    "ssv2_frames": official.parse_ssv2_frames,
-    "rawframes": official.parse_rawframes,
-    "cpc": official.parse_cpc,
-}
+from ..options import bounds
+from .list_formats import (
+    Entry,
+    ListError,
+    Parsed,
+    classes_of,
+    error_at,
+    find_videos,
+    is_folder,
+    normalize_label,
+    resolve_labels,
+    write_table,
+)
+from .list_official import FORMATS, detect, read_labels
 
 _PARTS = ("split", "fold")  # columns that split a data set; its classes are those of all parts
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The videos, and how they are read.
+
+    Attributes:
+        train: list or folder of the training videos, in any format that `read_list` knows; a path or a URL.
+        val: list or folder of the evaluation videos.
+        root: folder that the paths in the lists are relative to; by default the folder of each list.
+        format: the format of the lists; "auto" detects it.
+        where_train: rows to take from a table with columns, such as "split=train,set=ucf101".
+        where_val: rows to take from the table of the evaluation videos.
+        labels: file of class names.
+        validation_fraction: fraction of the training groups of each class to hold out and evaluate on instead of `val`,
+            to choose a recipe without looking at the test videos; 0 evaluates on `val`.
+        subset: number of training videos to keep, drawn by the seed; null keeps all.
+        allow_overlap: allow a training list that shares files or groups with the evaluation list.
+        frame_rate: frames per second of frame folders, which do not store it.
+        num_workers: processes that read videos; null is one per core, at most 8.
+        batch_size: videos per batch in each process.
+        max_failure_fraction: fraction of the training list that may be unreadable in an epoch before the run stops.
+    """
+
+    train: str = ""
+    val: str = ""
+    root: str | None = None
+    format: str = "auto"
+    where_train: str | None = None
+    where_val: str | None = None
+    labels: str | None = None
+    validation_fraction: float = 0.0
+    subset: int | None = None
+    allow_overlap: bool = False
+    frame_rate: float = 30.0
+    num_workers: int | None = None
+    batch_size: int = 8
+    max_failure_fraction: float = 0.01
+
+    def __post_init__(self) -> None:
+        bounds(self, "validation_fraction", low=0, high=0.99)
+        bounds(self, "max_failure_fraction", low=0, high=1)
+        bounds(self, "subset", "batch_size", low=1)
+        bounds(self, "num_workers", low=0, high=1024)
+        bounds(self, "frame_rate", above=0)
+
+    def read(self, path: str, where: str | None, labels: str | Sequence[str] | None) -> "VideoList":
+        """Reads `path` with the options of this section."""
+        return read_list(
+            path, root=self.root, format=self.format, labels=labels, where=where, frame_rate=self.frame_rate
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +132,15 @@ class VideoList:
             ValueError: the list has fewer than `n` videos, or `n` is below 1.
         """
         if not 1 <= n <= len(self):
-            raise ValueError(f"a subset of {n} videos was asked for, the list has {len(self)}")
+            raise ValueError(f"a subset of {n} videos was requested, the list has {len(self)}")
         chosen = np.random.default_rng(seed).permutation(len(self))[:n]
         return replace(self, rows=tuple(self.rows[i] for i in sorted(chosen)))
 
-    def hold_out(self, share: float) -> tuple["VideoList", "VideoList"]:
+    def hold_out(self, fraction: float) -> tuple["VideoList", "VideoList"]:
         """Splits the list into a training and a validation part, for model selection without the test videos.
 
-        Holds out a fraction `share` of each class's complete groups, at least one per class that has two or more, and
-        keeps at least one. A video without a group is its own group. The split depends only on the list.
+        Holds out a fraction of each class's complete groups, at least one per class that has two or more, and keeps at
+        least one. A video without a group is its own group. The split depends only on the list.
         """
         groups: dict[int | None, dict[str, None]] = {}  # the groups of each label, in order
         for row in self.rows:
@@ -105,7 +149,7 @@ class VideoList:
         for label, known in groups.items():
             names = list(known)
             order = np.random.default_rng(0 if label is None else label + 1).permutation(len(names))
-            number = min(max(1, round(share * len(names))), len(names) - 1)
+            number = min(max(1, round(fraction * len(names))), len(names) - 1)
             held |= {names[i] for i in order[:number]}
         parts: tuple[list[Row], list[Row]] = ([], [])
         for row in self.rows:
@@ -113,13 +157,15 @@ class VideoList:
         return replace(self, rows=tuple(parts[0])), replace(self, rows=tuple(parts[1]))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the list as a CSV with a header, which `read_list` can read."""
-        with open(path, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["file", "label", "class", "group", "start_sec", "end_sec", "num_frames"])
-            for row in self.rows:
-                name = self.classes[row.label] if self.classes and row.label is not None else ""
-                writer.writerow([row.path, row.label, name, row.group, row.start_sec, row.end_sec, row.num_frames])
+        """Writes the list as a CSV with a header, which `read_list` can read.
+
+        File names that are not UTF-8 keep their bytes.
+        """
+        rows = []
+        for row in self.rows:
+            name = self.classes[row.label] if self.classes and row.label is not None else ""
+            rows.append((row.path, row.label, name, row.group, row.start_sec, row.end_sec, row.num_frames))
+        write_table(path, ("file", "label", "class", "group", "start_sec", "end_sec", "num_frames"), rows)
 
 
 def read_list(
@@ -131,12 +177,12 @@ def read_list(
     where: str | Mapping[str, str] | None = None,
     frame_rate: float = 30.0,
 ) -> VideoList:
-    """Reads a list of videos in any format of `PARSERS`.
+    """Reads a list of videos in any format of `FORMATS`.
 
     Args:
         path: a folder, a file, or a URL of either.
         root: base folder of relative paths in the list; by default the folder of the list.
-        format: a key of `PARSERS`; "auto" detects the format.
+        format: a key of `FORMATS`; "auto" detects the format.
         labels: class names in the order of their labels, or a file of them (`read_labels`). For an evaluation list,
             pass `classes` of the training list, so that both use the same labels.
         where: keeps the rows whose columns have these values: `"split=train,set=ucf101"` or a mapping. HMDB-51 has
@@ -152,77 +198,71 @@ def read_list(
     source = os.fspath(path)
     if not is_url(source) and not os.path.exists(source):
         raise FileNotFoundError(f"{source}: no such list or folder of videos")
-    if format not in ("auto", *PARSERS):
-        raise ValueError(f"format must be auto, {', '.join(PARSERS)}; got {format!r}")
+    if format not in ("auto", *FORMATS):
+        raise ValueError(f"format must be auto, {', '.join(FORMATS)}; got {format!r}")
     if not frame_rate > 0:
-        raise ValueError(f"frame_rate is a number of frames per second above 0, got {frame_rate}")
-    try:
-        kind = detect(source) if format == "auto" else format
-        parsed = PARSERS[kind](source)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ListError(f"{source} is not a list of text in UTF-8: {error}") from error
-    wanted = _wanted(where)
-    entries = _filter(source, parsed, wanted)
+        raise ValueError(f"frame_rate must be > 0, got {frame_rate}")
+    kind = detect(source) if format == "auto" else format
+    parsed = FORMATS[kind](source)
+    for entry in parsed.entries:
+        normalize_label(source, entry)
+    columns_wanted = _parse_where(where)
+    entries = _filter(source, parsed, columns_wanted)
     if not entries:
         raise ListError(f"{source}: no videos" + (f" with {where}" if where else "") + f" (read as {kind})")
     if root is not None:
         base = os.fspath(root)
     else:
         base = source if kind in ("class_folders", "folder", "hmdb51") else posixpath.dirname(source) or "."
-    data_set = {key: value for key, value in wanted.items() if key not in _PARTS}
-    classes = parsed.classes or named_classes(source, [entry for entry in parsed.entries if _matches(entry, data_set)])
     if labels is not None:
         classes = read_labels(labels) if isinstance(labels, str | os.PathLike) else tuple(labels)
+    else:
+        data_set = {key: value for key, value in columns_wanted.items() if key not in _PARTS}
+        classes = parsed.classes or classes_of(source, [e for e in parsed.entries if _matches(e, data_set)])
     paths = _resolve_paths(entries, base)
     numbers = resolve_labels(source, entries, classes)
-    rows = (
+    rows = tuple(
         Row(path, number, entry.group, entry.start_sec, entry.end_sec, entry.num_frames)
         for path, number, entry in zip(paths, numbers, entries, strict=True)
     )
-    return VideoList(tuple(rows), classes if any(entry.label for entry in entries) else (), base, kind, frame_rate)
+    _refuse_two_labels(source, rows, entries)
+    return VideoList(rows, classes if any(entry.label for entry in entries) else (), base, kind, frame_rate)
 
 
-def detect(path: str) -> str:
-    """Detects the format, a key of `PARSERS`, of the list at `path`.
+def training_list(data: DataConfig, *, seed: int = 0) -> VideoList:
+    """The training videos of a recipe: read, reduced to the subset, and free of evaluation videos.
 
     Raises:
-        ListError: no format fits.
+        ListError: the recipe names no list, or a list cannot be read.
+        ValueError: training and evaluation share videos or groups, and `data.allow_overlap` is off.
     """
-    name, suffix = posixpath.basename(path), posixpath.splitext(path)[1].lower()
-    if suffix in (".json", ".parquet"):
-        return "ssv2" if suffix == ".json" else "parquet"
-    if official.UCF_FILE.fullmatch(name):
-        return "ucf101"
-    if official.HMDB_FILE.fullmatch(name):
-        raise ListError(
-            f"{path} is one class of an HMDB-51 split: give the folder of all 51 and where='fold=1,split=train'"
-        )
-    if formats.is_folder(path):
-        if any(official.HMDB_FILE.fullmatch(file) for file in official.files_in(path)):
-            return "hmdb51"
-        parts = [video.split("/") for video in find_videos(path)]
-        in_classes = all(len(part) == 2 for part in parts) and len({part[0] for part in parts}) > 1
-        return "class_folders" if in_classes else "folder"
-    _, first = next(formats.lines(path), (0, ""))
-    header = {column.strip().lower() for column in re.split(r"[,\t ]", first)}
-    if "youtube_id" in header:
-        return "kinetics"
-    if {"video_id", "frame_id", "path"} <= header:
-        return "ssv2_frames"
-    if formats.VIDEO_LINE.fullmatch(first):
-        return "paths"
-    if header & set(formats.PATH_COLUMNS):
-        return "csv"
-    if re.fullmatch(r".+/,\s*\d+", first):
-        return "cpc"
-    if re.fullmatch(r".*\S[ \t]+\d+[ \t]+\d+", first):
-        return "rawframes"
-    if re.fullmatch(r".*\S[ \t,]+\d+", first):
-        return "paths"
-    raise ListError(
-        f"{path}: its first line, {first[:80]!r}, is of no known format; accepted are a CSV with a header that names "
-        f"{' or '.join(formats.PATH_COLUMNS)}, lines of `path label`, or format= one of {', '.join(PARSERS)}"
-    )
+    if not data.train:
+        raise ListError("data.train is empty; add data.train=LIST_OR_FOLDER")
+    videos = data.read(data.train, data.where_train, data.labels)
+    if data.val:
+        test = evaluation_list(replace(data, validation_fraction=0.0), classes=videos.classes)
+        check_overlap(videos, test, allow=data.allow_overlap)
+    if data.validation_fraction:
+        videos, _ = videos.hold_out(data.validation_fraction)
+    return videos if data.subset is None else videos.subset(data.subset, seed)
+
+
+def evaluation_list(data: DataConfig, *, classes: Sequence[str] | None = None) -> VideoList:
+    """The evaluation videos of a recipe, or the training videos that it holds out (`validation_fraction`).
+
+    `classes` are the names of the training labels; evaluation uses the same labels.
+
+    Raises:
+        ListError: the recipe names no list, or a list cannot be read, or has labels that training does not have.
+    """
+    labels = classes or data.labels
+    if data.validation_fraction:
+        if not data.train:
+            raise ListError("data.validation_fraction holds out a part of data.train, which is empty; add it")
+        return data.read(data.train, data.where_train, labels).hold_out(data.validation_fraction)[1]
+    if not data.val:
+        raise ListError("data.val is empty; add data.val=LIST_OR_FOLDER")
+    return data.read(data.val, data.where_val, labels)
 
 
 def check_overlap(train: VideoList, evaluation: VideoList, *, allow: bool = False) -> list[str]:
@@ -245,8 +285,7 @@ def check_overlap(train: VideoList, evaluation: VideoList, *, allow: bool = Fals
     return shared
 
 
-def _wanted(where: str | Mapping[str, str] | None) -> dict[str, str]:
-    """Parses `where` into columns and required values."""
+def _parse_where(where: str | Mapping[str, str] | None) -> dict[str, str]:
     if isinstance(where, str):
         pairs = [part.partition("=") for part in where.split(",") if part.strip()]
         where = {key.strip(): value.strip() for key, _, value in pairs}
@@ -272,10 +311,18 @@ def _filter(source: str, parsed: Parsed, wanted: Mapping[str, str]) -> list[Entr
 def _resolve_paths(entries: Sequence[Entry], base: str) -> list[str]:
     """Full paths: under the root, or the file with that stem anywhere below the root."""
     by_stem: dict[str, str] = {}
-    if any(entry.by_stem for entry in entries) and formats.is_folder(base):
+    if any(entry.by_stem for entry in entries) and is_folder(base):
         by_stem = {posixpath.splitext(posixpath.basename(name))[0]: name for name in reversed(find_videos(base))}
     paths = []
     for entry in entries:
         name = by_stem.get(posixpath.splitext(entry.path)[0], entry.path) if entry.by_stem else entry.path
         paths.append(name if is_url(name) else posixpath.join(base, name))
     return paths
+
+
+def _refuse_two_labels(source: str, rows: Sequence[Row], entries: Sequence[Entry]) -> None:
+    first: dict[tuple[str, float | None, float | None], tuple[int | None, int]] = {}
+    for row, entry in zip(rows, entries, strict=True):
+        label, line = first.setdefault((row.path, row.start_sec, row.end_sec), (row.label, entry.line))
+        if label != row.label:
+            raise error_at(source, entry.line, f"{row.path} has the label {row.label} here, {label} in line {line}")

@@ -1,18 +1,45 @@
-"""Transforms of frames: the evaluation transform of a set of weights, and crop and resize on uint8."""
+"""The evaluation transform of a network: which frames a clip has, and how they become the input."""
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms import v2
 
+from ..options import bounds
 from . import sampling
 
 Frames = Tensor | np.ndarray  # uint8 (T, H, W, 3), as the video reader returns them
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """The input clip of the network; null uses the clip of the weights, or SVT's where the weights have none.
+
+    Attributes:
+        num_frames: frames of a clip, over the same duration unless `sampling_rate` changes it.
+        sampling_rate: a clip lasts `num_frames` x `sampling_rate` frames of a video with 30 frames per second;
+            "segments" spreads its frames over the full video (Something-Something).
+        resize_size: pixels of the short side before the crop.
+        crop_size: pixels of the square crop.
+        mean, std: normalization on the scale [0, 1].
+    """
+
+    num_frames: int | None = None
+    sampling_rate: float | Literal["segments"] | None = None
+    resize_size: int | None = None
+    crop_size: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        bounds(self, "num_frames", "resize_size", "crop_size", low=1)
+        bounds(self, "sampling_rate", "std", above=0)
+        bounds(self, "mean")
 
 
 def short_side_size(height: int, width: int, size: int) -> tuple[int, int]:
@@ -25,9 +52,8 @@ def short_side_size(height: int, width: int, size: int) -> tuple[int, int]:
 def spatial_crop(
     height: int, width: int, size: tuple[int, int], *, crop: int = 0, num_crops: int = 1
 ) -> tuple[int, int]:
-    """Top and left of crop `crop` of `num_crops`, spread evenly along the long side.
+    """Top and left of crop `crop` of `num_crops`, spread evenly along the long side; a single crop is the center.
 
-    Three crops are left, center and right (in an upright video: top, center and bottom); a single crop is the center.
     If the margin is odd, the extra pixel is above or to the left, as in SlowFast and SVT.
     """
     if not 0 <= crop < num_crops:
@@ -37,10 +63,9 @@ def spatial_crop(
             f"a crop of {size[0]}x{size[1]} pixels does not fit frames of {height}x{width}; "
             "raise resize_size or lower crop_size"
         )
-    share = crop / (num_crops - 1) if num_crops > 1 else 0.5
-    along_height = share if height > width else 0.5
-    along_width = share if height <= width else 0.5
-    return math.ceil((height - size[0]) * along_height), math.ceil((width - size[1]) * along_width)
+    position = crop / (num_crops - 1) if num_crops > 1 else 0.5
+    down, right = (position, 0.5) if height > width else (0.5, position)
+    return math.ceil((height - size[0]) * down), math.ceil((width - size[1]) * right)
 
 
 class EvalTransform:
@@ -58,8 +83,7 @@ class EvalTransform:
             apart, in 256. None spreads them over the complete video.
         crop_size: side of the square crop in pixels, or (height, width).
         resize_size: length of the short side before cropping, in pixels.
-        mean: mean of each channel, on the scale [0, 1].
-        std: standard deviation of each channel, on the scale [0, 1].
+        mean, std: of each channel, on the scale [0, 1].
         channel_order: order of the color channels in the output; input frames are RGB.
         fps: frame rate that `sampling_rate` refers to.
     """
@@ -106,17 +130,21 @@ class EvalTransform:
         """
         if self.sampling_rate is None:
             if not 0 <= clip < num_clips <= 2:
-                raise ValueError(f"segments of the whole video give 1 or 2 clips, got clip {clip} of {num_clips}")
+                raise ValueError(f"segments of the full video give 1 or 2 clips, got clip {clip} of {num_clips}")
             return sampling.tsn_eval_clip(total, self.num_frames, at="start" if clip else "middle")
-        window = sampling.clip_window(self.num_frames, self.sampling_rate, fps, target_fps=self.fps)
-        return sampling.uniform_clip(total, self.num_frames, window=window, clip=clip, num_clips=num_clips)
+        return sampling.uniform_clip(total, self.num_frames, window=self.window(fps), clip=clip, num_clips=num_clips)
 
     def random_clip_indices(self, total: int, *, fps: float, rng: np.random.Generator) -> list[int]:
         """Frame numbers of a training clip: a random window as long as in `clip_indices`, or one frame per segment."""
         if self.sampling_rate is None:
             return sampling.tsn_train_clip(total, self.num_frames, rng)
-        window = sampling.clip_window(self.num_frames, self.sampling_rate, fps, target_fps=self.fps)
-        return sampling.random_clips(total, self.num_frames, rng, window=window)[0]
+        return sampling.random_clips(total, self.num_frames, rng, window=self.window(fps))[0]
+
+    def window(self, fps: float) -> float | None:
+        """Length of a clip in frames of a video at `fps` per second; None for the complete video."""
+        if self.sampling_rate is None:
+            return None
+        return sampling.clip_window(self.num_frames, self.sampling_rate, fps, target_fps=self.fps)
 
     def __call__(self, frames: Frames, *, crop: int = 0, num_crops: int = 1) -> Tensor:
         """Converts uint8 RGB frames (T, H, W, 3) or (T, 3, H, W) to float32 (3, T, crop height, crop width).
@@ -128,10 +156,8 @@ class EvalTransform:
         """
         frames = torch.as_tensor(frames)
         if frames.ndim != 4 or 3 not in (frames.shape[1], frames.shape[3]) or frames.dtype != torch.uint8:
-            raise ValueError(
-                f"frames must be uint8 (T, H, W, 3) or (T, 3, H, W), got {frames.dtype} {tuple(frames.shape)}; "
-                "frames_at of an open video returns such"
-            )
+            shape = f"{frames.dtype} {tuple(frames.shape)}"
+            raise ValueError(f"frames must be uint8 (T, H, W, 3) or (T, 3, H, W), as `frames_at` returns, got {shape}")
         if frames.shape[3] != 3:
             frames = frames.permute(0, 2, 3, 1)  # (T, H, W, 3)
         num_frames, height, width, _ = frames.shape
@@ -151,78 +177,4 @@ class EvalTransform:
         return clip.div_(255).sub_(mean).div_(std)
 
     def __repr__(self) -> str:
-        spec = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
-        return f"{type(self).__name__}({spec})"
-
-
-class Box(NamedTuple):
-    """A crop in pixels of the source frame."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-
-def random_area_box(
-    height: int,
-    width: int,
-    area: Sequence[float],
-    ratio: Sequence[float],
-    rng: np.random.Generator,
-) -> Box:
-    """Draws a box whose fraction of the frame area is uniform in `area` and whose width / height is in `ratio`.
-
-    This is the loop of torchvision's RandomResizedCrop: the ratio is log-uniform, and the first of 10 draws that fits
-    is used. If none fits, the result is the largest centered box of an allowed ratio. The loop of SVT's released code
-    does not stop at a fit, which gives larger boxes in wide videos.
-    """
-    for _ in range(10):
-        pixels = height * width * rng.uniform(area[0], area[1])
-        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        w, h = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
-        if 0 < w <= width and 0 < h <= height:
-            return Box(int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w)
-    aspect = min(max(width / height, ratio[0]), ratio[1])
-    h, w = min(height, round(width / aspect)), min(width, round(height * aspect))
-    return Box((height - h) // 2, (width - w) // 2, h, w)
-
-
-def random_short_side_box(
-    height: int, width: int, size: int, short_side: tuple[int, int], rng: np.random.Generator
-) -> Box:
-    """Draws the box of a random `size` crop after the short side is scaled to a random length in `short_side`.
-
-    Cropping first and resizing once gives the same image, except that the box is rounded to integer pixels.
-    """
-    side = max(1, round(min(height, width) * size / int(rng.integers(short_side[0], short_side[1] + 1))))
-    return Box(int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1)), side, side)
-
-
-def crop_and_resize(
-    frames: Frames,
-    box: Sequence[int],
-    size: int | tuple[int, int],
-    *,
-    index: Sequence[int] | None = None,
-    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bicubic",
-    antialias: bool = True,
-) -> Tensor:
-    """Crops `box` from frames (T, H, W, 3) and resizes it to (T, height, width, 3) of the same dtype.
-
-    The function crops before it copies the frames in `index`, and resizes uint8 frames in channels-last layout. On one
-    core this is 3 times as fast as channels first and 4 times as fast as float. uint8 output is rounded and clamped,
-    float32 is not. float32 with `antialias=False` equals the resize of SVT's released code.
-    """
-    top, left, height, width = box
-    view = torch.as_tensor(frames)[:, top : top + height, left : left + width]
-    if index is not None:
-        # It copies complete rows; view[index] copies single bytes and is ten times slower.
-        view = view.index_select(0, torch.as_tensor(index, dtype=torch.int64))
-    images: Tensor = v2.functional.resize(
-        view.permute(0, 3, 1, 2),  # (T, 3, height, width), channels last in memory
-        [size, size] if isinstance(size, int) else list(size),
-        interpolation=v2.InterpolationMode(interpolation),
-        antialias=antialias,
-    )
-    return images.permute(0, 2, 3, 1).contiguous()  # (T, size, size, 3)
+        return f"EvalTransform({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"

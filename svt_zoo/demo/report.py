@@ -14,13 +14,13 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.datasets import EvalViews
 from ..data.lists import VideoList
 from ..data.sampling import uniform_clip
+from ..data.views import EvalViews
 from ..evaluation.features import Extracted, extract
 from ..evaluation.knn import knn_scores, nearest
 from ..evaluation.metrics import accuracy, confusion_matrix
-from ..inference.visualize import attention_maps, contact_sheet, unnormalise
+from ..inference.visualize import attention_maps, contact_sheet, unnormalize
 from ..models import ZooModel
 from ..video import open_video
 from . import figures
@@ -230,7 +230,7 @@ def _attention(subject: Subject, path: str) -> bytes:
     transform = subject.trained.transforms()
     with open_video(path) as video:
         clip = transform(video.frames_at(transform.clip_indices(video.num_frames, fps=video.fps)))  # (3, T, H, W)
-    frames = unnormalise(clip, transform).permute(0, 3, 1, 2).float()  # (T, 3, H, W)
+    frames = unnormalize(clip, transform).permute(0, 3, 1, 2).float()  # (T, 3, H, W)
     frames = F.interpolate(frames, size=(_SIDE, _SIDE), mode="bicubic").clamp(0, 255).byte().permute(0, 2, 3, 1)
     networks = {"untrained": subject.untrained, "trained": subject.trained}
     maps = {name: attention_maps(network.eval(), clip.unsqueeze(0))[0] for name, network in networks.items()}

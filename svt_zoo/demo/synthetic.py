@@ -18,7 +18,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..data.jobs import progress, run
+from ..data.pool import progress, run_tasks
 from ..files import atomic
 
 # Class name -> displacement of the light: frame widths to the right, frame heights down.
@@ -94,7 +94,7 @@ def make_videos(
         if not (path := folder / motion.replace(" ", "_") / f"{number:04d}.mp4").exists()
     ]
     work = partial(_make_video, num_frames=num_frames, size=size, fps=fps)
-    for done in progress(run(work, tasks, workers=workers), len(tasks)):
+    for done in progress(run_tasks(work, tasks, workers=workers), len(tasks)):
         if done.result is None:
             raise OSError(f"{done.task[0]} cannot be written: {done.reason}")
 

@@ -2,9 +2,8 @@
 
 from .classify import Classify, ClassifyConfig
 from .cpc import CPC, CPCConfig
-from .dino_head import DINOHead
 from .method import Method
-from .svt import SVT, SVTConfig
+from .svt import SVT, DINOHead, SVTConfig
 from .temporal import SVTTemporal, Temporal, TemporalConfig, TemporalTerms
 
 __all__ = [

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..models import Backbone, Classifier
-from .method import Method, check_options, check_views, full_precision
+from ..options import bounds
+from .method import Method, check_views, full_precision
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class ClassifyConfig:
     cutmix: float = 0.0
 
     def __post_init__(self) -> None:
-        check_options(self, non_negative=("label_smoothing", "mixup", "cutmix"))
+        bounds(self, "label_smoothing", "mixup", "cutmix", low=0)
         if self.label_smoothing >= 1:
             raise ValueError(f"label_smoothing must be < 1, got {self.label_smoothing}")
 
@@ -38,7 +39,8 @@ class Classify(Method):
     """Cross entropy of a linear layer on the class feature, averaged over all views of a video.
 
     With one slow and one fast clip as views, this is SVT's slow-fast fine-tuning (SVT section 3.4). Mixup and cutmix
-    use one weight or one box for all frames of a clip.
+    use one weight or one box for all frames of a clip. `metrics()` has `train_top1` of the last batch in percent; after
+    mixup or cutmix, it is that of the class with the larger weight.
 
     Args:
         backbone: the network to train.
@@ -52,7 +54,6 @@ class Classify(Method):
         self.classifier = Classifier(backbone, num_classes)
         self.num_classes = num_classes
         self.mixers = _mixers(num_classes, self.config)
-        self._metrics: dict[str, float | Tensor] = {}
 
     @property
     def backbone(self) -> Backbone:  # type: ignore[override]  # an alias; a submodule would duplicate state-dict keys
@@ -97,10 +98,6 @@ class Classify(Method):
         mixer = self.mixers[int(torch.randint(len(self.mixers), ()))]
         *mixed, weights = mixer(*(Video(view) for view in views), labels)
         return [view.as_subclass(Tensor) for view in mixed], weights
-
-    def metrics(self) -> dict[str, float | Tensor]:
-        """`train_top1` of the last batch in percent; after mixup or cutmix, of the class with the larger weight."""
-        return dict(self._metrics)
 
 
 def _mixers(num_classes: int, config: ClassifyConfig) -> list[Any]:

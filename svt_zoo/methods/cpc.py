@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ..batch import Batch
 from ..models import Backbone
 from ..models.cpc import ConvGRU, CPCNetwork, orthogonal_conv
-from .infonce import Negatives, Scores, info_nce
-from .method import Method, check_options, check_views
+from ..options import bounds
+from .method import Method, Negatives, Scores, check_choices, check_views, info_nce
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class CPCConfig:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        check_options(self)
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be > 0, got {self.temperature}")
+        check_choices(self)
+        bounds(self, "temperature", above=0)
+        bounds(self, "dropout", low=0, high=1)
 
 
 class CPC(Method):
@@ -57,6 +57,10 @@ class CPC(Method):
     The tokens of the first `context_frames` are the input of a ConvGRU, at each position separately. A predictor maps
     its state to the tokens of the next frame, which are the next input of the ConvGRU. The loss is InfoNCE of each
     predicted token with the token of that frame and position. The exported network is the backbone.
+
+    `metrics()` has percentages of the last batch: `top1` (the nearest token is the correct one), `right_clip` (it is of
+    the correct clip) and `right_step` (of these, it is of the correct frame). `chance` returns their values for a
+    random guess. `feature_std` is 0 at a collapse.
 
     Args:
         backbone: a network whose `cls`, which evaluations read, uses only parameters that train `patches` too. A cpc_*
@@ -94,7 +98,6 @@ class CPC(Method):
         self.own_gru = None if has_gru else ConvGRU(dim, dim, dropout=config.dropout)
         self.gru.requires_grad_(True)
         self.predictor = nn.Sequential(orthogonal_conv(dim, dim), nn.ReLU(), orthogonal_conv(dim, dim))
-        self._metrics: dict[str, float | Tensor] = {}
 
     @property
     def gru(self) -> ConvGRU:
@@ -108,11 +111,7 @@ class CPC(Method):
         return {"cpc": self.compare(self.predict(context), targets).loss}
 
     def encode(self, clip: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens of the context (B, context_frames, N, D) and of the frames to predict (B, pred_frames, N, D).
-
-        Raises:
-            ValueError: a clip of another length, or a network that does not output tokens for each frame.
-        """
+        """Tokens of the context (B, context_frames, N, D) and of the frames to predict (B, pred_frames, N, D)."""
         if clip.shape[2] != self.context_frames + self.pred_frames:
             raise ValueError(
                 f"CPC needs clips of {self.context_frames} context and {self.pred_frames} predicted frames, got "
@@ -193,14 +192,6 @@ class CPC(Method):
         }[negatives]
         right_clip = {"all": 1 / clips, "same_clip": 1.0, "other_clips": 1 / candidates}[negatives]
         return 100 / candidates, 100 * right_clip, 100.0 if negatives == "other_clips" else 100 / self.pred_frames
-
-    def metrics(self) -> dict[str, float | Tensor]:
-        """Percentages of the last batch: `top1` (nearest token is the correct one), `right_clip` (it is of the correct
-        clip), and `right_step` (of these, it is of the correct frame).
-
-        `chance` returns their values for a random guess. `feature_std` is 0 at a collapse.
-        """
-        return dict(self._metrics)
 
 
 def only_cls_depends_on(backbone: Backbone, num_frames: int) -> list[str]:

@@ -1,12 +1,16 @@
 """The interface between an objective and the training loop, and what all objectives share."""
 
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_origin, get_type_hints
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch
 from ..models import Backbone
+from ..models.layers import check_choice
+
+Negatives = Literal["all", "same_clip", "other_clips"]
 
 
 class Method(nn.Module):
@@ -21,6 +25,10 @@ class Method(nn.Module):
     """
 
     backbone: Backbone
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._metrics: dict[str, float | Tensor] = {}
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """The losses of `batch` by name; the loop adds them.
@@ -37,7 +45,7 @@ class Method(nn.Module):
 
     def metrics(self) -> dict[str, float | Tensor]:
         """Numbers of the last step for the monitor, without gradient; tensors stay on the device."""
-        return {}
+        return dict(self._metrics)
 
 
 def check_views(batch: Batch, method: str, minimum: int) -> list[Tensor]:
@@ -57,20 +65,44 @@ def check_views(batch: Batch, method: str, minimum: int) -> list[Tensor]:
     return batch.views
 
 
-def check_options(options: Any, *, non_negative: tuple[str, ...] = ()) -> None:
-    """Check a dataclass of options: every `Literal` field holds an allowed value, `non_negative` fields are >= 0.
-
-    Raises:
-        ValueError: names the option, its value and what is allowed.
-    """
+def check_choices(options: Any) -> None:
+    """Raise a ValueError unless each `Literal` field of a dataclass of options holds an allowed value."""
     for name, kind in get_type_hints(type(options)).items():
-        value = getattr(options, name)
-        if get_origin(kind) is Literal and value not in get_args(kind):
-            raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
-        if name in non_negative and value < 0:
-            raise ValueError(f"{name} must be >= 0, got {value}")
+        if get_origin(kind) is Literal:
+            check_choice(name, getattr(options, name), kind)
 
 
 def full_precision(logits: Tensor) -> Tensor:
     """Logits in float32 or wider, because a cross entropy needs more than 16 bits."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+class Scores(NamedTuple):
+    """The mean loss, and for each row the candidate with the largest score, (M,)."""
+
+    loss: Tensor
+    nearest: Tensor
+
+
+def info_nce(queries: Tensor, keys: Tensor, *, rows_of_clip: int, negatives: Negatives = "all") -> Scores:
+    """Cross entropy of classifying each query as its own key; the score of a pair is the dot product.
+
+    Van den Oord et al., "Representation Learning with Contrastive Predictive Coding" (2018), equation 4. Memory grows
+    with M * M.
+
+    Args:
+        queries, keys: (M, D), clip by clip; query i belongs to key i.
+        rows_of_clip: number of consecutive rows that belong to one clip.
+        negatives: the candidates besides a row's own key: "all" other keys, the keys of the "same_clip" (other times
+            and places), or those of "other_clips".
+    """
+    check_choice("negatives", negatives, Negatives)
+    if negatives == "other_clips" and len(queries) <= rows_of_clip:
+        raise ValueError("negatives=other_clips needs at least two clips in a batch; raise data.batch_size")
+    scores = queries @ keys.T  # (M, M)
+    row = torch.arange(len(scores), device=scores.device)
+    if negatives != "all":
+        same_clip = row[:, None] // rows_of_clip == row // rows_of_clip
+        excluded = ~same_clip if negatives == "same_clip" else same_clip & (row[:, None] != row)
+        scores = scores.masked_fill(excluded, -torch.inf)
+    return Scores(F.cross_entropy(scores, row), scores.argmax(dim=1))

@@ -18,9 +18,7 @@ from ..distributed import all_mean
 from ..models import Backbone
 from ..options import bounds
 from ..schedules import cosine, warmup_epochs
-from .dino_head import DINOHead
-from .infonce import info_nce
-from .method import Method, check_options, check_views, full_precision
+from .method import Method, check_choices, check_views, full_precision, info_nce
 
 Correspondence = Literal["local_to_global", "global_to_global", "global_to_local", "local_to_local"]
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -73,7 +71,12 @@ class SVTConfig:
     contrast_temp: float = 0.2
 
     def __post_init__(self) -> None:
-        check_options(self, non_negative=("contrast", "contrast_end"))
+        check_choices(self)
+        bounds(self, "out_dim", "hidden_dim", "bottleneck_dim", low=1)
+        bounds(self, "student_temp", "teacher_temp", "warmup_teacher_temp", above=0)
+        bounds(self, "center_momentum", "momentum", low=0, high=1)
+        bounds(self, "warmup_teacher_temp_epochs", "freeze_last_layer", low=0)
+        bounds(self, "contrast", "contrast_end", low=0)
         bounds(self, "contrast_temp", above=0)
         allowed = get_args(Correspondence)
         if not self.correspondences or not set(self.correspondences) <= set(allowed):
@@ -86,6 +89,10 @@ class SVT(Method):
     The first `num_global` views of a batch are global, the others local; every view may have its own frames and size.
     The loss is the mean over all pairs of a teacher view and another student view. The exported network is the
     teacher's backbone.
+
+    `metrics()` has `teacher_entropy` in nats, which is 0 or log K at the two collapses; `feature_std` of the unit
+    features over the batch, 0 if all videos look the same; `feature_rank`, their effective rank; `center_norm`,
+    `teacher_temp` and `momentum`.
 
     Args:
         backbone: student and teacher start as copies of it.
@@ -101,20 +108,11 @@ class SVT(Method):
         self.config = config = config or SVTConfig()
         if num_global < (needed := 2 if config.contrast else 1):
             raise ValueError(f"num_global must be >= {needed}, got {num_global}")
-        head = DINOHead(
-            backbone.cls_dim,
-            config.out_dim,
-            hidden_dim=config.hidden_dim,
-            bottleneck_dim=config.bottleneck_dim,
-            use_bn=config.use_bn_in_head,
-            norm_last_layer=config.norm_last_layer,
-        )
-        self.student = MultiViewNetwork(backbone, head)
+        self.student = MultiViewNetwork(backbone, DINOHead(backbone.cls_dim, config))
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.register_buffer("center", torch.zeros(1, config.out_dim))
         self.epochs, self.num_global = epochs, num_global
         self._teacher_means: list[Tensor] = []  # (1, K) of each batch since the last step
-        self._metrics: dict[str, float | Tensor] = {}
         self.train()
 
     @property
@@ -186,23 +184,66 @@ class SVT(Method):
 
     def teacher_temp_at(self, epoch: float) -> float:
         """Temperature of the teacher, which is constant within an epoch."""
-        config = self.config
-        return warmup_epochs(
-            config.warmup_teacher_temp, config.teacher_temp, epoch=epoch, warmup=config.warmup_teacher_temp_epochs
-        )
+        start, warmup = self.config.warmup_teacher_temp, self.config.warmup_teacher_temp_epochs
+        return warmup_epochs(start, self.config.teacher_temp, epoch=epoch, warmup=warmup)
 
     def momentum_at(self, epoch: float) -> float:
         """Weight of the old teacher in a step at `epoch`."""
         return cosine(self.config.momentum, 1.0, epoch / self.epochs)
 
-    def metrics(self) -> dict[str, float | Tensor]:
-        """Numbers of the last step.
 
-        `teacher_entropy` is in nats; 0 and log K are the two collapses. `feature_std` of the unit features over the
-        batch is 0 if all videos look the same. `feature_rank` is their effective rank. The others are `center_norm`,
-        `teacher_temp` and `momentum`.
-        """
-        return dict(self._metrics)
+class DINOHead(nn.Module):
+    """An MLP to a unit vector, then its cosine similarity with each of K prototypes: (R, D) -> (R, K).
+
+    Caron et al., "Emerging Properties in Self-Supervised Vision Transformers" (ICCV 2021), appendix C. Parameters have
+    the names of the original: `mlp.0`, `mlp.2`, ..., `last_layer.weight_g`, `last_layer.weight_v`.
+
+    Args:
+        in_dim: width D of the features.
+        config: number of prototypes, widths, normalization.
+        num_layers: linear layers before the unit vector.
+    """
+
+    def __init__(self, in_dim: int, config: SVTConfig | None = None, *, num_layers: int = 3) -> None:
+        super().__init__()
+        config = config or SVTConfig()
+        hidden_dim = config.hidden_dim
+        if num_layers < 1:
+            raise ValueError(f"num_layers must be >= 1, got {num_layers}")
+        layers: list[nn.Module] = []
+        for index in range(num_layers - 1):
+            layers.append(nn.Linear(hidden_dim if index else in_dim, hidden_dim))
+            layers += [nn.BatchNorm1d(hidden_dim), nn.GELU()] if config.use_bn_in_head else [nn.GELU()]
+        last = nn.Linear(hidden_dim if layers else in_dim, config.bottleneck_dim)
+        self.mlp = nn.Sequential(*layers, last) if layers else last
+        for module in self.mlp.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        self.last_layer = Prototypes(config.bottleneck_dim, config.out_dim, learn_length=not config.norm_last_layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (R, K) of features (R, D)."""
+        x = self.mlp(x)  # (R, bottleneck_dim)
+        # 1e-12 is 0 in half precision: a zero feature would become 0 / 0.
+        return self.last_layer(F.normalize(x, dim=-1, eps=1e-6 if x.dtype == torch.float16 else 1e-12))
+
+
+class Prototypes(nn.Module):
+    """A linear layer without bias; each row is a direction `weight_v` times a length `weight_g`: (R, D) -> (R, K).
+
+    It has plain parameters instead of torch's weight normalization: the names are the original's, and deepcopy works.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, *, learn_length: bool) -> None:
+        super().__init__()
+        self.weight_g = nn.Parameter(torch.ones(out_dim, 1), requires_grad=learn_length)
+        self.weight_v = nn.Parameter(torch.empty(out_dim, in_dim))
+        nn.init.uniform_(self.weight_v, -(in_dim**-0.5), in_dim**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Dot products (R, K) of x (R, D) with every prototype."""
+        return F.linear(x, self.weight_g * F.normalize(self.weight_v, dim=1))
 
 
 def symmetric_info_nce(one: Tensor, two: Tensor, temperature: float) -> Tensor:
@@ -239,11 +280,7 @@ class MultiViewNetwork(nn.Module):
 
 
 def view_pairs(num_views: int, num_global: int, correspondences: Iterable[Correspondence]) -> list[tuple[int, int]]:
-    """The pairs (student view, teacher view) of `correspondences`, without pairs of a view with itself.
-
-    Raises:
-        ValueError: there is no pair.
-    """
+    """The pairs (student view, teacher view) of `correspondences`, without pairs of a view with itself."""
     kinds = {"global": range(num_global), "local": range(num_global, num_views)}
     pairs = set()
     for name in correspondences:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from ..batch import Batch
 from ..models import Backbone, Features
+from ..options import bounds
 from .classify import Classify, ClassifyConfig
-from .method import Method, check_options, full_precision
+from .method import Method, check_choices, full_precision
 from .svt import SVT
 
 Permutation = Literal["video", "batch"]
@@ -52,7 +53,9 @@ class TemporalConfig:
     flow_threshold: float = 1.0
 
     def __post_init__(self) -> None:
-        check_options(self, non_negative=("order", "low_confidence", "flow", "flow_threshold"))
+        check_choices(self)
+        bounds(self, "order", "low_confidence", "flow", "flow_threshold", low=0)
+        bounds(self, "order_smoothing", "flow_smoothing", low=0, high=1)
 
     @property
     def is_on(self) -> bool:
@@ -173,10 +176,7 @@ class TemporalHeads(nn.Module):
         if order:
             self.temp_head = nn.Linear(embed_dim, num_steps)
         if flow:
-            self.mlp_q = nn.Linear(embed_dim, embed_dim)
-            self.mlp_k = nn.Linear(embed_dim, embed_dim)
-            self.mlp_v = nn.Linear(embed_dim, embed_dim)
-            self.mlp_proj = nn.Linear(embed_dim, embed_dim)
+            self.mlp_q, self.mlp_k, self.mlp_v, self.mlp_proj = (nn.Linear(embed_dim, embed_dim) for _ in range(4))
             self.mlp_norm = nn.LayerNorm(embed_dim, eps=1e-6)
             self.flow_head = nn.Linear(embed_dim, NUM_DIRECTIONS)
         for module in self.modules():
@@ -186,11 +186,7 @@ class TemporalHeads(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def order(self, patches: Tensor) -> Tensor:
-        """Logits (B, T, T) of the position in time of each step of patches (B, T, N, D).
-
-        Raises:
-            ValueError: more than `num_steps` steps.
-        """
+        """Logits (B, T, T) of the position in time of each step of patches (B, T, N, D)."""
         steps = patches.shape[1]
         if steps > self.temp_head.out_features:
             raise ValueError(
@@ -265,7 +261,7 @@ class SVTTemporal(Method):
         return {**losses, **self.terms(student, clip, student(clip), batch.targets)}
 
     def before_step(self, epoch: float) -> None:
-        """Calls SVT's."""
+        """As SVT."""
         self.svt.before_step(epoch)
 
     def after_step(self, epoch: float) -> None:
@@ -282,9 +278,6 @@ def draw_permutations(batch: int, steps: int, device: torch.device, *, per: Perm
 
     They use torch's global generator of `device`, which a run seeds per process. With "video" a shift by one step
     replaces the identity, and all permutations are equally likely otherwise.
-
-    Raises:
-        ValueError: fewer than 2 steps.
     """
     if steps < 2:
         raise ValueError(f"a clip needs at least 2 steps in time to be shuffled, got {steps}; use longer clips")
@@ -297,11 +290,7 @@ def draw_permutations(batch: int, steps: int, device: torch.device, *, per: Perm
 
 
 def shuffle_steps(clip: Tensor, permutations: Tensor) -> Tensor:
-    """Clip (B, C, T, H, W) with its steps permuted by `permutations` (B, steps); a step is T / steps adjacent frames.
-
-    Raises:
-        ValueError: T is not a multiple of the number of steps.
-    """
+    """Clip (B, C, T, H, W) with its steps permuted by `permutations` (B, steps); a step is T / steps frames."""
     num_frames, steps = clip.shape[2], permutations.shape[1]
     if num_frames % steps:
         raise ValueError(

@@ -17,7 +17,7 @@ from ..config import FinetuneRecipe, PretrainRecipe
 from ..data.loader import VideoLoader
 from ..device import choose_precision
 from ..distributed import all_mean, gather_objects, is_main, rank
-from ..evaluation.start import log_start
+from ..evaluation.results import log_start
 from ..methods import Method
 from ..models import Backbone, ZooModel
 from ..schedules import cosine, multi_step, warmup_cosine

@@ -16,15 +16,14 @@ import yaml
 from .. import distributed
 from ..config import ConfigError, FinetuneRecipe, PretrainRecipe, expand_repeats, to_dict
 from ..data.augment import Augment
-from ..data.build import evaluation_list, training_dataset, training_list
-from ..data.datasets import VideoDataset
-from ..data.finetune_views import FinetuneViews
-from ..data.lists import VideoList
+from ..data.clips import FinetuneViews
+from ..data.datasets import VideoDataset, training_dataset
+from ..data.lists import VideoList, evaluation_list, training_list
 from ..data.loader import build_loader
 from ..device import choose_device
-from ..evaluation.build import Evaluated, load_network, name_of, write_results
 from ..evaluation.protocols import Extractor, Outcome, multiview_protocol
 from ..evaluation.results import Result, provenance
+from ..evaluation.run import Evaluated, load_network, name_of, write_results
 from ..evaluation.views import fast_transform
 from ..files import write_whole
 from ..hub.loading import FINAL_NAME, load_model
@@ -150,10 +149,8 @@ def train_classifier(recipe: FinetuneRecipe, train: VideoList, val: VideoList, d
     transform = backbone.transforms()
     views = FinetuneViews(
         transform,
+        recipe.views,
         fast=fast_transform(transform) if recipe.views.slow_fast else None,
-        short_side=recipe.views.short_side,
-        hflip=recipe.views.hflip,
-        policy=recipe.views.policy,
         flow=build_flow(recipe.temporal, backbone.patch_size),
     )
     dataset = VideoDataset(train, views, train=True, seed=recipe.run.seed)
@@ -194,7 +191,7 @@ def measure_classifier(recipe: FinetuneRecipe, val: VideoList, device: torch.dev
         batch_size=recipe.data.batch_size,
         num_workers=recipe.data.num_workers,
     )
-    return multiview_protocol(extractor, val, protocol="fine-tuned", **asdict(recipe.multiview))
+    return multiview_protocol(extractor, val, recipe.multiview, protocol="fine-tuned")
 
 
 def _train(

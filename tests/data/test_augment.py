@@ -9,15 +9,7 @@ from torchvision.transforms.v2 import functional as tv
 from view_params import identity_params
 
 from svt_zoo.data.augment import Augment, gaussian_blur
-from svt_zoo.data.random_views import (
-    BRIGHTNESS,
-    CONTRAST,
-    HUE,
-    SATURATION,
-    ViewParams,
-    ViewSpec,
-    draw_view,
-)
+from svt_zoo.data.crops import BRIGHTNESS, CONTRAST, HUE, SATURATION, ViewParams, ViewSpec, draw_view
 
 RAW = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 

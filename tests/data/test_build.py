@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from svt_zoo.config import ConfigError, DataConfig, ViewsConfig
-from svt_zoo.data.build import SVTSampler, evaluation_list, svt_train_views, training_dataset, training_list
+from svt_zoo.data.datasets import training_dataset
+from svt_zoo.data.list_formats import ListError
+from svt_zoo.data.lists import DataConfig, evaluation_list, training_list
+from svt_zoo.data.views import ViewsConfig, train_views
 
 
 def indices(views: ViewsConfig, total: int = 300, seed: int = 0) -> list[list[int]]:
-    return [list(view) for view in SVTSampler(views)(total, 30.0, np.random.default_rng(seed))]
+    return [list(view) for view in views.sample(total, 30.0, np.random.default_rng(seed))]
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def test_the_defaults_are_the_papers_views() -> None:
         assert view[-1] - view[0] == pytest.approx(269, abs=1)  # 90 % of 300 frames
     for view in views[2:]:
         assert view[-1] - view[0] == pytest.approx(36, abs=1)  # an eighth
-    specs = [transform.spec for transform in svt_train_views(ViewsConfig()).transforms]
+    specs = [transform.spec for transform in train_views(ViewsConfig()).transforms]
     assert [spec.size for spec in specs] == [224, 224] + [96] * 8
     assert specs[2].area == (0.05, 0.4)
 
@@ -45,10 +47,12 @@ def test_the_release_shows_eight_frames_of_one_part_everywhere() -> None:
     assert [len(view) for view in indices(ViewsConfig(sampling="code", rand_fr=True))][:2] == [4, 8]
 
 
-def test_cvrl_draws_two_clips_and_no_locals() -> None:
-    config = ViewsConfig(sampling="cvrl", global_frames=(16, 16))
-    assert [len(view) for view in indices(config)] == [16, 16]
-    assert len(svt_train_views(config).transforms) == 2
+def test_cvrl_replaces_the_global_views_and_keeps_the_local_ones() -> None:
+    config = ViewsConfig(sampling="cvrl", global_frames=(16, 16), local_frames=(2, 4))
+    views = indices(config)
+    assert [len(view) for view in views] == [16, 16, 2, 4]
+    assert [view[-1] - view[0] for view in views[:2]] == [30, 30]  # CVRL's window, not 90 % of the video
+    assert len(train_views(config).transforms) == 4
 
 
 @pytest.mark.parametrize("sampling", ["paper", "code", "cvrl"])
@@ -56,13 +60,13 @@ def test_views_are_drawn_from_the_generator_alone(sampling: str) -> None:
     config = ViewsConfig(sampling=sampling, global_frames=(8, 8))  # type: ignore[arg-type]
     assert indices(config, seed=5) == indices(config, seed=5)
     assert indices(config, seed=5, total=1000) != indices(config, seed=6, total=1000)
-    assert pickle.loads(pickle.dumps(svt_train_views(config))).sampler.views == config  # workers may be spawned
+    assert pickle.loads(pickle.dumps(train_views(config))).sampler.__self__ == config  # workers may be spawned
 
 
 def test_variation_can_be_switched_off() -> None:
     same = indices(ViewsConfig(temporal_variation=False))
     assert {(view[0], view[-1]) for view in same} == {(same[0][0], same[0][-1])}
-    specs = [t.spec for t in svt_train_views(ViewsConfig(spatial_variation=False)).transforms]
+    specs = [t.spec for t in train_views(ViewsConfig(spatial_variation=False)).transforms]
     assert {(spec.size, spec.area) for spec in specs} == {(224, None)}
 
 
@@ -105,7 +109,7 @@ def test_evaluation_uses_the_labels_of_training(folder: Path, tmp_path: Path) ->
 
 
 def test_a_recipe_without_videos_says_which_key_to_set() -> None:
-    with pytest.raises(ConfigError, match=r"data\.train is empty; add data\.train=LIST_OR_FOLDER"):
+    with pytest.raises(ListError, match=r"data\.train is empty; add data\.train=LIST_OR_FOLDER"):
         training_list(DataConfig())
-    with pytest.raises(ConfigError, match=r"data\.val is empty"):
+    with pytest.raises(ListError, match=r"data\.val is empty"):
         evaluation_list(DataConfig())

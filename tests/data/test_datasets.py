@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 
 from svt_zoo.batch import Failure
-from svt_zoo.data.datasets import EvalViews, TrainViews, VideoDataset, frame_range
+from svt_zoo.data.crops import ViewSpec, ViewTransform
+from svt_zoo.data.datasets import VideoDataset, frame_range
 from svt_zoo.data.lists import Row, VideoList, read_list
-from svt_zoo.data.random_views import ViewSpec, ViewTransform
 from svt_zoo.data.sampling import svt_views
 from svt_zoo.data.transforms import EvalTransform
+from svt_zoo.data.views import EvalViews, TrainViews
 from svt_zoo.video import VideoReadError, open_video
 
 EVAL = EvalTransform(
@@ -217,7 +218,7 @@ def test_files_folders_of_frames_and_broken_files_are_read_from_one_list(
     assert cut["failures"][0].path == str(tmp_path / "cut.mp4")
 
 
-def test_a_video_that_cannot_be_fetched_fails_like_a_broken_one(tmp_path: Path) -> None:
+def test_a_video_that_cannot_be_fetched_fails_like_a_broken_one() -> None:
     videos = VideoList((Row("memory://nowhere/a.mp4"),))
-    sample = VideoDataset(videos, EvalViews(EVAL), train=False, cache_dir=tmp_path)[0]
+    sample = VideoDataset(videos, EvalViews(EVAL), train=False)[0]
     assert "cannot be fetched" in sample["failures"][0].reason

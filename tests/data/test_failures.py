@@ -1,6 +1,6 @@
 import pytest
 
-from svt_zoo.data.failures import CommonFailure, Outcomes, reason_of
+from svt_zoo.data.pool import CommonFailure, Outcomes, reason_of
 from svt_zoo.video import VideoReadError
 
 

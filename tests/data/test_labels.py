@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from svt_zoo.data.labels import read_labels
 from svt_zoo.data.list_formats import ListError
+from svt_zoo.data.list_official import read_labels
 
 
 def write(path: Path, text: str) -> Path:
@@ -26,12 +26,12 @@ def test_label_lists_are_read_in_all_forms(tmp_path: Path, name: str, text: str)
 
 
 def test_labels_with_a_gap_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ListError, match=r"must count on from 0 or 1, got \[0, 2\]"):
+    with pytest.raises(ListError, match=r"must count from 0 or 1, got \[0, 2\]"):
         read_labels(write(tmp_path / "l.txt", "0 run\n2 jump\n"))
 
 
 def test_a_name_that_comes_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ListError, match="'run' is there twice"):
+    with pytest.raises(ListError, match="'run' occurs twice"):
         read_labels(write(tmp_path / "l.txt", "run\njump\nrun\n"))
 
 

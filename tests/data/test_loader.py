@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 
 from svt_zoo.batch import Batch
 from svt_zoo.data.augment import Augment
-from svt_zoo.data.datasets import EvalViews, TrainViews, VideoDataset
+from svt_zoo.data.crops import ViewSpec, ViewTransform
+from svt_zoo.data.datasets import VideoDataset
 from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.data.loader import EpochSampler, TooManyFailures, VideoLoader, build_loader, collate
-from svt_zoo.data.random_views import ViewSpec, ViewTransform
 from svt_zoo.data.sampling import svt_views
 from svt_zoo.data.transforms import EvalTransform
+from svt_zoo.data.views import EvalViews, TrainViews
 from svt_zoo.video import VideoReadError
 
 BROKEN = (3, 7, 11)
@@ -336,11 +337,12 @@ def test_workers_start_by_any_method(start_method: str) -> None:
 
 LEAVES = """
 import sys
-from svt_zoo.data.datasets import TrainViews, VideoDataset
+from svt_zoo.data.datasets import VideoDataset
+from svt_zoo.data.views import TrainViews
 from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.data.loader import build_loader
 from svt_zoo.video import open_video
-from svt_zoo.data.random_views import ViewSpec, ViewTransform
+from svt_zoo.data.crops import ViewSpec, ViewTransform
 
 def sampler(total, fps, rng):
     return [[0, 5]]

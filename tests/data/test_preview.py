@@ -9,7 +9,7 @@ import torch
 from commands import command
 from PIL import Image
 
-from svt_zoo.data.preview import views_sheet
+from svt_zoo.data.augment import Augment, views_sheet
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,18 +19,16 @@ def test_a_row_shows_a_views_frames_in_order_with_their_true_colours() -> None:
     levels = torch.tensor([0.0, 0.5, 1.0])
     colours = torch.stack((levels, levels.flip(0), torch.zeros(3)))  # (3 channels, 3 frames)
     view = (colours - torch.tensor(mean)[:, None]) / torch.tensor(std)[:, None]
-    sheet = views_sheet(
-        [view[:, :, None, None].expand(3, 3, 32, 32)], names=["global view 1"], mean=mean, std=std, side=40
-    )
+    rows = [("global view 1", view[:, :, None, None].expand(3, 3, 32, 32))]
+    sheet = views_sheet(rows, Augment(mean=mean, std=std), side=40)
     pixels = np.asarray(sheet)
     for frame, expected in enumerate([(0, 255, 0), (128, 128, 0), (255, 0, 0)]):
         assert pixels[18 + 4 + 20, 4 + frame * 42 + 20].tolist() == list(expected)
 
 
 def test_smaller_views_are_drawn_smaller() -> None:
-    views = [torch.zeros(3, 2, 64, 64), torch.zeros(3, 2, 32, 32)]
-    options = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
-    both = views_sheet(views, names=["a", "b"], side=80, **options)
+    views = [("a", torch.zeros(3, 2, 64, 64)), ("b", torch.zeros(3, 2, 32, 32))]
+    both = views_sheet(views, Augment(), side=80)
     assert both.height == 4 + (80 + 18) + (40 + 18) + 4
     assert both.width == 4 + 2 * 82 + 4
 

@@ -68,6 +68,7 @@ import warnings
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     from svt_zoo.data.pytorchvideo_transforms import create_video_transform
-print(create_video_transform.__module__, [w.category.__name__ for w in caught if "deprecated: call" in str(w.message)])
+warned = [w.category.__name__ for w in caught if "is deprecated; import" in str(w.message)]
+print(create_video_transform.__module__, warned)
 """
     assert run(program) == "pytorchvideo.transforms.transforms_factory ['DeprecationWarning']\n"

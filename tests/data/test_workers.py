@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from svt_zoo.data.workers import number_of_workers
+from svt_zoo.data.pool import number_of_workers
 
 
 def test_workers_are_as_many_as_asked_for_or_as_this_process_has_cores(monkeypatch: pytest.MonkeyPatch) -> None:

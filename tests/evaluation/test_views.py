@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from svt_zoo.data.datasets import EvalViews, VideoDataset
+from svt_zoo.data.clips import RandomClips
+from svt_zoo.data.datasets import VideoDataset
 from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.data.transforms import EvalTransform
-from svt_zoo.evaluation.views import RandomClips, SlowFastViews, describe_views, fast_transform, load_views, parse_views
+from svt_zoo.data.views import EvalViews
+from svt_zoo.evaluation.views import SlowFastViews, describe_views, fast_transform, load_views, parse_views
 from svt_zoo.video import VideoReadError, open_video
 
 

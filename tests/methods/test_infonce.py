@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from svt_zoo.methods.infonce import Negatives, info_nce
+from svt_zoo.methods.method import Negatives, info_nce
 
 CLIPS, ROWS = 4, 6
 

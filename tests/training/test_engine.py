@@ -13,7 +13,7 @@ from training_runs import TINY, lines_of
 from svt_zoo.batch import Batch
 from svt_zoo.config import DataConfig, OptimConfig, Recipe, RunConfig, ViewsConfig, load_recipe
 from svt_zoo.data.augment import Augment
-from svt_zoo.data.build import training_dataset
+from svt_zoo.data.datasets import training_dataset
 from svt_zoo.data.loader import VideoLoader, build_loader
 from svt_zoo.hub.loading import load_model
 from svt_zoo.methods import Method

@@ -13,12 +13,12 @@ from training_runs import ROOT, lines_of, weights_of
 
 from svt_zoo import load_model
 from svt_zoo.config import ConfigError, FinetuneRecipe, read_recipe
+from svt_zoo.data.clips import FinetuneViews, FinetuneViewsConfig
 from svt_zoo.data.datasets import VideoDataset
-from svt_zoo.data.finetune_views import FinetuneViews
 from svt_zoo.data.lists import Row, VideoList, read_list
 from svt_zoo.data.transforms import EvalTransform
-from svt_zoo.evaluation.build import load_network
 from svt_zoo.evaluation.results import read_result
+from svt_zoo.evaluation.run import load_network
 from svt_zoo.evaluation.views import fast_transform
 from svt_zoo.models import Backbone, Classifier, create_model
 from svt_zoo.training.checkpoint import checkpoints
@@ -236,7 +236,7 @@ def test_a_fast_clip_has_the_window_crop_and_flip_of_the_slow_one(
 ) -> None:
     numbers = {"resize_size": 40, "crop_size": 32, "mean": (0.5,) * 3, "std": (0.5,) * 3}
     slow = EvalTransform(num_frames=4, sampling_rate=10, **numbers)
-    views = FinetuneViews(slow, fast=fast_transform(slow, num_frames=20, crop_size=16))
+    views = FinetuneViews(slow, FinetuneViewsConfig(), fast=fast_transform(slow, num_frames=20, crop_size=16))
     dataset = VideoDataset(ramp(tmp_path / "ramp.mp4", make_video), views, train=True)
     slopes, starts = [], []
     for epoch in range(12):
@@ -255,5 +255,6 @@ def test_a_fast_clip_has_the_window_crop_and_flip_of_the_slow_one(
 
 def test_a_policy_acts_on_one_clip() -> None:
     slow = EvalTransform(num_frames=4, sampling_rate=10, resize_size=40, crop_size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
+    options = FinetuneViewsConfig(policy="randaugment", slow_fast=False)
     with pytest.raises(ValueError, match="needs a single clip"):
-        FinetuneViews(slow, fast=fast_transform(slow), policy="randaugment")
+        FinetuneViews(slow, options, fast=fast_transform(slow))

@@ -9,7 +9,7 @@ import torch
 from training_runs import ROOT
 
 from svt_zoo.config import PRETRAINING, ConfigError, CPCRecipe, load_recipe
-from svt_zoo.data.build import training_dataset
+from svt_zoo.data.datasets import training_dataset
 from svt_zoo.data.transforms import EvalTransform
 from svt_zoo.hub.loading import load_model
 from svt_zoo.methods import CPC

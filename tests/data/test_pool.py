@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from svt_zoo.data.jobs import Journal, fingerprint, progress, run
+from svt_zoo.data.pool import Journal, fingerprint, progress, run_tasks
 from svt_zoo.video import VideoReadError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,31 +23,31 @@ def half(number: int) -> float:
 
 
 def test_tasks_run_here_without_workers() -> None:
-    assert [(done.task, done.result) for done in run(half, [2, 4], workers=0)] == [(2, 1.0), (4, 2.0)]
+    assert [(done.task, done.result) for done in run_tasks(half, [2, 4], workers=0)] == [(2, 1.0), (4, 2.0)]
 
 
 def test_a_task_that_fails_or_kills_its_process_is_reported_and_the_others_go_on() -> None:
-    done = {one.task: one for one in run(half, [2, 0, -1, 4, 6], workers=2)}
+    done = {one.task: one for one in run_tasks(half, [2, 0, -1, 4, 6], workers=2)}
     assert {task: one.result for task, one in done.items()} == {2: 1.0, 0: None, -1: None, 4: 2.0, 6: 3.0}
     assert done[-1].reason == "negative"
     assert "ended with SIGKILL" in done[0].reason
 
 
 def test_an_unforeseen_error_is_named_by_its_type() -> None:
-    (done,) = run(partial(int, base=10), ["x"], workers=0)
+    (done,) = run_tasks(partial(int, base=10), ["x"], workers=0)
     assert done.reason.startswith("ValueError: invalid literal")
 
 
 def test_a_negative_number_of_workers_is_refused() -> None:
     with pytest.raises(ValueError, match=r"workers must be >= 0 \(0 works in this process\), got -1"):
-        next(run(half, [2], workers=-1))
+        next(run_tasks(half, [2], workers=-1))
 
 
 def test_an_interrupt_while_the_processes_start_is_the_parents_alone(tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text("""
 import os, signal
 from multiprocessing import forkserver
-from svt_zoo.data.jobs import run
+from svt_zoo.data.pool import run_tasks
 
 start_server = forkserver.ensure_running
 
@@ -58,7 +58,7 @@ def start_and_interrupt():
 if __name__ == "__main__":
     forkserver.ensure_running = start_and_interrupt
     try:
-        print(list(run(int, ["7", "8"], workers=2)))
+        print(list(run_tasks(int, ["7", "8"], workers=2)))
     except KeyboardInterrupt:
         print("stopped")
 """)
@@ -71,10 +71,10 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     program = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-from svt_zoo.data.jobs import run
-from test_jobs import sleep_long
+from svt_zoo.data.pool import run_tasks
+from test_pool import sleep_long
 if __name__ == "__main__":
-    list(run(sleep_long, [0], workers=1))
+    list(run_tasks(sleep_long, [0], workers=1))
 """
     (tmp_path / "main.py").write_text(program)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -93,21 +93,21 @@ def sleep_long(_: int) -> None:
 
 def test_progress_passes_everything_on_and_logs_where_there_is_no_terminal(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "svt_zoo"):
-        done = list(progress(run(half, [2, -1, 4], workers=0), 3, is_good=lambda result: result > 1))
+        done = list(progress(run_tasks(half, [2, -1, 4], workers=0), 3, is_good=lambda result: result > 1))
     assert [one.result for one in done] == [1.0, None, 2.0]
     assert caplog.messages == ["3 of 3 videos (100%), 2 failed, 0 s left"]
 
 
 def test_a_journal_passes_over_a_line_cut_short_by_a_kill(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
-    assert journal.read() == []
+    assert journal.read(dict) == []
     journal.append({"a": 1})
     with open(journal.path, "a") as file:
         file.write('{"a": 2')
-    assert journal.read() == [{"a": 1}]
-    journal.start(journal.read())
+    assert journal.read(dict) == [{"a": 1}]
+    journal.start(journal.read(dict))
     journal.append({"a": 3})
-    assert journal.read() == [{"a": 1}, {"a": 3}]
+    assert journal.read(dict) == [{"a": 1}, {"a": 3}]
 
 
 def test_a_fingerprint_tells_of_a_change_in_a_file_or_below_a_folder(tmp_path: Path) -> None:

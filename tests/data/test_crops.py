@@ -7,15 +7,10 @@ from torch.testing import assert_close
 from torch.utils.data import default_collate
 from view_params import identity_params
 
-from svt_zoo.data.random_views import (
-    ViewParams,
-    ViewSpec,
-    ViewTransform,
-    draw_view,
-    finetune_view_spec,
-    svt_view_specs,
-)
-from svt_zoo.data.transforms import crop_and_resize
+from svt_zoo.data.clips import FinetuneViews, FinetuneViewsConfig
+from svt_zoo.data.crops import ViewParams, ViewSpec, ViewTransform, crop_and_resize, draw_view
+from svt_zoo.data.transforms import EvalTransform
+from svt_zoo.data.views import ViewsConfig
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -158,7 +153,7 @@ def test_a_short_side_crop_is_square():
 
 
 def test_svt_has_two_large_views_and_eight_small_ones():
-    specs = svt_view_specs(blur_and_solarize=True)
+    specs = ViewsConfig(blur_and_solarize=True).specs()
     assert [spec.size for spec in specs] == [224, 224] + [96] * 8
     assert [spec.blur for spec in specs] == [1.0, 0.1] + [0.5] * 8
     assert [spec.solarize for spec in specs] == [0.0, 0.2] + [0.0] * 8
@@ -166,16 +161,17 @@ def test_svt_has_two_large_views_and_eight_small_ones():
 
 
 def test_svt_without_spatial_variation_shows_every_view_whole():
-    specs = svt_view_specs(spatial_variation=False)
+    specs = ViewsConfig(spatial_variation=False).specs()
     assert {(spec.size, spec.area) for spec in specs} == {(224, None)}
 
 
 def test_what_the_released_svt_ran_has_neither_blur_nor_solarisation():
-    assert {(spec.blur, spec.solarize) for spec in svt_view_specs()} == {(0.0, 0.0)}
+    assert {(spec.blur, spec.solarize) for spec in ViewsConfig().specs()} == {(0.0, 0.0)}
 
 
 def test_fine_tuning_crops_and_flips_but_leaves_the_colours():
-    params = draws(finetune_view_spec(size=96, short_side=(96, 120)), num=50)
+    clip = EvalTransform(num_frames=2, sampling_rate=1, crop_size=96, resize_size=96, mean=(0,) * 3, std=(1,) * 3)
+    params = draws(FinetuneViews(clip, FinetuneViewsConfig()).view.spec, num=50)
     unchanged = identity_params(50)
     assert params.flip.any()
     assert len(params.box.unique(dim=0)) > 10
@@ -193,7 +189,7 @@ def test_collating_keeps_the_type_and_adds_the_batch():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"blur": 1.5}, "blur is a probability"),
+        ({"blur": 1.5}, "blur must be >= 0 and <= 1, got 1.5"),
         ({"area": (0.5, 0.4)}, "0 < low <= high <= 1"),
         ({"short_side": (256, 320)}, "exclude each other"),
         ({"area": None, "short_side": (200, 320)}, "at least size=224"),

@@ -7,15 +7,20 @@ import pytest
 import torch
 from torch import nn
 
-from svt_zoo.data.datasets import Made, TrainViews, VideoDataset
-from svt_zoo.data.finetune_views import ColorOperation, FinetuneViews, MovingOperation
+from svt_zoo.data.clips import ColorOperation, FinetuneViews, FinetuneViewsConfig, MovingOperation
+from svt_zoo.data.crops import ViewSpec, ViewTransform
+from svt_zoo.data.datasets import VideoDataset
 from svt_zoo.data.flow import FlowLabels
 from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.data.loader import collate
-from svt_zoo.data.random_views import ViewSpec, ViewTransform
 from svt_zoo.data.transforms import EvalTransform
+from svt_zoo.data.views import Made, TrainViews
 
 CLIP = EvalTransform(num_frames=4, sampling_rate=None, resize_size=36, crop_size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+def options_of(**options: Any) -> FinetuneViewsConfig:
+    return FinetuneViewsConfig(**options, slow_fast=False)
 
 
 def moving_frames(num_frames: int = 12) -> torch.Tensor:
@@ -25,8 +30,8 @@ def moving_frames(num_frames: int = 12) -> torch.Tensor:
     return torch.stack([large[2 * t : 2 * t + 48, 3 * t : 3 * t + 64] for t in range(num_frames)])
 
 
-def made(seed: int, **options: Any) -> Made:
-    views = FinetuneViews(CLIP, **options)
+def made(seed: int, *, flow: FlowLabels | None = None, **options: Any) -> Made:
+    views = FinetuneViews(CLIP, options_of(**options), flow=flow)
     return views.make(moving_frames(), [[0, 1, 2, 3]], np.random.default_rng(seed))
 
 
@@ -35,7 +40,7 @@ def test_pixels_are_resized_as_in_evaluation() -> None:
         num_frames=2, sampling_rate=1, crop_size=32, resize_size=32, mean=(0, 0, 0), std=(1, 1, 1)
     )
     frames = torch.randint(0, 256, (2, 96, 96, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    views = FinetuneViews(transform, short_side=(32, 32), hflip=0.0)
+    views = FinetuneViews(transform, options_of(short_side=(32, 32), hflip=0.0))
     view = views.make(frames, [[0, 1]], np.random.default_rng(0)).views[0]  # (2, 32, 32, 3): the full frame
     torch.testing.assert_close(view.permute(3, 0, 1, 2) / 255, transform(frames), atol=0.5 / 255 + 1e-6, rtol=0)
 
@@ -83,8 +88,8 @@ def test_without_flow_labels_nothing_else_is_drawn() -> None:
 
 
 def test_autoaugment_with_labels_is_refused() -> None:
-    with pytest.raises(ValueError, match="mixes moves and colours"):
-        FinetuneViews(CLIP, policy="autoaugment", flow=FlowLabels(16))
+    with pytest.raises(ValueError, match="mixes moves and colors"):
+        FinetuneViews(CLIP, options_of(policy="autoaugment"), flow=FlowLabels(16))
 
 
 class InMemory:
@@ -106,7 +111,7 @@ class InMemory:
 def test_labels_travel_to_the_batch(kind: str) -> None:
     flow = FlowLabels(16)
     spec = ViewTransform(ViewSpec(size=32))
-    views = FinetuneViews(CLIP, flow=flow)
+    views = FinetuneViews(CLIP, options_of(), flow=flow)
     if kind == "pre-training":
         views = TrainViews(lambda total, fps, rng: [[0, 2, 4, 6], [1, 3]], [spec, spec], flow=flow)  # type: ignore[assignment]
     rows = VideoList((Row("a", label=0), Row("b", label=1)))
