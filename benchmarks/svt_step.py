@@ -124,7 +124,7 @@ def count_bytes(batch: int, checkpointing: bool = False) -> dict[str, Any]:
     with FakeTensorMode(allow_non_fake_inputs=True):
         method = method.to_empty(device="cpu")
         views = random_batch(batch, torch.device("cpu"))
-        optimizer = build_optimizer(param_groups(method))
+        optimizer = build_optimizer(param_groups(method), OptimConfig())
         trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
         losses: list[Tensor] = []
 

@@ -30,6 +30,7 @@ from ..hub.loading import FINAL_NAME, load_model
 from ..hub.publish import config_of, write_weights
 from ..hub.starts import load_start
 from ..methods import Classify, Method, Temporal
+from ..methods.temporal import reversed_classes
 from ..models import Backbone, ZooModel, list_models
 from .checkpoint import seed_all
 from .engine import Trainer
@@ -164,6 +165,13 @@ def build_classify(recipe: FinetuneRecipe, backbone: Backbone, train: VideoList)
 
     The `meta` of its backbone and of its classifier become those of the network that is trained.
     """
+    shuffled = recipe.temporal.order and recipe.temporal.order_of == "shuffled"
+    if shuffled and (pair := reversed_classes(train.classes)):
+        _log.warning(
+            "temporal.order_of=shuffled: %s and %s look like each other's reverse; the order of shuffled frames then "
+            "has no answer and hides the direction; set temporal.order=0 or temporal.order_of=straight",
+            *pair,
+        )
     if recipe.temporal.is_on:
         method: Classify = Temporal(backbone, train.num_classes, recipe.temporal, recipe.classify)
     else:
