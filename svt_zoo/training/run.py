@@ -26,9 +26,9 @@ from ..evaluation.results import Result, provenance
 from ..evaluation.run import Evaluated, load_network, name_of, write_results
 from ..evaluation.views import fast_transform
 from ..files import write_whole
+from ..hub.initial import load_initial
 from ..hub.loading import FINAL_NAME, load_model
 from ..hub.publish import config_of, write_weights
-from ..hub.starts import load_start
 from ..methods import Classify, Method, Temporal
 from ..methods.temporal import reversed_classes
 from ..models import Backbone, ZooModel, list_models
@@ -94,7 +94,7 @@ def build_backbone(recipe: PretrainRecipe) -> Backbone:
         raise ConfigError(f"model.name={name!r} is not registered; one of {', '.join(list_models())}")
     try:
         network = distributed.in_turn(
-            lambda: load_start(recipe.init, model=name, options=options, progress=distributed.is_main())
+            lambda: load_initial(recipe.init, model=name, options=options, progress=distributed.is_main())
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
