@@ -10,7 +10,6 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import safetensors
-import safetensors.torch
 import torch
 from filelock import FileLock
 from torch import Tensor
@@ -21,7 +20,7 @@ from ..data.lists import Row, VideoList
 from ..data.pool import Outcomes, TaskResult, reason_of
 from ..data.transforms import EvalTransform
 from ..data.views import Indices, Views
-from ..files import write_whole
+from ..files import write_tensors, write_whole
 
 _T = TypeVar("_T")
 
@@ -268,7 +267,7 @@ class ShardFolder:
                 with safetensors.safe_open(path, framework="pt") as file:
                     if file.get_slice("features").get_shape()[0]:
                         return True
-            except (safetensors.SafetensorError, FileNotFoundError):  # or another process has removed it
+            except (safetensors.SafetensorError, OSError, RuntimeError):  # or another process has removed it
                 return True
         return False
 
@@ -296,14 +295,16 @@ class ShardFolder:
         rows = json.dumps([row for batch in batches for row in batch.rows])
         with FileLock(self.folder / "claim.lock"):
             self._claim()  # before the first shard, another command may claim the folder
-            write_whole(path, safetensors.torch.save(tensors, metadata={"rows": rows}))
+            write_tensors(path, tensors, {"rows": rows})
 
 
 def _read(path: Path) -> Shard:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             return Shard([ClipRow(*row) for row in json.loads(file.metadata()["rows"])], file.get_tensor("features"))
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        if not path.exists():  # another process has removed it
+            raise FileNotFoundError(path) from error
         raise ValueError(f"{path} is damaged ({error}); delete it and run the same command again") from error
 
 
