@@ -48,21 +48,10 @@ class ClipBatch(NamedTuple):
 
 
 class ClipReader:
-    """Reads the clips of a list: one row per video, or one row per `every` seconds.
+    """Reads the clips of a list: one row of `views` per video, or one clip of `transform` every so many seconds.
 
-    A range of videos gives the same batches in every process. One batch is in memory at a time, for any video length.
-
-    Args:
-        videos: the list.
-        views: of each video, for one row per video.
-        transform: of the network, for `every`.
-        every: seconds between two rows of one video (each is one clip of `transform`); None for one row per video.
-        batch_size: maximum number of rows in a batch.
-        seed: of random views, whose choices depend only on it and the video's number.
-        open_row: opens a row of the list, by default `datasets.open_row`.
-
-    Raises:
-        ValueError: `every` is not > 0.
+    A range of videos gives the same batches in every process, of at most `batch_size` rows. Random views depend only on
+    the seed and the video's number. One batch is in memory at a time, for any video length.
     """
 
     def __init__(
@@ -169,18 +158,9 @@ class Computed(NamedTuple):
 
 
 class ShardFolder:
-    """The shards of the features of a list.
+    """The shards of the features of a list; a folder never mixes features of different `settings`.
 
     Several processes may share a folder; each writes its own shards. A killed process loses only unfinished shards.
-
-    Args:
-        folder: where the shards are.
-        videos: the list.
-        settings: what determines the features; a folder never mixes features of different settings.
-        shard_size: videos per shard.
-
-    Raises:
-        ValueError: `shard_size` is below 1.
     """
 
     def __init__(self, folder: Path, videos: VideoList, settings: Mapping[str, str], shard_size: int) -> None:
