@@ -32,7 +32,7 @@ ALLOWED = {
     "inference": {"files", "models", "video", "data", "hub", "evaluation", "device"},
     "demo": {"files", "models", "video", "data", "hub", "training", "evaluation", "inference", "config"},
     "cli": {
-        *("config", "data", "demo", "device", "distributed", "evaluation"),
+        *("config", "data", "demo", "device", "distributed", "evaluation", "files"),
         *("hub", "inference", "models", "training", "video"),
     },
     "__main__": {"cli"},

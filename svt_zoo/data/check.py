@@ -4,19 +4,19 @@ The check finds only damage that the decoder reports; a flipped bit may change a
 holds the hash of each file, which shows whether the file has changed since the check.
 """
 
-import csv
 import hashlib
 import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ..files import atomic, is_url, local_path, sha256_of
 from ..video import VideoReadError, open_video
 from ..video.frames import FrameFolder, is_image
+from .list_formats import valid_utf8, write_table
 from .lists import VideoList
 from .pool import Journal, Outcomes, fingerprint, output_file, progress, run_tasks
 
@@ -102,27 +102,23 @@ class CheckReport:
 
     def save(self) -> None:
         """Writes the rows as Parquet or CSV, by the suffix; the file is replaced atomically."""
-        path = self.path
-        columns = [field.name for field in fields(CheckedVideo)]
-        rows = [asdict(video) for video in self.videos]
-        with atomic(path) as part:
-            if path.suffix == ".csv":
-                with open(part, "w", encoding="utf-8", newline="") as file:
-                    writer = csv.DictWriter(file, columns)
-                    writer.writeheader()
-                    writer.writerows(rows)
-            else:
-                import pyarrow
-                import pyarrow.parquet
+        if self.path.suffix == ".csv":
+            write_table(self.path, [field.name for field in fields(CheckedVideo)], map(astuple, self.videos))
+            return
+        import pyarrow
+        import pyarrow.parquet
 
-                schema = pyarrow.schema([(name, getattr(pyarrow, kind)()) for name, kind in _PARQUET_TYPES.items()])
-                pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), part)
-
-
-# Explicit types, because a column that holds only None would have no type.
-_PARQUET_TYPES = {field.name: "string" for field in fields(CheckedVideo)}
-_PARQUET_TYPES |= dict.fromkeys(("width", "height", "frames", "bytes"), "int64")
-_PARQUET_TYPES |= dict.fromkeys(("fps", "duration"), "float64")
+        # Explicit types, because a column that holds only None would have no type.
+        types = {field.name: pyarrow.string() for field in fields(CheckedVideo)}
+        types |= dict.fromkeys(("width", "height", "frames", "bytes"), pyarrow.int64())
+        types |= dict.fromkeys(("fps", "duration"), pyarrow.float64())
+        rows = [
+            {name: valid_utf8(cell) if isinstance(cell, str) else cell for name, cell in asdict(video).items()}
+            for video in self.videos
+        ]
+        table = pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(types))
+        with atomic(self.path) as part:
+            pyarrow.parquet.write_table(table, part)
 
 
 def check_videos(
@@ -199,15 +195,8 @@ def check_video(task: tuple[str, int | None]) -> CheckedVideo:
 def _read_file(path: str, known: dict[str, Any]) -> None:
     """Decodes a file to its end; first adds the file's metadata to `known`, so that broken files have it too."""
     with open_video(path) as video:
-        known |= {
-            "codec": video.codec,
-            "container": video.container,
-            "width": video.width,
-            "height": video.height,
-            "frames": video.num_frames,
-            "fps": video.fps,
-            "duration": video.duration,
-        }
+        known |= {name: getattr(video, name) for name in ("codec", "container", "width", "height", "fps", "duration")}
+        known["frames"] = video.num_frames
         for _ in video._decode(range(video.num_frames)):  # one at a time: a long video would not fit in memory
             pass
 
@@ -230,12 +219,12 @@ def _read_folder(path: str, num_frames: int | None) -> dict[str, Any]:
 
 
 def _with_duplicates(videos: Sequence[CheckedVideo]) -> tuple[CheckedVideo, ...]:
-    first: dict[str, str] = {}
-    marked = []
-    for video in videos:
-        original = first.setdefault(video.sha256, video.path) if video.sha256 else video.path
-        marked.append(replace(video, duplicate_of=original if original != video.path else None))
-    return tuple(marked)
+    first = {video.sha256: video.path for video in reversed(videos)}  # by the content
+    originals = (first[video.sha256] if video.sha256 else video.path for video in videos)
+    return tuple(
+        replace(video, duplicate_of=original if original != video.path else None)
+        for video, original in zip(videos, originals, strict=True)
+    )
 
 
 def _key(path: str, num_frames: int | None) -> tuple[str, int | None, int, int]:
@@ -246,7 +235,7 @@ def _key(path: str, num_frames: int | None) -> tuple[str, int | None, int, int]:
 def default_report(source: str) -> Path:
     """The default path of the report on a list or folder: one file for each source, named after it."""
     path = Path(source).resolve()
-    name, place = path.stem if path.is_file() else path.name, hashlib.sha256(str(path).encode()).hexdigest()[:6]
+    name, place = path.stem if path.is_file() else path.name, hashlib.sha256(os.fsencode(path)).hexdigest()[:6]
     return Path("runs", f"data_report_{name}_{place}.parquet")
 
 

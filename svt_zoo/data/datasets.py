@@ -26,21 +26,17 @@ class FrameReader(Protocol):
     @property
     def num_frames(self) -> int:
         """Number of frames."""
-        ...
 
     @property
     def fps(self) -> float:
         """Average frames per second."""
-        ...
 
     @property
     def pts(self) -> Sequence[float]:
         """Presentation time of each frame, in seconds from the first frame."""
-        ...
 
     def frames_at(self, indices: Sequence[int]) -> Tensor:
         """Frames by number, uint8 RGB (len(indices), H, W, 3); raises `VideoReadError`."""
-        ...
 
     def __enter__(self) -> "FrameReader": ...
 
@@ -63,7 +59,6 @@ class VideoDataset(Dataset[dict[str, Any]]):
         views: makes the views of each video.
         train: replace videos that cannot be read; draw again in each epoch.
         seed: seed of all random values.
-        cache_dir: folder for files fetched from URLs, as in `local_path`.
         max_attempts: number of videos to try for a training sample; if all fail, the sample has no video.
         open_row: opens a row of the list; pass your own function for other storage. It raises `VideoReadError`.
     """
@@ -75,7 +70,6 @@ class VideoDataset(Dataset[dict[str, Any]]):
         *,
         train: bool,
         seed: int = 0,
-        cache_dir: str | os.PathLike[str] | None = None,
         max_attempts: int = 10,
         open_row: Callable[[Row], FrameReader] | None = None,
     ) -> None:
@@ -84,7 +78,6 @@ class VideoDataset(Dataset[dict[str, Any]]):
         self.train = train
         self.seed = seed
         self.epoch = 0
-        self.cache_dir = cache_dir
         self.max_attempts = max_attempts
         self.open_row = open_row
 
@@ -104,12 +97,9 @@ class VideoDataset(Dataset[dict[str, Any]]):
         failures: list[Failure] = []
         attempts = min(self.max_attempts, len(self)) if self.train else 1
         for attempt in range(attempts):
-            shown = index
-            if attempt:
-                shown = replacement_index(self.seed, epoch, index, attempt - 1, len(self))
+            shown = replacement_index(self.seed, epoch, index, attempt - 1, len(self)) if attempt else index
             try:
-                made = self._read(shown, sample_rng(self.seed, epoch, index))
-                return self._sample(shown, made, failures)
+                return self._sample(shown, self._read(shown, sample_rng(self.seed, epoch, index)), failures)
             except Exception as error:  # any error affects only this video
                 failures.append(Failure(self.videos.rows[shown].path, reason_of(error)))
         return self._sample(index, None, failures)
@@ -128,17 +118,11 @@ class VideoDataset(Dataset[dict[str, Any]]):
         }
 
     def _read(self, index: int, rng: np.random.Generator) -> Made:
-        """Makes the views of one video; each frame is decoded once."""
         row = self.videos.rows[index]
-        with self._open(row) as reader:
+        with self.open_row(row) if self.open_row else open_row(row, frame_rate=self.videos.frame_rate) as reader:
             first, last = frame_range(row, reader)
             frames, places = shared_frames(reader, self.views.indices(last - first, reader.fps, rng), first)
         return Made(*self.views.make(frames, places, rng))
-
-    def _open(self, row: Row) -> FrameReader:
-        if self.open_row is not None:
-            return self.open_row(row)
-        return open_row(row, frame_rate=self.videos.frame_rate, cache_dir=self.cache_dir)
 
 
 def training_dataset(
@@ -148,23 +132,14 @@ def training_dataset(
     return VideoDataset(training_list(data, seed=seed), train_views(views, flow=flow), train=True, seed=seed)
 
 
-def open_row(
-    row: Row,
-    *,
-    frame_rate: float = 30.0,
-    cache_dir: str | os.PathLike[str] | None = None,
-    limits: Limits | None = None,
-) -> FrameReader:
-    """Opens the video of a row: a file, a URL, or a folder of frames.
-
-    `frame_rate` is for folders of frames, in frames per second. `limits` are passed to `open_video` and `cache_dir` to
-    `local_path`.
+def open_row(row: Row, *, frame_rate: float = 30.0, limits: Limits | None = None) -> FrameReader:
+    """Opens the video of a row: a file, a URL, or a folder of frames at `frame_rate` frames per second.
 
     Raises:
         VideoReadError: the video cannot be fetched or read.
     """
     try:
-        path = local_path(row.path, cache_dir=cache_dir)
+        path = local_path(row.path)
     except OSError as error:
         raise VideoReadError(row.path, str(error)) from error
     if not is_url(row.path) and os.path.isdir(path):
@@ -173,9 +148,9 @@ def open_row(
 
 
 def shared_frames(reader: FrameReader, indices: Indices, first: int = 0) -> tuple[Tensor, list[list[int]]]:
-    """Decodes each frame of the views once: returns the frames (n, H, W, 3) and the rows of each view.
+    """Decodes each frame of the views once: the frames (n, H, W, 3) and the rows of each view.
 
-    `indices` are relative to frame `first`.
+    `indices` count from frame `first`.
     """
     union = sorted({i for view in indices for i in view})
     place = {i: n for n, i in enumerate(union)}

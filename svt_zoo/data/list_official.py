@@ -95,7 +95,7 @@ def parse_kinetics(path: str) -> Parsed:
         try:
             stem = f"{row['youtube_id']}_{int(row['time_start']):06d}_{int(row['time_end']):06d}"
         except (KeyError, ValueError) as error:
-            raise error_at(path, line, f"time_start and time_end are whole seconds, got {row}") from error
+            raise error_at(path, line, f"time_start and time_end must be integers, got {row}") from error
         label, group = row.get("label", ""), row["youtube_id"]
         entries.append(Entry(f"{stem}.mp4", line, label, group=group, columns=row, by_stem=True))
     return Parsed(entries)
@@ -234,8 +234,8 @@ def _detect_folder(path: str) -> str:
         return "class_folders"
     if len(classes) > 1 and len(others) < len(videos) - len(others):
         _log.warning(
-            "%s is read without labels, because %d of %d videos, such as %s, are not in CLASS/VIDEO; move them, or set "
-            "format=class_folders to use the first folder of each path as its class",
+            "%s is read without labels: %d of %d videos, such as %s, are not in CLASS/VIDEO. Move them, or set "
+            "format=class_folders, which skips videos outside of folders",
             *(path, len(others), len(videos), others[0]),
         )
     return "folder"

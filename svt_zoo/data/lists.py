@@ -1,6 +1,5 @@
 """Lists of videos: read from all common formats into the same rows, with numeric labels and full paths."""
 
-import csv
 import hashlib
 import json
 import os
@@ -23,6 +22,7 @@ from .list_formats import (
     is_folder,
     normalize_label,
     resolve_labels,
+    write_table,
 )
 from .list_official import FORMATS, detect, read_labels
 
@@ -161,12 +161,11 @@ class VideoList:
 
         File names that are not UTF-8 keep their bytes.
         """
-        with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["file", "label", "class", "group", "start_sec", "end_sec", "num_frames"])
-            for row in self.rows:
-                name = self.classes[row.label] if self.classes and row.label is not None else ""
-                writer.writerow([row.path, row.label, name, row.group, row.start_sec, row.end_sec, row.num_frames])
+        rows = []
+        for row in self.rows:
+            name = self.classes[row.label] if self.classes and row.label is not None else ""
+            rows.append((row.path, row.label, name, row.group, row.start_sec, row.end_sec, row.num_frames))
+        write_table(path, ("file", "label", "class", "group", "start_sec", "end_sec", "num_frames"), rows)
 
 
 def read_list(

@@ -22,8 +22,8 @@ from ..config import (
 )
 from ..data.lists import VideoList, evaluation_list, training_list
 from ..device import choose_device, choose_dtype
+from ..hub.initial import INITIAL_WEIGHTS, load_initial
 from ..hub.loading import FINAL_NAME, WEIGHTS_NAME
-from ..hub.starts import STARTS, load_start
 from ..hub.weights import ClipSpec
 from ..models import ZooModel, backbone_of, create_model
 from .metrics import summarize
@@ -117,7 +117,7 @@ def load_network(recipe: EvaluationRecipe | FinetuneRecipe, *, num_classes: int 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.run.seed)
         network = distributed.in_turn(
-            lambda: load_start(
+            lambda: load_initial(
                 name,
                 model=recipe.model.name,
                 options=recipe.model.options,
@@ -204,7 +204,7 @@ def _noted(one: Evaluated, protocol: str) -> dict[str, Any]:
 
 def name_of(init: str, model: str) -> str:
     """Name of the network in results: a row of the table, the folder of a run, or a file name without suffix."""
-    if init in ("random", *STARTS):
+    if init in ("random", *INITIAL_WEIGHTS):
         return f"{model} {init}"
     if init.startswith(_UNTRAINED):
         return f"{name_of(init.removeprefix(_UNTRAINED), model)} untrained"

@@ -13,8 +13,8 @@ from ..data.datasets import training_dataset
 from ..data.lists import VideoList, evaluation_list
 from ..data.loader import build_loader
 from ..device import choose_device
+from ..hub.initial import load_initial
 from ..hub.loading import FINAL_NAME
-from ..hub.starts import load_start
 from ..methods import Method
 from ..models import Backbone, list_models
 from .engine import Trainer
@@ -103,7 +103,7 @@ def build_backbone(recipe: PretrainRecipe) -> Backbone:
         raise ConfigError(f"model.name={name!r} is not registered; one of {', '.join(list_models())}")
     try:
         network = distributed.in_turn(
-            lambda: load_start(recipe.init, model=name, options=options, progress=distributed.is_main())
+            lambda: load_initial(recipe.init, model=name, options=options, progress=distributed.is_main())
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error

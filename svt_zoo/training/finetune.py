@@ -19,6 +19,7 @@ from ..evaluation.run import Evaluated, load_network, name_of, write_results
 from ..evaluation.views import fast_transform
 from ..hub.loading import FINAL_NAME, load_model
 from ..methods import Classify, Temporal
+from ..methods.temporal import reversed_classes
 from ..models import Backbone
 from .build import write_description
 from .engine import Trainer
@@ -102,6 +103,13 @@ def build_classify(recipe: FinetuneRecipe, backbone: Backbone, train: VideoList)
 
     The `meta` of its backbone and of its classifier become those of the network that is trained.
     """
+    shuffled = recipe.temporal.order and recipe.temporal.order_of == "shuffled"
+    if shuffled and (pair := reversed_classes(train.classes)):
+        _log.warning(
+            "temporal.order_of=shuffled: %s and %s look like each other's reverse; the order of shuffled frames then "
+            "has no answer and hides the direction; set temporal.order=0 or temporal.order_of=straight",
+            *pair,
+        )
     if recipe.temporal.is_on:
         method: Classify = Temporal(backbone, train.num_classes, recipe.temporal, recipe.classify)
     else:

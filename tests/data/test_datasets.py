@@ -218,7 +218,7 @@ def test_files_folders_of_frames_and_broken_files_are_read_from_one_list(
     assert cut["failures"][0].path == str(tmp_path / "cut.mp4")
 
 
-def test_a_video_that_cannot_be_fetched_fails_like_a_broken_one(tmp_path: Path) -> None:
+def test_a_video_that_cannot_be_fetched_fails_like_a_broken_one() -> None:
     videos = VideoList((Row("memory://nowhere/a.mp4"),))
-    sample = VideoDataset(videos, EvalViews(EVAL), train=False, cache_dir=tmp_path)[0]
+    sample = VideoDataset(videos, EvalViews(EVAL), train=False)[0]
     assert "cannot be fetched" in sample["failures"][0].reason

@@ -135,12 +135,12 @@ def test_a_missing_opencv_is_an_error_of_the_recipe(monkeypatch: pytest.MonkeyPa
     assert build_flow(TemporalConfig(), 16) is None
 
 
-def test_the_authors_code_is_three_words_away() -> None:
+def test_the_authors_code_is_the_order_term_and_two_words_away() -> None:
     ours, theirs = (
         read_recipe(FinetuneRecipe, ROOT / "configs" / "time" / f"xvit_ssv2_time{name}.yaml") for name in ("", "_code")
     )
     assert (ours.temporal.order_of, ours.temporal.permutation, ours.temporal.flow_rule) == (
-        "shuffled",
+        "straight",
         "video",
         "absolute",
     )
