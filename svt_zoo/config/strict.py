@@ -45,7 +45,12 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 # New options -> the value with which a run continues as in versions without them.
-_ADDED: dict[str, Any] = {"svt.contrast": 0.0, "svt.contrast_end": 0.0, "svt.contrast_temp": 0.2}
+_ADDED: dict[str, Any] = {
+    "data.allow_cut": False,
+    "svt.contrast": 0.0,
+    "svt.contrast_end": 0.0,
+    "svt.contrast_temp": 0.2,
+}
 
 
 def with_added(saved: Mapping[str, Any]) -> dict[str, Any]:

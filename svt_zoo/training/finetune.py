@@ -139,7 +139,7 @@ def build_finetune_loader(
         flow=build_flow(recipe.temporal, backbone.patch_size),
     )
     return build_loader(
-        VideoDataset(train, views, train=True, seed=recipe.run.seed),
+        VideoDataset(train, views, train=True, allow_cut=recipe.data.allow_cut, seed=recipe.run.seed),
         batch_size=recipe.data.batch_size,
         num_workers=recipe.data.num_workers,
         rank=distributed.rank(),
