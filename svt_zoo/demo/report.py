@@ -24,7 +24,7 @@ from ..evaluation.knn import knn_scores, nearest
 from ..evaluation.metrics import accuracy, confusion_matrix, plot_confusion
 from ..inference.visualize import attention_maps, contact_sheet, unnormalize
 from ..models import ZooModel
-from ..training.plots import draw_curves
+from ..training.monitor import draw_curves
 from ..video import open_video
 
 _VOTES = 10  # neighbors that vote for a class
