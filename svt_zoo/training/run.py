@@ -154,7 +154,7 @@ def train_classifier(recipe: FinetuneRecipe, train: VideoList, val: VideoList, d
         fast=fast_transform(transform) if recipe.views.slow_fast else None,
         flow=build_flow(recipe.temporal, backbone.patch_size),
     )
-    dataset = VideoDataset(train, views, train=True, seed=recipe.run.seed)
+    dataset = VideoDataset(train, views, train=True, allow_cut=recipe.data.allow_cut, seed=recipe.run.seed)
     augment = Augment(mean=transform.mean, std=transform.std, channel_order=transform.channel_order)
     knn = OnlineKNN(recipe, train, val, device) if recipe.run.knn_every_epochs else None
     return _train(recipe, method, dataset, augment, device, knn)
