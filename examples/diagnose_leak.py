@@ -57,7 +57,7 @@ def diagnose_leak(
     Args:
         recipe: with any backbone; its list of videos is not needed. `optim.lr` holds throughout.
         steps: of training.
-        last: so many steps at the end are counted, and as many batches in eval mode.
+        last: the last steps that are counted, and the number of batches in eval mode.
         report: called with a line of numbers every hundred steps.
     """
     device = choose_device(recipe.run.device)
