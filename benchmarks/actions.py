@@ -36,9 +36,8 @@ from svt_zoo.data.prepare import prepare_videos
 from svt_zoo.evaluation.results import Result, provenance, read_result
 from svt_zoo.evaluation.run import evaluate
 from svt_zoo.models import Backbone, Features, register_model
-from svt_zoo.training.build import pretrain
-from svt_zoo.training.finetune import finetune
 from svt_zoo.training.monitor import read_metrics
+from svt_zoo.training.run import finetune, pretrain
 from svt_zoo.training.signals import ASKED_TO_STOP
 
 _log = logging.getLogger("actions")

@@ -21,8 +21,7 @@ from svt_zoo.data.views import train_views
 from svt_zoo.hub.initial import INITIAL_WEIGHTS
 from svt_zoo.methods import Temporal
 from svt_zoo.models import Backbone, create_model
-from svt_zoo.training.build import build_method
-from svt_zoo.training.finetune import build_classify
+from svt_zoo.training.run import build_classify, build_method
 
 CONFIGS = ROOT / "configs"
 

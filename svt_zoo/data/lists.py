@@ -45,6 +45,7 @@ class DataConfig:
             to choose a recipe without looking at the test videos; 0 evaluates on `val`.
         subset: number of training videos to keep, drawn by the seed; null keeps all.
         allow_overlap: allow a training list that shares files or groups with the evaluation list.
+        allow_cut: train on the frames that exist of files that were cut, which fail otherwise; see `svt-zoo check`.
         frame_rate: frames per second of frame folders, which do not store it.
         num_workers: processes that read videos; null is one per core, at most 8.
         batch_size: videos per batch in each process.
@@ -61,6 +62,7 @@ class DataConfig:
     validation_fraction: float = 0.0
     subset: int | None = None
     allow_overlap: bool = False
+    allow_cut: bool = False
     frame_rate: float = 30.0
     num_workers: int | None = None
     batch_size: int = 8

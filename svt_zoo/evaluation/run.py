@@ -112,10 +112,6 @@ def load_network(recipe: EvaluationRecipe | FinetuneRecipe, *, num_classes: int 
     """Load the network of a recipe in eval mode, with its clip in `meta`; the seed determines random weights.
 
     `init=random:NAME` uses the architecture and the clip of NAME with random weights, as a baseline for NAME.
-
-    Raises:
-        ValueError: `init` names no known model.
-        WeightsError: the weights cannot be loaded.
     """
     name = recipe.init.removeprefix(_UNTRAINED)
     with torch.random.fork_rng(devices=[]):
@@ -157,17 +153,7 @@ def write_results(
 ) -> list[Result]:
     """Write the files of each evaluation and, for each protocol that all have, one result per split (mean of seeds).
 
-    Several splits get one more result, their mean. Only the main process writes.
-
-    Args:
-        evaluated: the evaluations.
-        report: fields that are common to all results.
-        name: of what was evaluated, if `report` has no name.
-        recipe: the resolved recipe as plain data.
-        device: on which the results were computed.
-
-    Returns:
-        The results, as written; an empty list in all other processes.
+    Several splits get one more result, their mean. Only the main process writes; all others return an empty list.
     """
     if not distributed.is_main():
         return []
