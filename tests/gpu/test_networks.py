@@ -103,14 +103,14 @@ def network_device(network: Backbone) -> torch.device:
     return next(network.parameters()).device
 
 
-def test_ten_views_compile_into_four_graphs_of_a_block(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_views_compile_into_four_graphs_of_a_block(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     """With and without drop path, with and without gradient; more would reach PyTorch's limit of eight."""
     graphs = CompileCounterWithBackend("inductor" if device.type == "cuda" else "eager")
     plain_compile = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda self, **options: plain_compile(self, backend=graphs, **options))
-    shapes = [(8, 32), (16, 32), (2, 16), (4, 16), (8, 16), (16, 16)]
+    shapes = [(8, 32), (16, 32), (2, 16), (4, 16)]
     torch.manual_seed(0)
-    network = svt_of(timesformer(**{**TINY, "depth": 3}, drop_path_rate=0.1)).to(device)
+    network = svt_of(timesformer(**TINY, drop_path_rate=0.1)).to(device)
     eager = copy.deepcopy(network)
     torch.compiler.reset()
     compile_networks(network)
