@@ -13,7 +13,7 @@ class ModelConfig:
     Attributes:
         name: a registered model, one of `svt_zoo.list_models()`.
         options: keyword arguments of its builder, such as `model.options.drop_path_rate=0.1`, `img_size`, `num_frames`,
-            `pos_mode`, `grad_checkpointing`.
+            `pos_mode`, `grad_checkpointing`; `table_std=0.5` for a start from random weights (see `create_model`).
     """
 
     name: str = "svt_vitb"
