@@ -45,7 +45,13 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 # New options -> the value with which a run continues as in versions without them.
-_ADDED: dict[str, Any] = {"svt.contrast": 0.0, "svt.contrast_end": 0.0, "svt.contrast_temp": 0.2}
+_ADDED: dict[str, Any] = {
+    "svt.contrast": 0.0,
+    "svt.contrast_end": 0.0,
+    "svt.contrast_temp": 0.2,
+    "data.fold": None,
+    "repeat.folds": None,
+}
 
 
 def with_added(saved: Mapping[str, Any]) -> dict[str, Any]:
