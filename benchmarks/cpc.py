@@ -28,8 +28,7 @@ from svt_zoo.data.lists import read_list
 from svt_zoo.data.prepare import prepare_videos
 from svt_zoo.evaluation.run import evaluate
 from svt_zoo.models import Backbone, Features, list_models, register_model
-from svt_zoo.training.build import pretrain
-from svt_zoo.training.finetune import finetune
+from svt_zoo.training.run import finetune, pretrain
 
 SIZE = 64
 MODEL = {

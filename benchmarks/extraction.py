@@ -84,6 +84,12 @@ def finish(process: "subprocess.Popen[bytes]", log: Path) -> float:
     return sum(int(videos) for videos, _ in lines) / max(float(seconds) for _, seconds in lines)
 
 
+def family(pid: int) -> list[int]:
+    """A process and all processes below it, from Linux's /proc."""
+    children = [child for path in Path("/proc", str(pid)).glob("task/*/children") for child in path.read_text().split()]
+    return [pid, *(descendant for child in children for descendant in family(int(child)))]
+
+
 def kill_in_the_middle(process: "subprocess.Popen[bytes]", output: Path, shards: int) -> int:
     """Kill all processes of the run when `shards` shards exist; return the number of shards."""
     folder = output.with_name(f"{output.name}.parts")
@@ -94,8 +100,8 @@ def kill_in_the_middle(process: "subprocess.Popen[bytes]", output: Path, shards:
         time.sleep(0.05)
     else:
         raise RuntimeError(f"the run ended before {shards} shards existed")
-    os.killpg(process.pid, signal.SIGKILL)
-    subprocess.run(["pkill", "-9", "-f", str(output)], check=False)  # torchrun's processes have their own groups
+    for pid in family(process.pid):  # torchrun's processes have their own groups
+        os.kill(pid, signal.SIGKILL)
     process.wait()
     time.sleep(2)  # until Ray's own processes have ended
     return len(list(folder.glob("shard_*")))
@@ -233,7 +239,7 @@ def main() -> int:
         "videos": len(videos),
         "videos a second of CPU time": {name: round(rate, 2) for name, rate in rates.items()},
         "engines": engines,
-        "search, nearest neighbour of random features, percent": accuracy,
+        "search, nearest neighbor of random features, percent": accuracy,
     }
     print(json.dumps(result, indent=2))
     if args.output:

@@ -41,7 +41,7 @@ from svt_zoo.batch import Batch
 from svt_zoo.config import Recipe
 from svt_zoo.methods import SVT, SVTConfig
 from svt_zoo.models import Backbone, create_model, layers
-from svt_zoo.training.optim import build_optimizer, clip_gradients, param_groups
+from svt_zoo.training.optim import OptimConfig, build_optimizer, clip_gradients, param_groups
 
 VIEWS = Recipe().views  # the defaults are the paper's
 TINY_VIEWS = replace(VIEWS, global_size=32, local_size=16)
@@ -124,7 +124,7 @@ def count_bytes(batch: int, checkpointing: bool = False) -> dict[str, Any]:
     with FakeTensorMode(allow_non_fake_inputs=True):
         method = method.to_empty(device="cpu")
         views = random_batch(batch, torch.device("cpu"))
-        optimizer = build_optimizer(param_groups(method))
+        optimizer = build_optimizer(param_groups(method), OptimConfig())
         trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
         losses: list[Tensor] = []
 
@@ -166,7 +166,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
         for module in method.modules():
             if isinstance(module, Backbone):
                 module.compile()
-    optimizer = build_optimizer(param_groups(method), name="adamw", lr=1e-4, betas=(0.9, 0.999), momentum=0.9)
+    optimizer = build_optimizer(param_groups(method), OptimConfig(lr=1e-4, weight_decay=0.0))
     trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
     batch = random_batch(case["batch"], device, tiny)
 

@@ -19,8 +19,7 @@ from svt_zoo.data.prepare import prepare_videos
 from svt_zoo.evaluation.run import evaluate
 from svt_zoo.inference.extract import extract_features
 from svt_zoo.models import ZooModel, create_model
-from svt_zoo.training.build import pretrain
-from svt_zoo.training.finetune import finetune
+from svt_zoo.training.run import finetune, pretrain
 
 DEBUG = ROOT / "configs" / "debug"
 CLIP = {"num_frames": 2, "sampling_rate": 2, "resize_size": 36, "crop_size": 32, "mean": (0.45,) * 3, "std": (0.2,) * 3}

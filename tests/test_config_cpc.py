@@ -85,7 +85,7 @@ def test_random_weights_see_the_clips_of_trained_ones(name: str) -> None:
 def pretrained_clip() -> ClipSpec:
     """The clip of what configs/cpc/ucf101.yaml trains."""
     recipe = load_recipe(CPC / "ucf101.yaml")
-    return OBJECTIVES["cpc"].clip(recipe, create_model("cpc_resnet18"))  # type: ignore[arg-type]
+    return OBJECTIVES["cpc"](recipe).clip(create_model("cpc_resnet18"))  # type: ignore[arg-type]
 
 
 def test_every_clip_is_every_third_frame_of_videos_of_25_a_second() -> None:

@@ -26,18 +26,18 @@ ALLOWED = {
     "hub": {"files", "models"},
     "training": {
         *("files", "video", "methods", "models", "data", "hub", "evaluation"),
-        *("batch", "config", "device", "distributed", "schedules"),
+        *("batch", "config", "device", "distributed", "options", "schedules"),
     },
     "evaluation": {"files", "models", "video", "data", "hub", "batch", "config", "device", "distributed", "options"},
     "inference": {"files", "models", "video", "data", "hub", "evaluation", "device"},
     "demo": {"files", "models", "video", "data", "hub", "training", "evaluation", "inference", "config"},
     "cli": {
-        *("config", "data", "demo", "device", "distributed", "evaluation"),
+        *("config", "data", "demo", "device", "distributed", "evaluation", "files"),
         *("hub", "inference", "models", "training", "video"),
     },
     "__main__": {"cli"},
 }
-# The options of the optimizer and of the evaluations stand beside them, in modules that import no recipe.
+# The options of training and of the evaluations are in modules that import no recipe.
 OPTIONS = {(f"config/{name}.py", part) for name in ("__init__", "recipe") for part in ("evaluation", "training")}
 # A network and a weights row know their transform and how to save themselves, but load that code only when asked.
 WHEN_ASKED = {

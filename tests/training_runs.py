@@ -45,7 +45,7 @@ def weights_of(output: Path) -> dict[str, Any]:
 def start(arguments: list[str], environment: dict[str, str] | None = None) -> BaseProcess:
     """Start `svt-zoo pretrain` in a process of its own, forked from one that has loaded torch already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["svt_zoo.training.build"])
+    context.set_forkserver_preload(["svt_zoo.training.run"])
     process = context.Process(target=_train, args=(arguments, environment or {}))
     process.start()
     return process

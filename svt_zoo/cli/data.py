@@ -86,7 +86,7 @@ def preview(args: Namespace) -> int:
     recipe = load_recipe(args.recipe, args.overrides)
     dataset = training_dataset(recipe.data, recipe.views, seed=recipe.run.seed)
     indices = range(0, len(dataset), max(1, len(dataset) // args.videos))[: args.videos]
-    picture = preview_sheet(dataset, indices, OBJECTIVES[recipe.method].augment(recipe))
+    picture = preview_sheet(dataset, indices, OBJECTIVES[recipe.method](recipe).augment)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     picture.save(args.output)
     print(f"{args.output}: {len(indices)} of {len(dataset)} videos, one row per view")

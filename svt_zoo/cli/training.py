@@ -50,7 +50,7 @@ def pretrain(args: Namespace) -> int:
     `svt-zoo options pretrain` lists every key=value.
     """
     from ..config import load_recipe
-    from ..training.build import pretrain
+    from ..training.run import pretrain
     from ..training.signals import ASKED_TO_STOP, exit_when_asked
 
     with exit_when_asked():
@@ -69,7 +69,7 @@ def finetune(args: Namespace) -> int:
     `svt-zoo options finetune` lists every key=value.
     """
     from ..config import FinetuneRecipe, read_recipe
-    from ..training.finetune import finetune
+    from ..training.run import finetune
     from ..training.signals import ASKED_TO_STOP, exit_when_asked
 
     recipe = read_recipe(FinetuneRecipe, args.recipe, args.overrides)

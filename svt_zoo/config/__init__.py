@@ -1,8 +1,9 @@
-"""Recipes: dataclasses of all options, and the strict loader from YAML.
+"""Recipes: dataclasses of all options, and the strict loader from YAML."""
 
-The options of a method are the dataclass beside its code in `methods/`; those of the lists and views are in `data/`,
-those of the optimizer in `training/optim.py`.
-"""
+import warnings
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from ..data.clips import FinetuneViewsConfig
 from ..data.lists import DataConfig
@@ -16,9 +17,8 @@ from ..methods.classify import ClassifyConfig
 from ..methods.cpc import CPCConfig
 from ..methods.svt import SVTConfig
 from ..methods.temporal import TemporalConfig
-from ..training.optim import CPCOptimConfig, FinetuneOptimConfig, OptimConfig
-from .find import find_recipe, list_recipes
-from .options import ModelConfig, RunConfig
+from ..options import ConfigError, build, describe, find_recipe, flatten, list_recipes, to_dict
+from ..training.optim import OptimConfig, RunConfig
 from .recipe import (
     EVALUATIONS,
     PRETRAINING,
@@ -27,6 +27,7 @@ from .recipe import (
     FinetuneRecipe,
     KNNRecipe,
     LinearRecipe,
+    ModelConfig,
     MultiviewRecipe,
     PretrainRecipe,
     Recipe,
@@ -36,13 +37,11 @@ from .recipe import (
     load_recipe,
     read_recipe,
 )
-from .strict import ConfigError, build, current_names, describe, differences, flatten, to_dict, was_removed, with_added
 
 __all__ = [
     "EVALUATIONS",
     "PRETRAINING",
     "CPCConfig",
-    "CPCOptimConfig",
     "CPCRecipe",
     "CPCViewsConfig",
     "ClassifyConfig",
@@ -51,7 +50,6 @@ __all__ = [
     "DataConfig",
     "EvaluationRecipe",
     "EvaluationRunConfig",
-    "FinetuneOptimConfig",
     "FinetuneRecipe",
     "FinetuneViewsConfig",
     "KNNConfig",
@@ -71,9 +69,7 @@ __all__ = [
     "TemporalConfig",
     "ViewsConfig",
     "build",
-    "current_names",
     "describe",
-    "differences",
     "expand_repeats",
     "find_recipe",
     "flatten",
@@ -83,6 +79,16 @@ __all__ = [
     "load_recipe",
     "read_recipe",
     "to_dict",
-    "was_removed",
-    "with_added",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    recipe = {"CPCOptimConfig": CPCRecipe, "FinetuneOptimConfig": FinetuneRecipe}.get(name)
+    if recipe is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(
+        f"{name} is deprecated; use OptimConfig, or replace options of {recipe.__name__}().optim",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return partial(replace, recipe().optim)

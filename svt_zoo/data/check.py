@@ -16,7 +16,7 @@ from typing import Any, Literal
 from ..files import atomic, is_url, local_path, sha256_of
 from ..video import VideoReadError, open_video
 from ..video.frames import FrameFolder, is_image
-from .list_formats import write_table
+from .list_formats import valid_utf8, write_table
 from .lists import VideoList
 from .pool import Journal, Outcomes, fingerprint, output_file, progress, run_tasks
 
@@ -112,7 +112,11 @@ class CheckReport:
         types = {field.name: pyarrow.string() for field in fields(CheckedVideo)}
         types |= dict.fromkeys(("width", "height", "frames", "bytes"), pyarrow.int64())
         types |= dict.fromkeys(("fps", "duration"), pyarrow.float64())
-        table = pyarrow.Table.from_pylist([asdict(video) for video in self.videos], schema=pyarrow.schema(types))
+        rows = [
+            {name: valid_utf8(cell) if isinstance(cell, str) else cell for name, cell in asdict(video).items()}
+            for video in self.videos
+        ]
+        table = pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(types))
         with atomic(self.path) as part:
             pyarrow.parquet.write_table(table, part)
 
@@ -231,7 +235,7 @@ def _key(path: str, num_frames: int | None) -> tuple[str, int | None, int, int]:
 def default_report(source: str) -> Path:
     """The default path of the report on a list or folder: one file for each source, named after it."""
     path = Path(source).resolve()
-    name, place = path.stem if path.is_file() else path.name, hashlib.sha256(str(path).encode()).hexdigest()[:6]
+    name, place = path.stem if path.is_file() else path.name, hashlib.sha256(os.fsencode(path)).hexdigest()[:6]
     return Path("runs", f"data_report_{name}_{place}.parquet")
 
 

@@ -70,6 +70,8 @@ def lines(path: str) -> Iterator[tuple[int, str]]:
     """Yields the number, from 1, and the text of each line that is not empty."""
     with open_text(path) as file:
         for number, text in enumerate(file, start=1):
+            if "\0" in text:
+                raise error_at(path, number, "contains a NUL character; the list is not text in UTF-8")
             if text := text.strip():
                 yield number, text
 
@@ -99,20 +101,28 @@ def table(path: str, separator: str = ",") -> Iterator[tuple[int, dict[str, str]
             except StopIteration:
                 return
             except csv.Error as error:
-                raise error_at(path, line, f"the quotes are wrong, {error}; put a pair of them around a cell") from None
+                raise error_at(path, line, f"a cell has wrong quotes ({error}); close them, or double them") from None
             if not header:
                 header = [cell.strip().lower() for cell in cells]
+                if len(set(header)) < len(header):
+                    raise error_at(path, line, f"two columns have the same name: {', '.join(header)}")
             elif len(cells) == len(header):
                 yield line, dict(zip(header, cells, strict=True))
             elif cells:
-                message = f"{len(cells)} cells, the header has {len(header)}: {', '.join(header)}; put quotes around a"
-                raise error_at(path, line, f"{message} cell that contains {separator!r}")
+                advice = f"; put quotes around a cell with {separator!r}" if len(cells) > len(header) else ""
+                columns = f"the header has {len(header)} columns: {', '.join(header)}"
+                raise error_at(path, line, f"the row has {len(cells)} cells, {columns}{advice}")
 
 
 def write_table(path: str | os.PathLike[str], header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     """Writes a CSV file atomically. File names that are not UTF-8 keep their bytes."""
     with atomic(Path(path)) as part, open(part, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         csv.writer(file).writerows([header, *rows])
+
+
+def valid_utf8(text: str) -> str:
+    r"""The text with `\xNN` for each byte of a file name that is not UTF-8, for formats that refuse such bytes."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def load_json(path: str) -> Any:

@@ -176,7 +176,7 @@ class VideoLoader:
         if new and self.log is not None:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             first = not self.log.exists()
-            with open(self.log, "a", encoding="utf-8", newline="") as file:
+            with open(self.log, "a", encoding="utf-8", errors="surrogateescape", newline="") as file:
                 rows = ([self.epoch, path, reason] for path, reason in new.items())
                 csv.writer(file).writerows([("epoch", "path", "reason"), *rows] if first else rows)
         self._outcomes.add_all([(path, None) for path in batch.names])

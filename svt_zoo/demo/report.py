@@ -24,7 +24,7 @@ from ..evaluation.knn import knn_scores, nearest
 from ..evaluation.metrics import accuracy, confusion_matrix, plot_confusion
 from ..inference.visualize import attention_maps, contact_sheet, unnormalize
 from ..models import ZooModel
-from ..training.plots import draw_curves
+from ..training.monitor import draw_curves
 from ..video import open_video
 
 _VOTES = 10  # neighbors that vote for a class
@@ -168,10 +168,10 @@ def _features(model: ZooModel, videos: VideoList, *, one_frame: bool = False) ->
     if one_frame:
         transform = copy.copy(transform)
         transform.num_frames, transform.sampling_rate = 1, None  # the middle frame of the video
-    found = extract(model, videos, views=EvalViews(transform), batch_size=32)
-    if not found.names:
-        raise ValueError(f"none of {len(videos)} videos can be read, the first is {found.missing[0].path}")
-    return found
+    features = extract(model, videos, views=EvalViews(transform), batch_size=32)
+    if not features.names:
+        raise ValueError(f"none of {len(videos)} videos can be read, the first is {features.missing[0].path}")
+    return features
 
 
 def _compare(subject: Subject, bank: Extracted, queries: Extracted) -> tuple[list[Score], Tensor]:
@@ -181,15 +181,15 @@ def _compare(subject: Subject, bank: Extracted, queries: Extracted) -> tuple[lis
     kinds = {
         "untrained network": (_features(subject.untrained, train), _features(subject.untrained, val)),
         "trained, one frame only": tuple(_features(subject.trained, part, one_frame=True) for part in (train, val)),
-        "trained, whole clip": (bank, queries),
+        "trained, all frames": (bank, queries),
     }
     scores = []
-    for name, (learned, asked) in kinds.items():
-        k = min(_VOTES, len(learned.names))
-        votes = knn_scores(learned.features, learned.labels, asked.features, num_classes=train.num_classes, ks=(k,))[k]
-        found = accuracy(votes, asked.labels)
-        scores.append(Score(name, found["top1"], found["top1_low"], found["top1_high"], len(asked.names)))
-    return scores, confusion_matrix(votes.argmax(dim=1), asked.labels, train.num_classes)
+    for name, (known, test) in kinds.items():
+        k = min(_VOTES, len(known.names))
+        votes = knn_scores(known.features, known.labels, test.features, num_classes=train.num_classes, ks=(k,))[k]
+        metrics = accuracy(votes, test.labels)
+        scores.append(Score(name, metrics["top1"], metrics["top1_low"], metrics["top1_high"], len(test.names)))
+    return scores, confusion_matrix(votes.argmax(dim=1), test.labels, train.num_classes)
 
 
 def _examples(videos: VideoList) -> str:
@@ -210,14 +210,14 @@ def _examples(videos: VideoList) -> str:
 
 def _neighbors(bank: Extracted, queries: Extracted | None) -> Image.Image:
     """Draw some videos and their neighbors; without queries, bank videos are the queries and exclude themselves."""
-    asked = queries or bank
-    ranks = nearest(asked.features, bank.features, min(_SHOWN + 1, len(bank.names))).rows.tolist()
-    step = max(1, len(asked.names) // _QUERIES)
+    shown = queries or bank
+    ranks = nearest(shown.features, bank.features, min(_SHOWN + 1, len(bank.names))).rows.tolist()
+    step = max(1, len(shown.names) // _QUERIES)
     rows = []
-    for query in range(0, len(asked.names), step)[:_QUERIES]:
-        strips = [_strip(asked.names[query], 4)]
+    for query in range(0, len(shown.names), step)[:_QUERIES]:
+        strips = [_strip(shown.names[query], 4)]
         for i in [i for i in ranks[query] if queries is not None or i != query][:_SHOWN]:
-            is_right = None if queries is None else bool(bank.labels[i] == asked.labels[query])
+            is_right = None if queries is None else bool(bank.labels[i] == shown.labels[query])
             strips.append(_strip(bank.names[i], 4, is_right=is_right))
         rows.append(_join(strips, axis=1))
     return Image.fromarray(_join(rows, axis=0))

@@ -12,9 +12,9 @@ from ..data.encode import Encoding
 from ..data.lists import VideoList, read_list
 from ..data.prepare import prepare_videos
 from ..hub.loading import FINAL_NAME, load_model
-from ..training.build import build_backbone, pretrain
+from ..training.checkpoint import seed_all
 from ..training.monitor import METRICS_NAME, read_metrics
-from ..training.random_state import seed_all
+from ..training.run import build_backbone, pretrain
 from .report import MADE, OWN, Score, Subject, write_report
 from .synthetic import make_videos
 

@@ -59,15 +59,12 @@ def extract(
     seed: int = 0,
     output: str | os.PathLike[str] | None = None,
     shard_size: int = 64,
-    rank: int | None = None,
-    world_size: int | None = None,
     progress: bool = True,
 ) -> Extracted:
     """Compute features (backbone) or logits (`Classifier`) of all videos of a list; the model is not changed.
 
     With an `output` folder, finished shards are kept there. After a kill, the same call continues, also with another
-    number of processes. Several processes share the folder and divide the shards. The processes of one
-    torch.distributed group wait for each other, and each returns all features.
+    number of processes. The processes of torch.distributed divide the shards, and each returns all features.
 
     Args:
         model: a backbone, or a classifier (pass its `backbone` for features).
@@ -81,18 +78,15 @@ def extract(
         seed: of random views (`RandomClips`).
         output: folder of the shards; None keeps nothing.
         shard_size: videos per shard.
-        rank, world_size: number of this process and count of processes; by default those of torchrun's group.
         progress: log the progress, or show a bar on a terminal.
 
     Raises:
         CommonFailure: the first videos all fail for the same reason.
         ValueError: the folder has features of other videos, weights or views, or several processes have no folder.
-        FileNotFoundError: other processes, outside torch.distributed, have not finished their shards.
     """
-    rank = distributed.rank() if rank is None else rank
-    world_size = distributed.world_size() if world_size is None else world_size
+    rank, world_size = distributed.rank(), distributed.world_size()
     if world_size > 1 and output is None:
-        raise ValueError(f"several processes need an output; got {rank=}, {world_size=}, {output=}")
+        raise ValueError(f"{world_size} processes need a common folder as output, got none")
     if isinstance(views, str):
         views = parse_views(views, model.transforms())
     compute = Compute(model, pool, choose_device(device), dtype)
@@ -124,16 +118,9 @@ def _gather(shards: Sequence[Shard], videos: VideoList) -> Extracted:
 
 
 class Compute:
-    """Applies a network to batches of clips and pools its outputs; the caller's network is not changed.
+    """Applies a network to batches of clips and pools its outputs into features of type `store`.
 
-    Args:
-        network: a backbone or a classifier.
-        pool: as in `view_features`.
-        device, dtype: device and number type of the computation.
-        store: number type of the features.
-
-    Raises:
-        ValueError: unknown `pool` or `store`.
+    The caller's network is not changed.
     """
 
     def __init__(

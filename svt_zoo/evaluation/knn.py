@@ -69,11 +69,7 @@ def nearest(
     for k = 20 and D = 768, in proportion to both chunk sizes. Among equal similarities the lower row comes first, so
     the chunk sizes affect the result only through the rounding of dot products.
 
-    Args:
-        queries, bank: features of any length and float type; they are normalized here.
-        k: values above N are reduced to N, with a warning.
-        device: where to compute; by default the device of the queries. The features may stay in host memory.
-        query_chunk, bank_chunk: rows per chunk of similarities.
+    Features are normalized here, and may stay in host memory. A `k` above N is reduced to N, with a warning.
 
     Raises:
         ValueError: the features differ in length or hold NaN, or a number is below 1.
@@ -120,15 +116,7 @@ def knn_scores(
     """Scores (Q, K) of the queries for each number of neighbors in `ks`, for `metrics.accuracy`.
 
     A class without votes scores minus infinity and is never counted as a guess. For example, 5 neighbors from 3
-    classes give no fourth guess for top-5 accuracy.
-
-    Args:
-        bank, bank_labels: features (N, D) and labels (N,) to learn from.
-        queries: features (Q, D).
-        num_classes: K.
-        ks: numbers of neighbors.
-        temperature: of the votes.
-        device, query_chunk, bank_chunk: as in `nearest`.
+    classes give no fourth guess for top-5 accuracy. `bank` (N, D) and `bank_labels` (N,) are what is learned from.
     """
     if len(bank) != len(bank_labels):
         raise ValueError(f"{len(bank)} features of the bank have {len(bank_labels)} labels")

@@ -76,11 +76,9 @@ class Heads(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """Result of a linear probe.
+    """The selected learning rate, its logits (N, K) of the test videos, and top-1 accuracies in percent.
 
-    `lr` is the best learning rate on the held-out part of the training set. `scores` (N, K) are its logits of the
-    test videos. `validation` and `test` hold the top-1 accuracy of each learning rate, in percent. `validation` is
-    empty for a single learning rate.
+    `validation` is empty for a single learning rate.
     """
 
     lr: float
@@ -108,13 +106,10 @@ def linear_probe(
 
     Args:
         train: features (N, D), or (N, V, D) for V random clips per video, of which each epoch draws one.
-        train_labels: (N,).
         test: features (M, D), averaged over the views of each video.
-        test_labels: (M,).
-        num_classes: K.
         options: of the training; options of the clips have no effect here.
         groups: scene of each training video (`Row.group`); no scene is in both the held-out part and the rest.
-        seed, device: as in `train_heads`.
+        seed: of the initial weights, the order, the choice of clips and of the held-out part.
 
     Raises:
         ValueError: features and labels do not fit or hold NaN, or the training set is too small to hold out a part.
@@ -154,13 +149,8 @@ def train_heads(
     SVT's recipe: cross entropy, SGD with momentum, initial weights N(0, 0.01), initial biases 0. The learning rate
     follows a cosine per epoch towards 0.
 
-    Args:
-        features: (N, D), or (N, V, D), where each epoch draws one of V for each video.
-        labels: (N,).
-        num_classes: K.
-        options: its `lrs`, `epochs`, `batch_size` (a smaller last batch is also a step), `momentum`, `weight_decay`.
-        seed: of the initial weights, the order and the choice of clips.
-        device: where to compute; by default the device of the features. All features are moved there.
+    `features` are (N, D), or (N, V, D), where each epoch draws one of V for each video; `labels` are (N,). All are
+    moved to `device`. A smaller last batch is also a step.
 
     Raises:
         ValueError: features and labels do not fit each other, or hold NaN.

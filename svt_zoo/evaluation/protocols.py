@@ -58,13 +58,7 @@ class EvaluationRunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Extractor:
-    """A network and its settings; the features of each list are stored in a separate folder.
-
-    Attributes:
-        network: a backbone, or a classifier for its logits.
-        folder: where features are stored; stored features are not computed again.
-        device, dtype, batch_size, num_workers: as in `extract`.
-    """
+    """A network and the settings of `extract`; the features of each list are stored in a folder of `folder`."""
 
     network: ZooModel
     folder: Path
@@ -106,10 +100,7 @@ class Extractor:
 
 
 class Outcome(NamedTuple):
-    """Result of one protocol: `scores` (N, K) of `videos`, the readable evaluation videos.
-
-    `protocol` is a one-line name. `notes` holds further facts, such as the selected learning rate.
-    """
+    """Result of one protocol: `scores` (N, K) of the readable `videos`, and further facts."""
 
     protocol: str
     scores: Tensor
@@ -132,11 +123,7 @@ def knn_protocol(
 ) -> list[Outcome]:
     """k-nearest-neighbor classification from the training videos, for each k of the options; nothing is trained.
 
-    Args:
-        extractor: of a backbone.
-        train, val: lists with labels.
-        options: values of `ks` above the number of training videos are skipped and logged.
-        seed: of the random choice of `shots`.
+    Values of `ks` above the number of training videos are skipped and logged.
     """
     views = options.views
     bank, queries = extractor(train, "train", views=views), extractor(val, "val", views=views)
@@ -166,17 +153,7 @@ def knn_protocol(
 def linear_protocol(
     extractor: Extractor, train: VideoList, val: VideoList, options: LinearConfig, *, seed: int = 0
 ) -> Outcome:
-    """A linear layer on frozen features of random clips, tested on fixed views (SVT section 4.1).
-
-    Args:
-        extractor: of a backbone.
-        train, val: lists with labels.
-        options: with several `lrs`, a held-out part of the training videos selects one.
-        seed: of the clips, the initial weights of the layer and the order.
-
-    Raises:
-        ValueError: as in `Extractor` and `linear_probe`.
-    """
+    """A linear layer on frozen features of random clips, tested on fixed views (SVT section 4.1)."""
     clips = options.clips
     transform = extractor.network.transforms()
     fast = fast_transform(transform) if options.slow_fast else None
@@ -211,14 +188,8 @@ def multiview_protocol(
 ) -> Outcome:
     """Test a classifier on several views of each video; the logits of the views are pooled.
 
-    Args:
-        extractor: of a classifier.
-        val: a list with labels.
-        options: the views, and how they are pooled.
-        protocol: name of the outcome, before its views.
-
     Raises:
-        ValueError: the network has no classifier, or as in `Extractor`.
+        ValueError: the network has no classifier, or fewer classes than the list.
     """
     network = extractor.network
     if not isinstance(network, Classifier):

@@ -113,12 +113,7 @@ def log_start(
 ) -> None:
     """Log the setup of a run, once, in the main process.
 
-    Args:
-        what: the kind of the run, such as "pre-training".
-        network: its parameters are counted, including frozen ones.
-        device, precision: device and number type of the run.
-        output: the folder or file that it writes.
-        facts: numbers by name, such as `evaluation_videos=9537, classes=101`; None and 0 are left out.
+    `facts` are numbers by name, such as `evaluation_videos=9537, classes=101`; None and 0 are left out.
     """
     if not distributed.is_main():
         return
@@ -181,17 +176,8 @@ def write_predictions(
     """Write a table with one row per video: `file`, `label`, `class`, and `top1`, `top1_class`, `top1_score`, ...
 
     The format is Parquet if the path ends in `.parquet` and pyarrow is installed, otherwise CSV with suffix `.csv`.
-
-    Args:
-        path: file to write.
-        names: path of each video.
-        labels: (N,), -1 where there is none.
-        scores: (N, K): votes, logits or probabilities.
-        classes: names of the classes; if empty, the columns of names stay empty.
-        top: number of best classes per video.
-
-    Returns:
-        The path of the written file.
+    Labels are (N,), -1 where there is none; scores are (N, K): votes, logits or probabilities. Returns the path of the
+    written file.
     """
 
     def names_of(numbers: list[int]) -> list[str]:

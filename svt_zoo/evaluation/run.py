@@ -22,8 +22,8 @@ from ..config import (
 )
 from ..data.lists import VideoList, evaluation_list, training_list
 from ..device import choose_device, choose_dtype
+from ..hub.initial import INITIAL_WEIGHTS, load_initial
 from ..hub.loading import FINAL_NAME, WEIGHTS_NAME
-from ..hub.starts import STARTS, load_start
 from ..hub.weights import ClipSpec
 from ..models import ZooModel, backbone_of, create_model
 from .metrics import summarize
@@ -120,16 +120,12 @@ def load_network(recipe: EvaluationRecipe | FinetuneRecipe, *, num_classes: int 
     """Load the network of a recipe in eval mode, with its clip in `meta`; the seed determines random weights.
 
     `init=random:NAME` uses the architecture and the clip of NAME with random weights, as a baseline for NAME.
-
-    Raises:
-        ValueError: `init` names no known model.
-        WeightsError: the weights cannot be loaded.
     """
     name = recipe.init.removeprefix(_UNTRAINED)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.run.seed)
         network = distributed.in_turn(
-            lambda: load_start(
+            lambda: load_initial(
                 name,
                 model=recipe.model.name,
                 options=recipe.model.options,
@@ -165,17 +161,7 @@ def write_results(
 ) -> list[Result]:
     """Write the files of each evaluation and, for each protocol that all have, one result per split (mean of seeds).
 
-    Several splits get one more result, their mean. Only the main process writes.
-
-    Args:
-        evaluated: the evaluations.
-        report: fields that are common to all results.
-        name: of what was evaluated, if `report` has no name.
-        recipe: the resolved recipe as plain data.
-        device: on which the results were computed.
-
-    Returns:
-        The results, as written; an empty list in all other processes.
+    Several splits get one more result, their mean. Only the main process writes; all others return an empty list.
     """
     if not distributed.is_main():
         return []
@@ -234,7 +220,7 @@ def _noted(one: Evaluated, protocol: str) -> dict[str, Any]:
 
 def name_of(init: str, model: str) -> str:
     """Name of the network in results: a row of the table, the folder of a run, or a file name without suffix."""
-    if init in ("random", *STARTS):
+    if init in ("random", *INITIAL_WEIGHTS):
         return f"{model} {init}"
     if init.startswith(_UNTRAINED):
         return f"{name_of(init.removeprefix(_UNTRAINED), model)} untrained"

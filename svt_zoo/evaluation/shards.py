@@ -10,7 +10,6 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import safetensors
-import safetensors.torch
 import torch
 from filelock import FileLock
 from torch import Tensor
@@ -21,7 +20,7 @@ from ..data.lists import Row, VideoList
 from ..data.pool import Outcomes, TaskResult, reason_of
 from ..data.transforms import EvalTransform
 from ..data.views import Indices, Views
-from ..files import write_whole
+from ..files import write_tensors, write_whole
 
 _T = TypeVar("_T")
 
@@ -49,21 +48,10 @@ class ClipBatch(NamedTuple):
 
 
 class ClipReader:
-    """Reads the clips of a list: one row per video, or one row per `every` seconds.
+    """Reads the clips of a list: one row of `views` per video, or one clip of `transform` every so many seconds.
 
-    A range of videos gives the same batches in every process. One batch is in memory at a time, for any video length.
-
-    Args:
-        videos: the list.
-        views: of each video, for one row per video.
-        transform: of the network, for `every`.
-        every: seconds between two rows of one video (each is one clip of `transform`); None for one row per video.
-        batch_size: maximum number of rows in a batch.
-        seed: of random views, whose choices depend only on it and the video's number.
-        open_row: opens a row of the list, by default `datasets.open_row`.
-
-    Raises:
-        ValueError: `every` is not > 0.
+    A range of videos gives the same batches in every process, of at most `batch_size` rows. Random views depend only on
+    the seed and the video's number. One batch is in memory at a time, for any video length.
     """
 
     def __init__(
@@ -170,18 +158,9 @@ class Computed(NamedTuple):
 
 
 class ShardFolder:
-    """The shards of the features of a list.
+    """The shards of the features of a list; a folder never mixes features of different `settings`.
 
     Several processes may share a folder; each writes its own shards. A killed process loses only unfinished shards.
-
-    Args:
-        folder: where the shards are.
-        videos: the list.
-        settings: what determines the features; a folder never mixes features of different settings.
-        shard_size: videos per shard.
-
-    Raises:
-        ValueError: `shard_size` is below 1.
     """
 
     def __init__(self, folder: Path, videos: VideoList, settings: Mapping[str, str], shard_size: int) -> None:
@@ -268,7 +247,7 @@ class ShardFolder:
                 with safetensors.safe_open(path, framework="pt") as file:
                     if file.get_slice("features").get_shape()[0]:
                         return True
-            except (safetensors.SafetensorError, FileNotFoundError):  # or another process has removed it
+            except (safetensors.SafetensorError, OSError, RuntimeError):  # or another process has removed it
                 return True
         return False
 
@@ -296,14 +275,16 @@ class ShardFolder:
         rows = json.dumps([row for batch in batches for row in batch.rows])
         with FileLock(self.folder / "claim.lock"):
             self._claim()  # before the first shard, another command may claim the folder
-            write_whole(path, safetensors.torch.save(tensors, metadata={"rows": rows}))
+            write_tensors(path, tensors, {"rows": rows})
 
 
 def _read(path: Path) -> Shard:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             return Shard([ClipRow(*row) for row in json.loads(file.metadata()["rows"])], file.get_tensor("features"))
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        if not path.exists():  # another process has removed it
+            raise FileNotFoundError(path) from error
         raise ValueError(f"{path} is damaged ({error}); delete it and run the same command again") from error
 
 

@@ -28,7 +28,7 @@ Written by `svt-zoo page` from `svt_zoo/hub/table.py` and `results/*.json`; a te
   been run on the full data. Add `run.output=FOLDER`, `report.folder=results` (for results on this page) and, if your
   videos lie elsewhere, `data.train=LIST data.val=LIST data.root=FOLDER`; FILE is the pre-trained file, which you fetch
   by hand.
-- Licences are those of the weights. The data sets have terms of their own, which are not restated here.
+- Licenses are those of the weights. The data sets have terms of their own, which are not restated here.
 - frames x rate: 8x32 are 8 frames spread evenly over 8 x 32 of a video of 30 a second; "segments" spreads them over
   the whole video. Views are as the source gives them.
 - A sha256 that is not known yet is recorded at the first download; every later one must equal it.
@@ -51,9 +51,9 @@ def zoo_page(results: Iterable[Mapping[str, Any]]) -> str:
             ["name", "what it is", "architecture", "trained on", "frames x rate", "pixels", "GFLOPs", "parameters"],
             [_weights(row) for row in rows],
         ),
-        "## Files and licences",
+        "## Files and licenses",
         _table(
-            ["name", "file", "Hub copy at commit", "sha256", "licence of the weights", "paper"],
+            ["name", "file", "Hub copy at commit", "sha256", "license of the weights", "paper"],
             [_file(row) for row in rows],
         ),
         "## Numbers",

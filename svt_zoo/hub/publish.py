@@ -14,8 +14,7 @@ from torch import Tensor
 from ..files import write_tensors
 from ..models import Classifier, ZooModel
 from ..models.base import check_labels
-from .checksums import sha256_of
-from .download import fetch
+from .download import fetch, sha256_of
 from .loading import CONFIG_NAME, WEIGHTS_NAME, from_pretrained
 from .reading import FORMAT_VERSION
 from .sources import HubFile, WeightsError, one_line
@@ -148,7 +147,7 @@ def model_card(config: Mapping[str, Any], golden: list[float], repo: str = "ORG/
         f"- trained on: {config.get('pretrained_on') or 'not stated'}",
         f"- origin: {config.get('source') or config.get('derived_from') or config.get('weights') or 'not stated'}",
         f"- paper: {config.get('paper') or 'not stated'}",
-        f"- licence of the weights: {config.get('license') or 'not stated'}",
+        f"- license of the weights: {config.get('license') or 'not stated'}",
         "- the data it was trained on has terms of its own",
         f"- clip: {json.dumps(clip, sort_keys=True) if clip else 'not stated'}",
         *([f"- note: {config['notes']}"] if config.get("notes") else []),

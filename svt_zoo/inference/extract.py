@@ -230,13 +230,6 @@ def run_ray(
 
     Some actors read, others compute. Ray Data connects them and limits the data between the two: reading waits if
     computing is slower. Every node needs svt_zoo and access to the videos under the same paths or URLs.
-
-    Args:
-        num_workers: actors that read; None uses all CPUs that the computing actors leave free.
-        device: "cpu" uses no GPU.
-
-    Raises:
-        ImportError: ray is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # disables usage reports to the makers of Ray
     try:

@@ -21,7 +21,7 @@ from ..evaluation.views import load_views, parse_views
 from ..files import atomic
 from ..hub.download import fetch
 from ..hub.sources import WeightsError, parse_source
-from ..hub.weights import get_weights, list_weights
+from ..hub.table import get_weights, list_weights
 from ..models import Classifier, Features, ZooModel
 from ..models.base import backbone_of, check_labels
 from ..video import Limits

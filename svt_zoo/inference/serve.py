@@ -40,13 +40,13 @@ class Answer(NamedTuple):
 
 
 class Answerer:
-    """Answers for uploaded videos, with one model and optionally a table of its features.
+    """Answers for uploaded videos: classes by a classifier, attention by a TimeSformer, neighbors by a table.
 
     Args:
-        model: a classifier predicts classes; any TimeSformer shows its attention.
+        model: the network.
         table: features of videos for the neighbor search, made by this model.
-        limits: maximum size of a video.
         folder: where pictures are written.
+        limits: maximum size of a video.
         top: how many classes and neighbors to show.
 
     Raises:

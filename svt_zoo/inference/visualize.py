@@ -27,7 +27,7 @@ from ..device import choose_device
 from ..evaluation.views import faults_as_read_errors
 from ..hub import entrypoints
 from ..hub.loading import load_model
-from ..hub.weights import list_weights
+from ..hub.table import list_weights
 from ..models import ZooModel
 from ..models.attention import attention_rollout, class_attention
 from ..models.base import backbone_of

@@ -302,9 +302,9 @@ def draw_permutations(batch: int, steps: int, device: torch.device, *, per: Perm
     identity = torch.arange(steps, device=device)
     if per == "batch":
         return torch.randperm(steps, device=device).expand(batch, -1)
-    drawn = torch.rand(batch, steps, device=device).argsort(dim=1)  # (B, T)
-    is_identity = (drawn == identity).all(dim=1, keepdim=True)
-    return torch.where(is_identity, identity.roll(1), drawn)
+    permutations = torch.rand(batch, steps, device=device).argsort(dim=1)  # (B, T)
+    is_identity = (permutations == identity).all(dim=1, keepdim=True)
+    return torch.where(is_identity, identity.roll(1), permutations)
 
 
 def shuffle_steps(clip: Tensor, permutations: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from training_runs import ROOT, TINY, lines_of, lines_so_far, run, start_group, 
 
 from svt_zoo.hub.loading import load_model
 from svt_zoo.training.checkpoint import load_newest
-from svt_zoo.training.parallel import whole
+from svt_zoo.training.parallel import full_state
 
 NUMBERS = ["loss", "grad_norm", "teacher_temp", "momentum", "lr"]
 
@@ -110,7 +110,7 @@ def test_a_group_that_is_stopped_equals_one_that_is_not_bit_for_bit(videos: Path
 
 def test_a_whole_state_does_not_change_with_the_network() -> None:
     weight = torch.ones(3)
-    state = whole({"weight": weight, "nested": [{"step": weight, "lr": 0.1}]})
+    state = full_state({"weight": weight, "nested": [{"step": weight, "lr": 0.1}]})
     weight.zero_()
     assert_close(state["weight"], torch.ones(3))
     assert_close(state["nested"][0]["step"], torch.ones(3))
