@@ -39,6 +39,7 @@ class RepeatConfig:
 
     def __post_init__(self) -> None:
         bounds(self, "num_seeds", low=1)
+        bounds(self, "splits", low=0)
 
 
 @dataclass(frozen=True)
