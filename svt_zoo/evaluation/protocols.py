@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..data.clips import RandomClips
+from ..data.list_formats import write_table
 from ..data.lists import VideoList
 from ..data.views import Views
 from ..files import write_whole
@@ -19,7 +20,7 @@ from .features import Extracted, Pool, extract
 from .knn import KNNConfig, few_shot, knn_scores
 from .linear import LinearConfig, linear_probe
 from .metrics import accuracy, confusion_matrix, plot_confusion
-from .results import write_csv, write_predictions
+from .results import write_predictions
 from .views import fast_transform
 
 _log = logging.getLogger(__name__)
@@ -202,7 +203,7 @@ def write_outcome(outcome: Outcome, folder: Path, *, classes: Sequence[str] = ()
     matrix = confusion_matrix(outcome.scores.argmax(dim=1), videos.labels, outcome.scores.shape[1])
     write_whole(folder / f"confusion_{stem}.png", plot_confusion(matrix, classes=classes))
     if videos.missing:
-        write_csv(folder / "missing.csv", ("path", "reason"), videos.missing)
+        write_table(folder / "missing.csv", ("path", "reason"), videos.missing)
 
 
 def _training_notes(train: VideoList, bank: Extracted) -> dict[str, Any]:

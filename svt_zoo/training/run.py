@@ -108,7 +108,7 @@ def build_backbone(recipe: PretrainRecipe) -> Backbone:
 
 
 def finetune(recipe: FinetuneRecipe) -> list[Result] | None:
-    """Train a classifier as the recipe says, or continue its run, and test it: for each split and seed.
+    """Train the classifier of a recipe, or continue its run, and test it: for each split and seed.
 
     Each run's folder is that of a pre-training, with a complete classifier in `final.safetensors`, and the test's
     predictions and pictures beside it. The results are written into `report.folder`.
