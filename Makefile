@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv$(patsubst python%,-%,$(filter-out python3,$(notdir $(PYTHON))))
 BIN := $(VENV)/bin
 
-.PHONY: test test-slow test-lowest test-processors lint demo docs clean
+.PHONY: test test-slow test-lowest test-processors lint demo docs gpu gpu-wheels clean
 
 # One process per core, of one thread each.
 PARALLEL = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(1) -n auto --dist worksteal
@@ -38,6 +38,16 @@ lint: $(VENV)/ready
 
 demo: $(VENV)/ready
 	$(BIN)/svt-zoo demo $(if $(VIDEOS),--videos "$(VIDEOS)")
+
+# Needs no environment of ours: a machine with a GPU and without network brings torch; the wheels travel with the checkout.
+gpu:
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu.py --output benchmarks/results
+
+gpu-wheels:
+	$(PYTHON) -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+	  --platform manylinux_2_28_x86_64 --dest build/wheels av
+	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir build/wheels \
+	  fvcore iopath pytorchvideo yacs portalocker tabulate parameterized termcolor
 
 # The reference of every module, from its docstrings: build/docs/index.html.
 # A package that lists names in __all__ does not show its modules by itself.

@@ -33,12 +33,11 @@ from svt_zoo.config import FinetuneRecipe, KNNRecipe, LinearRecipe, load_recipe,
 from svt_zoo.data.encode import Encoding
 from svt_zoo.data.lists import read_list
 from svt_zoo.data.prepare import prepare_videos
-from svt_zoo.evaluation.build import evaluate_knn, evaluate_linear
 from svt_zoo.evaluation.results import Result, provenance, read_result
+from svt_zoo.evaluation.run import evaluate
 from svt_zoo.models import Backbone, Features, register_model
-from svt_zoo.training.build import pretrain
-from svt_zoo.training.finetune import finetune
 from svt_zoo.training.monitor import read_metrics
+from svt_zoo.training.run import finetune, pretrain
 from svt_zoo.training.signals import ASKED_TO_STOP
 
 _log = logging.getLogger("actions")
@@ -46,8 +45,8 @@ _log = logging.getLogger("actions")
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "actions"
 KINDS = {"knn": KNNRecipe, "linear": LinearRecipe, "finetune": FinetuneRecipe}
 EVALUATE: dict[str, Callable[[Any], list[Result] | None]] = {
-    "knn": evaluate_knn,
-    "linear": evaluate_linear,
+    "knn": evaluate,
+    "linear": evaluate,
     "finetune": finetune,
 }
 ROWS = {  # name: (recipe, initial weights)

@@ -38,7 +38,8 @@ from svt_zoo.models import create_model
 FRAMES, CROP = 8, 224
 Outputs = Sequence[Tensor]  # inputs of the loss of a training step; the class feature (B, D) first
 PLAIN, OURS, OURS_BF16 = "plain float32", "svt_zoo float32", "svt_zoo bfloat16"
-COMPILED, HF = "svt_zoo bfloat16 compiled", "transformers float32"
+PLAIN_BF16, COMPILED = "plain bfloat16", "svt_zoo bfloat16 compiled"
+HF, HF_BF16 = "transformers float32", "transformers bfloat16"
 # Three approximations of Motionformer.
 VARIANTS: dict[str, dict[str, Any]] = {
     "orthoformer": {"approximation": "orthoformer"},
@@ -178,12 +179,14 @@ class Case:
     batch: int
     device: str
     threads: int
+    crop: int = CROP
+    compiled: bool = False
 
     def model(self, **options: Any) -> nn.Module:
         """Our network with random weights, the same each time."""
         torch.manual_seed(0)
         name, blocks = f"{self.network}_{self.size}", {"depth": self.depth} if self.depth else {}
-        model = create_model(name, num_frames=FRAMES, drop_path_rate=0.0, **blocks, **options)
+        model = create_model(name, img_size=self.crop, num_frames=FRAMES, drop_path_rate=0.0, **blocks, **options)
         for parameter in model.parameters():
             if not parameter.any():  # initialized with zeros, which would hide errors
                 nn.init.trunc_normal_(parameter, std=0.02)
@@ -191,15 +194,16 @@ class Case:
 
     def clip(self) -> Tensor:
         """A clip of noise (B, 3, T, H, W), the same each time."""
-        clip = torch.randn(self.batch, 3, FRAMES, CROP, CROP, generator=torch.Generator().manual_seed(0))
+        clip = torch.randn(self.batch, 3, FRAMES, self.crop, self.crop, generator=torch.Generator().manual_seed(0))
         return clip.to(self.device)
 
     def contenders(self) -> list[str]:
         """Names of the compared implementations."""
-        names = [OURS, OURS_BF16] + ([COMPILED] if self.device.startswith("cuda") else []) + [PLAIN]
+        on_gpu = self.device.startswith("cuda")
+        names = [OURS, OURS_BF16] + ([COMPILED] if self.compiled else []) + [PLAIN] + ([PLAIN_BF16] if on_gpu else [])
         if self.network == "timesformer" and installed("transformers"):
-            names.append(HF)
-        if self.network == "motionformer":
+            names += [HF, HF_BF16] if on_gpu else [HF]
+        if self.network == "motionformer" and not on_gpu:
             names += [f"{OURS}, {variant}" for variant in VARIANTS]
         return names
 
@@ -207,22 +211,29 @@ class Case:
         """The forward function of contender `name`, and its parameters."""
         _, _, variant = name.partition(", ")
         model = self.model(**VARIANTS.get(variant, {}))
-        if name == PLAIN:
-            state = {key: value.detach().requires_grad_(train) for key, value in model.state_dict().items()}
-            heads = next(m.num_heads for m in model.modules() if hasattr(m, "num_heads"))
-            return getattr(Plain(state, heads), self.network), list(state.values())
-        if name == HF:
-            theirs = transformers_model(model).to(self.device)
-            return partial(hf_forward, theirs), list(theirs.parameters())
+        if name in (HF, HF_BF16):
+            model = transformers_model(model, self.crop).to(self.device)
         if "bfloat16" in name and not train:
             model = model.bfloat16()
-        run = torch.compile(model) if "compiled" in name else model
+        parameters = list(model.parameters())
+        run: Callable[[Tensor], Outputs]
+        if name in (PLAIN, PLAIN_BF16):
+            state = {key: value.detach().requires_grad_(train) for key, value in model.state_dict().items()}
+            heads, parameters = (
+                next(m.num_heads for m in model.modules() if hasattr(m, "num_heads")),
+                list(state.values()),
+            )
+            run = getattr(Plain(state, heads), self.network)
+        elif name in (HF, HF_BF16):
+            run = partial(hf_forward, model)
+        else:
+            run = torch.compile(model) if name == COMPILED else model
 
-        def ours(clip: Tensor) -> Outputs:
+        def forward(clip: Tensor) -> Outputs:
             with torch.autocast(clip.device.type, torch.bfloat16, enabled=train and "bfloat16" in name):
-                return tuple(run(clip.to(next(model.parameters()).dtype)))
+                return tuple(run(clip.to(parameters[0].dtype)))
 
-        return ours, list(model.parameters())
+        return forward, parameters
 
     def step(self, name: str, train: bool) -> Callable[[], Tensor]:
         """One forward or one training step of contender `name`; returns the class feature (B, D)."""
@@ -242,11 +253,12 @@ class Case:
         return training
 
 
-def transformers_model(model: nn.Module) -> nn.Module:
+def transformers_model(model: nn.Module, crop: int) -> nn.Module:
     from transformers import TimesformerConfig, TimesformerModel
 
     dim, heads = model.embed_dim, model.blocks[0].attn.num_heads
     config = TimesformerConfig(
+        image_size=crop,
         num_frames=FRAMES,
         hidden_size=dim,
         num_attention_heads=heads,
@@ -273,8 +285,19 @@ def seconds_now(device: str) -> float:
     return time.process_time()
 
 
-def timed(case: Case, train: bool, rounds: int) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Seconds of each step, in an order that is reversed every round, and cosine similarity to the plain form."""
+def gpu_memory_of(step: Callable[[], Tensor]) -> float:
+    """Peak memory of one step in MB on the GPU, beyond the memory before it."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
+def timed(case: Case, train: bool, rounds: int) -> tuple[dict[str, list[float]], dict[str, float], dict[str, float]]:
+    """Seconds of each step, in an order that is reversed every round; cosine similarity to the plain form; GPU memory.
+
+    The order of the returned dictionaries is that of `Case.contenders`.
+    """
     steps = {name: case.step(name, train) for name in case.contenders()}
     features = {name: step() for name, step in steps.items()}  # warms up
     cosine = {name: F.cosine_similarity(f, features[PLAIN]).min().item() for name, f in features.items()}
@@ -284,7 +307,8 @@ def timed(case: Case, train: bool, rounds: int) -> tuple[dict[str, list[float]],
             start = seconds_now(case.device)
             steps[name]()
             seconds[name].append(seconds_now(case.device) - start)
-    return seconds, cosine
+    on_gpu = case.device.startswith("cuda")
+    return seconds, cosine, {name: gpu_memory_of(step) for name, step in steps.items()} if on_gpu else {}
 
 
 def memory_of(case: Case, name: str, train: bool) -> float:
@@ -292,12 +316,7 @@ def memory_of(case: Case, name: str, train: bool) -> float:
     torch.set_num_threads(case.threads)
     gc.collect()
     step = case.step(name, train)
-    step()  # compiles, and loads what is loaded on first use
-    if case.device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    step()  # loads what is loaded on first use
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = resident("VmRSS")
     step()
@@ -311,12 +330,12 @@ def resident(field: str) -> int:
 
 def compared(case: Case, train: bool, rounds: int) -> dict[str, dict[str, float]]:
     """Each contender's median, ratio to the plain form, memory and cosine."""
-    seconds, cosine = timed(case, train, rounds)
+    seconds, cosine, memory = timed(case, train, rounds)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # the process below then returns freed memory at once
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        names = medians if sys.platform == "linux" or case.device.startswith("cuda") else ()
-        memory = {name: process.submit(memory_of, case, name, train).result() for name in names}
+    if sys.platform == "linux" and not memory:
+        os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # the process below then returns freed memory at once
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+            memory = {name: process.submit(memory_of, case, name, train).result() for name in medians}
     return {
         name: {
             "median_seconds": round(value, 4),
@@ -350,8 +369,10 @@ def main() -> int:
     parser.add_argument("--size", default="vitb", help="vitt, vits, vitb or vitl")
     parser.add_argument("--depth", type=int, default=0, help="number of blocks; 0 is that of the size")
     parser.add_argument("--networks", nargs="+", default=["timesformer", "motionformer", "xvit"])
-    parser.add_argument("--batch", type=int, default=1, help="clips of 8x224x224 per step")
+    parser.add_argument("--batch", type=int, default=1, help="clips of 8 frames per step")
+    parser.add_argument("--crop", type=int, default=CROP)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--compile", action="store_true", help="also measure the compiled network")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--kinds", nargs="+", default=["forward", "training_step"])
     parser.add_argument("--output", type=Path, help="file for the result as JSON")
@@ -371,7 +392,7 @@ def main() -> int:
         "rounds": args.rounds,
     }
     for network in args.networks:
-        case = Case(network, args.size, args.depth, args.batch, args.device, args.threads)
+        case = Case(network, args.size, args.depth, args.batch, args.device, args.threads, args.crop, args.compile)
         for kind in args.kinds:
             rows = compared(case, kind == "training_step", args.rounds)
             result.setdefault(network, {})[kind] = rows

@@ -26,10 +26,9 @@ from svt_zoo.config import CPCRecipe, FinetuneRecipe, KNNRecipe, LinearRecipe, b
 from svt_zoo.data.encode import Encoding
 from svt_zoo.data.lists import read_list
 from svt_zoo.data.prepare import prepare_videos
-from svt_zoo.evaluation.build import evaluate_knn, evaluate_linear
+from svt_zoo.evaluation.run import evaluate
 from svt_zoo.models import Backbone, Features, list_models, register_model
-from svt_zoo.training.build import pretrain
-from svt_zoo.training.finetune import finetune
+from svt_zoo.training.run import finetune, pretrain
 
 SIZE = 64
 MODEL = {
@@ -122,7 +121,7 @@ def evaluated(
 
     knn = build(KNNRecipe, {**common, "knn": {"ks": [5]}, "run": run("knn")})
     if thumbnail:
-        return {"knn": evaluate_knn(knn)[0].metrics["top1"]}
+        return {"knn": evaluate(knn)[0].metrics["top1"]}
     probe = {"lrs": [0.03, 0.3], "epochs": 100, "clips": 2, "hflip": 0.0, "slow_fast": False, "views": "1x1"}
     linear = build(LinearRecipe, {**common, "linear": {**probe, "standardize": True}, "run": run("linear")})
     optim = {"name": "adamw", "lr": 1e-3, "epochs": 5, "schedule": "cosine", "warmup_epochs": 1}
@@ -137,8 +136,8 @@ def evaluated(
         },
     )
     results = {
-        "knn": evaluate_knn(knn)[0],
-        "linear": evaluate_linear(linear)[0],
+        "knn": evaluate(knn)[0],
+        "linear": evaluate(linear)[0],
         "finetune": (finetune(tuned) or [])[0],
     }
     return {protocol: result.metrics["top1"] for protocol, result in results.items()}

@@ -33,10 +33,9 @@ import pyarrow.parquet
 import torch
 
 from svt_zoo.data.lists import read_list
+from svt_zoo.evaluation.features import Compute, run_local
+from svt_zoo.evaluation.shards import ClipReader
 from svt_zoo.evaluation.views import parse_views
-from svt_zoo.inference.clips import ClipReader
-from svt_zoo.inference.compute import Compute
-from svt_zoo.inference.extract import run_local
 from svt_zoo.inference.feature_table import FeatureTable
 from svt_zoo.inference.search import search
 from svt_zoo.models import ZooModel, create_model
@@ -85,21 +84,27 @@ def finish(process: "subprocess.Popen[bytes]", log: Path) -> float:
     return sum(int(videos) for videos, _ in lines) / max(float(seconds) for _, seconds in lines)
 
 
+def family(pid: int) -> list[int]:
+    """A process and all processes below it, from Linux's /proc."""
+    children = [child for path in Path("/proc", str(pid)).glob("task/*/children") for child in path.read_text().split()]
+    return [pid, *(descendant for child in children for descendant in family(int(child)))]
+
+
 def kill_in_the_middle(process: "subprocess.Popen[bytes]", output: Path, shards: int) -> int:
     """Kill all processes of the run when `shards` shards exist; return the number of shards."""
     folder = output.with_name(f"{output.name}.parts")
     while process.poll() is None:
-        count = len(list(folder.glob("shard_*.parquet")))
+        count = len(list(folder.glob("shard_*")))
         if count >= shards:
             break
         time.sleep(0.05)
     else:
         raise RuntimeError(f"the run ended before {shards} shards existed")
-    os.killpg(process.pid, signal.SIGKILL)
-    subprocess.run(["pkill", "-9", "-f", str(output)], check=False)  # torchrun's processes have their own groups
+    for pid in family(process.pid):  # torchrun's processes have their own groups
+        os.kill(pid, signal.SIGKILL)
     process.wait()
     time.sleep(2)  # until Ray's own processes have ended
-    return len(list(folder.glob("shard_*.parquet")))
+    return len(list(folder.glob("shard_*")))
 
 
 def same_rows(table: pyarrow.Table, other: pyarrow.Table) -> dict[str, Any]:
@@ -142,7 +147,7 @@ def search_accuracy(table: FeatureTable, info: dict[str, dict[str, str]]) -> dic
     """Top-1 in percent of the nearest neighbor and of a random training video, over all sets and per set."""
     names, label = table.videos(), {name: row["class"] for name, row in info.items()}
     train = {name for name, row in info.items() if row["split"] == "train"}
-    features = torch.cat([block.features for block in table.blocks()])
+    features = torch.cat([block.features for block in table.batches()])
     hits: dict[str, list[tuple[float, float]]] = {}
     for group in ("all", *sorted({row["set"] for row in info.values()})):
         inside = [name for name in names if group in ("all", info[name]["set"])]
@@ -234,7 +239,7 @@ def main() -> int:
         "videos": len(videos),
         "videos a second of CPU time": {name: round(rate, 2) for name, rate in rates.items()},
         "engines": engines,
-        "search, nearest neighbour of random features, percent": accuracy,
+        "search, nearest neighbor of random features, percent": accuracy,
     }
     print(json.dumps(result, indent=2))
     if args.output:

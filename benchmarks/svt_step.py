@@ -7,6 +7,9 @@ On a GPU the cases are every batch size with and without checkpointing and compi
 checkpointing. A step is forward, backward, clipping, AdamW and the teacher update, in bfloat16, without data and
 augmentation. The last step is profiled; its time is used only if it is the only step. On a CPU, time is CPU time
 divided by the number of threads, so that other processes do not count.
+
+Bytes are what each operator reads and writes without compilation, on tensors without data: a fused attention kernel
+counts its inputs and outputs once. They bound the time of a step together with the FLOPs.
 """
 
 import argparse
@@ -17,23 +20,32 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from svt_zoo.batch import Batch
 from svt_zoo.config import Recipe
-from svt_zoo.methods import SVT
-from svt_zoo.models import Backbone, create_model
-from svt_zoo.training.optim import build_optimizer, clip_gradients, param_groups
+from svt_zoo.methods import SVT, SVTConfig
+from svt_zoo.models import Backbone, create_model, layers
+from svt_zoo.training.optim import OptimConfig, build_optimizer, clip_gradients, param_groups
 
 VIEWS = Recipe().views  # the defaults are the paper's
+TINY_VIEWS = replace(VIEWS, global_size=32, local_size=16)
+TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 GOAL = 60  # videos per second on one H200: Kinetics-400 x 20 epochs in a day
 
 
@@ -45,17 +57,18 @@ def clock(device: torch.device) -> float:
     return time.process_time() / torch.get_num_threads()
 
 
-def build(checkpointing: bool) -> SVT:
-    """SVT as in the paper, with random weights."""
-    backbone = create_model("svt_vitb", grad_checkpointing=checkpointing)
+def build(checkpointing: bool, tiny: bool = False) -> SVT:
+    """SVT as in the paper with random weights, or a tiny one."""
+    backbone = create_model("svt_vitb", grad_checkpointing=checkpointing, **(TINY if tiny else {}))
     assert isinstance(backbone, Backbone)
-    return SVT(backbone, epochs=20)
+    return SVT(backbone, SVTConfig(out_dim=256 if tiny else 65536), epochs=20)
 
 
-def random_batch(size: int, device: torch.device) -> Batch:
+def random_batch(size: int, device: torch.device, tiny: bool = False) -> Batch:
     """Views of noise: two global and eight local views per video."""
-    shapes = [(frames, VIEWS.global_size) for frames in VIEWS.global_frames]
-    shapes += [(frames, VIEWS.local_size) for frames in VIEWS.local_frames]
+    views = TINY_VIEWS if tiny else VIEWS
+    shapes = [(frames, views.global_size) for frames in views.global_frames]
+    shapes += [(frames, views.local_size) for frames in views.local_frames]
     views = [torch.randn(size, 3, frames, side, side, device=device) for frames, side in shapes]
     return Batch(views=views, labels=torch.full((size,), -1), video_index=torch.arange(size))
 
@@ -79,19 +92,83 @@ def count_flops(checkpointing: bool) -> dict[str, float]:
     return {name: round(value / 1e12, 3) for name, value in parts.items()}
 
 
+class ByteCounter(TorchDispatchMode):
+    """Sums the bytes that operators read and write, by operator; views cost nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operator and count its tensors."""
+        out = function(*args, **(kwargs or {}))
+        name = str(function.overloadpacket).removeprefix("aten.")
+        free = function.is_view or function.namespace != "aten"
+        if not (free or name in ("detach", "_unsafe_view", "empty_like", "empty")):
+            tensors = [leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor)]
+            self.bytes[name] += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return out
+
+
+def count_bytes(batch: int, checkpointing: bool = False) -> dict[str, Any]:
+    """GB that a step of `batch` videos reads and writes, by phase and by operator, and GB kept for backward."""
+    with torch.device("meta"):
+        method = build(checkpointing)
+    saved: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            saved[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        method = method.to_empty(device="cpu")
+        views = random_batch(batch, torch.device("cpu"))
+        optimizer = build_optimizer(param_groups(method), OptimConfig())
+        trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
+        losses: list[Tensor] = []
+
+        def forward() -> None:
+            hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+            with torch.autocast("cpu", torch.bfloat16), hooks:
+                losses.append(method(views, 1.0)["svt"])
+
+        def update() -> None:
+            clip_gradients(trained, 3.0, mode="per_parameter")
+            optimizer.step()
+            method.after_step(1.0)
+
+        phases: dict[str, Callable[[], Any]] = {"forward": forward, "backward": lambda: losses[0].backward()}
+        counters = {name: ByteCounter() for name in (*phases, "update")}
+        explicit, layers.attend = layers.attend, F.scaled_dot_product_attention  # as on a GPU
+        try:
+            for name, phase in {**phases, "update": update}.items():
+                with counters[name]:
+                    phase()
+        finally:
+            layers.attend = explicit
+        kept = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
+    total = sum((counter.bytes for counter in counters.values()), Counter())
+    result = {name: sum(counter.bytes.values()) for name, counter in counters.items()}
+    result |= {"step": total.total(), "kept_for_backward": kept}
+    operators = {name: round(value / 1e9, 1) for name, value in total.most_common(12)}
+    return {**{name: round(value / 1e9, 1) for name, value in result.items()}, "operators": operators}
+
+
 def run_case(case: dict[str, Any]) -> dict[str, Any]:
     """Seconds, memory and the costliest operators of one case, in this process."""
     device = torch.device(case["device"])
     on_gpu = device.type == "cuda"
     torch.manual_seed(0)
-    method = build(case["checkpointing"]).to(device)
+    tiny = case.get("tiny", False)
+    method = build(case["checkpointing"], tiny).to(device)
     if case["compile"]:
         for module in method.modules():
             if isinstance(module, Backbone):
                 module.compile()
-    optimizer = build_optimizer(param_groups(method), name="adamw", lr=1e-4, betas=(0.9, 0.999), momentum=0.9)
+    optimizer = build_optimizer(param_groups(method), OptimConfig(lr=1e-4, weight_decay=0.0))
     trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
-    batch = random_batch(case["batch"], device)
+    batch = random_batch(case["batch"], device, tiny)
 
     def step() -> float:
         start = clock(device)
@@ -106,22 +183,27 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
         return clock(device) - start
 
     try:
-        seconds = [step() for _ in range(case["warmup"] + case["steps"] - 1)][case["warmup"] :]
+        first = step() if case["warmup"] else None  # with compilation
+        seconds = [step() for _ in range(max(0, case["warmup"] - 1) + case["steps"] - 1)]
+        seconds = seconds[max(0, case["warmup"] - 1) :]
         with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
             last = step()
     except torch.OutOfMemoryError:
         return {"out_of_memory": True}
     peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
+        "first_seconds": first and round(first, 1),
         "median_seconds": round(statistics.median(seconds or [last]), 4),
         "peak_gib": round(peak / 2**30, 2),
         "operators": costliest(profiler),
     }
 
 
-def costliest(profiler: profile, count: int = 8) -> dict[str, float]:
+def costliest(profiler: profile, count: int = 16) -> dict[str, float]:
     """Percent of the step's time in each of the costliest operators, without the operators they call."""
-    times = {event.key: event.self_device_time_total or event.self_cpu_time_total for event in profiler.key_averages()}
+    events = profiler.key_averages()
+    times = {event.key: event.self_device_time_total for event in events if event.self_device_time_total}
+    times = times or {event.key: event.self_cpu_time_total for event in events}
     costly = sorted(times, key=lambda name: -times[name])[:count]
     return {name: round(100 * times[name] / sum(times.values()), 1) for name in costly}
 
@@ -174,12 +256,15 @@ def main() -> int:
     args.batches = args.batches or ([8, 16, 32, 64] if device.type == "cuda" else [1])
     flops = {"plain": count_flops(False), "checkpointing": count_flops(True)}
     print("TFLOP per video:", flops, flush=True)
+    traffic = count_bytes(32)
+    print("GB per step of 32 videos:", traffic, flush=True)
     result = {
         "command": " ".join(["python", *sys.argv]),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "tflop_per_video": flops,
+        "gb_per_step_of_32_videos": traffic,
         "matrix_product_tflop_per_second": round(matrix_product(device), 3),
         "goal_videos_per_second": GOAL,
         "cases": run_cases(args, device, flops["plain"]["step"]),

@@ -20,9 +20,9 @@ from svt_zoo.batch import Batch
 from svt_zoo.config import CPCRecipe, load_recipe
 from svt_zoo.device import choose_device
 from svt_zoo.methods import CPC
-from svt_zoo.training.build import build_backbone, build_method
+from svt_zoo.training.checkpoint import seed_all
 from svt_zoo.training.optim import build_optimizer, param_groups
-from svt_zoo.training.random_state import seed_all
+from svt_zoo.training.run import build_backbone, build_method
 
 _GRID = 4  # random colors along either side of a frame of noise
 
@@ -57,7 +57,7 @@ def diagnose_leak(
     Args:
         recipe: with any backbone; its list of videos is not needed. `optim.lr` holds throughout.
         steps: of training.
-        last: so many steps at the end are counted, and as many batches in eval mode.
+        last: the last steps that are counted, and the number of batches in eval mode.
         report: called with a line of numbers every hundred steps.
     """
     device = choose_device(recipe.run.device)
@@ -65,11 +65,7 @@ def diagnose_leak(
     method = build_method(recipe, build_backbone(recipe)).to(device).train()
     assert isinstance(method, CPC)
     method.train()
-    optim = recipe.optim
-    groups = param_groups(method)
-    optimizer = build_optimizer(
-        groups, name=optim.name, lr=optim.lr, weight_decay=optim.weight_decay, betas=optim.betas
-    )
+    optimizer = build_optimizer(param_groups(method), recipe.optim)
     size, shape = recipe.data.batch_size, (method.context_frames + method.pred_frames, recipe.views.size)
     generator = torch.Generator().manual_seed(recipe.run.seed)
 

@@ -18,7 +18,7 @@ if _TYPE_CHECKING:
     from .hub.entrypoints import EntryPoint as _EntryPoint
     from .hub.loading import from_pretrained, load_model
     from .hub.sources import WeightsError
-    from .hub.weights import get_weights, list_weights
+    from .hub.table import get_weights, list_weights
     from .inference.extract import extract_features
     from .inference.predict import embed, predict
     from .models import Backbone, Classifier, Features, create_model, list_models, register_model
@@ -55,9 +55,9 @@ _HOME = {
     "embed": "inference.predict",
     "extract_features": "inference.extract",
     "from_pretrained": "hub.loading",
-    "get_weights": "hub.weights",
+    "get_weights": "hub.table",
     "list_models": "models",
-    "list_weights": "hub.weights",
+    "list_weights": "hub.table",
     "load_model": "hub.loading",
     "open_video": "video",
     "predict": "inference.predict",

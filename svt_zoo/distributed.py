@@ -7,7 +7,7 @@ sets the environment variables that `init` reads.
 import os
 import pickle
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -116,3 +116,21 @@ def all_mean(tensor: Tensor) -> Tensor:
     total = tensor.detach().clone()
     dist.all_reduce(total)
     return total / world_size()
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Plain data of all processes, in the order of their ranks, in the main process; an empty list elsewhere."""
+    if world_size() == 1:
+        return [value]
+    gathered: list[Any] | None = [None] * world_size() if is_main() else None
+    dist.gather_object(value, gathered)
+    return gathered or []
+
+
+def from_main(value: Any) -> Any:
+    """The main process's plain data, in every process."""
+    if world_size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]

@@ -16,11 +16,10 @@ from svt_zoo.data.check import check_videos
 from svt_zoo.data.lists import VideoList, read_list
 from svt_zoo.data.pool import CommonFailure
 from svt_zoo.data.prepare import prepare_videos
-from svt_zoo.evaluation.build import evaluate_classifier, evaluate_knn, evaluate_linear
+from svt_zoo.evaluation.run import evaluate
 from svt_zoo.inference.extract import extract_features
 from svt_zoo.models import ZooModel, create_model
-from svt_zoo.training.build import pretrain
-from svt_zoo.training.finetune import finetune
+from svt_zoo.training.run import finetune, pretrain
 
 DEBUG = ROOT / "configs" / "debug"
 CLIP = {"num_frames": 2, "sampling_rate": 2, "resize_size": 36, "crop_size": 32, "mean": (0.45,) * 3, "std": (0.2,) * 3}
@@ -79,17 +78,17 @@ def run_finetune(videos: Path, output: Path) -> object:
 
 
 def run_knn(videos: Path, output: Path) -> object:
-    return evaluate_knn(read_recipe(KNNRecipe, DEBUG / "knn_tiny.yaml", overrides(videos, output)))
+    return evaluate(read_recipe(KNNRecipe, DEBUG / "knn_tiny.yaml", overrides(videos, output)))
 
 
 def run_linear(videos: Path, output: Path) -> object:
-    return evaluate_linear(read_recipe(LinearRecipe, DEBUG / "linear_tiny.yaml", overrides(videos, output)))
+    return evaluate(read_recipe(LinearRecipe, DEBUG / "linear_tiny.yaml", overrides(videos, output)))
 
 
 def run_test(videos: Path, output: Path) -> object:
     network(num_classes=2).save_pretrained(output / "classifier")
     places = [f"data.val={videos / 'train'}", f"run.output={output / 'run'}", f"init={output / 'classifier'}"]
-    return evaluate_classifier(read_recipe(MultiviewRecipe, DEBUG / "evaluate_tiny.yaml", places))
+    return evaluate(read_recipe(MultiviewRecipe, DEBUG / "evaluate_tiny.yaml", places))
 
 
 def run_extract(videos: Path, output: Path, **options: Any) -> Any:
@@ -185,7 +184,7 @@ def test_failures_in_shards_that_are_there_already_are_read_again(videos: Path, 
     refuse(lambda name: True)
     with pytest.raises(CommonFailure):
         run_extract(videos, tmp_path, shard_size=8)
-    assert list((tmp_path / "features.parquet.parts").glob("shard_*.parquet"))
+    assert list((tmp_path / "features.parquet.parts").glob("shard_*.safetensors"))
     refuse(lambda name: False)
     summary = run_extract(videos, tmp_path, shard_size=8)
     assert (summary.videos, summary.failed) == (34, 0)

@@ -1,4 +1,4 @@
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -7,8 +7,19 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svt_zoo.config import ConfigError, Recipe, build, describe, differences, flatten, load_recipe, to_dict
-from svt_zoo.config.strict import attribute_texts
+from svt_zoo import config as recipes
+from svt_zoo.config import (
+    ConfigError,
+    CPCRecipe,
+    FinetuneRecipe,
+    Recipe,
+    build,
+    describe,
+    flatten,
+    load_recipe,
+    to_dict,
+)
+from svt_zoo.options import attribute_texts
 
 
 @dataclass(frozen=True)
@@ -171,8 +182,20 @@ def test_a_wrong_override_is_told(tmp_path: Path, override: str, told: str) -> N
         load_recipe(recipe_file(tmp_path, "init: random\n"), [override])
 
 
-@pytest.mark.parametrize("text", ["- a\n- b\n", "just words\n", "a: [1\n", "_BASE_: absent.yaml\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "- a\n",
+        "just words\n",
+        "a: [1\n",
+        "_BASE_: absent.yaml\n",
+        "_BASE_: r.yaml\n",
+        "_BASE_: words.txt\n",
+        "_BASE_: 3\n",
+    ],
+)
 def test_a_file_that_is_no_recipe_is_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / "words.txt").write_text("only words")
     path = recipe_file(tmp_path, text)
     with pytest.raises(ConfigError, match=r"(r|absent)\.yaml"):
         load_recipe(path)
@@ -185,13 +208,6 @@ def test_a_recipe_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 def test_an_empty_recipe_is_the_defaults(tmp_path: Path) -> None:
     assert load_recipe(recipe_file(tmp_path, "")) == Recipe()
-
-
-def test_differences_are_the_full_names_of_keys() -> None:
-    one = {"init": "a", "optim": {"lr": 1, "epochs": 2}, "model": {"options": {}}}
-    other = {"init": "a", "optim": {"lr": 2, "epochs": 2}, "model": {"options": {"depth": 3}}}
-    assert differences(one, other) == ["optim.lr", "model.options.depth"]
-    assert differences(one, one) == []
 
 
 def test_a_list_of_choices_is_described_by_the_choices() -> None:
@@ -228,3 +244,11 @@ def test_a_removed_option_is_ignored_when_its_value_is_the_one_that_remains(tmp_
     path = recipe_file(tmp_path, "init: random\n")
     options = ["data.backend=pyav", "temporal.flow_method=torch"]  # without optical flow its method has no effect
     assert load_recipe(path, options) == load_recipe(path)
+
+
+@pytest.mark.parametrize("name", ["CPCOptimConfig", "FinetuneOptimConfig"])
+def test_an_old_class_of_options_works_and_warns(name: str) -> None:
+    recipe = CPCRecipe() if name.startswith("CPC") else FinetuneRecipe()
+    with pytest.warns(DeprecationWarning, match=f"{name} is deprecated; use OptimConfig"):
+        old = getattr(recipes, name)
+    assert old(epochs=40) == replace(recipe.optim, epochs=40)

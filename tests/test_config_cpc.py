@@ -8,7 +8,7 @@ from training_runs import ROOT
 
 from svt_zoo.config import ConfigError, CPCRecipe, FinetuneRecipe, Recipe, describe, load_recipe, read_recipe
 from svt_zoo.data.transforms import EvalTransform
-from svt_zoo.evaluation.build import choose_clip
+from svt_zoo.evaluation.run import choose_clip
 from svt_zoo.hub.table import CPC_ResNet18_Weights
 from svt_zoo.hub.weights import ClipSpec
 from svt_zoo.models import create_model
@@ -85,7 +85,7 @@ def test_random_weights_see_the_clips_of_trained_ones(name: str) -> None:
 def pretrained_clip() -> ClipSpec:
     """The clip of what configs/cpc/ucf101.yaml trains."""
     recipe = load_recipe(CPC / "ucf101.yaml")
-    return OBJECTIVES["cpc"].clip(recipe, create_model("cpc_resnet18"))  # type: ignore[arg-type]
+    return OBJECTIVES["cpc"](recipe).clip(create_model("cpc_resnet18"))  # type: ignore[arg-type]
 
 
 def test_every_clip_is_every_third_frame_of_videos_of_25_a_second() -> None:

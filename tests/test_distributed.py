@@ -10,8 +10,8 @@ from torch.testing import assert_close
 
 from svt_zoo import distributed
 from svt_zoo.config import KNNRecipe, ModelConfig, Recipe
-from svt_zoo.evaluation.build import load_network
-from svt_zoo.training.build import build_backbone
+from svt_zoo.evaluation.run import load_network
+from svt_zoo.training.run import build_backbone
 
 PROGRAM = """
 import json, torch

@@ -18,11 +18,10 @@ from svt_zoo.config import (
 )
 from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.data.views import train_views
-from svt_zoo.hub.starts import STARTS
+from svt_zoo.hub.initial import INITIAL_WEIGHTS
 from svt_zoo.methods import Temporal
 from svt_zoo.models import Backbone, create_model
-from svt_zoo.training.build import build_method
-from svt_zoo.training.finetune import build_classify
+from svt_zoo.training.run import build_classify, build_method
 
 CONFIGS = ROOT / "configs"
 
@@ -107,7 +106,7 @@ def test_time_takes_other_backbones_with_the_options_that_its_recipes_name(data:
         backbone.meta["clip"] = None
         method = build_classify(recipe, backbone, VideoList((Row("a", label=0), Row("b", label=1))))
     assert isinstance(method, Temporal)
-    assert STARTS[recipe.init][backbone.embed_dim] == "imagenet_vitb16"
+    assert INITIAL_WEIGHTS[recipe.init][backbone.embed_dim] == "imagenet_vitb16"
 
 
 def test_the_defaults_are_the_papers_recipe() -> None:

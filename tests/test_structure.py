@@ -26,19 +26,19 @@ ALLOWED = {
     "hub": {"files", "models"},
     "training": {
         *("files", "video", "methods", "models", "data", "hub", "evaluation"),
-        *("batch", "config", "device", "distributed", "schedules"),
+        *("batch", "config", "device", "distributed", "options", "schedules"),
     },
-    "evaluation": {"files", "models", "video", "data", "hub", "batch", "config", "device", "distributed"},
+    "evaluation": {"files", "models", "video", "data", "hub", "batch", "config", "device", "distributed", "options"},
     "inference": {"files", "models", "video", "data", "hub", "evaluation", "device"},
     "demo": {"files", "models", "video", "data", "hub", "training", "evaluation", "inference", "config"},
     "cli": {
-        *("config", "data", "demo", "device", "distributed", "evaluation"),
+        *("config", "data", "demo", "device", "distributed", "evaluation", "files"),
         *("hub", "inference", "models", "training", "video"),
     },
     "__main__": {"cli"},
 }
-# The options of the optimizer stand beside it in training/optim.py, which imports no recipe.
-OPTIONS = {("config/__init__.py", "training"), ("config/recipe.py", "training")}
+# The options of training and of the evaluations are in modules that import no recipe.
+OPTIONS = {(f"config/{name}.py", part) for name in ("__init__", "recipe") for part in ("evaluation", "training")}
 # A network and a weights row know their transform and how to save themselves, but load that code only when asked.
 WHEN_ASKED = {
     ("models/base.py", "hub"),

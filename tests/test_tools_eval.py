@@ -19,9 +19,10 @@ from svt_zoo.config import (
     read_recipe,
 )
 from svt_zoo.data.lists import read_list
-from svt_zoo.evaluation.build import choose_clip
-from svt_zoo.hub.starts import STARTS
-from svt_zoo.hub.weights import ClipSpec, get_weights, list_weights
+from svt_zoo.evaluation.run import choose_clip
+from svt_zoo.hub.initial import INITIAL_WEIGHTS
+from svt_zoo.hub.table import get_weights, list_weights
+from svt_zoo.hub.weights import ClipSpec
 from svt_zoo.methods import Classify
 from svt_zoo.models import create_model
 
@@ -144,7 +145,7 @@ def test_every_recipe_loads_and_builds(kind: str, path: Path) -> None:
                 Classify(network, 101, recipe.classify)
         clip = choose_clip(named.clip if named else None, recipe.clip, network)
         assert isinstance(clip, ClipSpec)
-        assert recipe.init in (*STARTS, *list_weights(), "random") or recipe.init.startswith("runs/")
+        assert recipe.init in (*INITIAL_WEIGHTS, *list_weights(), "random") or recipe.init.startswith("runs/")
         assert "{" not in f"{recipe.data.train}{recipe.data.val}{recipe.data.where_train}"
 
 

@@ -79,15 +79,14 @@ def add_preview(parser: ArgumentParser) -> None:
 def preview(args: Namespace) -> int:
     """Draw the views that a recipe trains on: a picture with one row per view."""
     from ..config import load_recipe
+    from ..data.augment import preview_sheet
     from ..data.datasets import training_dataset
-    from ..data.preview import preview_sheet
     from ..training.objectives import OBJECTIVES
 
     recipe = load_recipe(args.recipe, args.overrides)
     dataset = training_dataset(recipe.data, recipe.views, seed=recipe.run.seed)
     indices = range(0, len(dataset), max(1, len(dataset) // args.videos))[: args.videos]
-    augment = OBJECTIVES[recipe.method].augment(recipe)
-    picture = preview_sheet(dataset, indices, augment, mean=recipe.views.mean, std=recipe.views.std)
+    picture = preview_sheet(dataset, indices, OBJECTIVES[recipe.method](recipe).augment)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     picture.save(args.output)
     print(f"{args.output}: {len(indices)} of {len(dataset)} videos, one row per view")

@@ -78,9 +78,9 @@ def _caches() -> Iterator[tuple[bool, str]]:
     try:
         from huggingface_hub import constants
 
-        from ..hub.sources import checkpoints_folder
+        from ..files import torch_folder
 
-        folders = {"HF_HOME": Path(constants.HF_HUB_CACHE), "TORCH_HOME": checkpoints_folder()}
+        folders = {"HF_HOME": Path(constants.HF_HUB_CACHE), "TORCH_HOME": torch_folder("checkpoints")}
     except ImportError as error:
         yield False, f"no cache folders: {error}"
         return

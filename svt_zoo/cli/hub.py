@@ -35,7 +35,7 @@ def weights(args: Namespace) -> int:
     import torch
 
     from ..hub.page import frames_and_rate
-    from ..hub.weights import get_weights, list_weights
+    from ..hub.table import get_weights, list_weights
     from ..models import create_model
 
     rows = [["name", "frames x rate", "pixels", "parameters", "license", "hash", "published", "what"]]
@@ -64,7 +64,7 @@ def publish(args: Namespace) -> int:
     import dataclasses
 
     from ..hub.publish import publish as upload
-    from ..hub.weights import get_weights, list_weights
+    from ..hub.table import get_weights, list_weights
 
     name = args.weights or args.model or args.default_model
     file, sha256 = upload(load_network(args, num_classes=None), args.repo, private=args.private)

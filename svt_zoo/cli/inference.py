@@ -38,7 +38,7 @@ def embed(args: Namespace) -> int:
     import torch
 
     from ..data.pool import output_file
-    from ..evaluation.prepare import prepare
+    from ..evaluation.features import prepare
     from ..inference.predict import embed as features_of
     from ..inference.predict import write_features
     from ..video import VideoReadError
@@ -89,7 +89,7 @@ def predict(args: Namespace) -> int:
 
     The exit status is 1 if a video cannot be read. The others are printed.
     """
-    from ..evaluation.prepare import prepare
+    from ..evaluation.features import prepare
     from ..inference.predict import predict as predictions_of
     from ..video import VideoReadError
 
@@ -212,9 +212,8 @@ def add_search(parser: ArgumentParser) -> None:
 def search(args: Namespace) -> int:
     """Find the rows of a table of features that are most similar to a video or an image, or find near-duplicates."""
     from ..data.pool import output_file
-    from ..inference.captions import printable
     from ..inference.feature_table import FeatureTable
-    from ..inference.neighbours import neighbour_sheet
+    from ..inference.pictures import neighbor_sheet, printable
     from ..inference.search import overlapping, query_feature
     from ..inference.search import search as find_neighbors
 
@@ -232,7 +231,7 @@ def search(args: Namespace) -> int:
     for similarity, row in neighbors:
         print(f"{similarity:.4f}  {printable(row.video)}  {row.start_sec:.2f} to {row.end_sec:.2f} s")
     if sheet:
-        neighbour_sheet(table, args.query, neighbors, **part).save(sheet)
+        neighbor_sheet(table, args.query, neighbors, **part).save(sheet)
         print(f"picture: {sheet}")
     return 0
 
@@ -241,7 +240,7 @@ def _duplicates(table: "FeatureTable", similarity: float, report: Path | None) -
     """Print the most similar pairs of a table, and write all to `report`."""
     import csv
 
-    from ..inference.captions import printable
+    from ..inference.pictures import printable
     from ..inference.search import find_duplicates
 
     pairs = find_duplicates(table, similarity)
@@ -288,21 +287,24 @@ def serve(args: Namespace) -> int:
 
 def add_export(parser: ArgumentParser) -> None:
     add_model(parser, FEATURES_MODEL)
-    formats = ["torch_export", "aotinductor", "onnx", "transformers"]
+    formats = ["torch_export", "aotinductor", "onnx", "transformers", "original"]
     parser.add_argument("--format", default="onnx", choices=formats, help="(%(default)s)")
-    parser.add_argument("--output", required=True, help="the file (.pt2, .onnx) or folder to write")
+    parser.add_argument("--output", required=True, help="the file (.pt2, .onnx, .pth) or folder to write")
     parser.add_argument("--num-frames", type=positive, help="frames of the clip; by default the model's own")
     parser.add_argument("--img-size", type=positive, help="its pixels; by default the model's own")
     parser.add_argument("--features", action="store_true", help="without the classifier, even if there is one")
 
 
 def export(args: Namespace) -> int:
-    """Export a model as a torch program, as ONNX, or as weights for transformers, and compare the outputs."""
+    """Export a model as a torch program, as ONNX, for transformers or for the original code, and check the result."""
     from ..inference.export import export_program
-    from ..inference.export_weights import export_transformers
+    from ..inference.export_weights import export_original, export_transformers
 
     size = {"num_frames": args.num_frames, "img_size": args.img_size}
     model = load_network(args, num_classes=0 if args.features else None, **size)
+    if args.format == "original":
+        print(f"{export_original(model, args.output)}: the names of the original code; reads back with equal tensors")
+        return 0
     if args.format == "transformers":
         exported = export_transformers(model, args.output)
     else:

@@ -50,7 +50,7 @@ def pretrain(args: Namespace) -> int:
     `svt-zoo options pretrain` lists every key=value.
     """
     from ..config import load_recipe
-    from ..training.build import pretrain
+    from ..training.run import pretrain
     from ..training.signals import ASKED_TO_STOP, exit_when_asked
 
     with exit_when_asked():
@@ -69,7 +69,7 @@ def finetune(args: Namespace) -> int:
     `svt-zoo options finetune` lists every key=value.
     """
     from ..config import FinetuneRecipe, read_recipe
-    from ..training.finetune import finetune
+    from ..training.run import finetune
     from ..training.signals import ASKED_TO_STOP, exit_when_asked
 
     recipe = read_recipe(FinetuneRecipe, args.recipe, args.overrides)
@@ -92,7 +92,7 @@ def evaluate(args: Namespace) -> int:
     `svt-zoo options evaluate --kind KIND` lists every key=value.
     """
     from ..config import load_evaluation
-    from ..evaluation.build import evaluate
+    from ..evaluation.run import evaluate
 
     recipe = load_evaluation(args.recipe, args.overrides)
     _print_results(evaluate(recipe), recipe.report.folder, recipe.run.output)
@@ -101,7 +101,7 @@ def evaluate(args: Namespace) -> int:
 
 def _print_results(results: "list[Result]", folder: str, output: str) -> None:
     """Print results; only the main process has any."""
-    from ..evaluation.build import describe_result
+    from ..evaluation.run import describe_result
 
     for result in results:
         print(describe_result(result))

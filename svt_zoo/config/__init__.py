@@ -1,21 +1,24 @@
-"""Recipes: dataclasses of all options, and the strict loader from YAML.
+"""Recipes: dataclasses of all options, and the strict loader from YAML."""
 
-The options of a method are the dataclass beside its code in `methods/`; those of the lists and views are in `data/`,
-those of the optimizer in `training/optim.py`.
-"""
+import warnings
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from ..data.clips import FinetuneViewsConfig
 from ..data.lists import DataConfig
 from ..data.transforms import ClipConfig
 from ..data.views import CPCViewsConfig, ViewsConfig
+from ..evaluation.knn import KNNConfig
+from ..evaluation.linear import LinearConfig
+from ..evaluation.protocols import EvaluationRunConfig, MultiviewConfig
+from ..evaluation.results import RepeatConfig, ReportConfig
 from ..methods.classify import ClassifyConfig
 from ..methods.cpc import CPCConfig
 from ..methods.svt import SVTConfig
 from ..methods.temporal import TemporalConfig
-from ..training.optim import CPCOptimConfig, FinetuneOptimConfig, OptimConfig
-from .evaluation import EvaluationRunConfig, KNNConfig, LinearConfig, MultiviewConfig, RepeatConfig, ReportConfig
-from .find import find_recipe, list_recipes
-from .options import ModelConfig, RunConfig
+from ..options import ConfigError, build, describe, find_recipe, flatten, list_recipes, to_dict
+from ..training.optim import OptimConfig, RunConfig
 from .recipe import (
     EVALUATIONS,
     PRETRAINING,
@@ -24,6 +27,7 @@ from .recipe import (
     FinetuneRecipe,
     KNNRecipe,
     LinearRecipe,
+    ModelConfig,
     MultiviewRecipe,
     PretrainRecipe,
     Recipe,
@@ -33,13 +37,11 @@ from .recipe import (
     load_recipe,
     read_recipe,
 )
-from .strict import ConfigError, build, current_names, describe, differences, flatten, to_dict, was_removed, with_added
 
 __all__ = [
     "EVALUATIONS",
     "PRETRAINING",
     "CPCConfig",
-    "CPCOptimConfig",
     "CPCRecipe",
     "CPCViewsConfig",
     "ClassifyConfig",
@@ -48,7 +50,6 @@ __all__ = [
     "DataConfig",
     "EvaluationRecipe",
     "EvaluationRunConfig",
-    "FinetuneOptimConfig",
     "FinetuneRecipe",
     "FinetuneViewsConfig",
     "KNNConfig",
@@ -68,9 +69,7 @@ __all__ = [
     "TemporalConfig",
     "ViewsConfig",
     "build",
-    "current_names",
     "describe",
-    "differences",
     "expand_repeats",
     "find_recipe",
     "flatten",
@@ -80,6 +79,16 @@ __all__ = [
     "load_recipe",
     "read_recipe",
     "to_dict",
-    "was_removed",
-    "with_added",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    recipe = {"CPCOptimConfig": CPCRecipe, "FinetuneOptimConfig": FinetuneRecipe}.get(name)
+    if recipe is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(
+        f"{name} is deprecated; use OptimConfig, or replace options of {recipe.__name__}().optim",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return partial(replace, recipe().optim)

@@ -10,27 +10,35 @@ from ..data.clips import FinetuneViewsConfig
 from ..data.lists import DataConfig
 from ..data.transforms import ClipConfig
 from ..data.views import CPCViewsConfig, ViewsConfig
+from ..evaluation.knn import KNNConfig
+from ..evaluation.linear import LinearConfig
+from ..evaluation.protocols import EvaluationRunConfig, MultiviewConfig
+from ..evaluation.results import RepeatConfig, ReportConfig
+from ..evaluation.views import refuse_fast_views
 from ..methods.classify import ClassifyConfig
 from ..methods.cpc import CPCConfig
 from ..methods.svt import SVTConfig
 from ..methods.temporal import TemporalConfig
-from ..training.optim import CPCOptimConfig, FinetuneOptimConfig, OptimConfig
-from .evaluation import (
-    EvaluationRunConfig,
-    KNNConfig,
-    LinearConfig,
-    MultiviewConfig,
-    RepeatConfig,
-    ReportConfig,
-    refuse_fast_views,
-)
-from .find import find_recipe
-from .options import ModelConfig, RunConfig
-from .strict import ConfigError, build
+from ..options import ConfigError, build, read_options
+from ..training.optim import OptimConfig, RunConfig
 
 T = TypeVar("T")
 _MARK = "{split}"
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network.
+
+    Attributes:
+        name: a registered model, one of `svt_zoo.list_models()`.
+        options: keyword arguments of its builder, such as `model.options.drop_path_rate=0.1`, `img_size`, `num_frames`,
+            `pos_mode`, `grad_checkpointing`.
+    """
+
+    name: str = "svt_vitb"
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,11 +68,22 @@ class Recipe:
             raise ValueError("temporal.flow needs one crop for all frames; set views.consistent=true")
 
 
-@dataclass(frozen=True)
-class CPCModelConfig(ModelConfig):
-    """The network; by default CPC's own."""
+def _cpc_model() -> ModelConfig:
+    return ModelConfig(name="cpc_resnet18")
 
-    name: str = "cpc_resnet18"
+
+def _cpc_optim() -> OptimConfig:
+    """The original's values, except optimizer and schedule."""
+    return OptimConfig(
+        lr=1e-3,
+        scale_lr=False,
+        epochs=300,
+        warmup_epochs=0,
+        weight_decay=1e-5,
+        weight_decay_end=1e-5,
+        clip_grad=None,
+        clip_mode="global",
+    )
 
 
 @dataclass(frozen=True)
@@ -78,11 +97,11 @@ class CPCRecipe:
 
     method: Literal["cpc"] = "cpc"
     init: str = "random"
-    model: CPCModelConfig = field(default_factory=CPCModelConfig)
+    model: ModelConfig = field(default_factory=_cpc_model)
     data: DataConfig = field(default_factory=DataConfig)
     views: CPCViewsConfig = field(default_factory=CPCViewsConfig)
     cpc: CPCConfig = field(default_factory=CPCConfig)
-    optim: CPCOptimConfig = field(default_factory=CPCOptimConfig)
+    optim: OptimConfig = field(default_factory=_cpc_optim)
     run: RunConfig = field(default_factory=RunConfig)
 
 
@@ -91,28 +110,54 @@ PRETRAINING: dict[str, type[PretrainRecipe]] = {"svt": Recipe, "cpc": CPCRecipe}
 
 
 @dataclass(frozen=True)
-class FinetuneRecipe:
-    """Fine-tuning of a backbone with a linear layer, and the test of the classifier; defaults are the SVT paper's.
+class NetworkRecipe:
+    """What fine-tuning and all evaluations share.
 
     Attributes:
-        kind: "finetune".
-        init: initial weights of the backbone: a row of `svt_zoo.list_weights()`, a file, a URL, the folder of a
-            finished run, or "svt", "dino", "image_supervised", "random" for `model`. "random:" before one of these
-            gives its architecture and its clip with random weights, as a baseline.
+        init: the network: a row of `svt_zoo.list_weights()`, a file, a URL, the folder of a finished run, or "svt",
+            "dino", "image_supervised", "random" for `model`. "random:" before one of these gives its architecture and
+            its clip with random weights, as a baseline.
     """
 
-    kind: Literal["finetune"] = "finetune"
     init: str = "svt"
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     clip: ClipConfig = field(default_factory=ClipConfig)
+    repeat: RepeatConfig = field(default_factory=RepeatConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+
+
+def _finetune_optim() -> OptimConfig:
+    """SVT section 4.1: TimeSformer's training with these values."""
+    return OptimConfig(
+        name="sgd",
+        lr=5e-3,
+        scale_lr=False,
+        epochs=15,
+        warmup_epochs=0,
+        weight_decay=1e-4,
+        weight_decay_end=1e-4,
+        clip_grad=None,
+        clip_mode="global",
+        schedule="steps",
+        milestones=(11.0, 14.0),
+    )
+
+
+@dataclass(frozen=True)
+class FinetuneRecipe(NetworkRecipe):
+    """Fine-tuning of a backbone with a linear layer, and the test of the classifier; defaults are the SVT paper's.
+
+    Attributes:
+        kind: "finetune".
+    """
+
+    kind: Literal["finetune"] = "finetune"
     views: FinetuneViewsConfig = field(default_factory=FinetuneViewsConfig)
     classify: ClassifyConfig = field(default_factory=ClassifyConfig)
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
-    optim: FinetuneOptimConfig = field(default_factory=FinetuneOptimConfig)
+    optim: OptimConfig = field(default_factory=_finetune_optim)
     multiview: MultiviewConfig = field(default_factory=MultiviewConfig)
-    repeat: RepeatConfig = field(default_factory=RepeatConfig)
-    report: ReportConfig = field(default_factory=ReportConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
@@ -130,21 +175,9 @@ class FinetuneRecipe:
 
 
 @dataclass(frozen=True)
-class EvaluationRecipe:
-    """What all evaluations of a network share.
+class EvaluationRecipe(NetworkRecipe):
+    """What all evaluations of a network share."""
 
-    Attributes:
-        init: the network: a row of `svt_zoo.list_weights()`, a file, a URL, the folder of a finished run, or "svt",
-            "dino", "image_supervised", "random" for `model`. "random:" before one of these gives its architecture and
-            its clip with random weights, as a baseline.
-    """
-
-    init: str = "svt"
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    clip: ClipConfig = field(default_factory=ClipConfig)
-    repeat: RepeatConfig = field(default_factory=RepeatConfig)
-    report: ReportConfig = field(default_factory=ReportConfig)
     run: EvaluationRunConfig = field(default_factory=EvaluationRunConfig)
 
     def __post_init__(self) -> None:
@@ -192,7 +225,7 @@ class MultiviewRecipe(EvaluationRecipe):
 AnyEvaluation = KNNRecipe | LinearRecipe | MultiviewRecipe
 EVALUATIONS: dict[str, type[AnyEvaluation]] = {"knn": KNNRecipe, "linear": LinearRecipe, "test": MultiviewRecipe}
 KINDS: dict[str, type[AnyEvaluation | FinetuneRecipe]] = {"finetune": FinetuneRecipe, **EVALUATIONS}  # by key `kind`
-R = TypeVar("R", KNNRecipe, LinearRecipe, MultiviewRecipe, FinetuneRecipe)
+R = TypeVar("R", bound=EvaluationRecipe | FinetuneRecipe)
 
 
 def expand_repeats(recipe: R) -> list[R]:
@@ -220,14 +253,12 @@ def expand_repeats(recipe: R) -> list[R]:
         for seed in range(recipe.run.seed, recipe.run.seed + recipe.repeat.num_seeds):
             folder = f"seed{seed}" if split is None else f"split{split}_seed{seed}"
             output = recipe.run.output if single else f"{recipe.run.output}/{folder}"
-            recipes.append(
-                replace(
-                    recipe,
-                    data=_with_split(recipe.data, split),
-                    report=replace(recipe.report, split=name if split is None else f"{name} {split}"),
-                    run=replace(recipe.run, seed=seed, output=output),
-                )
-            )
+            changes: dict[str, Any] = {
+                "data": _with_split(recipe.data, split),
+                "report": replace(recipe.report, split=name if split is None else f"{name} {split}"),
+                "run": replace(recipe.run, seed=seed, output=output),
+            }
+            recipes.append(replace(recipe, **changes))
     return recipes
 
 
@@ -242,12 +273,16 @@ def _with_split(data: DataConfig, split: int | None) -> DataConfig:
 
 def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> PretrainRecipe:
     """Read a pre-training recipe; its `method` selects the class. Raises as `read_recipe`."""
-    return _pretraining(path, _read_values(path, overrides))
+    recipe = load_any(path, overrides)
+    if isinstance(recipe, PretrainRecipe):
+        return recipe
+    command = "finetune" if isinstance(recipe, FinetuneRecipe) else "evaluate"
+    raise ConfigError(f"{path}: kind={recipe.kind} is not a pre-training; use svt-zoo {command}")
 
 
 def load_evaluation(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> AnyEvaluation:
     """Read an evaluation recipe; its `kind` selects the class. Raises as `read_recipe`."""
-    values = _read_values(path, overrides)
+    values = read_options(path, overrides)
     return build(_choose(EVALUATIONS, "kind", values.get("kind"), path), values, source=str(path))
 
 
@@ -255,16 +290,9 @@ def load_any(
     path: str | os.PathLike[str], overrides: Sequence[str] = ()
 ) -> PretrainRecipe | FinetuneRecipe | AnyEvaluation:
     """Read any recipe; its `kind` or its `method` selects the class. Raises as `read_recipe`."""
-    values = _read_values(path, overrides)
-    if "kind" not in values:
-        return _pretraining(path, values)
-    return build(_choose(KINDS, "kind", values["kind"], path), values, source=str(path))
-
-
-def _pretraining(path: str | os.PathLike[str], values: dict[str, Any]) -> PretrainRecipe:
-    if values.get("kind") in KINDS:
-        command = "finetune" if values["kind"] == "finetune" else "evaluate"
-        raise ConfigError(f"{path}: kind={values['kind']} is not a pre-training; use svt-zoo {command}")
+    values = read_options(path, overrides)
+    if "kind" in values:
+        return build(_choose(KINDS, "kind", values["kind"], path), values, source=str(path))
     return build(_choose(PRETRAINING, "method", values.get("method", "svt"), path), values, source=str(path))
 
 
@@ -285,51 +313,4 @@ def read_recipe(cls: type[T], path: str | os.PathLike[str], overrides: Sequence[
     Raises:
         ConfigError: a file that is not a recipe, an unknown key, a wrong type, a value that is not allowed.
     """
-    return build(cls, _read_values(path, overrides), source=str(path))
-
-
-def _read_values(path: str | os.PathLike[str], overrides: Sequence[str]) -> dict[str, Any]:
-    """The keys and values of a recipe, with overrides."""
-    values = _read_yaml(find_recipe(path))
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"{override!r} is not of the form key=value, such as data.train=/videos")
-        _set(values, key.split("."), _parse(text), override)
-    return values
-
-
-def _read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    import yaml
-    from fvcore.common.config import CfgNode  # imported late: torch.hub must not need it
-
-    try:
-        with open(path, encoding="utf-8") as file:
-            top = yaml.safe_load(file)
-        if top is None:
-            return {}  # only comments: all defaults
-        if not isinstance(top, dict):
-            raise ConfigError(f"{path} is not a recipe: it must hold sections of keys and values, got {top!r}")
-        return dict(CfgNode.load_yaml_with_base(os.fspath(path), allow_unsafe=False))
-    except (yaml.YAMLError, OSError, UnicodeDecodeError, AssertionError, AttributeError, TypeError) as error:
-        raise ConfigError(f"{path} is not a recipe ({' '.join(str(error).split())})") from error
-
-
-def _parse(text: str) -> Any:
-    """The value of an override as in YAML, except that dates stay strings."""
-    import yaml
-
-    try:
-        value = yaml.safe_load(text) if text else ""
-    except yaml.YAMLError:
-        return text
-    return value if value is None or isinstance(value, bool | int | float | list | dict) else text
-
-
-def _set(values: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
-    section = values
-    for key in keys[:-1]:
-        section = section.setdefault(key, {})
-        if not isinstance(section, dict):
-            raise ConfigError(f"{override!r}: {key} is a value, not a section")
-    section[keys[-1]] = value
+    return build(cls, read_options(path, overrides), source=str(path))

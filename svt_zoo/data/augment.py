@@ -1,15 +1,21 @@
-"""Color jitter, blur, flip and normalization of batches of views, on the training device."""
+"""Color jitter, blur, flip and normalization of views on the training device, and a picture of them."""
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import torch
+from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..video import VideoReadError
 from .crops import CONTRAST, ViewParams
+from .datasets import VideoDataset
+from .loader import collate
 
+_TEXT = 18  # pixels of the text above a row of the picture
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, of red, green, blue
@@ -28,16 +34,14 @@ class Augment(nn.Module):
     """Applies drawn parameters to views: uint8 (B, T, H, W, 3) becomes normalized float32 (B, 3, T, H, W).
 
     The order is: flip, color jitter (brightness, contrast, saturation and hue in the drawn order), grayscale,
-    clamp to [0, 1], Gaussian blur, solarize, `(x - mean) / std`. Nothing is random here: CPU and GPU give the same
-    result up to float32 rounding. Autocast has no effect.
+    clamp to [0, 1], Gaussian blur, solarize, `(x - mean) / std`. Nothing is random here. Autocast has no effect.
 
     Three things differ from torchvision. Colors are clamped once, after grayscale, not after every step. Hue rotates
     the chroma plane of YIQ and keeps the luma; torchvision rotates the hue of HSV. The blur has 17 taps at any size.
     Brightness, contrast (toward the mean gray of each frame), saturation, grayscale and solarize equal torchvision's.
 
     Args:
-        mean: mean of each channel, on the scale [0, 1], in the order of the output channels.
-        std: standard deviation of each channel, in the order of the output channels.
+        mean, std: of each channel, on the scale [0, 1], in the order of the output channels.
         channel_order: order of the color channels in the output; input views are RGB.
         parity: compute as SVT's released code: the gray weights of red and blue are swapped, and nothing is clamped.
     """
@@ -68,11 +72,7 @@ class Augment(nn.Module):
 
     @torch.no_grad()
     def forward(self, views: Tensor, params: ViewParams) -> Tensor:
-        """Augments `views` (B, T, H, W, 3) with the parameters (B, F) of each view; F is 1 or T.
-
-        `params` may stay in host memory, which avoids two device synchronizations. Raises ValueError for views of
-        another shape or type, and for parameters of another batch size.
-        """
+        """Augments `views` (B, T, H, W, 3) with parameters (B, F), which may stay in host memory; F is 1 or T."""
         if views.ndim != 5 or views.shape[-1] != 3 or views.dtype != torch.uint8:
             raise ValueError(f"Augment takes uint8 views (B, T, H, W, 3), got {views.dtype} {tuple(views.shape)}")
         batch, num_frames = views.shape[:2]
@@ -117,7 +117,7 @@ def color_map(params: ViewParams, mean: Tensor, luma: Tensor, quarter_turn: Tens
     """Composes jitter and grayscale into `matrix @ color + offset`: (B, T, 3, 3) and (B, T, 3).
 
     All steps are affine in the color. Contrast needs the mean gray of the frame at that step. An affine map commutes
-    with the mean, so the function only needs `mean` (B, T, 3) of the frames before all steps.
+    with the mean, so `mean` (B, T, 3) of the frames before all steps is enough.
     """
     eye = torch.eye(3, device=mean.device)
     gray = luma.expand(3, 3)  # every channel becomes the gray level
@@ -151,10 +151,9 @@ def hue_rotation(hue: Tensor, quarter_turn: Tensor) -> Tensor:
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:
-    """Blurs x (B, 3, T, H, W) by standard deviations (B, F) in pixels; 0 changes nothing.
+    """Blurs x (B, 3, T, H, W) by standard deviations (B, F) in pixels; 0 changes nothing. Edges are mirrored.
 
-    The kernel has 17 taps along each axis, as torchvision's `gaussian_blur(kernel_size=17)`. Edges are mirrored.
-    Frames too small for 17 taps get fewer taps.
+    The kernel has 17 taps along each axis, as torchvision's `gaussian_blur(kernel_size=17)`; small frames have fewer.
     """
     for dim in (3, 4):
         radius = min(_BLUR_RADIUS, x.shape[dim] - 1)
@@ -182,3 +181,41 @@ def _apply(matrix: Tensor, vector: Tensor) -> Tensor:
 def _compose(second: Tensor, first: Tensor) -> Tensor:
     """Matrix product over leading dimensions, without a matmul: autocast and TF32 would round it."""
     return (second[..., :, :, None] * first[..., None, :, :]).sum(-2)
+
+
+def preview_sheet(dataset: VideoDataset, indices: Sequence[int], augment: Augment) -> Image.Image:
+    """Draws the augmented views of some training videos, one row per view. Raises VideoReadError."""
+    rows = []
+    for index in indices:
+        sample = dataset[0, index]
+        if sample["failures"]:
+            raise VideoReadError(*sample["failures"][0])
+        batch = collate([sample])
+        for i, (view, params) in enumerate(zip(batch.views, batch.params, strict=True)):
+            kind = "clip" if len(batch.views) == 1 else "global view" if i < 2 else "local view"
+            number = i - 1 if kind == "local view" else i + 1
+            _, num_frames, height, width, _ = view.shape
+            name = f"{Path(batch.names[0]).name}: {kind} {number}, {num_frames} frames of {height}x{width}"
+            rows.append((name, augment(view, params)[0]))
+    return views_sheet(rows, augment)
+
+
+def views_sheet(views: Sequence[tuple[str, Tensor]], augment: Augment, *, side: int = 96) -> Image.Image:
+    """Draws one row per view: its text and its frames, normalized (3, T, H, W). The largest is `side` pixels high."""
+    largest = max(view.shape[-2] for _, view in views)
+    rows = []
+    for _, view in views:
+        pixels = (view * augment.std + augment.mean).cpu().clamp(0, 1).mul(255).round().byte()  # (3, T, H, W)
+        height = max(24, round(side * view.shape[-2] / largest))
+        size = round(height * view.shape[-1] / view.shape[-2]), height
+        frames = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in pixels.unbind(1)]
+        rows.append([frame.resize(size, Image.Resampling.LANCZOS) for frame in frames])
+    width = max(sum(frame.width + 2 for frame in row) for row in rows)
+    sheet = Image.new("RGB", (width + 8, sum(row[0].height + _TEXT for row in rows) + 8), "white")
+    draw, top = ImageDraw.Draw(sheet), 4
+    for (name, _), row in zip(views, rows, strict=True):
+        draw.text((4, top + 3), name, fill="black")
+        for i, frame in enumerate(row):
+            sheet.paste(frame, (4 + i * (frame.width + 2), top + _TEXT))
+        top += row[0].height + _TEXT
+    return sheet

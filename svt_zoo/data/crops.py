@@ -41,18 +41,13 @@ class ViewSpec:
         ratio: width / height of the crop, drawn log-uniformly.
         short_side: with `area=None`, range in pixels for the short side before a `size` crop, as in TimeSformer and
             SlowFast. If both are None, the full frame is resized to the view: no spatial variation (SVT, table 5).
-        hflip: probability of a horizontal flip; 0 if left and right matter (Something-Something, gestures).
-        jitter: probability of the color jitter.
+        hflip, jitter, grayscale, blur, solarize: probability of each.
         brightness, contrast, saturation: factors are drawn from 1 - x to 1 + x.
         hue: shift is drawn from -x to x, as a fraction of the full hue circle (0 to 0.5).
-        grayscale: probability of grayscale.
         grayscale_by: "luma" weights the channels; "channel" repeats one random channel, as CPC does.
-        blur: probability of a Gaussian blur.
-        blur_sigma: its standard deviation is drawn from this range, in pixels of the view.
-        solarize: probability of inverting all values above the middle of the range.
+        blur_sigma: standard deviation of the blur is drawn from this range, in pixels of the view.
         interpolation, antialias: how the crop is resized.
-        policy: torchvision's RandAugment or AutoAugment (ImageNet), applied to the cropped view, with the same
-            operations for all frames.
+        policy: torchvision's RandAugment or AutoAugment (ImageNet) of the cropped view, the same for all frames.
         policy_ops, policy_magnitude: RandAugment's number of operations and magnitude (0 to 30).
         consistent: draw once per view; False draws everything except the policy for each frame (SVT, table 7).
         consistent_color: False draws the color jitter for each frame, but crop and flip once per view, as CPC does.
@@ -96,10 +91,9 @@ class ViewSpec:
 
 
 class ViewParams(NamedTuple):
-    """The drawn parameters of one view.
+    """The drawn parameters of one view: one entry per view (F = 1), or per frame if each has its own draw (F = T).
 
-    Each field has one entry per view (F = 1), or one per frame if each frame has its own draw (F = T). The default
-    collate of a DataLoader stacks the fields of B views to (B, F) and keeps the type; `augment.Augment` needs this.
+    `collate` stacks the fields of B views to (B, F), for `augment.Augment`.
     """
 
     box: Tensor  # (F, 4) int64: top, left, height, width in pixels of the source
@@ -151,31 +145,24 @@ def _draw_box(spec: ViewSpec, height: int, width: int, rng: np.random.Generator)
     return Box(0, 0, height, width)
 
 
-class _Color(NamedTuple):
-    """One set of color parameters."""
+def _draw_color(spec: ViewSpec, rng: np.random.Generator) -> tuple[tuple[float, ...], NDArray[np.int64], int, bool]:
+    """Draws the strengths (brightness, contrast, saturation, hue, sigma), order (4,), gray and solarize of one frame.
 
-    strengths: tuple[float, ...]  # brightness, contrast, saturation, hue, sigma
-    order: NDArray[np.int64]  # (4,)
-    gray: int
-    solarize: bool
-
-
-def _draw_color(spec: ViewSpec, rng: np.random.Generator) -> _Color:
-    """Draws one set of color parameters. Always draws all numbers, so that no setting changes the other draws."""
+    Always draws all numbers, so that no setting changes the other draws.
+    """
     jitter, gray, blur, solarize = (rng.random(4) < (spec.jitter, spec.grayscale, spec.blur, spec.solarize)).tolist()
     limits = (spec.brightness, spec.contrast, spec.saturation, spec.hue)
     change = (rng.uniform(-1, 1, size=4) * limits * jitter).astype(np.float32)
     order = rng.permutation(4)
     channel = int(rng.integers(2, 5))
     strengths = (*(1 + change[:HUE]), change[HUE], rng.uniform(*spec.blur_sigma) * blur)
-    return _Color(strengths, order, gray * (1 if spec.grayscale_by == "luma" else channel), solarize)
+    return strengths, order, gray * (1 if spec.grayscale_by == "luma" else channel), solarize
 
 
 class ViewTransform:
     """Draws a view, then crops and resizes it: frames (T, H, W, 3) become uint8 (T, size, size, 3) + `ViewParams`.
 
-    `augment.Augment` applies the other parameters. All random values, also those of the policy, come from the given
-    generator, so a sample depends only on its seed.
+    `augment.Augment` applies the other parameters. All random values come from the generator of the call.
     """
 
     def __init__(self, spec: ViewSpec) -> None:
@@ -203,14 +190,9 @@ class ViewTransform:
 
     def cut(self, frames: Frames, box: Sequence[int], index: Sequence[int], size: int | None = None) -> Tensor:
         """Crops the frames in `index` with one box; resizes to `size`, by default the view's: (T, size, size, 3)."""
-        spec = self.spec
+        kind, antialias = self.spec.interpolation, self.spec.antialias
         return crop_and_resize(
-            frames,
-            box,
-            size or spec.size,
-            index=index,
-            interpolation=spec.interpolation,
-            antialias=spec.antialias,
+            frames, box, size or self.spec.size, index=index, interpolation=kind, antialias=antialias
         )
 
     def __repr__(self) -> str:
@@ -236,17 +218,12 @@ def _policy(spec: ViewSpec) -> nn.Module | None:
 
 
 def random_area_box(
-    height: int,
-    width: int,
-    area: Sequence[float],
-    ratio: Sequence[float],
-    rng: np.random.Generator,
+    height: int, width: int, area: Sequence[float], ratio: Sequence[float], rng: np.random.Generator
 ) -> Box:
     """Draws a box whose fraction of the frame area is uniform in `area` and whose width / height is in `ratio`.
 
-    This is the loop of torchvision's RandomResizedCrop: the ratio is log-uniform, and the first of 10 draws that fits
-    is used. If none fits, the result is the largest centered box of an allowed ratio. The loop of SVT's released code
-    does not stop at a fit, which gives larger boxes in wide videos.
+    This is the loop of torchvision's RandomResizedCrop. The loop of SVT's released code does not stop at the first box
+    that fits, which gives larger boxes in wide videos.
     """
     for _ in range(10):
         pixels = height * width * rng.uniform(area[0], area[1])
@@ -281,9 +258,8 @@ def crop_and_resize(
 ) -> Tensor:
     """Crops `box` from frames (T, H, W, 3) and resizes it to (T, height, width, 3) of the same dtype.
 
-    The function crops before it copies the frames in `index`, and resizes uint8 frames in channels-last layout. On one
-    core this is 3 times as fast as channels first and 4 times as fast as float. uint8 output is rounded and clamped,
-    float32 is not. float32 with `antialias=False` equals the resize of SVT's released code.
+    uint8 in channels-last layout is 3 times as fast as channels first on one core, and 4 times as fast as float. uint8
+    output is rounded and clamped. float32 with `antialias=False` equals the resize of SVT's released code.
     """
     top, left, height, width = box
     view = torch.as_tensor(frames)[:, top : top + height, left : left + width]

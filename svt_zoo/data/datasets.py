@@ -19,6 +19,8 @@ from .pool import reason_of
 from .sampling import replacement_index, sample_rng
 from .views import CPCViewsConfig, Indices, Made, Views, ViewsConfig, train_views
 
+CUT = "the file was cut: it ends before the duration that it states"
+
 
 class FrameReader(Protocol):
     """Interface of an open video in a dataset: an `EncodedVideo`, a `FrameFolder`, or your own reader."""
@@ -26,21 +28,17 @@ class FrameReader(Protocol):
     @property
     def num_frames(self) -> int:
         """Number of frames."""
-        ...
 
     @property
     def fps(self) -> float:
         """Average frames per second."""
-        ...
 
     @property
     def pts(self) -> Sequence[float]:
         """Presentation time of each frame, in seconds from the first frame."""
-        ...
 
     def frames_at(self, indices: Sequence[int]) -> Tensor:
         """Frames by number, uint8 RGB (len(indices), H, W, 3); raises `VideoReadError`."""
-        ...
 
     def __enter__(self) -> "FrameReader": ...
 
@@ -62,8 +60,8 @@ class VideoDataset(Dataset[dict[str, Any]]):
         videos: the list.
         views: makes the views of each video.
         train: replace videos that cannot be read; draw again in each epoch.
+        allow_cut: train on videos whose file ends before the duration that it states; without it, they fail.
         seed: seed of all random values.
-        cache_dir: folder for files fetched from URLs, as in `local_path`.
         max_attempts: number of videos to try for a training sample; if all fail, the sample has no video.
         open_row: opens a row of the list; pass your own function for other storage. It raises `VideoReadError`.
     """
@@ -74,17 +72,17 @@ class VideoDataset(Dataset[dict[str, Any]]):
         views: Views,
         *,
         train: bool,
+        allow_cut: bool = False,
         seed: int = 0,
-        cache_dir: str | os.PathLike[str] | None = None,
         max_attempts: int = 10,
         open_row: Callable[[Row], FrameReader] | None = None,
     ) -> None:
         self.videos = videos
         self.views = views
         self.train = train
+        self.allow_cut = allow_cut
         self.seed = seed
         self.epoch = 0
-        self.cache_dir = cache_dir
         self.max_attempts = max_attempts
         self.open_row = open_row
 
@@ -104,12 +102,9 @@ class VideoDataset(Dataset[dict[str, Any]]):
         failures: list[Failure] = []
         attempts = min(self.max_attempts, len(self)) if self.train else 1
         for attempt in range(attempts):
-            shown = index
-            if attempt:
-                shown = replacement_index(self.seed, epoch, index, attempt - 1, len(self))
+            shown = replacement_index(self.seed, epoch, index, attempt - 1, len(self)) if attempt else index
             try:
-                made = self._read(shown, sample_rng(self.seed, epoch, index))
-                return self._sample(shown, made, failures)
+                return self._sample(shown, self._read(shown, sample_rng(self.seed, epoch, index)), failures)
             except Exception as error:  # any error affects only this video
                 failures.append(Failure(self.videos.rows[shown].path, reason_of(error)))
         return self._sample(index, None, failures)
@@ -128,43 +123,27 @@ class VideoDataset(Dataset[dict[str, Any]]):
         }
 
     def _read(self, index: int, rng: np.random.Generator) -> Made:
-        """Makes the views of one video; each frame is decoded once."""
         row = self.videos.rows[index]
-        with self._open(row) as reader:
+        with self.open_row(row) if self.open_row else open_row(row, frame_rate=self.videos.frame_rate) as reader:
+            if self.train and not self.allow_cut and getattr(reader, "cut", False):
+                raise VideoReadError(row.path, f"{CUT}; repair the file, or set data.allow_cut=true")
             first, last = frame_range(row, reader)
             frames, places = shared_frames(reader, self.views.indices(last - first, reader.fps, rng), first)
         return Made(*self.views.make(frames, places, rng))
-
-    def _open(self, row: Row) -> FrameReader:
-        if self.open_row is not None:
-            return self.open_row(row)
-        return open_row(row, frame_rate=self.videos.frame_rate, cache_dir=self.cache_dir)
 
 
 def training_dataset(
     data: DataConfig, views: ViewsConfig | CPCViewsConfig, *, seed: int = 0, flow: FlowLabels | None = None
 ) -> VideoDataset:
     """Builds the dataset of a recipe's training videos and views; `flow` as in `train_views`."""
-    return VideoDataset(training_list(data, seed=seed), train_views(views, flow=flow), train=True, seed=seed)
+    videos = training_list(data, seed=seed)
+    return VideoDataset(videos, train_views(views, flow=flow), train=True, allow_cut=data.allow_cut, seed=seed)
 
 
-def open_row(
-    row: Row,
-    *,
-    frame_rate: float = 30.0,
-    cache_dir: str | os.PathLike[str] | None = None,
-    limits: Limits | None = None,
-) -> FrameReader:
-    """Opens the video of a row: a file, a URL, or a folder of frames.
-
-    `frame_rate` is for folders of frames, in frames per second. `limits` are passed to `open_video` and `cache_dir` to
-    `local_path`.
-
-    Raises:
-        VideoReadError: the video cannot be fetched or read.
-    """
+def open_row(row: Row, *, frame_rate: float = 30.0, limits: Limits | None = None) -> FrameReader:
+    """Opens the video of a row: a file, a URL, or a folder of frames at `frame_rate` frames per second."""
     try:
-        path = local_path(row.path, cache_dir=cache_dir)
+        path = local_path(row.path)
     except OSError as error:
         raise VideoReadError(row.path, str(error)) from error
     if not is_url(row.path) and os.path.isdir(path):
@@ -173,21 +152,14 @@ def open_row(
 
 
 def shared_frames(reader: FrameReader, indices: Indices, first: int = 0) -> tuple[Tensor, list[list[int]]]:
-    """Decodes each frame of the views once: returns the frames (n, H, W, 3) and the rows of each view.
-
-    `indices` are relative to frame `first`.
-    """
+    """Decodes each frame of the views once, counted from `first`: frames (n, H, W, 3) and the rows of each view."""
     union = sorted({i for view in indices for i in view})
     place = {i: n for n, i in enumerate(union)}
     return reader.frames_at([first + i for i in union]), [[place[i] for i in view] for view in indices]
 
 
 def frame_range(row: Row, reader: FrameReader) -> tuple[int, int]:
-    """Frame range [first, last + 1) of a row: the frames whose times lie in [start_sec, end_sec).
-
-    Raises:
-        VideoReadError: the range has no frames.
-    """
+    """Range [first, last + 1) of the frames whose times lie in [start_sec, end_sec). Raises VideoReadError."""
     if row.start_sec is None and row.end_sec is None:
         return 0, reader.num_frames
     first = bisect_left(reader.pts, row.start_sec or 0.0)

@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import av
 import numpy as np
@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..files import atomic, local_path, remove
+from ..options import bounds
 from ..video import VideoReadError, open_video
 from ..video.frames import FrameFolder
+from .pool import fingerprint
 
 Mode = Literal["short", "intra", "frames"]
 
@@ -25,7 +27,7 @@ _PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "s
 KEY_FRAME_EVERY = 12  # frames; a decoder reads at most this many for one frame
 _SAMPLES = 8  # frames of each video whose quality is measured
 _NO_NOISE = 100.0  # dB, for equal images
-_SAME_TIME = 1e-3  # seconds
+_TIME_TOLERANCE = 1e-3  # seconds
 _RESIZE = Interpolation.BICUBIC  # FFmpeg's scaler, which filters before it downsamples
 _BT601 = 6  # SMPTE 170M in ITU-T H.273: how RGB becomes YUV
 
@@ -53,16 +55,14 @@ class Encoding:
     jpeg_quality: int = 90
 
     def __post_init__(self) -> None:
-        if self.mode not in get_args(Mode):
-            raise ValueError(f"mode is one of {', '.join(get_args(Mode))}, got {self.mode!r}")
-        if self.short_side < 16 or self.short_side % 2:
-            raise ValueError(f"the short side is an even number of pixels, 16 or more, got {self.short_side}")
-        if not 0 <= self.crf <= 51:
-            raise ValueError(f"crf is 0 (exact) to 51 (worst), got {self.crf}")
-        if self.preset not in _PRESETS:
-            raise ValueError(f"preset is one of {', '.join(_PRESETS)}, got {self.preset!r}")
-        if not 1 <= self.jpeg_quality <= 95:
-            raise ValueError(f"JPEG quality is 1 to 95, got {self.jpeg_quality}")
+        for name, value, choices in (("mode", self.mode, get_args(Mode)), ("preset", self.preset, _PRESETS)):
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        bounds(self, "short_side", low=16)
+        bounds(self, "crf", low=0, high=51)
+        bounds(self, "jpeg_quality", low=1, high=95)
+        if self.short_side % 2:
+            raise ValueError(f"short_side must be even, got {self.short_side}")
 
     @property
     def suffix(self) -> str:
@@ -104,14 +104,9 @@ class PreparedVideo:
 def prepare_video(
     source: str, output: str | os.PathLike[str], encoding: Encoding, *, num_frames: int | None = None, fps: float = 30.0
 ) -> PreparedVideo:
-    """Re-encodes `source` to `output`; the output appears only when it is complete and checked.
+    """Re-encodes `source` (a file, a URL or a folder of frames) to `output`, an .mp4 file or a folder.
 
-    Args:
-        source: a file, a URL or a folder of frames.
-        output: an .mp4 file, or a folder to make; replaced if it exists.
-        encoding: settings for the output.
-        num_frames: number of frames in a folder of frames, from its list.
-        fps: frames per second of a folder of frames, because the folder does not store it.
+    The output appears only when it is complete and checked. A folder of frames needs `num_frames` and `fps`.
 
     Raises:
         VideoReadError: the source cannot be read to its end, or the output has other frames or other times.
@@ -120,8 +115,7 @@ def prepare_video(
     target = Path(output)
     with atomic(target) as part, _open(local_path(source), num_frames, fps) as reader:
         size = encoding.size(reader.height, reader.width)
-        samples = _write(reader, part, encoding, size)
-        psnr = _compare(part, reader, samples, fps)
+        psnr = _compare(part, reader, _write(reader, part, encoding, size), fps)
         return PreparedVideo(
             source=source,
             output=os.fspath(output),
@@ -129,8 +123,8 @@ def prepare_video(
             fps=len(reader.ticks) / float(reader.end * reader.time_base),
             height=size[0],
             width=size[1],
-            source_bytes=_bytes(reader.path),
-            bytes=_bytes(part),
+            source_bytes=fingerprint(reader.path)[0],
+            bytes=fingerprint(part)[0],
             psnr=psnr,
         )
 
@@ -153,7 +147,7 @@ def _open(path: str, num_frames: int | None, fps: float) -> Iterator[_Reader]:
         folder = FrameFolder(path, num_frames=num_frames, fps=fps)
         total = folder.num_frames
         height, width = folder.frames_at([0]).shape[1:3]
-        # Read with frame 0: all must have one size.
+        # Each is read with frame 0, because all must have one size.
         images = ((i, folder.frames_at([0, i])[1].numpy()) for i in range(total))
         time_base = 1 / Fraction(fps).limit_denominator(100_000)
         yield _Reader(Path(path), images, list(range(total)), total, time_base, height, width)
@@ -172,33 +166,19 @@ def _write(reader: _Reader, part: Path, encoding: Encoding, size: tuple[int, int
     sampled = {total * (2 * i + 1) // (2 * _SAMPLES) for i in range(_SAMPLES)}
     samples: dict[int, NDArray[Any]] = {}
     resizer = VideoReformatter()
-    writer: _Writer | None = None
-    try:
+    writer_class = _FolderWriter if encoding.mode == "frames" else _FileWriter
+    with ExitStack() as open_writer:
         for number, image in reader.frames:
             if number == 0:  # the reader restarts if timestamps are wrong
-                if writer is not None:
-                    writer.close()
-                writer = (
-                    _FolderWriter(part, encoding) if encoding.mode == "frames" else _FileWriter(part, encoding, reader)
-                )
-            assert writer is not None
+                open_writer.close()
+                writer = writer_class(part, encoding, reader)
+                open_writer.callback(writer.close)
             frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             frame = resizer.reformat(frame, size[1], size[0], "rgb24", interpolation=_RESIZE, threads=1)
             if number in sampled:
                 samples[number] = frame.to_ndarray()
             writer.add(number, frame)
-    finally:
-        if writer is not None:
-            writer.close()
     return samples
-
-
-class _Writer(Protocol):
-    """Interface: accepts frames of the output size in order."""
-
-    def add(self, number: int, frame: VideoFrame) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class _FileWriter:
@@ -246,7 +226,7 @@ class _FileWriter:
 class _FolderWriter:
     """JPEG images in a folder: img_00001.jpg, img_00002.jpg, ..."""
 
-    def __init__(self, path: Path, encoding: Encoding) -> None:
+    def __init__(self, path: Path, encoding: Encoding, reader: _Reader) -> None:
         remove(path)  # frames from before a restart of the reader
         path.mkdir()
         self._path, self._quality = path, encoding.jpeg_quality
@@ -255,7 +235,7 @@ class _FolderWriter:
         Image.fromarray(frame.to_ndarray()).save(self._path / f"img_{number + 1:05d}.jpg", quality=self._quality)
 
     def close(self) -> None:
-        """Does nothing: every image is complete already."""
+        """Does nothing: every image is complete."""
 
 
 def _compare(part: Path, reader: _Reader, samples: dict[int, NDArray[Any]], fps: float) -> float:
@@ -264,14 +244,9 @@ def _compare(part: Path, reader: _Reader, samples: dict[int, NDArray[Any]], fps:
         if video.num_frames != len(reader.ticks):
             raise VideoReadError(reader.path, f"{len(reader.ticks)} frames became {video.num_frames}")
         times = [float(tick * reader.time_base) for tick in reader.ticks]
-        if not part.is_dir() and max(abs(a - b) for a, b in zip(times, video.pts, strict=True)) > _SAME_TIME:
+        if not part.is_dir() and max(abs(a - b) for a, b in zip(times, video.pts, strict=True)) > _TIME_TOLERANCE:
             raise VideoReadError(reader.path, "frames would be shown at other times; re-encode it at a constant rate")
         numbers = sorted(samples)
         frames = video.frames_at(numbers).numpy()  # (n, H, W, 3)
     error = np.square(frames.astype(np.float32) - np.stack([samples[i] for i in numbers])).mean()
     return min(_NO_NOISE, float(10 * np.log10(255**2 / error))) if error else _NO_NOISE
-
-
-def _bytes(path: Path) -> int:
-    files = path.iterdir() if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files)

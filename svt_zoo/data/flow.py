@@ -40,11 +40,7 @@ class FlowLabels:
         self.patch_size, self.rule, self.threshold = patch_size, rule, threshold
 
     def __call__(self, view: Tensor, *, flip: bool = False) -> Tensor:
-        """Labels of a clip; with `flip`, labels of its mirror image.
-
-        Raises:
-            ValueError: the clip has another type or shape, or only one frame.
-        """
+        """Labels of a clip; with `flip`, labels of its mirror image."""
         if view.ndim != 4 or view.shape[-1] != 3 or view.dtype != torch.uint8 or len(view) < 2:
             raise ValueError(
                 f"flow labels are of 2 or more uint8 frames (T, H, W, 3), got {view.dtype} {tuple(view.shape)}"
@@ -79,8 +75,8 @@ def relative_directions(motion: Tensor) -> Tensor:
     """Classes of motion (P, N, 2) as in TIME's code: class 0 below 1 % of the motion range of the frame pair."""
     length = motion.norm(dim=-1)  # (P, N)
     low, high = length.amin(dim=-1, keepdim=True), length.amax(dim=-1, keepdim=True)
-    share = torch.where(high > low, 100 * (length - low) / (high - low), torch.zeros_like(length))
-    return torch.where(share >= 1, 1 + (_degrees(motion) / 45).long().clamp(0, 7), 0)
+    percent = torch.where(high > low, 100 * (length - low) / (high - low), torch.zeros_like(length))
+    return torch.where(percent >= 1, 1 + (_degrees(motion) / 45).long().clamp(0, 7), 0)
 
 
 def _degrees(motion: Tensor) -> Tensor:
@@ -89,11 +85,7 @@ def _degrees(motion: Tensor) -> Tensor:
 
 
 def farneback_flow(first: Tensor, second: Tensor) -> Tensor:
-    """OpenCV's Farneback flow for pairs of gray frames (P, H, W), with TIME's settings: (P, H, W, 2), pixels (x, y).
-
-    Raises:
-        ImportError: OpenCV is not installed.
-    """
+    """OpenCV's Farneback flow for pairs of gray frames (P, H, W), with TIME's settings: (P, H, W, 2), pixels (x, y)."""
     cv2 = _opencv()
     numbers = {"pyr_scale": 0.5, "levels": 3, "winsize": 15, "iterations": 3, "poly_n": 5, "poly_sigma": 1.2}
     pairs = zip(first.float().cpu().numpy(), second.float().cpu().numpy(), strict=True)

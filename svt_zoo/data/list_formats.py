@@ -8,9 +8,10 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TextIO
 
-from ..files import is_url, list_remote, local_path
+from ..files import atomic, is_url, list_remote, local_path
 from ..video.frames import is_image
 
 _suffixes = "3gp|avi|flv|h264|m2ts|m4v|mkv|mov|mp4|mpeg|mpg|mts|ogv|ts|vob|webm|wmv"
@@ -18,7 +19,7 @@ VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffix in _suffixes.split("|"))
 _MAX_CLASSES = 1_000_000
 PATH_COLUMNS = ("file", "path", "video", "video_path", "filename")
 
-# The path ends at the last video suffix that ends a word. This separates spaces in the path from spaces after it.
+# The path ends at the last video suffix that ends a word, because paths may contain spaces.
 VIDEO_LINE = re.compile(rf"(.*\.(?:{_suffixes})\"?)(?:[ \t,]+(.*))?", re.IGNORECASE)
 
 # File names of UCF-101 and HMDB-51 contain the recording that a clip was cut from.
@@ -69,6 +70,8 @@ def lines(path: str) -> Iterator[tuple[int, str]]:
     """Yields the number, from 1, and the text of each line that is not empty."""
     with open_text(path) as file:
         for number, text in enumerate(file, start=1):
+            if "\0" in text:
+                raise error_at(path, number, "contains a NUL character; the list is not text in UTF-8")
             if text := text.strip():
                 yield number, text
 
@@ -83,11 +86,7 @@ def matching_lines(path: str, pattern: str, expected: str) -> Iterator[tuple[int
 
 
 def table(path: str, separator: str = ",") -> Iterator[tuple[int, dict[str, str]]]:
-    """Yields the line number and the cells, by column, of each row of a table with a header.
-
-    Raises:
-        ListError: a row has more or fewer cells than the header, or quotes are not closed.
-    """
+    """Yields the line number and the cells, by column, of each row of a table with a header."""
     with open_text(path) as file:
         reader = csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
         header: list[str] = []
@@ -98,14 +97,28 @@ def table(path: str, separator: str = ",") -> Iterator[tuple[int, dict[str, str]
             except StopIteration:
                 return
             except csv.Error as error:
-                raise error_at(path, line, f"the quotes are wrong, {error}; put a pair of them around a cell") from None
+                raise error_at(path, line, f"a cell has wrong quotes ({error}); close them, or double them") from None
             if not header:
                 header = [cell.strip().lower() for cell in cells]
+                if len(set(header)) < len(header):
+                    raise error_at(path, line, f"two columns have the same name: {', '.join(header)}")
             elif len(cells) == len(header):
                 yield line, dict(zip(header, cells, strict=True))
             elif cells:
-                message = f"{len(cells)} cells, the header has {len(header)}: {', '.join(header)}; put quotes around a"
-                raise error_at(path, line, f"{message} cell that contains {separator!r}")
+                advice = f"; put quotes around a cell with {separator!r}" if len(cells) > len(header) else ""
+                columns = f"the header has {len(header)} columns: {', '.join(header)}"
+                raise error_at(path, line, f"the row has {len(cells)} cells, {columns}{advice}")
+
+
+def write_table(path: str | os.PathLike[str], header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Writes a CSV file atomically. File names that are not UTF-8 keep their bytes."""
+    with atomic(Path(path)) as part, open(part, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def valid_utf8(text: str) -> str:
+    r"""The text with `\xNN` for each byte of a file name that is not UTF-8, for formats that refuse such bytes."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def load_json(path: str) -> Any:
@@ -269,11 +282,7 @@ def _number(path: str, line: int, row: Mapping[str, str], column: str) -> float 
 
 
 def normalize_label(source: str, entry: Entry) -> None:
-    """Writes whole numbers alike, and -1 as no label.
-
-    Raises:
-        ListError: a path or a label that no file or class can have.
-    """
+    """Writes a label such as 2.0 as 2, and -1 as no label; refuses paths and labels that no file or class can have."""
     if "\0" in entry.path:
         raise error_at(source, entry.line, f"{entry.path!r} contains a NUL character; the list is not text in UTF-8")
     if any("\udc80" <= letter <= "\udcff" for letter in entry.label + entry.name):

@@ -95,7 +95,7 @@ def parse_kinetics(path: str) -> Parsed:
         try:
             stem = f"{row['youtube_id']}_{int(row['time_start']):06d}_{int(row['time_end']):06d}"
         except (KeyError, ValueError) as error:
-            raise error_at(path, line, f"time_start and time_end are whole seconds, got {row}") from error
+            raise error_at(path, line, f"time_start and time_end must be integers, got {row}") from error
         label, group = row.get("label", ""), row["youtube_id"]
         entries.append(Entry(f"{stem}.mp4", line, label, group=group, columns=row, by_stem=True))
     return Parsed(entries)
@@ -104,8 +104,7 @@ def parse_kinetics(path: str) -> Parsed:
 def parse_ssv2(path: str) -> Parsed:
     """Something-Something v2's json (`id`, `template`); the label file, `*labels.json`, is in the same folder.
 
-    The file of a video is its id with any suffix, anywhere below the root. Lists without templates (test) have no
-    labels.
+    The file of a video is its id with any suffix, anywhere below the root. Test lists have no labels.
     """
     videos = load_json(path)
     if not isinstance(videos, list) or not all(isinstance(video, dict) and "id" in video for video in videos):
@@ -185,11 +184,7 @@ FORMATS: dict[str, Callable[[str], Parsed]] = {
 
 
 def detect(path: str) -> str:
-    """Detects the format, a key of `FORMATS`, of the list at `path`.
-
-    Raises:
-        ListError: no format fits.
-    """
+    """Detects the format, a key of `FORMATS`, of the list at `path`."""
     name, suffix = posixpath.basename(path), posixpath.splitext(path)[1].lower()
     if suffix in (".json", ".parquet"):
         return "ssv2" if suffix == ".json" else "parquet"
@@ -234,8 +229,8 @@ def _detect_folder(path: str) -> str:
         return "class_folders"
     if len(classes) > 1 and len(others) < len(videos) - len(others):
         _log.warning(
-            "%s is read without labels, because %d of %d videos, such as %s, are not in CLASS/VIDEO; move them, or set "
-            "format=class_folders to use the first folder of each path as its class",
+            "%s is read without labels: %d of %d videos, such as %s, are not in CLASS/VIDEO. Move them, or set "
+            "format=class_folders, which skips videos outside of folders",
             *(path, len(others), len(videos), others[0]),
         )
     return "folder"

@@ -26,17 +26,9 @@ class TooManyFailures(RuntimeError):
 class EpochSampler(Sampler[list[tuple[int, int]]]):
     """Chooses the samples, as (epoch, index), of each batch of this process.
 
-    The order of an epoch depends only on (seed, epoch); the processes take samples from it in turn. Training skips the
-    last samples that do not fill a batch in every process; these differ between epochs. Evaluation returns each sample
-    exactly once, so some processes may have a smaller last batch, or one batch fewer.
-
-    Args:
-        size: number of samples in the dataset.
-        batch_size: samples per batch in one process.
-        train: shuffle, and return only full batches.
-        seed: seed of the order.
-        rank: index of this process.
-        world_size: number of processes.
+    The order of an epoch depends only on (seed, epoch); the processes take samples from it in turn. Training shuffles,
+    and skips the last samples that do not fill a batch in every process. Evaluation returns each sample exactly once,
+    so some processes may have a smaller last batch, or one batch fewer.
 
     Attributes:
         epoch: the current epoch.
@@ -46,9 +38,8 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
     def __init__(
         self, size: int, batch_size: int, *, train: bool, seed: int = 0, rank: int = 0, world_size: int = 1
     ) -> None:
-        if batch_size < 1 or not 0 <= rank < world_size:
-            given = f"batch_size={batch_size}, rank={rank}, world_size={world_size}"
-            raise ValueError(f"batch_size must be >= 1 and rank 0 to world_size - 1, got {given}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
         if train and size < batch_size * world_size:
             batch = f"{batch_size} in each of {world_size} processes"
             raise ValueError(f"{size} videos are fewer than one batch of {batch}; lower data.batch_size")
@@ -63,7 +54,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
 
     @property
     def samples_per_step(self) -> int:
-        """Number of samples in one batch of all processes together."""
+        """Samples in one batch of all processes together."""
         return self.batch_size * self.world_size
 
     def __len__(self) -> int:
@@ -95,10 +86,8 @@ class VideoLoader:
 
     At the end of an epoch, `loader.epoch` increases by one. A `state_dict()` taken between two batches resumes with the
     next batch, regardless of prefetched batches; the numbers of processes and workers may change. An epoch that was
-    left early starts again from its first batch. Make a loader with `build_loader`.
-
-    Attributes:
-        failures: videos that this process could not read in this epoch: path to reason.
+    left early starts again from its first batch. `failures` are the videos that this process could not read in this
+    epoch: path to reason. Make a loader with `build_loader`.
     """
 
     def __init__(
@@ -164,11 +153,7 @@ class VideoLoader:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Moves to the position in a `state_dict()` of another loader.
-
-        Raises:
-            ValueError: the other loader had another list of videos or another seed.
-        """
+        """Moves to the position in a `state_dict()` of another loader; ValueError if it had another list or seed."""
         for name, mine in (("list_sha256", self.dataset.videos.sha256), ("seed", self.sampler.seed)):
             if state[name] != mine:
                 raise ValueError(
@@ -187,7 +172,7 @@ class VideoLoader:
         if new and self.log is not None:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             first = not self.log.exists()
-            with open(self.log, "a", encoding="utf-8", newline="") as file:
+            with open(self.log, "a", encoding="utf-8", errors="surrogateescape", newline="") as file:
                 rows = ([self.epoch, path, reason] for path, reason in new.items())
                 csv.writer(file).writerows([("epoch", "path", "reason"), *rows] if first else rows)
         self._outcomes.add_all([(path, None) for path in batch.names])
@@ -249,11 +234,7 @@ def build_loader(
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> Batch:
-    """Makes a batch of samples of `VideoDataset`; samples without a video add only their failures.
-
-    Raises:
-        ValueError: the samples differ in the number or shape of their views.
-    """
+    """Makes a batch of samples of `VideoDataset`; samples without a video add only their failures."""
     read = [sample for sample in samples if sample["video"] is not None]
     clips = [sample["video"] if isinstance(sample["video"], list) else [sample["video"]] for sample in read]
     for sample, views in zip(read, clips, strict=True):
@@ -278,10 +259,8 @@ def collate(samples: Sequence[dict[str, Any]]) -> Batch:
 def _stack(values: Sequence[Any]) -> Any:
     """Stacks the parameters of a view over all samples: tensors and numbers along a new first dimension."""
     first = values[0]
-    if isinstance(first, Tensor):
-        return torch.stack(list(values))  # (B, ...)
     if isinstance(first, tuple):
         return type(first)(*(_stack(parts) for parts in zip(*values, strict=True)))
     if isinstance(first, dict):
         return {key: _stack([value[key] for value in values]) for key in first}
-    return torch.tensor(values)  # (B,)
+    return torch.stack(list(values)) if isinstance(first, Tensor) else torch.tensor(values)  # (B, ...)

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import forkserver, get_all_start_methods, get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from tqdm import tqdm
@@ -42,75 +43,62 @@ class TaskResult(Generic[T, R]):
 
 
 def run_tasks(function: Callable[[T], R], tasks: Iterable[T], *, workers: int) -> Iterator[TaskResult[T, R]]:
-    """Runs `function(task)` for each task in `workers` processes (0: in this process); yields tasks as they finish.
+    """Runs `function(task)` for each task in `workers` processes (0: in this process); yields results as they come.
 
-    If a task raises or its process dies (a crash, no memory left), the failure is reported and the other tasks
-    continue. The processes end when the caller ends, for any reason.
-
-    Args:
-        function: a module-level function, or a `functools.partial` of one.
-        tasks: arguments of `function`; the next one is taken when a process becomes free.
-        workers: number of processes.
-
-    Raises:
-        ValueError: `workers` is negative.
+    `function` is a module-level function, or a `functools.partial` of one. If a task raises or its process dies, the
+    failure is reported and the other tasks continue. The processes end when the caller ends, for any reason.
     """
     if workers < 0:
         raise ValueError(f"workers must be >= 0 (0 works in this process), got {workers}")
     waiting = iter(tasks)
     if workers == 0:
-        for task in waiting:
-            yield _attempt(function, task)
+        yield from (_attempt(function, task) for task in waiting)
         return
-    busy: dict[Connection, _Worker[T, R]] = {}
+    busy: dict[Connection, tuple[T, BaseProcess]] = {}
+    idle: list[tuple[Connection, BaseProcess]] = []
     try:
-        for task in islice(waiting, workers):
-            worker = _Worker(function)
-            busy[worker.start(task)] = worker
-        while busy:
-            for connection in wait(list(busy)):
-                worker = busy.pop(connection)  # type: ignore[call-overload]  # wait() also takes sockets
-                finished = worker.finish()
-                for task in islice(waiting, 1):
-                    if worker.process.exitcode is not None:
-                        worker = _Worker(function)
-                    busy[worker.start(task)] = worker
-                yield finished
+        while True:
+            for task in islice(waiting, workers - len(busy)):
+                connection, process = idle.pop() if idle else _start_process(function)
+                with suppress(BrokenPipeError):  # the process is dead, which is reported below
+                    connection.send(task)
+                busy[connection] = task, process
+            if not busy:
+                return
+            for ready in wait(list(busy)):
+                connection = cast(Connection, ready)  # wait() also takes sockets
+                task, process = busy.pop(connection)
+                try:
+                    result: TaskResult[T, R] = connection.recv()
+                    idle.append((connection, process))
+                except (EOFError, OSError):
+                    result = TaskResult(task, None, _cause_of_death(process))
+                yield result
     finally:
-        for worker in busy.values():
-            worker.process.kill()
+        for _, process in [*busy.values(), *idle]:
+            process.kill()
 
 
-class _Worker(Generic[T, R]):
-    """A process that runs one task after another, and the parent's end of the pipe to it."""
+def _start_process(function: Callable[[T], R]) -> tuple[Connection, BaseProcess]:
+    """Starts a process that runs one task after another; returns the parent's end of the pipe to it."""
+    # A plain fork would copy locks that other threads hold. Windows has only spawn.
+    forks = "forkserver" in get_all_start_methods()
+    context: Any = get_context("forkserver" if forks else "spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(function, theirs), daemon=True)
+    if forks:
+        context.set_forkserver_preload([f"{__package__.rpartition('.')[0]}.video"])
+        _start_server()
+    process.start()
+    theirs.close()
+    return ours, process
 
-    def __init__(self, function: Callable[[T], R]) -> None:
-        # A plain fork would copy locks that other threads hold. Windows has only spawn.
-        forks = "forkserver" in get_all_start_methods()
-        context: Any = get_context("forkserver" if forks else "spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(function, theirs), daemon=True)
-        if forks:
-            context.set_forkserver_preload([f"{__package__.rpartition('.')[0]}.video"])
-            _start_server()
-        self.process.start()
-        theirs.close()
 
-    def start(self, task: T) -> Connection:
-        self.task = task
-        with suppress(BrokenPipeError):  # the process is dead; `finish` reports it
-            self.connection.send(task)
-        return self.connection
-
-    def finish(self) -> TaskResult[T, R]:
-        try:
-            return self.connection.recv()
-        except (EOFError, OSError):
-            self.process.join()
-            code = self.process.exitcode or 0
-            cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            reason = f"the process that worked on it ended with {cause}; was there enough memory?"
-            return TaskResult(self.task, None, reason)
+def _cause_of_death(process: BaseProcess) -> str:
+    process.join()
+    code = process.exitcode or 0
+    cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    return f"the process that worked on it ended with {cause}; was there enough memory?"
 
 
 def _start_server() -> None:
@@ -160,9 +148,8 @@ def number_of_workers(requested: int | None) -> int:
 def start_worker(worker: int) -> None:
     """Sets up a worker of a DataLoader: one thread, because parallel workers use all cores, and the parent's lifetime.
 
-    A cluster that stops a job signals all its processes. The parent then saves the run and still needs its workers. If
-    the parent is killed, its workers must end too. PyTorch ensures this, except under forkserver, where the server is
-    the parent of the workers.
+    A cluster that stops a job signals all its processes, but the parent still needs its workers to save the run. If the
+    parent is killed, its workers must end too; PyTorch does not ensure this under forkserver.
     """
     if hasattr(signal, "sigwaitinfo"):  # Linux
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
@@ -183,10 +170,7 @@ def _obey_parent() -> None:
 def progress(
     results: Iterable[TaskResult[T, R]], total: int, *, is_good: Callable[[R], bool] = lambda result: True
 ) -> Iterator[TaskResult[T, R]]:
-    """Yields the results and shows the progress: a bar on a terminal, else a log line every 10 seconds.
-
-    Tasks without a result, or with a result that is not good, count as failed.
-    """
+    """Yields the results and shows the progress: a bar on a terminal, else a log line every 10 seconds."""
     start = shown = time.monotonic()
     failed = 0
     with tqdm(total=total, unit="video", disable=None, smoothing=0) as bar:
@@ -208,11 +192,9 @@ class CommonFailure(ValueError):
 
 
 class Outcomes:
-    """Ends a run if its first videos all fail for the same reason, because then the setup is wrong, not the videos.
+    """Ends a run of `total` videos if the first 32 (or all) fail for the same reason: then the setup is wrong.
 
-    Args:
-        total: number of videos in the list. In a list shorter than 32, all videos must fail.
-        was_read: whether an earlier attempt of the same run has read a video; then nothing is counted.
+    `was_read`: an earlier attempt of the same run has read a video; then nothing is counted.
     """
 
     def __init__(self, total: int, *, was_read: bool = False) -> None:
@@ -222,11 +204,7 @@ class Outcomes:
         self._path, self._reason = "", ""  # of the first failure
 
     def add(self, path: str, reason: str | None) -> None:
-        """Counts one video; `reason` states why it failed, or is None if it was read.
-
-        Raises:
-            CommonFailure: the first 32 videos, or all videos of a shorter list, have failed for this reason.
-        """
+        """Counts one video; `reason` states why it failed, or is None if it was read. Raises CommonFailure."""
         if not self._undecided:
             return
         if self.count == 0:
@@ -239,7 +217,7 @@ class Outcomes:
             self.stop()
 
     def add_all(self, failures: Iterable[tuple[str, str | None]]) -> None:
-        """Counts several videos, given as (path, reason). Raises the same error as `add`."""
+        """Counts several videos, given as (path, reason)."""
         for path, reason in failures:
             self.add(path, reason)
 
@@ -294,12 +272,9 @@ class Journal:
             file.write(json.dumps(entry) + "\n")
 
 
-def fingerprint(path: str) -> tuple[int, int]:
-    """Size in bytes and modification time of a file, or of all files in a folder, to detect changes.
-
-    Zeros for URLs and for missing files.
-    """
-    files = [entry.path for entry in os.scandir(path)] if os.path.isdir(path) else [path]
+def fingerprint(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Size in bytes and modification time of a file or of all files in a folder; zeros for URLs and missing files."""
+    files = os.scandir(path) if os.path.isdir(path) else [path]
     size = changed = 0
     for file in files:
         with suppress(OSError, ValueError):
@@ -309,11 +284,7 @@ def fingerprint(path: str) -> tuple[int, int]:
 
 
 def output_file(path: str | os.PathLike[str], *suffixes: str) -> Path:
-    """Checks before a long job that `path` can be written; makes its folder and returns the path.
-
-    Raises:
-        ValueError: the path has another suffix, is a folder, or is not writable.
-    """
+    """Checks before a long job that `path` can be written, else raises ValueError; makes its folder."""
     target = Path(path)
     if target.is_dir():
         raise ValueError(f"{path} is a folder; name a {' or '.join(suffixes)} file in it")

@@ -1,16 +1,11 @@
-"""Re-encodes a collection of videos once, so that every epoch decodes it faster.
+"""Re-encodes a collection of videos once, so that every epoch decodes it faster."""
 
-Each video keeps all frames and their times. It loses its sound, its frame size and some quality, which is measured.
-The folder structure below the root stays the same. The list is written again with the new paths.
-"""
-
-import csv
 import logging
 import os
 import posixpath
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +13,9 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from ..batch import Failure
-from ..files import atomic, is_url
+from ..files import is_url
 from .encode import Encoding, PreparedVideo, prepare_video
+from .list_formats import write_table
 from .lists import VideoList
 from .pool import Journal, Outcomes, fingerprint, progress, run_tasks
 
@@ -35,13 +31,9 @@ class _Task(NamedTuple):
 
 @dataclass(frozen=True)
 class Preparation:
-    """The result for a collection.
+    """The result for a collection: the list with the new paths, and its videos, in the order of the old list.
 
-    Attributes:
-        list: the list with the new paths.
-        videos: videos written by this run or an earlier one, in the order of the list.
-        failures: videos that could not be read or written, also in `failures.csv`.
-        new: number of videos written by this run.
+    `failures`, also in `failures.csv`, could not be read or written; `new` videos were written by this run.
     """
 
     list: Path
@@ -79,14 +71,7 @@ def prepare_videos(
     `failures.csv` if videos failed. Failed videos stay in the list, so that a later reader reports them.
 
     A run that was stopped continues where it stopped. Each video appears only when it is complete. It is made again
-    only if its source or the encoding has changed.
-
-    Args:
-        videos: the collection.
-        output: a folder, not inside the folder of the videos.
-        encoding: settings for the output; the defaults of `Encoding` if None.
-        name: name of the new list.
-        workers: number of processes; 0 works in this process.
+    only if its source or the encoding has changed. `workers` is the number of processes; 0 works in this process.
 
     Raises:
         CommonFailure: the first videos all fail for the same reason.
@@ -95,9 +80,7 @@ def prepare_videos(
     """
     encoding = encoding or Encoding()
     if encoding.mode == "frames" and any(row.start_sec is not None or row.end_sec is not None for row in videos.rows):
-        raise ValueError(
-            "the list cuts videos by start_sec and end_sec; folders of frames keep no times; write H.264 instead"
-        )
+        raise ValueError("the list has start_sec and end_sec, but folders of frames keep no times; write H.264 instead")
     target = Path(output)
     names = output_names([row.path for row in videos.rows], videos.root, encoding.suffix)
     _check_output(target, videos)
@@ -114,7 +97,7 @@ def _prepare(
 ) -> Preparation:
     tasks = {names[row.path]: _Task(row.path, names[row.path], row.num_frames) for row in videos.rows}
     settings = [asdict(encoding), videos.frame_rate]
-    signs = {output: [*settings, _whole(task.source), *fingerprint(task.source)] for output, task in tasks.items()}
+    signs = {output: [*settings, _absolute(task.source), *fingerprint(task.source)] for output, task in tasks.items()}
     journal = Journal(folder / _JOURNAL)
     entries = {video.output: (sign, video) for sign, video in journal.read(_parse_entry)}
     journal.start(_entry(sign, video) for sign, video in entries.values())
@@ -163,35 +146,26 @@ def _prepare_one(task: _Task, *, folder: Path, encoding: Encoding, fps: float) -
 def _save(result: Preparation, videos: VideoList, names: dict[str, str], num_frames: dict[str, int]) -> None:
     """Writes the list, the report and, if videos failed, the failures."""
     rows = (replace(row, path=names[row.path], num_frames=num_frames.get(names[row.path])) for row in videos.rows)
-    with atomic(result.list) as part:
-        replace(videos, rows=tuple(rows)).save(part)
-    columns = [field.name for field in fields(PreparedVideo)]
-    report = [list(asdict(video).values()) for video in result.videos]
-    for name, table in (
-        (f"{result.list.stem}_report.csv", [columns, *report]),
-        ("failures.csv", [Failure._fields, *result.failures]),
-    ):
-        target = result.list.with_name(name)
-        with atomic(target) as part, open(part, "w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows(table)
-    if not result.failures:
-        target.unlink()
+    replace(videos, rows=tuple(rows)).save(result.list)
+    report = result.list.with_name(f"{result.list.stem}_report.csv")
+    write_table(report, [field.name for field in fields(PreparedVideo)], map(astuple, result.videos))
+    failures = result.list.with_name("failures.csv")
+    failures.unlink(missing_ok=True)
+    if result.failures:
+        write_table(failures, Failure._fields, result.failures)
 
 
 def output_names(paths: Sequence[str], root: str, suffix: str) -> dict[str, str]:
     """The path of each output, relative to the output folder: the source's path below the root, with the new suffix.
 
     Without a common root, the deepest folder that holds all sources is the root. If two sources differ only in their
-    suffix, the name keeps it.
-
-    Raises:
-        ValueError: two outputs would still have the same name.
+    suffix, the name keeps it; if two outputs still have the same name, it is a ValueError.
     """
-    whole = {path: _whole(path) for path in paths}
-    base = _whole(root).rstrip("/") + "/"
-    if not all(name.startswith(base) for name in whole.values()):
-        base = posixpath.commonpath([posixpath.dirname(name) for name in whole.values()]).rstrip("/") + "/"
-    stems = {name: name if os.path.isdir(path) else posixpath.splitext(name)[0] for path, name in whole.items()}
+    absolute = {path: _absolute(path) for path in paths}
+    base = _absolute(root).rstrip("/") + "/"
+    if not all(name.startswith(base) for name in absolute.values()):
+        base = posixpath.commonpath([posixpath.dirname(name) for name in absolute.values()]).rstrip("/") + "/"
+    stems = {name: name if os.path.isdir(path) else posixpath.splitext(name)[0] for path, name in absolute.items()}
     count = Counter(stems.values())
     outputs = {name: (name if count[stem] > 1 else stem).removeprefix(base) + suffix for name, stem in stems.items()}
     for output, n in Counter(outputs.values()).items():
@@ -199,10 +173,10 @@ def output_names(paths: Sequence[str], root: str, suffix: str) -> dict[str, str]
             raise ValueError(
                 f"{n} videos of the list would become {output}: rename them, or prepare them into different folders"
             )
-    return {path: outputs[name] for path, name in whole.items()}
+    return {path: outputs[name] for path, name in absolute.items()}
 
 
-def _whole(path: str) -> str:
+def _absolute(path: str) -> str:
     """The absolute path of a file, or the path of a URL after its scheme."""
     return f"/{path.partition('://')[2]}" if is_url(path) else os.path.abspath(path)
 

@@ -1,10 +1,8 @@
-"""Frame sampling: pure functions that map the number of frames of a video to the frame indices of clips.
+"""Frame sampling: pure functions from the number of frames of a video to the frame indices of clips.
 
-Frames are numbered 0 to `total - 1` in presentation order. A clip is a list of `num_frames` ascending indices. They
-are spread over a window of the video, from its first frame to its last. A video shorter than the clip therefore
-repeats all of its frames, not only the last one. Window lengths are in frames; `clip_window` computes them from
-"frames x rate". Random functions take a generator; `sample_rng` makes the generator of a sample. Numbers out of range
-raise a ValueError.
+Frames are numbered 0 to `total - 1` in presentation order. A clip is a list of `num_frames` ascending indices, spread
+evenly over a window of the video, from its first frame to its last. A shorter video repeats all of its frames.
+Windows are in frames; `clip_window` computes them from "frames x rate". Numbers out of range raise a ValueError.
 """
 
 from __future__ import annotations
@@ -24,18 +22,12 @@ def uniform_clip(
 ) -> list[int]:
     """Frame indices of evaluation clip `clip` of `num_clips`; a single clip lies in the center of the video.
 
-    The first of several windows starts at the start of the video, the last ends at its end, with even spacing.
-
-    Args:
-        total: number of frames in the video.
-        num_frames: number of indices, spread evenly over the window.
-        window: length of the window in frames (`clip_window`); None, or `total` and more, is the complete video.
-        clip: index of the clip, from 0.
-        num_clips: number of clips per video.
+    The first of several windows starts at the start of the video, the last ends at its end, with even spacing. Without
+    `window`, a clip covers the complete video.
     """
     window = _fit(total, num_frames, window)
     if not 0 <= clip < num_clips:
-        raise ValueError(f"clip is a number from 0 to num_clips - 1 = {num_clips - 1}, got {clip}")
+        raise ValueError(f"clip must be >= 0 and <= num_clips - 1 = {num_clips - 1}, got {clip}")
     position = clip / (num_clips - 1) if num_clips > 1 else 0.5
     return _spread((total - window) * position, window, num_frames)
 
@@ -50,7 +42,7 @@ def dense_clips(
     window = _fit(total, num_frames, window)
     step = window if step is None else step
     if not step > 0:
-        raise ValueError(f"step is a number of frames above 0, got {step}")
+        raise ValueError(f"step must be > 0 frames, got {step}")
     slack = total - window
     starts = [step * i for i in range(math.floor(slack / step) + 1)]
     if slack - starts[-1] > 0.5:  # up to half a frame rounds to the last frame
@@ -69,9 +61,10 @@ def random_clips(
 def clip_window(num_frames: int, sampling_rate: float, fps: float, *, target_fps: float = 30.0) -> float:
     """Window length, in frames of a video at `fps`, of a clip given as frames x rate at `target_fps`.
 
-    8 x 32 at 30 frames per second lasts 8.53 s: 256 frames of a 30 fps video, 213.3 of a 25 fps one.
+    8 x 32 at 30 frames per second lasts 8.53 s: 256 frames of a 30 fps video, 213.3 of a 25 fps one. A window has at
+    least one frame, also in a video with few frames per second.
     """
-    return round(num_frames * sampling_rate * fps / target_fps, 9)  # removes rounding errors of integer windows
+    return max(1.0, round(num_frames * sampling_rate * fps / target_fps, 9))  # removes errors of integer windows
 
 
 def svt_views(
@@ -84,32 +77,22 @@ def svt_views(
     local_span: float = 1 / 8,
     temporal_variation: bool = True,
 ) -> list[list[int]]:
-    """Frame indices of SVT's views, global views first (SVT, section 3.2).
+    """Frame indices of SVT's views, global views first (SVT, section 3.2); a span is a fraction of the video.
 
-    Args:
-        total: number of frames in the video.
-        rng: draws the start of each view's window.
-        global_frames: number of frames of each global view.
-        local_frames: number of frames of each local view.
-        global_span: fraction of the video that a global window covers.
-        local_span: fraction of the video that a local window covers.
-        temporal_variation: False lets all views share one window of `global_span` (SVT, table 5).
+    `temporal_variation=False` lets all views share one window of `global_span` (SVT, table 5).
     """
     for name, span in (("global_span", global_span), ("local_span", local_span)):
         if not 0 < span <= 1:
-            raise ValueError(f"{name} is a share of the video in (0, 1], got {span}")
+            raise ValueError(f"{name} must be > 0 and <= 1, got {span}")
     num_frames = [*global_frames, *local_frames]
     _check_counts(total, *num_frames)
-
-    def random_window(span: float) -> tuple[int, int]:
-        width = max(1, math.floor(span * total + 1e-9))  # 1e-9: 0.29 * 100 is 28.999999999999996
-        return _random_start(total, width, rng), width
-
     spans = [global_span] * len(global_frames) + [local_span] * len(local_frames)
-    if temporal_variation:
-        windows = [random_window(span) for span in spans]
-    else:
-        windows = [random_window(global_span)] * len(spans)
+    windows = []
+    for span in spans if temporal_variation else [global_span]:
+        width = max(1, math.floor(span * total + 1e-9))  # 1e-9: 0.29 * 100 is 28.999999999999996
+        windows.append((_random_start(total, width, rng), width))
+    if not temporal_variation:
+        windows *= len(spans)
     return [_spread(start, width, n) for (start, width), n in zip(windows, num_frames, strict=True)]
 
 
@@ -119,15 +102,8 @@ def svt_views_code(
     """Frame indices of the 2 global and 8 local views as in SVT's released code, which differs from the paper.
 
     The global views are fixed: one from the first frame to the fifth last, one from the sixth frame to the last. Each
-    local view covers a random eighth. `random.Random(seed)` gives the draws of the original after `random.seed(seed)`.
-
-    Args:
-        total: number of frames in the video.
-        rng: Python's generator, because the original draws from it.
-        rand_fr: option DATA.RAND_FR: global views of 4 and 8 frames, local views of 2, 2, 4, 4, 8, 8, 16, 16; without
-            it, all have 8.
-        window: length in frames of a random part of the video that contains all views, `clip_window(8, 32, fps)` in
-            the original; None is the complete video, without a draw.
+    local view covers a random eighth. `random.Random(seed)` draws as the original after `random.seed(seed)`; `rand_fr`
+    is its option DATA.RAND_FR. `window` is the length of a random part that contains all views, or the full video.
     """
     _check_counts(total)
     first, size = 0, total
@@ -157,9 +133,8 @@ def cvrl_interval_clips(
 ) -> tuple[list[int], list[int]]:
     """Two clips, the earlier first; longer intervals between them are less likely.
 
-    With M possible starts, the interval between the two starts has the density 2 / M * (1 - interval / M). The earlier
-    start is uniform among the possible ones. This is the temporal interval sampler of CVRL (Qian et al., CVPR 2021),
-    which SVT's table 6 compares. The defaults are CVRL's: 16 frames, every second frame.
+    With M possible starts, the interval between the two starts has the density 2 / M * (1 - interval / M). This is the
+    temporal interval sampler of CVRL (Qian et al., CVPR 2021), which SVT's table 6 compares, with its defaults.
     """
     window = _fit(total, min(num_frames), window)
     num_starts = math.floor(total - window) + 1
@@ -178,8 +153,7 @@ def tsn_bounds(total: int, num_frames: int) -> list[int]:
 def tsn_train_clip(total: int, num_frames: int, rng: np.random.Generator) -> list[int]:
     """One random frame of each of `num_frames` equal segments: the training clip of Something-Something v2.
 
-    The draw includes both bounds of a segment, so neighboring segments can return the same frame. The loaders of
-    TimeSformer, Motionformer, X-ViT and TIME do the same.
+    As in TimeSformer, Motionformer, X-ViT and TIME, the draw includes both bounds of a segment.
     """
     bounds = tsn_bounds(total, num_frames)
     return [int(i) for i in rng.integers(bounds[:-1], bounds[1:], endpoint=True)]
@@ -195,7 +169,7 @@ def tsn_eval_clip(total: int, num_frames: int, *, at: Literal["middle", "start"]
         return bounds[:-1]
     if at == "middle":
         return [(low + high) // 2 for low, high in pairwise(bounds)]
-    raise ValueError(f'at is "middle" or "start", got {at!r}')
+    raise ValueError(f'at must be "middle" or "start", got {at!r}')
 
 
 def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -227,22 +201,21 @@ def _spread(start: float, window: float, num_frames: int) -> list[int]:
 
 
 def _random_start(total: int, window: float, rng: np.random.Generator) -> int:
-    """A uniform random start from which `window` frames fit into the video."""
     return int(rng.integers(math.floor(total - window) + 1))
 
 
 def _fit(total: int, num_frames: int, window: float | None) -> float:
-    """Checks all three numbers and limits the window to the video."""
+    """The window, limited to the video."""
     _check_counts(total, num_frames)
     if window is None:
         return total
     if not window >= 1:
-        raise ValueError(f"window is a number of frames, 1 or more, got {window}")
+        raise ValueError(f"window must be >= 1 frame, got {window}")
     return min(window, total)
 
 
 def _check_counts(total: int, *num_frames: int) -> None:
     if total < 1:
-        raise ValueError(f"a video has at least 1 frame to sample from, got total={total}")
+        raise ValueError(f"total must be >= 1 frame, got {total}")
     if any(n < 1 for n in num_frames):
-        raise ValueError(f"a clip has at least 1 frame, got num_frames={', '.join(map(str, num_frames))}")
+        raise ValueError(f"num_frames must be >= 1, got {', '.join(map(str, num_frames))}")

@@ -52,9 +52,8 @@ def short_side_size(height: int, width: int, size: int) -> tuple[int, int]:
 def spatial_crop(
     height: int, width: int, size: tuple[int, int], *, crop: int = 0, num_crops: int = 1
 ) -> tuple[int, int]:
-    """Top and left of crop `crop` of `num_crops`, spread evenly along the long side.
+    """Top and left of crop `crop` of `num_crops`, spread evenly along the long side; a single crop is the center.
 
-    Three crops are left, center and right (in an upright video: top, center and bottom); a single crop is the center.
     If the margin is odd, the extra pixel is above or to the left, as in SlowFast and SVT.
     """
     if not 0 <= crop < num_crops:
@@ -64,10 +63,9 @@ def spatial_crop(
             f"a crop of {size[0]}x{size[1]} pixels does not fit frames of {height}x{width}; "
             "raise resize_size or lower crop_size"
         )
-    share = crop / (num_crops - 1) if num_crops > 1 else 0.5
-    along_height = share if height > width else 0.5
-    along_width = share if height <= width else 0.5
-    return math.ceil((height - size[0]) * along_height), math.ceil((width - size[1]) * along_width)
+    position = crop / (num_crops - 1) if num_crops > 1 else 0.5
+    down, right = (position, 0.5) if height > width else (0.5, position)
+    return math.ceil((height - size[0]) * down), math.ceil((width - size[1]) * right)
 
 
 class EvalTransform:
@@ -85,8 +83,7 @@ class EvalTransform:
             apart, in 256. None spreads them over the complete video.
         crop_size: side of the square crop in pixels, or (height, width).
         resize_size: length of the short side before cropping, in pixels.
-        mean: mean of each channel, on the scale [0, 1].
-        std: standard deviation of each channel, on the scale [0, 1].
+        mean, std: of each channel, on the scale [0, 1].
         channel_order: order of the color channels in the output; input frames are RGB.
         fps: frame rate that `sampling_rate` refers to.
     """
@@ -127,23 +124,24 @@ class EvalTransform:
 
         A clip covers `num_frames * sampling_rate / self.fps` seconds of any video; a single clip lies in the center.
         Without a sampling rate, it has the middles of equal segments of the video (TSN), a second clip their starts.
-
-        Raises:
-            ValueError: more than two clips without a sampling rate.
         """
         if self.sampling_rate is None:
             if not 0 <= clip < num_clips <= 2:
-                raise ValueError(f"segments of the whole video give 1 or 2 clips, got clip {clip} of {num_clips}")
+                raise ValueError(f"segments of the full video give 1 or 2 clips, got clip {clip} of {num_clips}")
             return sampling.tsn_eval_clip(total, self.num_frames, at="start" if clip else "middle")
-        window = sampling.clip_window(self.num_frames, self.sampling_rate, fps, target_fps=self.fps)
-        return sampling.uniform_clip(total, self.num_frames, window=window, clip=clip, num_clips=num_clips)
+        return sampling.uniform_clip(total, self.num_frames, window=self.window(fps), clip=clip, num_clips=num_clips)
 
     def random_clip_indices(self, total: int, *, fps: float, rng: np.random.Generator) -> list[int]:
         """Frame numbers of a training clip: a random window as long as in `clip_indices`, or one frame per segment."""
         if self.sampling_rate is None:
             return sampling.tsn_train_clip(total, self.num_frames, rng)
-        window = sampling.clip_window(self.num_frames, self.sampling_rate, fps, target_fps=self.fps)
-        return sampling.random_clips(total, self.num_frames, rng, window=window)[0]
+        return sampling.random_clips(total, self.num_frames, rng, window=self.window(fps))[0]
+
+    def window(self, fps: float) -> float | None:
+        """Length of a clip in frames of a video at `fps` per second; None for the complete video."""
+        if self.sampling_rate is None:
+            return None
+        return sampling.clip_window(self.num_frames, self.sampling_rate, fps, target_fps=self.fps)
 
     def __call__(self, frames: Frames, *, crop: int = 0, num_crops: int = 1) -> Tensor:
         """Converts uint8 RGB frames (T, H, W, 3) or (T, 3, H, W) to float32 (3, T, crop height, crop width).
@@ -155,10 +153,8 @@ class EvalTransform:
         """
         frames = torch.as_tensor(frames)
         if frames.ndim != 4 or 3 not in (frames.shape[1], frames.shape[3]) or frames.dtype != torch.uint8:
-            raise ValueError(
-                f"frames must be uint8 (T, H, W, 3) or (T, 3, H, W), got {frames.dtype} {tuple(frames.shape)}; "
-                "frames_at of an open video returns such"
-            )
+            shape = f"{frames.dtype} {tuple(frames.shape)}"
+            raise ValueError(f"frames must be uint8 (T, H, W, 3) or (T, 3, H, W), as `frames_at` returns, got {shape}")
         if frames.shape[3] != 3:
             frames = frames.permute(0, 2, 3, 1)  # (T, H, W, 3)
         num_frames, height, width, _ = frames.shape
@@ -178,5 +174,4 @@ class EvalTransform:
         return clip.div_(255).sub_(mean).div_(std)
 
     def __repr__(self) -> str:
-        spec = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
-        return f"{type(self).__name__}({spec})"
+        return f"EvalTransform({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"

@@ -1,17 +1,19 @@
-"""Writes a report about a network that was trained without labels, compared with the untrained network.
+"""The demo's report: one HTML page that compares a network trained without labels with an untrained one."""
 
-`write_report` compares features by their nearest neighbors and writes one HTML file that contains all pictures.
-"""
-
+import base64
 import copy
+import html
 import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from ..data.lists import VideoList
@@ -19,18 +21,19 @@ from ..data.sampling import uniform_clip
 from ..data.views import EvalViews
 from ..evaluation.features import Extracted, extract
 from ..evaluation.knn import knn_scores, nearest
-from ..evaluation.metrics import accuracy, confusion_matrix
-from ..inference.visualize import attention_maps, contact_sheet, unnormalise
+from ..evaluation.metrics import accuracy, confusion_matrix, plot_confusion
+from ..inference.visualize import attention_maps, contact_sheet, unnormalize
 from ..models import ZooModel
+from ..training.monitor import draw_curves
 from ..video import open_video
-from . import figures
-from .page import Picture, Section, page
 
 _VOTES = 10  # neighbors that vote for a class
 _QUERIES, _SHOWN = 8, 4  # videos whose neighbors are shown, and neighbors per video
-_STRIPS = 6  # classes (or videos, without classes) with a strip of frames
+_EXAMPLES = 6  # classes (or videos, without classes) with example frames
 _MOVIE_BYTES = 300_000  # a larger video is not put into the page
-_SIDE = 120  # pixels of a frame in the attention picture
+_ATTENTION_SIDE, _STRIP_SIDE, _GAP, _BORDER = 120, 48, 12, 4  # pixels
+_GREEN, _RED, _GRAY = "#2a9d5c", "#c8442f", "#888888"
+_BORDERS = {True: (42, 157, 92), False: (200, 68, 47), None: (221, 221, 221)}  # correct, wrong, no answer
 
 
 @dataclass(frozen=True)
@@ -54,18 +57,17 @@ class Story(NamedTuple):
 
 MADE = Story(
     "What a tiny video transformer learned without labels",
-    "In each video a light drifts along one of four lines, either way, and comes back in over the edge where it left. "
-    "Its size, its colours and the background are drawn anew for every frame, so only the motion holds a video "
-    "together. One frame says nothing: in every class, the light may be anywhere. Below, one video of each class, from "
-    "left to right.",
-    """svt-zoo demo --videos /your/videos    # the same with your own; folders in it are taken for classes
-svt-zoo demo --seed 1 --output runs/demo_1    # other videos, another start
-svt-zoo pretrain svt/own_videos data.train=/your/videos run.output=runs/mine    # in earnest""",
+    "In each video a light drifts along one of four lines, in either direction, and comes back at the opposite edge. "
+    "Its size, its colors and the background change at random in every frame, so only the motion is common to them. "
+    "One frame has no information: in every class, the light may be anywhere. Below is one video of each class.",
+    """svt-zoo demo --videos /your/videos    # the same with your own; its subfolders are the classes
+svt-zoo demo --seed 1 --output runs/demo_1    # other videos, other initial weights
+svt-zoo pretrain svt/own_videos data.train=/your/videos run.output=runs/mine    # a full training""",
 )
 OWN = Story(
     "What a tiny video transformer learned from your videos",
-    "Small copies of up to 300 of your videos. The network is tiny and was trained for some minutes: what it finds "
-    "alike is mostly colour and layout. The last lines of this page say how to go on in earnest.",
+    "Small copies of up to 300 of your videos. The network is tiny and was trained for some minutes, so its features "
+    "mostly describe color and layout. The commands at the end of this page start a full training.",
     """svt-zoo pretrain svt/own_videos data.train=/your/videos run.output=runs/mine
 svt-zoo visualize video.mp4 --model runs/mine/final.safetensors
 svt-zoo embed video.mp4 --model runs/mine/final.safetensors""",
@@ -92,6 +94,50 @@ class Subject:
     max_entropy: float
 
 
+def write_report(path: Path, subject: Subject, story: Story) -> list[Score]:
+    """Write the page and, next to it, its pictures and `numbers.json`; returns the accuracies, trained ones last.
+
+    Raises:
+        ValueError: no video can be read.
+    """
+    folder, train, val = path.parent, subject.train, subject.val
+    folder.mkdir(parents=True, exist_ok=True)
+    bank = _features(subject.trained, train)
+    queries = _features(subject.trained, val) if val else None
+    scores: list[Score] = []
+    sections = [section("The videos", story.about, _examples(train))]
+    answer = "The videos have no classes, so no accuracy can be computed. Compare the neighbors by eye."
+    if val is not None and queries is not None:
+        scores, matrix = _compare(subject, bank, queries)
+        chance = 100 / train.num_classes
+        answer = verdict(scores, chance)
+        _draw_accuracy(scores, chance, folder / "accuracy.png")
+        picture = plot_confusion(matrix, classes=[_readable(name) for name in train.classes])
+        (folder / "confusion.png").write_bytes(picture)
+        text = (
+            f"Each of {len(queries.names)} videos outside the training gets the class of its {_VOTES} nearest among "
+            f"{len(bank.names)}. Labels are used only to measure the accuracy. Lines are 95 % intervals."
+        )
+        sections.append(section("Does it help?", text, _saved(folder / "accuracy.png")))
+        sections.append(section("Confusion of classes", "Videos per class.", _saved(folder / "confusion.png")))
+    _neighbors(bank, queries).save(folder / "neighbors.png")
+    text = f"At the left a video, then the {_SHOWN} with the most similar features."
+    text += "" if queries is None else " Green: the same class; red: another class."
+    sections.append(section("Nearest neighbors", text, _saved(folder / "neighbors.png")))
+    _attention(subject, (queries or bank).names[0]).save(folder / "attention.png")
+    text = "Attention of the class token in the last block, one row per network; bright is high."
+    sections.append(section("Attention", text, _saved(folder / "attention.png")))
+    draw_curves(subject.metrics, folder / "curves.png")
+    text = (
+        f"{_describe(subject)} At log K = {subject.max_entropy:.2f} nats the teacher's targets have no information. A "
+        "loss far below it means that the network predicts from one clip of a video its output for another clip."
+    )
+    sections.append(section("The training", text, _saved(folder / "curves.png")))
+    (folder / "numbers.json").write_text(json.dumps([asdict(score) for score in scores], indent=2) + "\n")
+    path.write_text(page(story.title, answer, sections, story.commands), encoding="utf-8")
+    return scores
+
+
 def verdict(scores: Sequence[Score], chance: float) -> str:
     """State in one sentence which features are best, within the confidence intervals; trained features come last."""
     *others, trained = scores
@@ -100,59 +146,8 @@ def verdict(scores: Sequence[Score], chance: float) -> str:
     if trained.low > best.high:
         return f"Training without labels helped, by more than luck: {numbers}."
     if trained.top1 > best.top1:
-        return f"The trained features are ahead, but that few videos could show it by luck: {numbers}."
+        return f"The trained features are ahead, but with so few videos this can be luck: {numbers}."
     return f"The trained features did not win: {numbers}."
-
-
-def write_report(path: Path, subject: Subject, story: Story) -> list[Score]:
-    """Write the page and, next to it, its pictures and `numbers.json`; returns the accuracies, trained ones last.
-
-    Args:
-        path: the HTML file.
-        subject: the networks, the videos and the run.
-        story: the texts of the page.
-
-    Raises:
-        ValueError: no video can be read.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    train, val = subject.train, subject.val
-    bank = _features(subject.trained, train)
-    queries = _features(subject.trained, val) if val else None
-    scores: list[Score] = []
-    sections = [Section("The videos", story.about, _strips(train))]
-    answer = "The videos have no classes, so nothing can be counted: look at the neighbours and judge for yourself."
-    if val is not None and queries is not None:
-        scores, matrix = _compare(subject, bank, queries)
-        chance = 100 / train.num_classes
-        answer = verdict(scores, chance)
-        drawn = figures.bars([(s.name, s.top1, s.low, s.high) for s in scores], chance=chance)
-        text = (
-            f"Each of {len(queries.names)} videos that were not trained on gets the class of its {_VOTES} nearest "
-            f"among {len(bank.names)}. Labels serve only to count. Lines are 95 % intervals."
-        )
-        sections.append(Section("Does it help?", text, [Picture("accuracy", drawn)]))
-        shown = [Picture("confusion", figures.confusion(matrix, [_readable(name) for name in train.classes]))]
-        sections.append(Section("Which are taken for which", "In percent of the videos of each class.", shown))
-    asked = "" if queries is None else " Green is the right class, red a wrong one."
-    text = f"Left a video, then the {_SHOWN} whose features are most alike.{asked}"
-    sections.append(Section("Nearest neighbours", text, [Picture("neighbours", _neighbours(bank, queries))]))
-    text = "Attention of the class token in the last block; bright is much. One row for each network."
-    sections.append(
-        Section("What it looks at", text, [Picture("attention", _attention(subject, (queries or bank).names[0]))])
-    )
-    text = (
-        f"{_describe(subject)} The dotted line is log K, where the targets say nothing. A loss far below it means that "
-        "the network foretells from one clip of a video what it says of another."
-    )
-    drawn = figures.curves(subject.metrics, max_entropy=subject.max_entropy)
-    sections.append(Section("The training", text, [Picture("curves", drawn)]))
-    for section in sections[1:]:
-        for picture in section.pictures:
-            (path.parent / f"{picture.name}.png").write_bytes(picture.png)
-    (path.parent / "numbers.json").write_text(json.dumps([asdict(score) for score in scores], indent=2) + "\n")
-    path.write_text(page(story.title, answer, sections, story.commands), encoding="utf-8")
-    return scores
 
 
 def _describe(subject: Subject) -> str:
@@ -173,10 +168,10 @@ def _features(model: ZooModel, videos: VideoList, *, one_frame: bool = False) ->
     if one_frame:
         transform = copy.copy(transform)
         transform.num_frames, transform.sampling_rate = 1, None  # the middle frame of the video
-    found = extract(model, videos, views=EvalViews(transform), batch_size=32)
-    if not found.names:
-        raise ValueError(f"none of {len(videos)} videos can be read, the first is {found.missing[0].path}")
-    return found
+    features = extract(model, videos, views=EvalViews(transform), batch_size=32)
+    if not features.names:
+        raise ValueError(f"none of {len(videos)} videos can be read, the first is {features.missing[0].path}")
+    return features
 
 
 def _compare(subject: Subject, bank: Extracted, queries: Extracted) -> tuple[list[Score], Tensor]:
@@ -186,63 +181,155 @@ def _compare(subject: Subject, bank: Extracted, queries: Extracted) -> tuple[lis
     kinds = {
         "untrained network": (_features(subject.untrained, train), _features(subject.untrained, val)),
         "trained, one frame only": tuple(_features(subject.trained, part, one_frame=True) for part in (train, val)),
-        "trained, whole clip": (bank, queries),
+        "trained, all frames": (bank, queries),
     }
     scores = []
-    for name, (learned, asked) in kinds.items():
-        k = min(_VOTES, len(learned.names))
-        votes = knn_scores(learned.features, learned.labels, asked.features, num_classes=train.num_classes, ks=(k,))[k]
-        found = accuracy(votes, asked.labels)
-        scores.append(Score(name, found["top1"], found["top1_low"], found["top1_high"], len(asked.names)))
-    return scores, confusion_matrix(votes.argmax(dim=1), asked.labels, train.num_classes)
+    for name, (known, test) in kinds.items():
+        k = min(_VOTES, len(known.names))
+        votes = knn_scores(known.features, known.labels, test.features, num_classes=train.num_classes, ks=(k,))[k]
+        metrics = accuracy(votes, test.labels)
+        scores.append(Score(name, metrics["top1"], metrics["top1_low"], metrics["top1_high"], len(test.names)))
+    return scores, confusion_matrix(votes.argmax(dim=1), test.labels, train.num_classes)
 
 
-def _strips(videos: VideoList) -> list[Picture]:
-    """Some frames of one video per class, or of the first few videos, and the video if it is a small MP4."""
+def _examples(videos: VideoList) -> str:
+    """Frames of one video per class, or of the first few videos, and the video if it is a small MP4."""
     first: dict[str, str] = {}
     for row in videos.rows:
         name = Path(row.path).stem if row.label is None else _readable(videos.classes[row.label])
         first.setdefault(name, row.path)
-    pictures = []
-    for name, path in list(first.items())[:_STRIPS]:
+    figures = []
+    for name, path in list(first.items())[:_EXAMPLES]:
         file = Path(path)
         movie = file.read_bytes() if file.suffix == ".mp4" and file.stat().st_size < _MOVIE_BYTES else b""
-        pictures.append(Picture(name, figures.strip(_frames(path, 8), side=84), movie))
-    return pictures
+        buffer = io.BytesIO()
+        Image.fromarray(_strip(path, 8, side=84)).save(buffer, format="png", optimize=True)
+        figures.append(figure(name, buffer.getvalue(), movie, caption=True))
+    return "\n".join(figures)
 
 
-def _neighbours(bank: Extracted, queries: Extracted | None) -> bytes:
+def _neighbors(bank: Extracted, queries: Extracted | None) -> Image.Image:
     """Draw some videos and their neighbors; without queries, bank videos are the queries and exclude themselves."""
-    asked = queries or bank
-    found = nearest(asked.features, bank.features, min(_SHOWN + 1, len(bank.names))).rows.tolist()
-    step = max(1, len(asked.names) // _QUERIES)
+    shown = queries or bank
+    ranks = nearest(shown.features, bank.features, min(_SHOWN + 1, len(bank.names))).rows.tolist()
+    step = max(1, len(shown.names) // _QUERIES)
     rows = []
-    for query in range(0, len(asked.names), step)[:_QUERIES]:
-        others = [i for i in found[query] if queries is not None or i != query][:_SHOWN]
-        is_right = [None if queries is None else bool(bank.labels[i] == asked.labels[query]) for i in others]
-        alike = [figures.Strip(_frames(bank.names[i], 4), right) for i, right in zip(others, is_right, strict=True)]
-        rows.append((figures.Strip(_frames(asked.names[query], 4)), alike))
-    return figures.neighbours(rows)
+    for query in range(0, len(shown.names), step)[:_QUERIES]:
+        strips = [_strip(shown.names[query], 4)]
+        for i in [i for i in ranks[query] if queries is not None or i != query][:_SHOWN]:
+            is_right = None if queries is None else bool(bank.labels[i] == shown.labels[query])
+            strips.append(_strip(bank.names[i], 4, is_right=is_right))
+        rows.append(_join(strips, axis=1))
+    return Image.fromarray(_join(rows, axis=0))
 
 
-def _attention(subject: Subject, path: str) -> bytes:
+def _strip(path: str, num_frames: int, *, side: int = _STRIP_SIDE, is_right: bool | None = None) -> NDArray[np.uint8]:
+    """Frames of a video side by side, `side` pixels high, in a colored border."""
+    with open_video(path) as video:
+        frames = video.frames_at(uniform_clip(video.num_frames, num_frames)).numpy()  # (T, H, W, 3)
+    width = round(side * frames.shape[2] / frames.shape[1])
+    inside = np.concatenate([Image.fromarray(frame).resize((width, side)) for frame in frames], axis=1)
+    strip = np.empty((side + 2 * _BORDER, inside.shape[1] + 2 * _BORDER, 3), np.uint8)
+    strip[:] = _BORDERS[is_right]
+    strip[_BORDER:-_BORDER, _BORDER:-_BORDER] = inside
+    return strip
+
+
+def _join(pictures: Sequence[NDArray[np.uint8]], axis: int) -> NDArray[np.uint8]:
+    """Pictures (H, W, 3) along an axis, with white gaps; smaller ones are filled with white along the other axis."""
+    size = max(picture.shape[1 - axis] for picture in pictures)
+    padded = []
+    for picture in pictures:
+        padding = [(0, 0), (0, 0), (0, 0)]
+        padding[axis], padding[1 - axis] = (0, _GAP), (0, size - picture.shape[1 - axis])
+        padded.append(np.pad(picture, padding, constant_values=255))
+    return np.concatenate(padded, axis=axis)
+
+
+def _attention(subject: Subject, path: str) -> Image.Image:
     """Draw the attention of the two networks for one video."""
     transform = subject.trained.transforms()
     with open_video(path) as video:
         clip = transform(video.frames_at(transform.clip_indices(video.num_frames, fps=video.fps)))  # (3, T, H, W)
-    frames = unnormalise(clip, transform).permute(0, 3, 1, 2).float()  # (T, 3, H, W)
-    frames = F.interpolate(frames, size=(_SIDE, _SIDE), mode="bicubic").clamp(0, 255).byte().permute(0, 2, 3, 1)
+    frames = unnormalize(clip, transform).permute(0, 3, 1, 2).float()  # (T, 3, H, W)
+    frames = F.interpolate(frames, size=(_ATTENTION_SIDE, _ATTENTION_SIDE), mode="bicubic").clamp(0, 255)
     networks = {"untrained": subject.untrained, "trained": subject.trained}
     maps = {name: attention_maps(network.eval(), clip.unsqueeze(0))[0] for name, network in networks.items()}
-    buffer = io.BytesIO()
-    contact_sheet(frames, maps, num_columns=6).save(buffer, format="png")
-    return buffer.getvalue()
+    return contact_sheet(frames.byte().permute(0, 2, 3, 1), maps, num_columns=6)
+
+
+def _draw_accuracy(scores: Sequence[Score], chance: float, path: Path) -> None:
+    """A bar per score with its interval, the last one in color, and a line at chance level."""
+    from matplotlib.figure import Figure  # slow to import (a second)
+
+    drawing = Figure(figsize=(9, 0.6 + 0.6 * len(scores)), layout="constrained")
+    axes: Any = drawing.add_subplot()
+    for row, score in enumerate(scores):
+        axes.barh(row, score.top1, color=_GREEN if score is scores[-1] else "#b9c4d6", height=0.6)
+        axes.plot((score.low, score.high), (row, row), color="#333333", linewidth=1.2)
+        axes.text(score.high + 1.5, row, f"{score.top1:.0f} %", va="center", fontsize=12, fontweight="bold")
+    axes.axvline(chance, color=_GRAY, linestyle=":", linewidth=1.5)
+    axes.text(chance, -0.45, "guessing", color=_GRAY, fontsize=9, ha="center", va="bottom")
+    axes.set_yticks(range(len(scores)), [score.name for score in scores], fontsize=11)
+    axes.tick_params(left=False)
+    axes.set(xlim=(0, 112), ylim=(len(scores) - 0.6, -0.8), xticks=[])
+    axes.spines[:].set_visible(False)
+    drawing.savefig(path, format="png", dpi=130)
 
 
 def _readable(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _frames(path: str, num_frames: int) -> Tensor:
-    with open_video(path) as video:
-        return video.frames_at(uniform_clip(video.num_frames, num_frames))
+def page(title: str, answer: str, sections: Sequence[str], commands: str) -> str:
+    """A self-contained HTML page: title, result, sections, and the commands to try next."""
+    body = "\n".join(sections)
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{html.escape(title)}</title>
+<style>{_STYLE}</style></head>
+<body><main>
+<h1>{html.escape(title)}</h1>
+<p class="answer">{html.escape(answer)}</p>
+{body}
+<section><h2>What to do next</h2><pre>{html.escape(commands)}</pre></section>
+</main></body></html>
+"""
+
+
+def section(title: str, text: str, figures: str) -> str:
+    """HTML of a headline, a text below it, and figures."""
+    return f"<section><h2>{html.escape(title)}</h2>\n<p>{html.escape(text)}</p>\n{figures}</section>"
+
+
+def figure(name: str, png: bytes, mp4: bytes = b"", *, caption: bool = False) -> str:
+    """HTML of a picture, with the video that plays to its left, if there is one."""
+    name = html.escape(name)
+    title = f"<figcaption>{name}</figcaption>" if caption else ""
+    movie = f'<video autoplay loop muted playsinline src="{_data("video/mp4", mp4)}"></video>' if mp4 else ""
+    return f'<figure>{title}{movie}<img alt="{name}" src="{_data("image/png", png)}"></figure>'
+
+
+def _saved(path: Path) -> str:
+    return figure(path.stem, path.read_bytes())
+
+
+def _data(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+_STYLE = """
+body { margin: 0; background: #f3f4f6; color: #22272e; font: 17px/1.55 system-ui, sans-serif; }
+main { max-width: 980px; margin: 0 auto; padding: 2.5rem 1.5rem 4rem; }
+h1 { font-size: 2.1rem; line-height: 1.2; margin: 0 0 1rem; }
+h2 { font-size: 1.25rem; margin: 0 0 .4rem; }
+.answer { font-size: 1.25rem; border-left: 6px solid #2a9d5c; padding: .2rem 0 .2rem 1rem; margin: 0 0 2rem; }
+section { background: white; border-radius: 10px; padding: 1.3rem 1.6rem; margin: 1.2rem 0;
+          box-shadow: 0 1px 3px rgba(0, 0, 0, .12); }
+section p { margin: 0 0 .8rem; max-width: 46rem; }
+figure { margin: .5rem 0; display: flex; align-items: center; gap: 1rem; }
+figcaption { width: 9rem; flex: none; font-size: .95rem; overflow-wrap: anywhere; }
+img { max-width: 100%; min-width: 0; }
+video { height: 92px; border-radius: 6px; flex: none; }
+pre { background: #22272e; color: #e6edf3; padding: 1rem; border-radius: 8px; overflow-x: auto; font-size: .85rem; }
+"""

@@ -46,26 +46,24 @@ def drift(motion: str, rng: np.random.Generator, num_frames: int) -> NDArray[np.
 def paint(places: NDArray[np.float64], rng: np.random.Generator, size: int) -> NDArray[np.uint8]:
     """Frames (T, size, size, 3) with a light at `places` (T, 2); appearance and background change per frame."""
     num_frames = len(places)
-    centres = (np.arange(size) + 0.5) / size
-    right = (centres - places[:, :1] + 0.5) % 1.0 - 0.5  # (T, W): distance from the light, across the edge if shorter
-    down = (centres - places[:, 1:] + 0.5) % 1.0 - 0.5  # (T, H)
+    centers = (np.arange(size) + 0.5) / size
+    right = (centers - places[:, :1] + 0.5) % 1.0 - 0.5  # (T, W): distance from the light, across the edge if shorter
+    down = (centers - places[:, 1:] + 0.5) % 1.0 - 0.5  # (T, H)
     distance = np.sqrt(right[:, None, :] ** 2 + down[:, :, None] ** 2)  # (T, H, W)
     radius = rng.uniform(*_RADIUS, (num_frames, 1, 1))
     light = 1 / (1 + np.exp((distance - radius) / _EDGE))[..., None]  # (T, H, W, 1): 1 inside
-    frames = (
-        _colours(rng, num_frames, size, _BACKGROUND) * (1 - light) + _colours(rng, num_frames, size, _LIGHT) * light
-    )
+    frames = _colors(rng, num_frames, size, _BACKGROUND) * (1 - light) + _colors(rng, num_frames, size, _LIGHT) * light
     return (frames * 255).round().clip(0, 255).astype(np.uint8)
 
 
-def _colours(
-    rng: np.random.Generator, num_frames: int, size: int, colour: tuple[float, float, float]
+def _colors(
+    rng: np.random.Generator, num_frames: int, size: int, color: tuple[float, float, float]
 ) -> NDArray[np.float64]:
-    """Smooth patches around `colour`, with a separate tone in each frame, in [0, 1]: (T, size, size, 3)."""
+    """Smooth patches around `color`, with a separate tone in each frame, in [0, 1]: (T, size, size, 3)."""
     tone = rng.uniform(-_TONE, _TONE, (num_frames, 1, 1, 3))
     cells = rng.uniform(-_TEXTURE, _TEXTURE, (num_frames, _CELLS, _CELLS, 3))
-    colours = ((np.array(colour) + tone + cells).clip(0, 1) * 255).astype(np.uint8)
-    smooth = [np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC)) for image in colours]
+    colors = ((np.array(color) + tone + cells).clip(0, 1) * 255).astype(np.uint8)
+    smooth = [np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC)) for image in colors]
     return np.stack(smooth) / 255
 
 
@@ -80,12 +78,8 @@ def make_videos(
     Args:
         folder: parent of the class folders; use another folder for another seed.
         per_class: videos of each class.
-        seed: of all random numbers.
         num_frames, size, fps: frames per video, pixels per side (an even number), frames per second.
         workers: processes that write; 0 writes in this one.
-
-    Raises:
-        OSError: a file cannot be written.
     """
     tasks = [
         (path, motion, (seed, number, i))

@@ -6,6 +6,7 @@ SVT use the same evaluation.
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -13,10 +14,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..options import bounds
+from .metrics import check_classes
+from .views import check_views
+
 _log = logging.getLogger(__name__)
 
 
-class Neighbours(NamedTuple):
+@dataclass(frozen=True)
+class KNNConfig:
+    """Weighted k-nearest-neighbor evaluation (Wu et al. 2018, section 3.4; as DINO and SVT).
+
+    Attributes:
+        ks: numbers of neighbors, one result each; those above the number of training videos are skipped.
+        temperature: temperature of the votes exp(similarity / temperature).
+        views: crops x clips of each training and evaluation video, whose features are averaged; "slow-fast 3x1" adds
+            fast clips (SVT section 3.4).
+        shots: number of training videos per class, drawn by the seed; null uses all.
+    """
+
+    ks: tuple[int, ...] = (10, 20, 100, 200)
+    temperature: float = 0.07
+    views: str = "1x1"
+    shots: int | None = None
+
+    def __post_init__(self) -> None:
+        bounds(self, "ks", "shots", low=1)
+        bounds(self, "temperature", above=0)
+        check_views(self.views)
+        if not self.ks:
+            raise ValueError("ks must hold one or more numbers of neighbors, got none")
+
+
+class Neighbors(NamedTuple):
     """k nearest rows of a bank, nearest first: cosine `similarity` (Q, k) float32, `rows` (Q, k) int64, on the CPU."""
 
     similarity: Tensor
@@ -31,19 +61,14 @@ def nearest(
     device: torch.device | str | None = None,
     query_chunk: int = 1024,
     bank_chunk: int = 16384,
-) -> Neighbours:
+) -> Neighbors:
     """Find the `k` rows of bank (N, D) with the largest cosine similarity to each of the queries (Q, D).
 
-    Besides the features, only one block of similarities is in memory at a time. It takes about
-    `query_chunk * (5 * bank_chunk + 48 * k) + 8 * bank_chunk * D` bytes on the device (21 instead of 5 if many
-    similarities are equal): 0.2 GB at the defaults for k = 20 and D = 768. Among equal similarities the lower row comes
-    first, so the chunk sizes affect the result only through the rounding of dot products.
+    Besides the features, only one chunk of similarities is in memory at a time: 0.2 GB on the device at the defaults
+    for k = 20 and D = 768, in proportion to both chunk sizes. Among equal similarities the lower row comes first, so
+    the chunk sizes affect the result only through the rounding of dot products.
 
-    Args:
-        queries, bank: features of any length and float type; they are normalized here.
-        k: values above N are reduced to N, with a warning.
-        device: where to compute; by default the device of the queries. The features may stay in host memory.
-        query_chunk, bank_chunk: rows per block of similarities.
+    Features are normalized here, and may stay in host memory. A `k` above N is reduced to N, with a warning.
 
     Raises:
         ValueError: the features differ in length or hold NaN, or a number is below 1.
@@ -59,22 +84,18 @@ def nearest(
         _log.warning("k=%d is more than the %d training features; using all of them", k, len(bank))
         k = len(bank)
     device = torch.device(device or queries.device)
-    found = [_nearest_of_chunk(part, bank, k, device, bank_chunk) for part in queries.split(query_chunk)]
-    return Neighbours(torch.cat([part.similarity for part in found]), torch.cat([part.rows for part in found]))
+    chunks = [_nearest_of_chunk(chunk, bank, k, device, bank_chunk) for chunk in queries.split(query_chunk)]
+    return Neighbors(torch.cat([chunk.similarity for chunk in chunks]), torch.cat([chunk.rows for chunk in chunks]))
 
 
-def vote(neighbours: Neighbours, bank_labels: Tensor, num_classes: int, *, temperature: float = 0.07) -> Tensor:
+def vote(neighbors: Neighbors, bank_labels: Tensor, num_classes: int, *, temperature: float = 0.07) -> Tensor:
     """Votes for each class, (Q, K): each neighbor adds exp(similarity / temperature) to its own class.
 
     Raises:
         ValueError: a label is not a class number (-1 means "none").
     """
-    if not 0 <= int(bank_labels.min()) <= int(bank_labels.max()) < num_classes:
-        found = f"{int(bank_labels.min())} to {int(bank_labels.max())}"
-        raise ValueError(
-            f"the bank's labels must lie in 0 to {num_classes - 1}, got {found}; every training video needs a label"
-        )
-    similarity, rows = neighbours
+    check_classes(bank_labels, num_classes, "labels of the bank")
+    similarity, rows = neighbors
     votes = torch.zeros(len(rows), num_classes)
     return votes.scatter_add_(1, bank_labels.cpu()[rows], (similarity / temperature).exp())
 
@@ -94,22 +115,14 @@ def knn_scores(
     """Scores (Q, K) of the queries for each number of neighbors in `ks`, for `metrics.accuracy`.
 
     A class without votes scores minus infinity and is never counted as a guess. For example, 5 neighbors from 3
-    classes give no fourth guess for top-5 accuracy.
-
-    Args:
-        bank, bank_labels: features (N, D) and labels (N,) to learn from.
-        queries: features (Q, D).
-        num_classes: K.
-        ks: numbers of neighbors.
-        temperature: of the votes.
-        device, query_chunk, bank_chunk: as in `nearest`.
+    classes give no fourth guess for top-5 accuracy. `bank` (N, D) and `bank_labels` (N,) are what is learned from.
     """
     if len(bank) != len(bank_labels):
         raise ValueError(f"{len(bank)} features of the bank have {len(bank_labels)} labels")
     widest = nearest(queries, bank, max(ks), device=device, query_chunk=query_chunk, bank_chunk=bank_chunk)
     scores = {}
     for k in ks:
-        first = Neighbours(widest.similarity[:, :k], widest.rows[:, :k])
+        first = Neighbors(widest.similarity[:, :k], widest.rows[:, :k])
         votes = vote(first, bank_labels, num_classes, temperature=temperature)
         scores[k] = votes.masked_fill(votes == 0, float("-inf"))
     return scores
@@ -135,20 +148,20 @@ def few_shot(labels: Tensor, n: int, seed: int = 0) -> Tensor:
     return torch.cat(chosen).sort().values
 
 
-def _nearest_of_chunk(queries: Tensor, bank: Tensor, k: int, device: torch.device, bank_chunk: int) -> Neighbours:
-    queries = _normalised(queries, device)
+def _nearest_of_chunk(queries: Tensor, bank: Tensor, k: int, device: torch.device, bank_chunk: int) -> Neighbors:
+    queries = _normalized(queries, device)
     similarity = torch.empty(len(queries), 0, device=device)
     index = torch.empty(len(queries), 0, dtype=torch.int64, device=device)
     start = 0
     for part in bank.split(bank_chunk):
-        values, places = _top(queries @ _normalised(part, device).T, min(k, len(part)))
+        values, places = _top(queries @ _normalized(part, device).T, min(k, len(part)))
         similarity = torch.cat((similarity, values), dim=1)
         index = torch.cat((index, places + start), dim=1)
         # Earlier results have lower rows and come first in the sort, which is stable: among equals they stay first.
         similarity, order = similarity.sort(dim=1, descending=True, stable=True)
         similarity, index = similarity[:, :k], index.gather(1, order)[:, :k]
         start += len(part)
-    return Neighbours(similarity.cpu(), index.cpu())
+    return Neighbors(similarity.cpu(), index.cpu())
 
 
 def _top(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -163,7 +176,7 @@ def _top(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, places.gather(1, order)
 
 
-def _normalised(features: Tensor, device: torch.device) -> Tensor:
+def _normalized(features: Tensor, device: torch.device) -> Tensor:
     rows = F.normalize(features.to(device=device, dtype=torch.float32), dim=1)
     if bool(rows.isnan().any()):
         raise ValueError(f"{int(rows.isnan().any(dim=1).sum())} of {len(rows)} features hold NaN or infinity")

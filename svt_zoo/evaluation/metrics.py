@@ -1,10 +1,11 @@
 """Accuracy with confidence intervals, and confusion matrices."""
 
+import io
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import NormalDist, fmean, stdev
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,11 +18,11 @@ def wilson_interval(successes: float, trials: int, confidence: float = 0.95) -> 
     if trials < 1 or not 0 <= successes <= trials:
         raise ValueError(f"needs 0 <= successes <= trials and trials >= 1, got {successes} of {trials}")
     z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share = successes / trials
-    centre = share + z * z / (2 * trials)
-    half = z * math.sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2)
+    fraction = successes / trials
+    center = fraction + z * z / (2 * trials)
+    half = z * math.sqrt(fraction * (1 - fraction) / trials + (z / (2 * trials)) ** 2)
     scale = 1 + z * z / trials
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    return max(0.0, (center - half) / scale), min(1.0, (center + half) / scale)
 
 
 def mean_interval(successes: Sequence[int], trials: Sequence[int], confidence: float = 0.95) -> tuple[float, float]:
@@ -30,12 +31,23 @@ def mean_interval(successes: Sequence[int], trials: Sequence[int], confidence: f
     Combines the Wilson intervals of the fractions (Zou and Donner, "Construction of confidence limits about effect
     measures", 2008). A class without errors still adds uncertainty.
     """
-    shares = [s / n for s, n in zip(successes, trials, strict=True)]
+    fractions = [s / n for s, n in zip(successes, trials, strict=True)]
     bounds = [wilson_interval(s, n, confidence) for s, n in zip(successes, trials, strict=True)]
-    below = math.hypot(*(share - low for share, (low, _) in zip(shares, bounds, strict=True)))
-    above = math.hypot(*(high - share for share, (_, high) in zip(shares, bounds, strict=True)))
-    mean = fmean(shares)
-    return max(0.0, mean - below / len(shares)), min(1.0, mean + above / len(shares))
+    below = math.hypot(*(fraction - low for fraction, (low, _) in zip(fractions, bounds, strict=True)))
+    above = math.hypot(*(high - fraction for fraction, (_, high) in zip(fractions, bounds, strict=True)))
+    mean, count = fmean(fractions), len(fractions)
+    return max(0.0, mean - below / count), min(1.0, mean + above / count)
+
+
+def check_classes(numbers: Tensor, num_classes: int, name: str) -> None:
+    """Check that all `numbers` are class numbers; a video without a label has -1.
+
+    Raises:
+        ValueError: a number is below 0 or too high; `name` states what they are.
+    """
+    if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < num_classes:
+        low, high = int(numbers.min()), int(numbers.max())
+        raise ValueError(f"{name} must lie in 0 to {num_classes - 1}, got {low} to {high}")
 
 
 def class_ranks(scores: Tensor, labels: Tensor) -> Tensor:
@@ -50,8 +62,7 @@ def class_ranks(scores: Tensor, labels: Tensor) -> Tensor:
     if scores.ndim != 2 or labels.shape != scores.shape[:1]:
         raise ValueError(f"scores are (N, K) and labels (N,), got {tuple(scores.shape)} and {tuple(labels.shape)}")
     num_classes = scores.shape[1]
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
-        raise ValueError(f"labels must lie in 0 to {num_classes - 1}, got {int(labels.min())} to {int(labels.max())}")
+    check_classes(labels, num_classes, "labels")
     if bool(scores.isnan().any()):
         raise ValueError(f"{int(scores.isnan().any(dim=1).sum())} of {len(scores)} rows of scores hold NaN")
     true = scores.gather(1, labels[:, None])  # (N, 1)
@@ -75,21 +86,23 @@ def accuracy(
     total = len(labels)
     if total == 0:
         raise ValueError("accuracy needs at least one prediction, got none")
-    metrics: dict[str, float] = {}
+    parts: dict[str, tuple[float, float, float]] = {}  # each a fraction and its interval
     for k in topk:
         if k == 1 or k < scores.shape[1]:
-            right = int((ranks < k).sum())
-            _add(metrics, f"top{k}", right / total, wilson_interval(right, total, confidence))
+            hits = int((ranks < k).sum())
+            parts[f"top{k}"] = hits / total, *wilson_interval(hits, total, confidence)
     trials = labels.bincount(minlength=scores.shape[1])
     successes = labels[ranks == 0].bincount(minlength=scores.shape[1])
-    shown = trials > 0
-    hits, counts = successes[shown].tolist(), trials[shown].tolist()
-    share = fmean(hit / count for hit, count in zip(hits, counts, strict=True))
-    _add(metrics, "mean_class", share, mean_interval(hits, counts, confidence))
+    correct, counts = successes[trials > 0].tolist(), trials[trials > 0].tolist()
+    mean = fmean(hits / count for hits, count in zip(correct, counts, strict=True))
+    parts["mean_class"] = mean, *mean_interval(correct, counts, confidence)
+    metrics: dict[str, float] = {}
+    for name, (fraction, low, high) in parts.items():
+        metrics |= {name: 100 * fraction, f"{name}_low": 100 * low, f"{name}_high": 100 * high}
     return metrics
 
 
-def summarise(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def summarize(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Mean of each metric over several runs (seeds, splits), and its sample standard deviation as `<metric>_std`.
 
     Raises:
@@ -110,41 +123,32 @@ def confusion_matrix(predictions: Tensor, labels: Tensor, num_classes: int) -> T
     Raises:
         ValueError: a prediction or a label is not a class number.
     """
-    for name, numbers in (("predictions", predictions), ("labels", labels)):
-        if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < num_classes:
-            found = f"{int(numbers.min())} to {int(numbers.max())}"
-            raise ValueError(f"{name} must lie in 0 to {num_classes - 1}, got {found}")
+    check_classes(predictions, num_classes, "predictions")
+    check_classes(labels, num_classes, "labels")
     cells = (labels * num_classes + predictions).bincount(minlength=num_classes**2)
     return cells.view(num_classes, num_classes)  # (K, K): row = label
 
 
-def plot_confusion(matrix: Tensor, path: str | Path, *, classes: Sequence[str] = ()) -> Path:
+def plot_confusion(matrix: Tensor, *, classes: Sequence[str] = ()) -> bytes:
     """Draw a confusion matrix (K, K) as PNG: rows as fractions of their class, class names where space allows."""
     from matplotlib.figure import Figure  # slow to import (a second), and rarely needed
 
     num_classes = len(matrix)
-    shares = matrix / matrix.sum(dim=1, keepdim=True).clamp(min=1)
+    fractions = (matrix / matrix.sum(dim=1, keepdim=True).clamp(min=1)).cpu().numpy()
     side = min(3 + 0.3 * num_classes, 16)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(shares.cpu().numpy(), cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+    image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, label="fraction of the true class", shrink=0.8)
     axes.set(xlabel="predicted", ylabel="true")
     if classes and num_classes <= 60:
         axes.set_xticks(range(num_classes), classes, rotation=90, fontsize=7)
         axes.set_yticks(range(num_classes), classes, fontsize=7)
     if num_classes <= 20:
-        for row in range(num_classes):
-            for column in range(num_classes):
-                colour = "white" if shares[row, column] > 0.5 else "black"
-                count = int(matrix[row, column])
-                axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=colour)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=120)
-    return path
-
-
-def _add(metrics: dict[str, float], name: str, share: float, bounds: tuple[float, float]) -> None:
-    metrics[name] = 100 * share
-    metrics[f"{name}_low"], metrics[f"{name}_high"] = (100 * bound for bound in bounds)
+        for row, column in np.ndindex(*fractions.shape):
+            color = "white" if fractions[row, column] > 0.5 else "black"
+            text = str(int(matrix[row, column]))
+            axes.text(column, row, text, ha="center", va="center", fontsize=7, color=color)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=120)
+    return png.getvalue()

@@ -1,6 +1,5 @@
 """The published evaluation protocols: k-NN, linear probe, and multi-view classification."""
 
-import csv
 import logging
 import re
 from collections.abc import Sequence
@@ -12,28 +11,64 @@ import torch
 from torch import Tensor
 
 from ..data.clips import RandomClips
+from ..data.list_formats import write_table
 from ..data.lists import VideoList
 from ..data.views import Views
+from ..files import write_whole
 from ..models import Classifier, ZooModel
+from ..options import bounds
 from .features import Extracted, Pool, extract
-from .knn import few_shot, knn_scores
-from .linear import linear_probe
+from .knn import KNNConfig, few_shot, knn_scores
+from .linear import LinearConfig, linear_probe
 from .metrics import accuracy, confusion_matrix, plot_confusion
 from .results import write_predictions
-from .views import fast_transform
+from .views import check_views, fast_transform
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Extractor:
-    """A network and its settings; the features of each list are stored in a separate folder.
+@dataclass(frozen=True)
+class MultiviewConfig:
+    """The test of a classifier, with pooled logits of all views of a video.
 
     Attributes:
-        network: a backbone, or a classifier for its logits.
-        folder: where features are stored; stored features are not computed again.
-        device, dtype, batch_size, num_workers: as in `extract`.
+        views: crops x clips, such as "3x1" or "3x2"; "slow-fast 3x1" adds fast clips (SVT section 3.4).
+        pool: "mean" averages the logits of all views. "sum" adds the mean of the slow and the mean of the fast clips.
+            "softmax" averages probabilities. "max" takes the largest logit of each class.
     """
+
+    views: str = "slow-fast 3x1"
+    pool: Literal["mean", "sum", "softmax", "max"] = "mean"
+
+    def __post_init__(self) -> None:
+        check_views(self.views)
+
+
+@dataclass(frozen=True)
+class EvaluationRunConfig:
+    """The folder, the device and the seed of an evaluation.
+
+    Attributes:
+        output: folder of features, predictions and figures; existing features are reused.
+        seed: seed of everything random, and of the weights of init=random.
+        device: "auto" uses a GPU if there is one.
+        dtype: data type of the network; "auto" is bfloat16 where that is faster.
+    """
+
+    output: str = "runs/evaluation"
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+
+    def __post_init__(self) -> None:
+        bounds(self, "seed", low=0)
+        if not self.output:
+            raise ValueError("output must name a folder, got nothing; was a variable of the shell empty?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extractor:
+    """A network and the settings of `extract`; the features of each list are stored in a folder of `folder`."""
 
     network: ZooModel
     folder: Path
@@ -50,9 +85,9 @@ class Extractor:
         Raises:
             ValueError: a video has no label, or no video can be read.
         """
-        if unlabelled := [row.path for row in videos.rows if row.label is None]:
-            raise ValueError(f"data.{name}: {len(unlabelled)} videos have no label, the first is {unlabelled[0]}")
-        found = extract(
+        if unlabeled := [row.path for row in videos.rows if row.label is None]:
+            raise ValueError(f"data.{name}: {len(unlabeled)} videos have no label, the first is {unlabeled[0]}")
+        extracted = extract(
             self.network,
             videos,
             views=views,
@@ -64,21 +99,18 @@ class Extractor:
             seed=seed,
             output=self.folder / name,
         )
-        if found.missing:
-            _log.warning("data.%s: %d of %d videos cannot be read", name, len(found.missing), len(videos))
-        if not found.names:
-            raise ValueError(
-                f"data.{name}: none of the {len(videos)} videos can be read, the first is "
-                f"{found.missing[0].path}: {found.missing[0].reason}"
-            )
-        return found
+        if missing := extracted.missing:
+            _log.warning("data.%s: %d of %d videos cannot be read", name, len(missing), len(videos))
+            if not extracted.names:
+                raise ValueError(
+                    f"data.{name}: none of the {len(videos)} videos can be read, the first is {missing[0].path}: "
+                    f"{missing[0].reason}"
+                )
+        return extracted
 
 
 class Outcome(NamedTuple):
-    """Result of one protocol: `scores` (N, K) of `videos`, the readable evaluation videos.
-
-    `protocol` is a one-line name. `notes` holds further facts, such as the selected learning rate.
-    """
+    """Result of one protocol: `scores` (N, K) of the readable `videos`, and further facts."""
 
     protocol: str
     scores: Tensor
@@ -91,162 +123,97 @@ class Outcome(NamedTuple):
 
 
 def knn_protocol(
-    extractor: Extractor,
-    train: VideoList,
-    val: VideoList,
-    *,
-    ks: Sequence[int] = (10, 20, 100, 200),
-    temperature: float = 0.07,
-    views: str = "1x1",
-    shots: int | None = None,
-    seed: int = 0,
+    extractor: Extractor, train: VideoList, val: VideoList, options: KNNConfig, *, seed: int = 0
 ) -> list[Outcome]:
-    """k-nearest-neighbor classification from the training videos, for each k in `ks`; nothing is trained.
+    """k-nearest-neighbor classification from the training videos, for each k of the options; nothing is trained.
 
-    Args:
-        extractor: of a backbone.
-        train, val: lists with labels.
-        ks: numbers of neighbors; values above the number of training videos are skipped and logged.
-        temperature: as in `knn_scores`.
-        views: crops x clips of every video, whose features are averaged.
-        shots: number of training videos per class; None uses all.
-        seed: of the random choice of `shots`.
+    Values of `ks` above the number of training videos are skipped and logged.
     """
+    views = options.views
     bank, queries = extractor(train, "train", views=views), extractor(val, "val", views=views)
-    features, labels = bank.features, bank.labels
-    if shots is not None:
-        chosen = few_shot(labels, shots, seed)
-        features, labels = features[chosen], labels[chosen]
-    usable = [k for k in ks if k <= len(labels)] or [len(labels)]
-    if left_out := [k for k in ks if k not in usable]:
-        _log.warning(
-            "there are only %d training videos, so there is no result for k = %s",
-            len(labels),
-            ", ".join(map(str, left_out)),
-        )
+    features, labels, few = bank.features, bank.labels, ""
+    if options.shots is not None:
+        chosen = few_shot(labels, options.shots, seed)
+        features, labels, few = features[chosen], labels[chosen], f", {options.shots}-shot"
+    ks = [k for k in options.ks if k <= len(labels)] or [len(labels)]
+    if skipped := ", ".join(str(k) for k in options.ks if k not in ks):
+        _log.warning("there are only %d training videos, so there is no result for k = %s", len(labels), skipped)
     scores = knn_scores(
         features,
         labels,
         queries.features,
         num_classes=max(train.num_classes, val.num_classes),
-        ks=usable,
-        temperature=temperature,
+        ks=ks,
+        temperature=options.temperature,
         device=extractor.device,
     )
-    few = "" if shots is None else f", {shots}-shot"
     notes = _training_notes(train, bank)
-    return [Outcome(f"knn {k}{few}, {views} views", scores[k], queries, notes) for k in usable]
+    return [Outcome(f"knn {k}{few}, {views} views", scores[k], queries, notes) for k in ks]
 
 
 def linear_protocol(
-    extractor: Extractor,
-    train: VideoList,
-    val: VideoList,
-    *,
-    lrs: Sequence[float] = (8e-3,),
-    clips: int = 20,
-    hflip: float = 0.5,
-    slow_fast: bool = False,
-    views: str = "3x1",
-    pool: Literal["mean", "sum"] = "mean",
-    seed: int = 0,
-    **options: Any,
+    extractor: Extractor, train: VideoList, val: VideoList, options: LinearConfig, *, seed: int = 0
 ) -> Outcome:
-    """A linear layer on frozen features of random clips, tested on fixed views (SVT section 4.1).
-
-    Args:
-        extractor: of a backbone.
-        train, val: lists with labels.
-        lrs: learning rates; a held-out part of the training videos selects one.
-        clips: number of random clips per training video; each epoch draws one of their features.
-        hflip: probability of a flip in training.
-        slow_fast: a training feature is the mean (or sum, by `pool`) of those of a slow and a fast clip.
-        views, pool: of an evaluation video, as in `extract`.
-        seed: of the clips, the initial weights of the layer and the order.
-        options: of `linear_probe`: `epochs`, `batch_size`, `momentum`, `weight_decay`, `standardize`,
-            `validation_fraction`.
-
-    Raises:
-        ValueError: `clips` is below 1, or as in `Extractor` and `linear_probe`.
-    """
-    if clips < 1:
-        raise ValueError(f"linear.clips must be >= 1, got {clips}")
+    """A linear layer on frozen features of random clips, tested on fixed views (SVT section 4.1)."""
+    clips = options.clips
     transform = extractor.network.transforms()
-    fast = fast_transform(transform) if slow_fast else None
-    random_clips = RandomClips(transform, num_clips=clips, flip=hflip, fast=fast)
-    few = replace(extractor, batch_size=max(1, extractor.batch_size // clips))  # each training video has many views
-    bank = few(train, "train", views=random_clips, pool="none", seed=seed)
+    fast = fast_transform(transform) if options.slow_fast else None
+    views = RandomClips(transform, num_clips=clips, flip=options.hflip, fast=fast)
+    small = replace(extractor, batch_size=max(1, extractor.batch_size // clips))  # each training video has many views
+    bank = small(train, "train", views=views, pool="none", seed=seed)
     features = bank.features  # (N, V, D)
-    if slow_fast:
+    if options.slow_fast:
         pairs = features.unflatten(1, (clips, 2))  # (N, V, 2, D)
-        features = pairs.mean(dim=2) if pool == "mean" else pairs.sum(dim=2)  # (N, V, D)
-    queries = extractor(val, "val", views=views, pool=pool)
+        features = pairs.mean(dim=2) if options.pool == "mean" else pairs.sum(dim=2)  # (N, V, D)
+    queries = extractor(val, "val", views=options.views, pool=options.pool)
     probe = linear_probe(
         features,
         bank.labels,
         queries.features,
         queries.labels,
         num_classes=max(train.num_classes, val.num_classes),
-        lrs=lrs,
+        options=options,
         groups=[train.rows[i].group for i in bank.video_index.tolist()],
         seed=seed,
         device=extractor.device,
-        **options,
     )
-    _log.info("linear probe: the learning rate is %g, chosen among %s", probe.lr, ", ".join(f"{lr:g}" for lr in lrs))
-    sweep = {f"{lr:g}": {"validation": probe.validation.get(lr), "test": probe.test[lr]} for lr in lrs}
+    lrs = ", ".join(f"{lr:g}" for lr in options.lrs)
+    _log.info("linear probe: the learning rate is %g, chosen among %s", probe.lr, lrs)
+    sweep = {f"{lr:g}": {"validation": probe.validation.get(lr), "test": probe.test[lr]} for lr in options.lrs}
     notes = {**_training_notes(train, bank), "lr": probe.lr, "top1_of_each_lr": sweep}
-    return Outcome(f"linear, {views} views", probe.scores, queries, notes)
+    return Outcome(f"linear, {options.views} views", probe.scores, queries, notes)
 
 
 def multiview_protocol(
-    extractor: Extractor,
-    val: VideoList,
-    *,
-    views: str = "3x1",
-    pool: Pool = "mean",
-    protocol: str = "classifier",
+    extractor: Extractor, val: VideoList, options: MultiviewConfig, *, protocol: str = "classifier"
 ) -> Outcome:
     """Test a classifier on several views of each video; the logits of the views are pooled.
 
-    Args:
-        extractor: of a classifier.
-        val: a list with labels.
-        views, pool: as in `extract`.
-        protocol: name of the outcome, before its views.
-
     Raises:
-        ValueError: the network has no classifier, or as in `Extractor`.
+        ValueError: the network has no classifier, or fewer classes than the list.
     """
     network = extractor.network
     if not isinstance(network, Classifier):
         raise ValueError(
-            f"{network.meta.get('weights', 'the network')} has no classifier; fine-tune it (tools/finetune.py), or "
-            "evaluate its features (tools/eval_knn.py, tools/eval_linear.py)"
+            f"{network.meta.get('weights', 'the network')} has no classifier; fine-tune it (svt-zoo finetune), or "
+            "evaluate its features with a kNN or linear recipe (svt-zoo evaluate)"
         )
     if val.num_classes > network.head.out_features:
         raise ValueError(f"the classifier has {network.head.out_features} classes, but data.val has {val.num_classes}")
-    found = extractor(val, "val", views=views, pool=pool)
-    return Outcome(f"{protocol}, {views} views", found.features, found, {})
+    logits = extractor(val, "val", views=options.views, pool=options.pool)
+    return Outcome(f"{protocol}, {options.views} views", logits.features, logits, {})
 
 
 def write_outcome(outcome: Outcome, folder: Path, *, classes: Sequence[str] = ()) -> None:
     """Write the top classes per video (Parquet or CSV), the confusion matrix (PNG) and the missing videos."""
-    stem = re.sub(r"\W+", "_", outcome.protocol)
-    write_predictions(
-        folder / f"predictions_{stem}.parquet",
-        outcome.videos.names,
-        outcome.videos.labels,
-        outcome.scores,
-        classes=classes,
-    )
-    matrix = confusion_matrix(outcome.scores.argmax(dim=1), outcome.videos.labels, outcome.scores.shape[1])
-    plot_confusion(matrix, folder / f"confusion_{stem}.png", classes=classes)
-    if outcome.videos.missing:
-        with open(folder / "missing.csv", "w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([("path", "reason"), *outcome.videos.missing])
+    stem, videos = re.sub(r"\W+", "_", outcome.protocol), outcome.videos
+    path = folder / f"predictions_{stem}.parquet"
+    write_predictions(path, videos.names, videos.labels, outcome.scores, classes=classes)
+    matrix = confusion_matrix(outcome.scores.argmax(dim=1), videos.labels, outcome.scores.shape[1])
+    write_whole(folder / f"confusion_{stem}.png", plot_confusion(matrix, classes=classes))
+    if videos.missing:
+        write_table(folder / "missing.csv", ("path", "reason"), videos.missing)
 
 
 def _training_notes(train: VideoList, bank: Extracted) -> dict[str, Any]:
-    """Notes of a result about the training videos."""
     return {"train_sha256": train.sha256, "train_n": len(bank.names), "train_n_missing": len(bank.missing)}

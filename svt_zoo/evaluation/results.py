@@ -1,6 +1,5 @@
 """Result files of an evaluation: JSON with the numbers and their provenance, and a table of predictions."""
 
-import csv
 import importlib.metadata
 import json
 import logging
@@ -10,17 +9,59 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from .. import distributed
+from ..data.list_formats import valid_utf8, write_table
 from ..device import device_name
-from ..files import write_whole
+from ..files import atomic, write_whole
+from ..options import bounds
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RepeatConfig:
+    """Repetitions of an evaluation; the result is the mean.
+
+    Attributes:
+        num_seeds: number of seeds, counted from `run.seed`.
+        splits: official splits; each number replaces {split} in `data.train`, `data.val` and other options of `data`.
+    """
+
+    num_seeds: int = 1
+    splits: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        bounds(self, "num_seeds", low=1)
+        bounds(self, "splits", low=0)
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Names in a result file, and its folder.
+
+    Attributes:
+        name: what was evaluated; by default the name of `init`.
+        dataset: name of the data set; by default the name of the list `data.val`.
+        split: part of the data set.
+        folder: folder of the result files; by default `results` in `run.output`. MODEL_ZOO.md is made from the files in
+            `results` of the checkout.
+    """
+
+    name: str = ""
+    dataset: str = ""
+    split: str = "test"
+    folder: str = ""
+
+    def within(self, output: str) -> "ReportConfig":
+        """The same section with a folder: `results` in `output`, unless one is given."""
+        return self if self.folder else replace(self, folder=f"{output}/results")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +95,35 @@ class Result:
     commit: str = ""
     device: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+
+
+def log_start(
+    what: str,
+    network: nn.Module,
+    *,
+    device: torch.device | str,
+    precision: str | torch.dtype,
+    output: str | os.PathLike[str],
+    **facts: object,
+) -> None:
+    """Log the setup of a run, once, in the main process.
+
+    `facts` are numbers by name, such as `evaluation_videos=9537, classes=101`; None and 0 are left out.
+    """
+    if not distributed.is_main():
+        return
+    millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+    named = [f"{value} {name.replace('_', ' ')}" for name, value in facts.items() if value]
+    _log.info(
+        "%s on %s, precision %s, %d process(es): %s, network of %.1f M parameters; output: %s",
+        what,
+        device_name(device),
+        str(precision).removeprefix("torch."),
+        distributed.world_size(),
+        ", ".join(named),
+        millions,
+        os.fspath(output),
+    )
 
 
 def provenance(device: torch.device | str) -> dict[str, Any]:
@@ -96,30 +166,14 @@ def read_result(path: str | os.PathLike[str]) -> Result:
 
 
 def write_predictions(
-    path: str | os.PathLike[str],
-    names: Sequence[str],
-    labels: Tensor,
-    scores: Tensor,
-    *,
-    classes: Sequence[str] = (),
-    top: int = 5,
+    path: Path, names: Sequence[str], labels: Tensor, scores: Tensor, *, classes: Sequence[str] = (), top: int = 5
 ) -> Path:
     """Write a table with one row per video: `file`, `label`, `class`, and `top1`, `top1_class`, `top1_score`, ...
 
     The format is Parquet if the path ends in `.parquet` and pyarrow is installed, otherwise CSV with suffix `.csv`.
-
-    Args:
-        path: file to write.
-        names: path of each video.
-        labels: (N,), -1 where there is none.
-        scores: (N, K): votes, logits or probabilities.
-        classes: names of the classes; if empty, the columns of names stay empty.
-        top: number of best classes per video.
-
-    Returns:
-        The path of the written file.
+    Labels are (N,), -1 where there is none; scores are (N, K): votes, logits or probabilities. Returns the path of the
+    written file.
     """
-    best = scores.topk(min(top, scores.shape[1]))
 
     def names_of(numbers: list[int]) -> list[str]:
         return [classes[number] if classes and number >= 0 else "" for number in numbers]
@@ -129,29 +183,25 @@ def write_predictions(
         "label": labels.tolist(),
         "class": names_of(labels.tolist()),
     }
+    best = scores.topk(min(top, scores.shape[1]))
     for place in range(best.indices.shape[1]):
         numbers = best.indices[:, place].tolist()
         columns[f"top{place + 1}"] = numbers
         columns[f"top{place + 1}_class"] = names_of(numbers)
         columns[f"top{place + 1}_score"] = best.values[:, place].tolist()
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
         try:
             import pyarrow
             import pyarrow.parquet
         except ImportError:
             path = path.with_suffix(".csv")
-            _log.warning(
-                "pyarrow is not installed (pip install pyarrow): the predictions are written to %s instead", path
-            )
+            _log.warning("pyarrow is not installed (pip install pyarrow): the predictions are in %s instead", path)
         else:
-            pyarrow.parquet.write_table(pyarrow.table(columns), path)
+            columns["file"] = [valid_utf8(name) for name in names]
+            with atomic(path) as part:
+                pyarrow.parquet.write_table(pyarrow.table(columns), part)
             return path
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
+    write_table(path, columns, zip(*columns.values(), strict=True))
     return path
 
 

@@ -1,66 +1,65 @@
-"""Convert checkpoints of other code to the zoo's names and back: state dict -> state dict, no tensor is changed.
+"""Converts checkpoints of other code to the zoo's names and back: state dict -> state dict, no tensor is changed.
 
-The zoo uses the original code's names (`blocks.0.attn.qkv.weight`, `temporal_attn`, `time_embed`, ...). A converter
-unwraps the state dict, renames keys by rule and drops what a backbone does not have. `FORMATS` lists the dropped
-keys of each format. Any other key is kept, and the strict load that follows refuses it.
+The zoo uses the original code's names (`blocks.0.attn.qkv.weight`, `temporal_attn`, `time_embed`, ...). A format
+renames keys by rule and drops what a backbone does not have. Any other key is kept, and the strict load that follows
+refuses it. `convert_cpc` holds the rules for CPC.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from .convert_cpc import UNUSED as _CPC_UNUSED
 from .convert_cpc import from_cpc
-from .convert_motionformer import SUPERSEDED, from_motionformer
-from .convert_xvit import UNUSED as _XVIT_UNUSED
-from .convert_xvit import from_xvit
-from .image_start import UNUSED as _VIT_UNUSED
-from .image_start import from_vit
-from .state_dicts import TIME_HEADS, StateDict, around, from_classifier, strip, unwrap, without
+from .state_dicts import StateDict, extras_of, from_classifier, matches, rename, strip, unwrap, without
 
+# TIME's heads for frame order and flow direction, in the files of all its networks.
+_TIME_HEADS = ("temp_head.*", "mlp_q.*", "mlp_k.*", "mlp_v.*", "mlp_proj.*", "mlp_norm.*", "flow_head.*")
 _SVT_HEADS = ("head.mlp.*", "head.last_layer.*")
+_IMAGE_HEADS = ("head.*", "head_dist.*", "fc_norm.*", "pre_logits.*")
+_TUBELETS = "patch_embed_3d.proj."
+
+
+class Converted(NamedTuple):
+    """A checkpoint of other code in the zoo's names."""
+
+    kind: str  # name of its format
+    state: StateDict  # of the backbone, with its classifier as `head.*`
+    unused: list[str]  # keys of the file that are left out
 
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of checkpoint: which of its keys (globs) a backbone does not use, and how it is read.
+    """One kind of checkpoint: the keys (globs) that a backbone does not use, and how the others are renamed.
 
     `superseded` are keys that are unused if another key is present.
     """
 
-    name: str
     unused: tuple[str, ...]
-    from_: Callable[[Mapping[str, Any]], StateDict]
+    convert: Callable[[StateDict], StateDict] = from_classifier
     superseded: Mapping[str, str] = field(default_factory=dict)
 
 
-def dropped_keys(checkpoint: Mapping[str, Any], kind: str) -> list[str]:
-    """The keys that a backbone does not use, sorted: tensors that `kind` lists, and keys beside the state dict."""
-    state, format_ = unwrap(checkpoint), FORMATS[kind]
+def convert(checkpoint: Mapping[str, Any]) -> Converted:
+    """A checkpoint of any known format in the zoo's names.
+
+    Raises:
+        ValueError: the format is unknown.
+    """
+    kind, state = recognize(checkpoint), strip(unwrap(checkpoint), "model.")
+    format_ = FORMATS[kind]
     unused = [*format_.unused, *(glob for glob, instead in format_.superseded.items() if instead in state)]
-    tensors = [key for key in state if any(fnmatchcase(key, glob) for glob in unused)]
-    return sorted([*tensors, *around(checkpoint)])
-
-
-def from_svt(checkpoint: Mapping[str, Any]) -> StateDict:
-    """SVT's released file or training checkpoint (teacher): `backbone.*` renamed, the projection head dropped."""
-    state = without(unwrap(checkpoint), _SVT_HEADS)
-    return {key.removeprefix("backbone."): value for key, value in state.items()}
+    dropped = [key for key in state if matches(key, unused)]
+    return Converted(kind, format_.convert(without(state, unused)), sorted([*dropped, *extras_of(checkpoint)]))
 
 
 def to_svt(state: Mapping[str, Tensor]) -> StateDict:
     """A backbone (or a `Classifier` without its head) in the `backbone.*` names of SVT's released file."""
-    state = without(from_classifier(state), ("head.*",))
-    return {f"backbone.{key}": value for key, value in state.items()}
-
-
-def from_timesformer(checkpoint: Mapping[str, Any]) -> StateDict:
-    """Facebook's TimeSformer (`model.*`) or TIME's; keeps the classifier as `head.*`, drops TIME's other heads."""
-    return without(strip(unwrap(checkpoint), "model."), TIME_HEADS)
+    return {f"backbone.{key}": value for key, value in without(from_classifier(state), ("head.*",)).items()}
 
 
 def to_timesformer(state: Mapping[str, Tensor]) -> dict[str, StateDict]:
@@ -69,65 +68,98 @@ def to_timesformer(state: Mapping[str, Tensor]) -> dict[str, StateDict]:
 
 
 # Hugging Face's TimeSformer: (their name, our name); `{i}` is the block.
+_HF_LAYER = "timesformer.encoder.layer.{i}."
 _HF_NAMES = (
     ("timesformer.embeddings.cls_token", "cls_token"),
     ("timesformer.embeddings.position_embeddings", "pos_embed"),
     ("timesformer.embeddings.time_embeddings", "time_embed"),
     ("timesformer.embeddings.patch_embeddings.projection", "patch_embed.proj"),
-    ("timesformer.encoder.layer.{i}.temporal_attention.attention.qkv", "blocks.{i}.temporal_attn.qkv"),
-    ("timesformer.encoder.layer.{i}.temporal_attention.output.dense", "blocks.{i}.temporal_attn.proj"),
-    ("timesformer.encoder.layer.{i}.attention.attention.qkv", "blocks.{i}.attn.qkv"),
-    ("timesformer.encoder.layer.{i}.attention.output.dense", "blocks.{i}.attn.proj"),
-    ("timesformer.encoder.layer.{i}.temporal_layernorm", "blocks.{i}.temporal_norm1"),
-    ("timesformer.encoder.layer.{i}.temporal_dense", "blocks.{i}.temporal_fc"),
-    ("timesformer.encoder.layer.{i}.layernorm_before", "blocks.{i}.norm1"),
-    ("timesformer.encoder.layer.{i}.layernorm_after", "blocks.{i}.norm2"),
-    ("timesformer.encoder.layer.{i}.intermediate.dense", "blocks.{i}.mlp.fc1"),
-    ("timesformer.encoder.layer.{i}.output.dense", "blocks.{i}.mlp.fc2"),
+    (_HF_LAYER + "temporal_attention.attention.qkv", "blocks.{i}.temporal_attn.qkv"),
+    (_HF_LAYER + "temporal_attention.output.dense", "blocks.{i}.temporal_attn.proj"),
+    (_HF_LAYER + "attention.attention.qkv", "blocks.{i}.attn.qkv"),
+    (_HF_LAYER + "attention.output.dense", "blocks.{i}.attn.proj"),
+    (_HF_LAYER + "temporal_layernorm", "blocks.{i}.temporal_norm1"),
+    (_HF_LAYER + "temporal_dense", "blocks.{i}.temporal_fc"),
+    (_HF_LAYER + "layernorm_before", "blocks.{i}.norm1"),
+    (_HF_LAYER + "layernorm_after", "blocks.{i}.norm2"),
+    (_HF_LAYER + "intermediate.dense", "blocks.{i}.mlp.fc1"),
+    (_HF_LAYER + "output.dense", "blocks.{i}.mlp.fc2"),
     ("timesformer.layernorm", "norm"),
     ("classifier", "head"),
 )
 
 
-def _rename(key: str, names: Iterable[tuple[str, str]]) -> str:
-    """`key` renamed by the first rule whose left side is its stem; unchanged if there is no such rule."""
-    for old, new in names:
-        stem = re.escape(old).replace(r"\{i\}", r"(?P<i>\d+)")
-        match = re.fullmatch(rf"{stem}(?P<end>\.weight|\.bias)?", key)
-        if match:
-            return new.replace("{i}", match.groupdict().get("i", "")) + (match["end"] or "")
-    return key
-
-
-def from_hf_timesformer(checkpoint: Mapping[str, Any]) -> StateDict:
-    """Hugging Face's `TimesformerModel` or `TimesformerForVideoClassification`; its classifier becomes `head.*`."""
-    state = unwrap(checkpoint)
+def _from_hf_timesformer(state: StateDict) -> StateDict:
     if "embeddings.cls_token" in state:  # the keys of TimesformerModel have no prefix
         state = {f"timesformer.{key}": value for key, value in state.items()}
-    return {_rename(key, _HF_NAMES): value for key, value in state.items()}
+    return rename(state, _HF_NAMES)
 
 
 def to_hf_timesformer(state: Mapping[str, Tensor]) -> StateDict:
     """A backbone or a `Classifier` in the names of `TimesformerForVideoClassification`."""
-    names = [(ours, theirs) for theirs, ours in _HF_NAMES]
-    return {_rename(key, names): value for key, value in from_classifier(state).items()}
+    return rename(from_classifier(state), _HF_NAMES, back=True)
+
+
+def _from_motionformer(state: StateDict) -> StateDict:
+    """Joins the two heads of Epic-Kitchens: 97 verbs, then 300 nouns."""
+    if "head0.weight" in state and "head1.weight" in state:
+        for end in ("weight", "bias"):
+            state[f"head.{end}"] = torch.cat([state.pop(f"head{i}.{end}") for i in range(2)])
+    return state
+
+
+def to_motionformer(state: Mapping[str, Tensor], *, heads: Sequence[int] = ()) -> dict[str, StateDict]:
+    """A backbone or a `Classifier` as Facebook's code loads it: `{"model_state": {...}}`.
+
+    `heads`, such as (97, 300), splits the classifier into `head0`, `head1`, as for Epic-Kitchens. The 2-D patches that
+    Facebook's files with tubelets hold and never use are zero.
+    """
+    theirs = from_classifier(state)
+    if heads:
+        for end in ("weight", "bias"):
+            parts = theirs.pop(f"head.{end}").split(list(heads))
+            theirs |= {f"head{i}.{end}": part for i, part in enumerate(parts)}
+    if f"{_TUBELETS}weight" in theirs:
+        theirs["patch_embed.proj.weight"] = torch.zeros_like(theirs[f"{_TUBELETS}weight"][:, :, 0])
+        theirs["patch_embed.proj.bias"] = torch.zeros_like(theirs[f"{_TUBELETS}bias"])
+    return {"model_state": theirs}
+
+
+_XVIT_NAMES = (("consensus.mlp_head.4", "head"), ("consensus.head", "head"))  # in the original, in TIME
+
+
+def _from_xvit(state: StateDict) -> StateDict:
+    return rename(state, _XVIT_NAMES)
+
+
+def to_xvit(state: Mapping[str, Tensor], *, original: bool = False) -> dict[str, StateDict]:
+    """A backbone or a `Classifier` as TIME's code loads it, or with `original` as X-ViT's: `{"model_state": {...}}`.
+
+    The original never uses its second classifier `new_fc`; it is written as zeros.
+    """
+    theirs = rename(from_classifier(state), _XVIT_NAMES[:1] if original else _XVIT_NAMES[1:], back=True)
+    if original:
+        heads = {key: value for key, value in from_classifier(state).items() if key.startswith("head.")}
+        theirs |= {key.replace("head", "new_fc"): torch.zeros_like(value) for key, value in heads.items()}
+    return {"model_state": theirs}
 
 
 FORMATS: dict[str, Format] = {
-    f.name: f
-    for f in (
-        Format("svt", _SVT_HEADS, from_svt),
-        Format("timesformer", TIME_HEADS, from_timesformer),
-        Format("hf_timesformer", (), from_hf_timesformer),
-        Format("cpc", _CPC_UNUSED, from_cpc),
-        Format("motionformer", TIME_HEADS, from_motionformer, SUPERSEDED),
-        Format("xvit", _XVIT_UNUSED, from_xvit),
-        Format("vit", _VIT_UNUSED, from_vit),
-    )
+    "svt": Format(_SVT_HEADS),
+    "timesformer": Format(_TIME_HEADS),
+    "hf_timesformer": Format((), _from_hf_timesformer),
+    "cpc": Format(_CPC_UNUSED, from_cpc),
+    # Facebook's Motionformer also holds 2-D patches beside the 3-D ones and a grid beside the joint table.
+    "motionformer": Format(
+        _TIME_HEADS, _from_motionformer, {"patch_embed.*": "patch_embed_3d.proj.weight", "pos_embed": "st_embed"}
+    ),
+    # X-ViT's original has a second classifier, and without dropout a third.
+    "xvit": Format((*_TIME_HEADS, "new_fc.*", "base_model.head.*"), _from_xvit),
+    "vit": Format(_IMAGE_HEADS),
 }
 
 
-def recognise(checkpoint: Mapping[str, Any]) -> str:
+def recognize(checkpoint: Mapping[str, Any]) -> str:
     """The format (a name in `FORMATS`) of a checkpoint of other code, found from its keys.
 
     Raises:
@@ -154,3 +186,38 @@ def recognise(checkpoint: Mapping[str, Any]) -> str:
         "SVT, TimeSformer, Motionformer, X-ViT (the authors', TIME's, Hugging Face's), image ViT (DINO, timm), CPC "
         "and our own"
     )
+
+
+# Parts of video networks that image networks lack; they keep their initial values.
+_NEW = (
+    *("time_embed", "*temp_embed", "*.temporal_fc.*"),  # TimeSformer, all
+    *("*.proj_q.*", "*.proj_kv.*", "*.timeattn.*", "*.norm3.*", "pre_logits.*"),  # Motionformer
+    "consensus.*",  # X-ViT
+)
+
+
+def start_from_image(image: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> StateDict:
+    """The state dict of a video network with the initial weights of an image network (of format "vit").
+
+    `fresh` is the state dict of the newly initialized network. Parts that an image network lacks keep its values.
+    TimeSformer: temporal attention and its norm are copies of the spatial ones, without effect at first (section 4). A
+    clip of one frame gives exactly the image network's feature. Motionformer: only the middle frame of a tubelet has
+    nonzero weights, and the joint table repeats the grid. X-ViT: the frame encoder is the image network.
+    """
+    state = {key: value for key, value in fresh.items() if matches(key, _NEW)}
+    prefix = "base_model." if "base_model.cls_token" in fresh else ""
+    for key, value in image.items():
+        state[prefix + key] = value
+        match = re.fullmatch(r"(blocks\.\d+)\.(attn|norm1)\.(.+)", key)
+        twin = f"{match[1]}.temporal_{match[2]}.{match[3]}" if match else ""
+        if twin in fresh:
+            state[twin] = value.clone()
+    if f"{_TUBELETS}weight" in fresh and "patch_embed.proj.weight" in state:
+        kernel = torch.zeros_like(fresh[f"{_TUBELETS}weight"])  # (D, 3, frames, patch, patch)
+        kernel[:, :, kernel.shape[2] // 2] = state.pop("patch_embed.proj.weight")
+        state[f"{_TUBELETS}weight"], state[f"{_TUBELETS}bias"] = kernel, state.pop("patch_embed.proj.bias")
+    if "st_embed" in fresh and "pos_embed" in state:
+        table = state.pop("pos_embed")  # (1, 1+N, D)
+        times = (fresh["st_embed"].shape[1] - 1) // (table.shape[1] - 1)
+        state["st_embed"] = torch.cat((table[:, :1], table[:, 1:].repeat(1, times, 1)), dim=1)
+    return state

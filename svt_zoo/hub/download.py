@@ -1,39 +1,37 @@
-"""Download a weight file from any kind of source, and check its hash.
+"""Downloads a weight file from any kind of source, and checks its hash.
 
-Files of the Hugging Face Hub use its client and its cache. Files of other web servers use `web`, which stores them in
-the folder that torchvision and timm use. Every fetch hashes the file, because the Hub's client does not detect
-corrupt bytes.
+Files of the Hugging Face Hub use its client and its cache, files of other web servers the folder that torchvision and
+timm use. Every fetch hashes the file, because the Hub's client does not detect corrupt bytes. A lock file keeps the
+hash of each source's first download.
 """
 
-import errno
-import os
-import re
-import time
+import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
+from filelock import FileLock
+from huggingface_hub import constants
+
+from ..files import DownloadError, atomic, download, torch_folder, write_whole
+from ..files import sha256_of as hash_of
+from .hugging_face import fetch_hub, stated_sha256
+from .sources import (
+    OWN_FILE,
+    ByHand,
+    HubFile,
+    IoPath,
+    Source,
+    UrlFile,
+    WeightsError,
+    disk_error,
+    one_line,
+    parse_source,
 )
-from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-from .checksums import check, sha256_of
-from .sources import OWN_FILE, ByHand, HubFile, IoPath, Source, UrlFile, WeightsError, one_line, parse_source
-from .web import disk_error, fetch_url
-
-__all__ = ["HubFile", "IoPath", "Source", "UrlFile", "WeightsError", "at_revision", "fetch", "parse_source"]
-
-
-_WAITS = (1.0, 2.0)  # seconds before each retry of a request to the Hub
+_log = logging.getLogger(__name__)
 
 
 def fetch(
@@ -61,20 +59,51 @@ def fetch(
         WeightsError: the file cannot be fetched, or has the wrong hash.
         ValueError: a malformed source, or a revision for a source that has none.
     """
-    if isinstance(source, str):
-        source = parse_source(source)
-    source = at_revision(source, revision)
-    if offline is None:
-        offline = constants.HF_HUB_OFFLINE
-    if isinstance(source, UrlFile):
-        return fetch_url(source, sha256=sha256, progress=progress, offline=offline)
-    if isinstance(source, HubFile):
-        return _fetch_hub(source, sha256, progress, offline)
-    if isinstance(source, IoPath):
-        return _fetch_iopath(source, sha256)
+    with fetched(source, sha256=sha256, revision=revision, progress=progress, offline=offline) as path:
+        return path
+
+
+@contextmanager
+def fetched(
+    source: Source | str,
+    *,
+    sha256: str | None = None,
+    revision: str | None = None,
+    progress: bool = True,
+    offline: bool | None = None,
+) -> Iterator[Path]:
+    """As `fetch`, for a block that reads the file; an error in it keeps the hash from being recorded."""
+    source = at_revision(parse_source(source) if isinstance(source, str) else source, revision)
+    offline = constants.HF_HUB_OFFLINE if offline is None else offline
     if isinstance(source, ByHand):
         raise WeightsError(f"{source}: no program can fetch this file; get it there by hand and {OWN_FILE}")
-    return _fetch_local(source, sha256)
+    if isinstance(source, UrlFile):
+        path = _fetch_url(source, sha256, progress, offline)
+    elif isinstance(source, HubFile):
+        path = fetch_hub(source, progress, offline)
+    elif isinstance(source, IoPath):
+        path = _fetch_iopath(source)
+    else:
+        path = source
+    _require_file(source, path)
+    if isinstance(source, Path):
+        if sha256 is not None and (digest := sha256_of(path)) != sha256.lower():
+            raise WeightsError(f"{path}: wrong sha256 {digest}, expected {sha256}; it is another file")
+        yield path
+        return
+    file = path.resolve()  # of a link in the Hub's cache, the blob: a wrong file is deleted by its blob
+    digest = sha256_of(file)
+    if sha256 is None:
+        _check_origin(source, path, digest)
+        stated = stated_sha256(path) if isinstance(source, HubFile) else None
+        if stated not in (None, digest):
+            raise WeightsError(
+                f"{source}: the cached file {file} is corrupt, its sha256 is {digest}, that of the Hub is {stated}; "
+                "delete it and try again"
+            )
+    check(source, digest, sha256, file)
+    yield path
+    record(source, digest)
 
 
 def at_revision(source: Source, revision: str | None) -> Source:
@@ -90,117 +119,140 @@ def at_revision(source: Source, revision: str | None) -> Source:
     return replace(source, revision=revision)
 
 
-def _fetch_hub(file: HubFile, sha256: str | None, progress: bool, offline: bool) -> Path:
-    """Path of `file` in the Hub client's cache."""
-    try:
-        if not offline and not isinstance(
-            try_to_load_from_cache(file.repo, file.filename, revision=file.revision), str
-        ):
-            _reach_hub(file)
-        with _hub_progress(progress):
-            path = hf_hub_download(file.repo, file.filename, revision=file.revision, local_files_only=offline)
-    except Exception as error:  # broad: versions of the client differ in HTTP library, hence in errors
-        raise _hub_error(file, error, offline) from error
-    blob = Path(path).resolve()  # resolves the link: a wrong file is deleted by its blob
-    digest = sha256_of(blob)
-    promised = _lfs_sha256(path)
-    if sha256 is None and promised is not None and digest != promised:
+def _require_file(source: Source, path: Path) -> None:
+    if path.is_dir():
         raise WeightsError(
-            f"{file}: the cached file {blob} is corrupt, its sha256 is {digest} where the Hub says "
-            f"{promised}; delete it and try again"
+            f"{source}: a folder ({path.absolute()}), not a file; name the weight file in it, or load what "
+            "save_pretrained wrote by from_pretrained(folder)"
         )
-    check(str(file), digest, sha256, blob)
-    return Path(path)
+    if not path.is_file():
+        raise WeightsError(
+            f"{source}: no such file ({path.absolute()}); check the path (a file of the Hub is hf://org/repo/file)"
+        )
 
 
-def _reach_hub(file: HubFile) -> None:
-    """Ask the Hub for `file`, with two retries; the client's own download would retry five times, up to 8 s apart."""
-    url = hf_hub_url(file.repo, file.filename, revision=file.revision)
-    for wait in (*_WAITS, None):
-        try:
-            get_hf_file_metadata(url)
-            return
-        except Exception as error:  # broad: versions of the client differ in HTTP library, hence in errors
-            refused = isinstance(error, HfHubHTTPError) and error.response.status_code < 500
-            if refused or isinstance(error, HFValidationError) or wait is None:
-                raise
-        time.sleep(wait)
+# --- hashes
 
 
-@contextmanager
-def _hub_progress(shown: bool) -> Iterator[None]:
-    """Show or hide the client's progress bars, which have one global switch; restores its value afterwards."""
-    if shown or are_progress_bars_disabled():
-        yield
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, as 64 hexadecimal digits.
 
-
-def _lfs_sha256(path: str) -> str | None:
-    """The sha256 that names a large file in the Hub's cache; None if the name is not a sha256.
-
-    The cache names a blob by its ETag, which for an LFS file is the sha256 of the content. Only one link is
-    followed: the blob itself may be a link into a store that uses another hash for names.
+    Raises:
+        WeightsError: the file cannot be read.
     """
-    blob = os.path.basename(os.readlink(path)) if os.path.islink(path) else ""
-    return blob if re.fullmatch(r"[0-9a-f]{64}", blob) else None
+    try:
+        return hash_of(path)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({one_line(error)}); check its permissions") from error
 
 
-def _hub_error(file: HubFile, error: Exception, offline: bool) -> WeightsError:
-    """State in one line what the client's error means and what to do."""
-    if isinstance(error, HFValidationError):
-        return WeightsError(f"{file}: no name that the Hub allows ({one_line(error)}); check the source")
-    url = hf_hub_url(file.repo, file.filename, revision=file.revision)
-    by_hand = f"fetch {url} by hand and {OWN_FILE}"
-    if isinstance(error, LocalEntryNotFoundError):
-        if offline or constants.HF_HUB_OFFLINE:
-            cause = f"not in the cache {constants.HF_HUB_CACHE}, and offline mode forbids requests"
-            return WeightsError(f"{file}: {cause}; {by_hand}")
-        # the client wraps the error of its first request
-        error = error.__cause__ if isinstance(error.__cause__, Exception) else error
-    if isinstance(error, HfHubHTTPError):
-        return WeightsError(f"{file}: {_answer(file, error, by_hand)}")
-    if isinstance(error, OSError):
-        if "Consistency check failed" in str(error):
-            return WeightsError(f"{file}: the download is truncated ({one_line(error)}); try again, or {by_hand}")
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
-            cache = Path(constants.HF_HUB_CACHE)
-            return disk_error(file, cache, error, needed=_hub_size(file), variable="HF_HOME")
-    return WeightsError(
-        f"{file}: no network, or the connection broke ({one_line(error)}); {by_hand}; "
-        "HF_HUB_OFFLINE=1 makes no requests"
+def lock_path() -> Path:
+    """The lock file: JSON, source -> sha256, beside the downloaded files."""
+    return torch_folder("checkpoints") / "svt_zoo.lock.json"
+
+
+def recorded() -> dict[str, str]:
+    """The entries of the lock file; empty if there is none.
+
+    Raises:
+        WeightsError: the lock file is damaged.
+    """
+    try:
+        entries = json.loads(lock_path().read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{lock_path()}: cannot be read ({one_line(error)}); repair or delete it") from error
+    if not isinstance(entries, dict):
+        raise WeightsError(f"{lock_path()}: holds no table of source -> sha256; repair or delete it")
+    return entries
+
+
+def check(source: Source, digest: str, sha256: str | None, path: Path | None) -> None:
+    """Compare the hash of the file from `source` with the expected hash.
+
+    Args:
+        source: where the file comes from; its text is the key in the lock file.
+        digest: sha256 of the file.
+        sha256: the hash it must have; None for the recorded hash of the first download, if there is one.
+        path: the file's path in a cache; None for a download that is discarded if the hash is wrong.
+
+    Raises:
+        WeightsError: the hash is wrong.
+    """
+    expected = sha256.lower() if sha256 is not None else recorded().get(str(source), digest)
+    if digest == expected:
+        return
+    if sha256 is None:
+        raise WeightsError(
+            f"{source}: sha256 is {digest}, but was {expected} when first downloaded; if you expected the change, "
+            f"remove its entry from {lock_path()}, otherwise "
+            + (f"delete the cached file {path} and try again" if path is not None else "do not use it")
+        )
+    raise WeightsError(
+        f"{source}: wrong sha256 {digest}, expected {sha256}; "
+        + (
+            f"the cached file {path} is corrupt or another file of that name: delete it and try again"
+            if path is not None
+            else "the download was not kept: try again; if this repeats, the file there has changed"
+        )
     )
 
 
-def _answer(file: HubFile, error: HfHubHTTPError, by_hand: str) -> str:
-    """What an HTTP error of the Hub means, and what to do."""
-    status = error.response.status_code
-    log_in = "log in (`hf auth login`, or HF_TOKEN)"
-    if isinstance(error, GatedRepoError) or status == 403:
-        page = f"{constants.ENDPOINT}/{file.repo}"
-        return f"access is gated (HTTP {status}); accept the terms at {page} and {log_in}"
-    if isinstance(error, RevisionNotFoundError):
-        return f"{file.repo} has no revision {file.revision!r} (HTTP {status}); check the branch, tag or commit"
-    if isinstance(error, EntryNotFoundError):
-        return f"{file.repo} has no file {file.filename!r} at {file.revision!r} (HTTP {status}); check the name"
-    if isinstance(error, RepositoryNotFoundError) or status == 401:
-        return f"{file.repo} does not exist or is private (HTTP {status}); check the name, or {log_in}"
-    return f"the server answered HTTP {status}; try again later, or {by_hand}"
-
-
-def _hub_size(file: HubFile) -> int | None:
-    """Size of the file in bytes; None if the Hub does not return it."""
+def record(source: Source, digest: str) -> None:
+    """Write the hash of the file from `source` to the lock file."""
+    if recorded().get(str(source)) == digest:
+        return
+    path = lock_path()
     try:
-        return get_hf_file_metadata(hf_hub_url(file.repo, file.filename, revision=file.revision)).size
-    except Exception:  # the size only adds detail to an error that is raised anyway
-        return None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            entries = {**recorded(), str(source): digest}
+            write_whole(path, f"{json.dumps(entries, indent=1, sort_keys=True)}\n".encode())
+    except OSError as error:  # a shared, read-only cache: the file itself has been checked
+        _log.warning("the sha256 of %s could not be recorded in %s: %s", source, path, one_line(error))
 
 
-def _fetch_iopath(file: IoPath, sha256: str | None) -> Path:
+# --- web servers and iopath
+
+
+def _fetch_url(file: UrlFile, sha256: str | None, progress: bool, offline: bool) -> Path:
+    """Path of `file` in the folder of checkpoints. If several processes call it, one downloads and the others wait."""
+    path = file.path
+    by_hand = f"fetch {file.url} by hand and put it at {path}, or {OWN_FILE}"
+    if path.is_file():
+        return path
+    if offline:
+        raise WeightsError(f"{file}: not cached, and offline mode forbids requests; {by_hand}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            if not path.is_file():
+                _log.info("downloading %s to %s", file, path)
+                with atomic(path) as part:  # no other process sees a partial or wrong file
+                    download(file.url, part, progress=progress)
+                    check(file, sha256_of(part), sha256, None)
+    except DownloadError as error:
+        raise WeightsError(f"{file}: {error}, or {by_hand}") from error
+    except OSError as error:
+        raise disk_error(file, path.parent, error, variable="TORCH_HOME") from error
+    return path
+
+
+def _check_origin(source: Source, path: Path, digest: str) -> None:
+    """Refuse the file of another address that ends in the same name."""
+    entries = recorded()
+    if not isinstance(source, UrlFile) or str(source) in entries:
+        return
+    for other, sha256 in entries.items():
+        if sha256 == digest and other.startswith("http") and other.endswith(f"/{path.name}"):
+            raise WeightsError(
+                f"{source}: {path} was downloaded from {other}; delete it, or fetch this one by hand under another "
+                f"name and {OWN_FILE}"
+            )
+
+
+def _fetch_iopath(file: IoPath) -> Path:
     """Local copy of `file`, made by the iopath handler of its scheme."""
     try:
         from iopath.common.file_io import g_pathmgr
@@ -215,27 +267,4 @@ def _fetch_iopath(file: IoPath, sha256: str | None) -> Path:
             f"{file}: iopath has no handler for {file.uri.partition('://')[0]}://; register one with "
             f"iopath.common.file_io.g_pathmgr.register_handler, or {OWN_FILE}"
         )
-    path = Path(local)
-    _require_file(file, path)
-    check(str(file), sha256_of(path), sha256, path)
-    return path
-
-
-def _fetch_local(path: Path, sha256: str | None) -> Path:
-    """Check that a local file exists and, if `sha256` is given, that it has this hash."""
-    _require_file(path, path)
-    if sha256 is not None and (digest := sha256_of(path)) != sha256.lower():
-        raise WeightsError(f"{path}: wrong sha256 {digest}, expected {sha256}; it is another file")
-    return path
-
-
-def _require_file(source: Source, path: Path) -> None:
-    if path.is_dir():
-        raise WeightsError(
-            f"{source}: a folder ({path.absolute()}), not a file; name the weight file in it, or load what "
-            "save_pretrained wrote by from_pretrained(folder)"
-        )
-    if not path.is_file():
-        raise WeightsError(
-            f"{source}: no such file ({path.absolute()}); check the path (a file of the Hub is hf://org/repo/file)"
-        )
+    return Path(local)

@@ -51,8 +51,7 @@ def _entry_point(row: Weights) -> EntryPoint:
     ) -> ZooModel:
         if weights is None and not pretrained:
             backbone = cast(Backbone, create_model(row.model, **row.model_kwargs))
-            clip = row.clip.resized(num_frames or row.clip.num_frames, img_size or row.clip.crop_size)
-            backbone.meta["clip"] = asdict(clip)
+            backbone.meta["clip"] = asdict(row.clip.resized(num_frames, img_size))
             return (Classifier(backbone, num_classes) if num_classes else backbone).eval()
         return load_model(
             row if weights is None or weights == "DEFAULT" else weights,

@@ -1,24 +1,23 @@
-"""Load a network from a row of the table, a file, an address or a Hub repository, with strict key checks."""
+"""Loads a network from a row of the table, a file, an address or a Hub repository, with strict key checks."""
 
 import json
 import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor, nn
 
 from ..models import Backbone, Classifier, ZooModel, create_empty, create_model, find_builder, list_models
-from .architecture import options_of
-from .download import at_revision, fetch
-from .image_start import start_from_image
-from .reading import Checkpoint, read_checkpoint
+from .convert import start_from_image
+from .download import at_revision, fetch, fetched
+from .reading import Checkpoint, options_of, read_checkpoint
 from .sources import HubFile, Source, UnfitWeightsError, WeightsError, parse_source
-from .state_dicts import StateDict
-from .weights import ClipSpec, Weights, get_weights, list_weights
+from .state_dicts import StateDict, matches
+from .table import get_weights, list_weights
+from .weights import ClipSpec, Weights
 
 _log = logging.getLogger(__name__)
 
@@ -71,28 +70,27 @@ def load_model(
         find_builder(name)  # refuses a misspelled name before anything is fetched
     sha256 = row.sha256 if row and revision is None else None
     source = at_revision(source, revision)
-    file = read_checkpoint(fetch(source, sha256=sha256, progress=progress), source)
+    with fetched(source, sha256=sha256, progress=progress) as path:
+        file = read_checkpoint(path, source)
     name = name or file.config.get("model")
     if name is None:
         raise ValueError(
-            f"{source} does not say its architecture; load it by load_model(..., model=NAME), NAME being one of "
-            f"{', '.join(list_models())}, or a row of list_weights(), which brings its clip along"
+            f"{source} does not state its architecture; load it by load_model(..., model=NAME), NAME being a row of "
+            f"list_weights(), which also gives the clip, or one of {', '.join(list_models())}"
         )
     kwargs = {**_keywords(file, like if like and like.model == name else None, num_frames), **options}
     network = _network(name, kwargs, file, source)
     if num_classes is None:
         num_classes = len(file.head.get("bias", ()))
     _report(source, file.unused if num_classes else [*file.unused, *(f"head.{key}" for key in file.head)])
-    own_clip = row.clip if row else ClipSpec(**file.config["clip"]) if file.config.get("clip") else like and like.clip
-    if own_clip:
-        own_clip = own_clip.resized(num_frames or own_clip.num_frames, img_size or own_clip.crop_size)
+    clip = row.clip if row else ClipSpec(**file.config["clip"]) if file.config.get("clip") else like and like.clip
     network.meta = {
         **file.config,
         **(row.meta if row else {}),
         "model": name,
         "model_kwargs": kwargs,
         "num_classes": 0,
-        "clip": asdict(own_clip) if own_clip else None,
+        "clip": asdict(clip.resized(num_frames, img_size)) if clip else None,
         "weights": row.name if row else str(source),
         "file": str(source),
     }
@@ -117,7 +115,7 @@ def _network(name: str, kwargs: Mapping[str, Any], file: Checkpoint, source: Sou
         raise UnfitWeightsError(f"{source} does not fit {name}: {error}") from error
     state = start_from_image(file.state, network.state_dict()) if file.is_image else file.state
     lacking = [key for key in network.state_dict() if key not in state]
-    if new := [key for key in lacking if any(fnmatchcase(key, glob) for glob in network.new_parts)]:
+    if new := [key for key in lacking if matches(key, network.new_parts)]:
         fresh = create_model(name, **kwargs).state_dict()
         state = {**state, **{key: fresh[key] for key in new}}
         _log.warning("%s: new and untrained, for the file has none: %s", source, ", ".join(new))

@@ -1,9 +1,13 @@
 """The sources of weight files, and their text form."""
 
+import errno
 import re
+import shutil
 import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
+
+from ..files import torch_folder
 
 OWN_FILE = "pass weights=/path/to/file (tools: --weights, recipes: init=)"  # the way out of every missing file
 _HUB_FORM = re.compile(r"([^/@]+/[^/@]+)/([^@]*[^/@])(?:@(.+))?")
@@ -51,8 +55,8 @@ class UrlFile:
 
     @property
     def path(self) -> Path:
-        """Where the file is kept on this machine."""
-        return checkpoints_folder() / self.filename
+        """The local path: in the folder of checkpoints that torchvision and timm use too."""
+        return torch_folder("checkpoints") / self.filename
 
 
 @dataclass(frozen=True)
@@ -105,13 +109,17 @@ def parse_source(text: str) -> Source:
     return HubFile(repo, filename, revision or "main")
 
 
-def checkpoints_folder() -> Path:
-    """The folder of downloaded files, which torchvision and timm use too; TORCH_HOME moves it."""
-    import torch  # here, because `import svt_zoo` lists the table's rows without torch
-
-    return Path(torch.hub.get_dir()) / "checkpoints"
-
-
 def one_line(error: object) -> str:
     """The text of an error on one line; its class name if it has no text."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def disk_error(source: Source, folder: Path, error: OSError, *, variable: str) -> WeightsError:
+    """State that the disk is full or the folder is not writable; `variable` moves the cache elsewhere."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(folder).free if folder.is_dir() else 0
+        return WeightsError(
+            f"{source}: disk full: {folder} has {free} bytes free ({error.strerror}); make room or set {variable} to "
+            "a folder with more"
+        )
+    return WeightsError(f"{source}: cannot write to {folder} ({one_line(error)}); set {variable} to a folder of yours")

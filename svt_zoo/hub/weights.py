@@ -1,12 +1,7 @@
-"""The data types for trained weights: source, clip, published numbers and license.
+"""The data types for trained weights: clip, published numbers, and the row of the table."""
 
-`table.py` holds the rows, `load_model` (in `loading.py`) turns one into a network.
-"""
-
-import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
 from .sources import ByHand, HubFile, UrlFile
@@ -33,10 +28,12 @@ class ClipSpec:
     std: tuple[float, float, float]
     channel_order: Literal["RGB", "BGR"] = "RGB"
 
-    def resized(self, num_frames: int, img_size: int) -> "ClipSpec":
+    def resized(self, num_frames: int | None = None, img_size: int | None = None) -> "ClipSpec":
         """The same clip with another number of frames over the same seconds, and another crop at the same scale."""
+        num_frames = self.num_frames if num_frames is None else num_frames
+        img_size = self.crop_size if img_size is None else img_size
         if num_frames < 1 or img_size < 1:
-            raise ValueError(f"num_frames and img_size must be at least 1, got {num_frames} and {img_size}")
+            raise ValueError(f"num_frames and img_size must be >= 1, got {num_frames} and {img_size}")
         rate = self.sampling_rate and self.sampling_rate * self.num_frames / num_frames
         short_side = round(self.resize_size * img_size / self.crop_size)
         return replace(self, num_frames=num_frames, sampling_rate=rate, crop_size=img_size, resize_size=short_side)
@@ -113,48 +110,10 @@ def transforms_of(meta: Mapping[str, Any]) -> "EvalTransform":
     """
     if not meta.get("clip"):
         raise ValueError(
-            "this model has no clip specification (frames, crop, mean, std): load its file with that of a row of the "
-            "table for the same network, by load_model(FILE, model=ROW) or, in the tools, --weights FILE --model ROW; "
-            "or set model.meta['clip'] = get_weights(ROW).meta['clip'] and save the model again"
+            "this model has no clip specification (frames, crop, mean, std). Take that of a row of the table for the "
+            "same network: load_model(FILE, model=ROW), or in the tools --weights FILE --model ROW; or set "
+            "model.meta['clip'] = get_weights(ROW).meta['clip'] and save the model again"
         )
     from ..data.transforms import EvalTransform  # here, because it loads torchvision
 
     return EvalTransform(**meta["clip"])
-
-
-def list_weights(pattern: str = "*") -> list[str]:
-    """Names of all rows of the table that match the glob `pattern`, sorted."""
-    return sorted(name for name in _table() if fnmatchcase(name, pattern))
-
-
-def weights_for(model: str) -> list[str]:
-    """Names of all rows whose architecture is `model`, sorted."""
-    return sorted(row.name for row in _table().values() if row.model == model)
-
-
-def get_weights(name: str) -> Weights:
-    """The row named `name`.
-
-    Raises:
-        ValueError: no such row; the message names the nearest ones.
-    """
-    table = _table()
-    if name not in table:
-        from ..models import list_models  # needs torch, which importing the table must not load
-
-        if name in list_models():
-            rows = weights_for(name)
-            raise ValueError(
-                f"{name!r} names an architecture, not weights; svt_zoo.create_model({name!r}) builds it with random "
-                f"weights" + (f", load_model takes its weights: {', '.join(rows)}" if rows else "")
-            )
-        near = difflib.get_close_matches(name, table, n=3, cutoff=0.4)
-        hint = f"did you mean {', '.join(near)}? list_weights() names all" if near else "list_weights() names all"
-        raise ValueError(f"no weights are named {name!r}; {hint}")
-    return table[name]
-
-
-def _table() -> dict[str, Weights]:
-    from .table import TABLE  # here, because the table's rows are `Weights`
-
-    return TABLE

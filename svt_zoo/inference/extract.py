@@ -2,43 +2,46 @@
 
     extract_features("svt_vitb_k400", "videos/", "features.parquet")
 
-The list is divided into shards. Each shard is written atomically, next to the output. After the last one, all are
-merged in the order of the list. After a kill, the same call continues, with any engine and any number of processes.
-The table is always the same and has every row once.
+The shards of the list stand beside the output until all are complete. They are then merged in the order of the list.
 """
 
 import json
 import logging
+import math
 import os
+import pickle
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from filelock import FileLock, Timeout
 
 from ..data.list_formats import is_video
 from ..data.lists import Row, VideoList, read_list
-from ..data.pool import TaskResult, number_of_workers, output_file, progress, start_worker
+from ..data.pool import output_file
 from ..device import DType, choose_dtype
-from ..evaluation.features import weights_sha256
-from ..evaluation.prepare import prepare
-from ..evaluation.start import log_start
+from ..evaluation.features import Compute, Store, count_failures, prepare, run_local, weights_sha256
+from ..evaluation.results import log_start
+from ..evaluation.shards import ClipReader, Computed, ShardFolder, differences
 from ..evaluation.views import parse_views
 from ..files import is_url
 from ..models import ZooModel, backbone_of
-from .clips import Chunk, ClipReader
-from .compute import Compute, Computed, Pooling
-from .extract_ray import run_ray
-from .extract_shards import Parts, ShardedTable
-from .feature_table import Store, make_schema
+from .feature_table import FeatureTable, make_schema, write_table
 
-_log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    import pyarrow
 
 Engine = Literal["local", "ray"]
+Pooling = Literal["cls", "frames", "patches"]
+_LOCK_SECONDS = 5  # the workers of a killed process hold its lock until they have ended
+_MOST_RAY_BLOCKS = 2000  # Ray Data has a cost per block
 
 
 class Summary(NamedTuple):
@@ -91,6 +94,9 @@ def extract_features(
 ) -> Summary:
     """Write the features of a list of videos to a Parquet table (format: see `feature_table`).
 
+    After a kill, the same call continues, with any engine and any number of processes. The table is always the same
+    and has every row once.
+
     Args:
         model: a name or address for `load_model`, or a model (not changed); a classifier stands for its backbone.
         videos: a list, or a source for `list_videos`.
@@ -113,94 +119,107 @@ def extract_features(
         ImportError: pyarrow, or ray for that engine, is not installed.
         WeightsError: the weights cannot be loaded.
     """
-    _check_numbers(rank, world_size, batch_size=batch_size, shard_size=shard_size, workers=num_workers)
-    if engine not in get_args(Engine):
-        raise ValueError(f"engine must be one of {', '.join(get_args(Engine))}, got {engine!r}")
-    if views != "1x1" and (every is not None or pooling != "cls"):
-        raise ValueError(f"every, and pooling frames or patches, need views=1x1, got {views=}")
-    output = output_file(output, ".parquet")
+    _check(engine, pooling, views, every, num_workers, rank, world_size)
     start = time.monotonic()
     videos = videos if isinstance(videos, VideoList) else list_videos(videos)
+    output = output_file(output, ".parquet")
     # With Ray, the actors use the GPUs.
     network, at, _ = prepare(model, "cpu" if engine == "ray" else device, "float32")
-    dtype = choose_dtype(dtype, at)
     transform = network.transforms()
     network = backbone_of(network)
     reader = ClipReader(videos, parse_views(views, transform), transform, every=every, batch_size=batch_size)
-    sha256 = weights_sha256(network)  # hash before the conversion to another type
-    compute = Compute(network, pooling, store, at, dtype)
-    identity = {"weights_sha256": sha256, "views": views} | _identity(reader, compute)
-    shape = compute.shape(transform)
-    schema = make_schema(shape.numel(), store, identity | _story(network, videos) | {"shape": str(list(shape))})
-    table = ShardedTable(output, videos, schema, identity, shard_size)
-    table.claim()
-    parts = table.todo(rank, world_size, batch_size)
-    what = "extraction" if engine == "local" else "extraction by Ray, whose actors use the cluster's GPUs; this process"
-    count = sum(map(len, parts.values()))
-    log_start(what, network, device=at, precision=dtype, output=output, videos=len(videos), videos_left=count)
+    compute = Compute(network, "mean" if pooling == "cls" else pooling, at, choose_dtype(dtype, at), store)
+    settings = {"weights_sha256": weights_sha256(network), "pooling": pooling, **_settings(reader, compute, views)}
+    shape = list(compute.features([torch.zeros(1, 3, transform.num_frames, *transform.crop_size)]).shape[1:])
+    schema = make_schema(math.prod(shape), store, {**settings, **_origin(network, videos), "shape": str(shape)})
+    folder = ShardFolder(output.with_name(f"{output.name}.parts"), videos, settings, shard_size)
+    what = "extraction by Ray, whose actors use the cluster's GPUs; this process" if engine == "ray" else "extraction"
     run = partial(run_ray, device=device) if engine == "ray" else run_local
-    failed = _report(table.collect(run(reader, compute, parts, num_workers), parts), count, show=rank == 0)
-    return Summary(table.path, count, failed, complete=table.merge(), seconds=time.monotonic() - start)
+    with _only_writer(output, folder.folder / f"rank_{rank}.lock"):
+        ranges = plan(output, folder, rank, world_size, batch_size)
+        total = sum(map(len, ranges))
+        facts = {"videos": len(videos), "videos_left": total}
+        log_start(what, network, device=at, precision=compute.dtype, output=output, **facts)
+        outcomes = folder.collect(run(reader, compute, ranges, num_workers), ranges)
+        failed = count_failures(outcomes, total, show_progress=rank == 0)
+        complete = merge(folder, output, schema)
+    return Summary(output, total, failed, time.monotonic() - start, complete)
 
 
-def _check_numbers(rank: int, world_size: int, **numbers: int | None) -> None:
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank must be 0 to world_size - 1, got {rank=}, {world_size=}")
-    for name, number in numbers.items():
-        least = 0 if name == "workers" else 1
-        if number is not None and number < least:
-            raise ValueError(f"{name} must be >= {least}, got {number}")
+@contextmanager
+def _only_writer(output: Path, lock_file: Path) -> Iterator[None]:
+    """Refuse a process that would write what another one is writing."""
+    if output.exists():
+        yield
+        return
+    lock = FileLock(lock_file, timeout=_LOCK_SECONDS)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"{output} is being written by another process; wait for it, or stop it") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
-def _report(videos: Iterator[TaskResult[str, bool]], count: int, *, show: bool) -> int:
-    """Log failed videos and the progress; return the number of failures."""
-    failed = 0
-    for one in progress(videos, count) if show else videos:
-        if one.result is None:
-            failed += 1
-            _log.warning("%s: %s", one.task, one.reason)
-    return failed
-
-
-def run_local(reader: ClipReader, compute: Compute, parts: Parts, num_workers: int | None) -> Iterator[Computed]:
-    """Reads in `number_of_workers` worker processes and computes in this one."""
-    loader: DataLoader[Chunk] = DataLoader(
-        _Chunks(reader, parts),
-        batch_size=None,
-        num_workers=min(number_of_workers(num_workers), len(parts)),
-        worker_init_fn=start_worker,
-        generator=torch.Generator(),  # the default one changes the global random state
-    )
-    return map(compute, loader)
-
-
-class _Chunks(IterableDataset[Chunk]):
-    """Yields the chunks of all parts; each worker reads some of the parts."""
-
-    def __init__(self, reader: ClipReader, parts: Parts) -> None:
-        self.reader = reader
-        self.parts = parts
-
-    def __iter__(self) -> Iterator[Chunk]:
-        worker = get_worker_info()
-        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        for part in list(self.parts)[first::step]:
-            yield from self.reader.chunks(part, self.parts[part])
-
-
-def _identity(reader: ClipReader, compute: Compute) -> dict[str, str]:
-    """Settings that determine the rows, besides weights and views; equal settings give equal tables."""
+def _settings(reader: ClipReader, compute: Compute, views: str) -> dict[str, str]:
+    """Settings that determine the rows, besides weights and pooling; equal settings give equal tables."""
     return {
+        "views": views,
         "list_sha256": reader.videos.sha256,
         "clip": json.dumps(vars(reader.transform)),
         "every": str(reader.every),
-        "pooling": compute.pooling,
         "store": compute.store,
         "dtype": str(compute.dtype).removeprefix("torch."),
     }
 
 
-def _story(network: ZooModel, videos: VideoList) -> dict[str, str]:
+def _check(
+    engine: Engine,
+    pooling: Pooling,
+    views: str,
+    every: float | None,
+    num_workers: int | None,
+    rank: int,
+    world_size: int,
+) -> None:
+    for name, value, choices in (("engine", engine, get_args(Engine)), ("pooling", pooling, get_args(Pooling))):
+        if value not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+    if views != "1x1" and (every is not None or pooling != "cls"):
+        raise ValueError(f"every, and pooling frames or patches, need views=1x1, got {views=}")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank must be 0 to world_size - 1, got {rank=}, {world_size=}")
+    if num_workers is not None and num_workers < 0:
+        raise ValueError(f"num_workers must be >= 0, got {num_workers}")
+
+
+def plan(output: Path, folder: ShardFolder, rank: int, world_size: int, batch_size: int) -> list[range]:
+    """The videos that are left for this process; refuses an output with features of other settings."""
+    if not output.exists():
+        with suppress(FileNotFoundError):  # another process may merge the shards now
+            folder.claim()
+    if output.exists() and (different := differences(FeatureTable(output).metadata, folder.settings)):
+        raise ValueError(f"{output} holds other features: {different}; delete it or choose another output")
+    ranges = folder.todo(rank, world_size, batch_size)
+    return [] if output.exists() else ranges  # checked last: another process may merge the shards now
+
+
+def merge(folder: ShardFolder, output: Path, schema: "pyarrow.Schema") -> bool:
+    """Merge the shards if all are complete (in the last process); returns whether the table exists."""
+    if not output.exists() and folder.is_complete():
+        with suppress(FileNotFoundError), FileLock(folder.folder / "merge.lock"):
+            if not output.exists():  # another process may have merged the shards and removed the folder
+                root = folder.videos.root.rstrip("/") + "/"
+                names = [row.path.removeprefix(root) for row in folder.videos.rows]
+                write_table(output, schema, folder.read(), names)
+    if output.exists():
+        shutil.rmtree(folder.folder, ignore_errors=True)
+    return output.exists()
+
+
+def _origin(network: ZooModel, videos: VideoList) -> dict[str, str]:
     """Source of the weights, to load them again, and location of the videos."""
     meta = network.meta
     weights = str(meta.get("weights") or "")
@@ -216,3 +235,87 @@ def _story(network: ZooModel, videos: VideoList) -> dict[str, str]:
         "root": videos.root if is_url(videos.root) else os.path.abspath(videos.root),
         "svt_zoo_version": own_version,
     }
+
+
+def run_ray(
+    reader: ClipReader,
+    compute: Compute,
+    ranges: Sequence[range],
+    num_workers: int | None,
+    device: str | torch.device | None,
+) -> Iterator[Computed]:
+    """Computes the ranges on the Ray cluster at `RAY_ADDRESS`, else on this machine; in any order.
+
+    Some actors read, others compute. Ray Data connects them and limits the data between the two: reading waits if
+    computing is slower. Every node needs svt_zoo and access to the videos under the same paths or URLs.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # disables usage reports to the makers of Ray
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise ImportError("engine=ray needs Ray Data: pip install 'ray[data]' pyarrow") from error
+    if not ranges:
+        return
+    is_own = not ray.is_initialized()
+    if is_own:
+        ray.init(include_dashboard=None if os.environ.get("RAY_ADDRESS") else False, logging_level=logging.WARNING)
+    resources = ray.cluster_resources()
+    cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+    on_gpu = gpus > 0 and torch.device(device or "cuda").type == "cuda"
+    models = gpus if on_gpu else 1
+    readers = max(1, min(num_workers or cpus, cpus - (0 if on_gpu else models), len(ranges)))
+    ray.data.DataContext.get_current().enable_progress_bars = False  # the extraction has its own bar
+    items = [{"range": pickle.dumps(videos)} for videos in ranges]
+    rows = ray.data.from_items(items, override_num_blocks=min(len(items), _MOST_RAY_BLOCKS))
+    rows = rows.map_batches(
+        _Read,
+        batch_size=1,
+        num_cpus=1,
+        compute=ray.data.ActorPoolStrategy(size=readers),
+        fn_constructor_args=(reader,),
+    )
+    rows = rows.map_batches(
+        _Compute,
+        batch_size=1,
+        num_cpus=0 if on_gpu or cpus < 2 else 1,
+        num_gpus=1 if on_gpu else 0,
+        compute=ray.data.ActorPoolStrategy(size=models),
+        fn_constructor_args=(compute, "cuda" if on_gpu else "cpu"),
+    )
+    try:
+        for row in rows.iter_rows():
+            yield pickle.loads(row["computed"])
+    finally:
+        if is_own:
+            ray.shutdown()
+
+
+class _Read:
+    """Actor that reads its ranges, one batch of clips at a time."""
+
+    def __init__(self, reader: ClipReader) -> None:
+        torch.set_num_threads(1)
+        self.reader = reader
+
+    def __call__(self, rows: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        for batch in self.reader.batches(pickle.loads(rows["range"][0])):
+            yield {"clips": _column((batch._replace(views=[]), [view.numpy() for view in batch.views]))}
+
+
+class _Compute:
+    """Actor that computes its batches."""
+
+    def __init__(self, compute: Compute, device: str) -> None:
+        self.compute = compute.to(device)
+
+    def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
+        batch, views = pickle.loads(rows["clips"][0])
+        return {"computed": _column(self.compute(batch._replace(views=list(map(torch.from_numpy, views)))))}
+
+
+def _column(value: Any) -> "np.ndarray[Any, Any]":
+    """Column with one cell that holds `value` unchanged, so that the network gets the clips exactly as read."""
+    column = np.empty(1, object)
+    column[0] = pickle.dumps(value, protocol=5)
+    return column

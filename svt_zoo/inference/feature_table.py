@@ -1,4 +1,4 @@
-"""Writes and reads a table of features in Parquet; shards are merged into one file.
+"""Writes and reads a table of features in Parquet.
 
 Columns: `video` (path below the metadata's `root`), `start_sec` and `end_sec` (the time that the frames cover, in
 seconds), `embedding` (FixedSizeList of float16 or float32) and `error`. A row has either an embedding or an error.
@@ -7,33 +7,34 @@ Needs pyarrow, the extra `parquet`.
 
 import os
 import posixpath
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..files import atomic, is_url, write_whole
+from ..data.list_formats import valid_utf8
+from ..evaluation.features import Store
+from ..evaluation.shards import Shard
+from ..files import atomic, is_url
 
 if TYPE_CHECKING:
     import pyarrow
 
-Store = Literal["float16", "float32"]
-
 
 class FeatureRow(NamedTuple):
-    """One row: a video, the time that the feature covers (in seconds), and the feature or an error message."""
+    """One row without its feature: a video, the time that the feature covers (in seconds), or an error message."""
 
     video: str
     start_sec: float | None
     end_sec: float | None
-    embedding: np.ndarray[Any, Any] | None = None
     error: str | None = None
 
 
-class Block(NamedTuple):
+class FeatureBatch(NamedTuple):
     """Rows of a table that have a feature: row numbers, int64 (n,), and float32 features (n, D)."""
 
     numbers: Tensor
@@ -59,70 +60,39 @@ def make_schema(width: int, store: Store, metadata: Mapping[str, str]) -> "pyarr
             ("embedding", pyarrow.list_(number, width)),
             ("error", pyarrow.string()),
         ],
-        metadata=dict(metadata),
+        metadata={key: valid_utf8(value) for key, value in metadata.items()},
     )
 
 
-def write_shard(path: Path, rows: Sequence[FeatureRow], schema: "pyarrow.Schema") -> None:
-    """Write rows as one Parquet file; the write is atomic, so the file is never incomplete."""
+def write_table(path: Path, schema: "pyarrow.Schema", shards: Iterable[Shard], videos: Sequence[str]) -> None:
+    """Write the rows of all shards, in order, to one file; `videos` are the names of the videos, by number.
+
+    One shard is in memory at a time. The file is complete or absent at any time.
+    """
     import pyarrow
     import pyarrow.parquet
 
     kind = schema.field("embedding").type
-    dtype = kind.value_type.to_pandas_dtype()
-    empty = np.zeros(kind.list_size, dtype)
-    values = np.concatenate([empty if row.embedding is None else row.embedding.astype(dtype) for row in rows])
-    missing = pyarrow.array([row.embedding is None for row in rows])
-    columns = [
-        pyarrow.array([row.video for row in rows], pyarrow.string()),
-        pyarrow.array([row.start_sec for row in rows], pyarrow.float64()),
-        pyarrow.array([row.end_sec for row in rows], pyarrow.float64()),
-        pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(values), type=kind, mask=missing),
-        pyarrow.array([row.error for row in rows], pyarrow.string()),
-    ]
-    sink = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns, schema=schema), sink)
-    write_whole(path, sink.getvalue().to_pybytes())
-
-
-def merge_shards(shards: Iterable[Path], output: Path, schema: "pyarrow.Schema") -> None:
-    """Write the rows of all shards, in order, to one file; one shard is in memory at a time.
-
-    Raises:
-        ValueError: a shard is damaged.
-    """
-    import pyarrow.parquet
-
-    with atomic(output) as part, pyarrow.parquet.ParquetWriter(part, schema) as writer:
-        for shard in shards:
-            writer.write_table(_read_shard(shard).cast(schema))
-
-
-def outcomes_of(shard: Path) -> list[tuple[str, str | None]]:
-    """Returns the videos of a shard, each with the error of its row; None for a row with a feature.
-
-    Raises:
-        FileNotFoundError: the shard does not exist.
-        ValueError: the shard is damaged.
-    """
-    rows = _read_shard(shard, ["video", "error"]).to_pylist()
-    return list({(row["video"], row["error"]): None for row in rows})
-
-
-def _read_shard(path: Path, columns: list[str] | None = None) -> "pyarrow.Table":
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        return pyarrow.parquet.read_table(path, columns=columns, use_threads=False)
-    except FileNotFoundError:
-        raise
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it and run the extraction again") from error
+    with atomic(path) as part, pyarrow.parquet.ParquetWriter(part, schema) as writer:
+        for rows, features in shards:
+            has_feature = np.array([row.error is None for row in rows])
+            values = np.zeros((len(rows), kind.list_size), kind.value_type.to_pandas_dtype())
+            if len(features):
+                values[has_feature] = features.flatten(1).numpy()
+            columns = [
+                pyarrow.array([valid_utf8(videos[row.video_index]) for row in rows], pyarrow.string()),
+                pyarrow.array([row.start_sec for row in rows], pyarrow.float64()),
+                pyarrow.array([row.end_sec for row in rows], pyarrow.float64()),
+                pyarrow.FixedSizeListArray.from_arrays(
+                    pyarrow.array(values.ravel()), type=kind, mask=pyarrow.array(~has_feature)
+                ),
+                pyarrow.array([row.error and valid_utf8(row.error) for row in rows], pyarrow.string()),
+            ]
+            writer.write_table(pyarrow.Table.from_arrays(columns, schema=schema))
 
 
 class FeatureTable:
-    """Reads a table of features in blocks, from a file or a folder of such files.
+    """Reads a table of features in batches, from a file or a folder of such files.
 
     Attributes:
         path: the file or folder.
@@ -141,32 +111,35 @@ class FeatureTable:
         try:
             self._dataset = pyarrow.dataset.dataset(self.path, format="parquet")
         except (pyarrow.ArrowInvalid, OSError) as error:
-            raise ValueError(f"{path} is no Parquet file or folder of them: {str(error).splitlines()[0]}") from error
+            raise ValueError(
+                f"{path} is not a Parquet file or a folder of them: {str(error).splitlines()[0]}"
+            ) from error
         schema = self._dataset.schema
         self.metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
         if "embedding" not in schema.names or "weights_sha256" not in self.metadata:
-            raise ValueError(f"{path} is no table of features; tools/extract_features.py writes them")
+            raise ValueError(f"{path} is not a table of features; svt-zoo extract writes them")
         self.width: int = schema.field("embedding").type.list_size
 
     def __len__(self) -> int:
         """Number of rows, including failures."""
         return self._dataset.count_rows()
 
-    def blocks(self, size: int = 16384) -> Iterator[Block]:
+    def batches(self, size: int = 16384) -> Iterator[FeatureBatch]:
         """Yields the rows that have a feature, in order, at most `size` at a time."""
         first = 0
         batches = self._dataset.to_batches(["embedding"], batch_size=size, batch_readahead=1, fragment_readahead=1)
         for batch in batches:
             column = batch.column("embedding")
-            there = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
+            rows = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
             values = column.flatten().to_numpy().astype(np.float32)  # only rows with a feature
-            if len(there):
-                yield Block(torch.from_numpy(first + there), torch.from_numpy(values.reshape(len(there), self.width)))
+            if len(rows):
+                features = torch.from_numpy(values.reshape(len(rows), self.width))
+                yield FeatureBatch(torch.from_numpy(first + rows), features)
             first += batch.num_rows
 
     def has_features(self) -> bool:
         """Whether any row has a feature."""
-        return next(self.blocks(), None) is not None
+        return next(self.batches(), None) is not None
 
     def videos(self) -> list[str]:
         """Returns the video of each row."""
@@ -174,9 +147,13 @@ class FeatureTable:
 
     def rows(self, numbers: Sequence[int]) -> list[FeatureRow]:
         """Returns the rows with these numbers, without their features."""
-        found = self._dataset.take(list(numbers), columns=["video", "start_sec", "end_sec", "error"]).to_pylist()
-        return [FeatureRow(row["video"], row["start_sec"], row["end_sec"], error=row["error"]) for row in found]
+        rows = self._dataset.take(list(numbers), columns=list(FeatureRow._fields)).to_pylist()
+        return [FeatureRow(**row) for row in rows]
 
     def locate(self, video: str) -> str:
         """Returns the path or URL of a `video` of the table."""
-        return video if is_url(video) else posixpath.join(self.metadata["root"], video)
+        path = video if is_url(video) else posixpath.join(self.metadata["root"], video)
+        if is_url(path) or os.path.exists(path):
+            return path
+        # The bytes that `valid_utf8` has escaped.
+        return re.sub(r"\\x([89a-f][0-9a-f])", lambda byte: chr(0xDC00 + int(byte[1], 16)), path)

@@ -1,6 +1,5 @@
 """Computes features (`embed`) or classes (`predict`) of videos."""
 
-import csv
 import json
 import logging
 import os
@@ -14,14 +13,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.list_formats import find_videos
+from ..data.list_formats import find_videos, write_table
 from ..device import DType
-from ..evaluation.prepare import prepare
+from ..evaluation.features import prepare
 from ..evaluation.views import load_views, parse_views
 from ..files import atomic
 from ..hub.download import fetch
 from ..hub.sources import WeightsError, parse_source
-from ..hub.weights import get_weights, list_weights
+from ..hub.table import get_weights, list_weights
 from ..models import Classifier, Features, ZooModel
 from ..models.base import backbone_of, check_labels
 from ..video import Limits
@@ -56,12 +55,12 @@ def embed(
     """Turn videos into features, one row each: float32 (N, D) on the CPU, in the order of `videos`.
 
     Args:
-        videos: one of the following, or a list of them:
-            a video file; a folder, for all videos below it, sorted by path;
-            uint8 frames (T, H, W, 3) or (T, 3, H, W), array or tensor, read like a file with 30 frames per second
-            (exactly `num_frames` frames are all used);
-            a float tensor (3, T, H, W) or (B, 3, T, H, W): clips that are normalized already, as
-            `model.transforms()` returns them; `views` does not apply to them.
+        videos: one of the following, or a list of them.
+            A video file; a folder, for all videos below it, sorted by path.
+            Frames uint8 (T, H, W, 3) or (T, 3, H, W), array or tensor, read like a file with 30 frames per second
+            (exactly `num_frames` frames are all used).
+            A float tensor (3, T, H, W) or (B, 3, T, H, W): clips that are normalized already, as `model.transforms()`
+            returns them; `views` does not apply to them.
         model: a name or address for `load_model`, or a model (not changed).
         dtype: the type to compute in; "auto" is bfloat16 where that is faster on this machine, else float32.
         device: by default the GPU if there is one.
@@ -71,7 +70,7 @@ def embed(
         progress: show a progress bar, on a terminal.
 
     Raises:
-        VideoReadError: a file cannot be read; videos are never skipped silently.
+        VideoReadError: a file cannot be read, for any reason; videos are never skipped silently.
         WeightsError: the weights cannot be loaded.
         ValueError: there is no video, or an array has another shape or type.
     """
@@ -79,8 +78,12 @@ def embed(
     items = _items(videos)
     if not items:
         raise ValueError("embed needs at least one video, got none")
-    outputs = _outputs(backbone_of(network), network, items, views, device, dtype, batch_size, progress, None)
-    return torch.stack([out.mean(dim=0) for out in outputs])
+    backbone = backbone_of(network)
+    outputs = [
+        _outputs(backbone, clips, batch_size, device, dtype)
+        for clips in _clips(items, network, views, progress=progress)
+    ]
+    return torch.stack([output.mean(dim=0) for output in outputs])
 
 
 def predict(
@@ -117,8 +120,8 @@ def predict(
         raise ValueError(f"{network.meta.get('weights', 'this model')} has no classifier; embed() gives its features")
     names, items = label_names(network), _items(videos)
     predictions = []
-    outputs = _outputs(network, network, items, views, device, dtype, batch_size, progress, limits)
-    for item, logits in zip(items, outputs, strict=True):
+    for item, clips in zip(items, _clips(items, network, views, progress=progress, limits=limits), strict=True):
+        logits = _outputs(network, clips, batch_size, device, dtype)
         best = logits.softmax(dim=-1).mean(dim=0).topk(min(top, len(names)))
         path = item if isinstance(item, Path) else None
         predictions.append(Prediction(path, [names[i] for i in best.indices.tolist()], best.values.tolist()))
@@ -127,15 +130,12 @@ def predict(
 
 def write_features(target: Path, paths: Sequence[str], features: Tensor) -> None:
     """Write features (N, D) as .npy, or as .csv with the paths in the first column."""
-    with atomic(target) as part:
-        if target.suffix == ".npy":
-            with part.open("wb") as file:
-                np.save(file, features.numpy())
-            return
-        with part.open("w", encoding="utf-8", newline="") as text:
-            writer = csv.writer(text)
-            writer.writerow(["video", *range(features.shape[1])])
-            writer.writerows([path, *row] for path, row in zip(paths, features.tolist(), strict=True))
+    if target.suffix == ".npy":
+        with atomic(target) as part:
+            np.save(part, features.numpy())
+    else:
+        rows = ([path, *row] for path, row in zip(paths, features.tolist(), strict=True))
+        write_table(target, ["video", *map(str, range(features.shape[1]))], rows)
 
 
 def label_names(model: Classifier) -> list[str]:
@@ -162,10 +162,10 @@ def _items(videos: Videos) -> list[Path | Tensor]:
         path = Path(videos)
         if not path.is_dir():
             return [path]
-        found = [path / name for name in find_videos(str(path))]
-        if not found:
+        files = [path / name for name in find_videos(str(path))]
+        if not files:
             raise ValueError(f"{path}: no video in this folder")
-        return list(found)
+        return list(files)
     if not isinstance(videos, Tensor | np.ndarray):
         return [item for video in videos for item in _items(video)]
     tensor = torch.as_tensor(videos)
@@ -176,41 +176,37 @@ def _items(videos: Videos) -> list[Path | Tensor]:
         fits = tensor.is_floating_point() and tensor.ndim in (4, 5) and shape[-4] == 3
     if not fits:
         raise ValueError(
-            "a video must be uint8 frames (T, H, W, 3) or (T, 3, H, W), or a normalized float clip (3, T, H, W) or "
-            f"(B, 3, T, H, W), got {tensor.dtype} {shape}"
+            f"a video must be uint8 frames (T, H, W, 3) or (T, 3, H, W), got {tensor.dtype} {shape}; "
+            "a normalized clip must be float (3, T, H, W) or (B, 3, T, H, W)"
         )
     return [tensor] if tensor.ndim == 4 else list(tensor)
 
 
-def _outputs(
-    network: ZooModel,
-    described: ZooModel,
-    items: Sequence[Path | Tensor],
-    views: str,
-    device: torch.device,
-    dtype: torch.dtype,
-    batch_size: int,
-    progress: bool,
-    limits: Limits | None,
-) -> Iterator[Tensor]:
-    """What the network outputs for all views of each item: (V, D) or (V, K), float32 on the CPU.
+def _clips(
+    items: list[Path | Tensor], network: ZooModel, views: str, *, progress: bool, limits: Limits | None = None
+) -> Iterator[list[Tensor]]:
+    """Yields the views (3, T, H, W) of each item."""
+    are_clips = [isinstance(item, Tensor) and item.is_floating_point() for item in items]
+    parsed = None if all(are_clips) else parse_views(views, network.transforms())
+    bar = tqdm(items, unit="video", disable=None if progress and len(items) > 1 else True)
+    for item, is_clip in zip(bar, are_clips, strict=True):
+        if isinstance(item, Tensor) and is_clip:
+            yield [item]
+        else:
+            assert parsed is not None
+            yield load_views(item, parsed, limits=limits)
 
-    `described` has the clip specification.
-    """
+
+@torch.inference_mode()
+def _outputs(
+    network: ZooModel, clips: list[Tensor], batch_size: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """What the network outputs for all clips of a video: (V, D) or (V, K), float32 on the CPU."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be >= 1, got {batch_size}")
-    are_clips = all(isinstance(item, Tensor) and item.is_floating_point() for item in items)
-    chosen = None if are_clips else parse_views(views, described.transforms())
-    for item in tqdm(items, unit="video", disable=None if progress and len(items) > 1 else True):
-        if isinstance(item, Tensor) and item.is_floating_point():
-            loaded = [item]
-        else:
-            assert chosen is not None
-            loaded = load_views(item, chosen, limits=limits)
-        parts = []
-        with torch.inference_mode():
-            for _, same in groupby(loaded, key=lambda view: view.shape):
-                for batch in torch.stack(list(same)).split(batch_size):
-                    out: Tensor | Features = network(batch.to(device=device, dtype=dtype))
-                    parts.append((out.cls if isinstance(out, Features) else out).float().cpu())
-        yield torch.cat(parts)
+    outputs = []
+    for _, same in groupby(clips, key=lambda clip: clip.shape):
+        for batch in torch.stack(list(same)).split(batch_size):
+            output: Tensor | Features = network(batch.to(device=device, dtype=dtype))
+            outputs.append((output.cls if isinstance(output, Features) else output).float().cpu())
+    return torch.cat(outputs)

@@ -4,8 +4,8 @@
     feature = query_feature(table, "clip.mp4", start_sec=2, end_sec=6)
     for similarity, row in search(table, feature): ...
 
-Exact search reads the table block by block and keeps one block in memory. With faiss, an extra, an index is stored
-next to the table. It is built once, and again when the table changes.
+Exact search keeps one batch of rows in memory. With faiss, an extra, an index is stored next to the table. It is built
+once, and again when the table changes.
 """
 
 import json
@@ -21,26 +21,25 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..data.datasets import FrameReader, open_row
+from ..data.list_formats import valid_utf8
 from ..data.lists import Row, VideoList
 from ..data.pool import fingerprint
 from ..data.transforms import EvalTransform
 from ..device import choose_dtype
-from ..evaluation.features import weights_sha256
-from ..evaluation.prepare import prepare
+from ..evaluation.features import Compute, prepare, weights_sha256
+from ..evaluation.shards import ClipReader
 from ..evaluation.views import parse_views
 from ..files import atomic
 from ..models import ZooModel, backbone_of
 from ..video import Limits, VideoReadError
 from ..video.frames import is_image
-from .clips import ClipReader
-from .compute import Compute
 from .feature_table import FeatureRow, FeatureTable
 
 _FLAT = 10_000  # up to this number of rows, faiss searches exhaustively
 _MOST_PAIRS = 1_000_000
 
 
-class Neighbour(NamedTuple):
+class Neighbor(NamedTuple):
     """A row of a table and its cosine similarity to the query."""
 
     similarity: float
@@ -78,24 +77,24 @@ def query_feature(
         VideoReadError: the query cannot be read.
     """
     if start_sec is not None and not start_sec >= 0:
-        raise ValueError(f"the part of a query starts at 0 s or later, got {start_sec}")
+        raise ValueError(f"the start of a query must be >= 0 seconds, got {start_sec}")
     _check_features(table)
-    told = table.metadata
-    if told["pooling"] != "cls":
+    metadata = table.metadata
+    if metadata["pooling"] != "cls":
         raise ValueError(
-            f"{table.path} holds {told['pooling']}, several vectors a row; search one made without --tokens"
+            f"{table.path} holds {metadata['pooling']}, several vectors a row; search one made without --tokens"
         )
     network, device, _ = prepare(model or weights_of(table), device, "float32")
     network = check_weights(table, network)
-    transform = EvalTransform(**json.loads(told["clip"]))
+    transform = EvalTransform(**json.loads(metadata["clip"]))
     query = VideoList((Row(os.fspath(path), start_sec=start_sec, end_sec=end_sec),))
     opener = partial(open_query, limits=limits, frame_rate=frame_rate_of(table))
-    reader = ClipReader(query, parse_views(told["views"], transform), transform, open_row=opener)
-    compute = Compute(network, "cls", "float32", device, choose_dtype(told["dtype"], device))
-    [piece], [feature], *_ = compute(next(reader.chunks(0, [0])))[1:]
-    if feature is None:
-        raise VideoReadError(path, str(piece.error))
-    return torch.from_numpy(feature)
+    reader = ClipReader(query, parse_views(metadata["views"], transform), open_row=opener)
+    compute = Compute(network, "mean", device, choose_dtype(metadata["dtype"], device))
+    [row], features = compute(next(reader.batches(range(1)))).shard
+    if row.error is not None:
+        raise VideoReadError(path, row.error)
+    return features[0]
 
 
 def frame_rate_of(table: FeatureTable) -> float:
@@ -110,7 +109,7 @@ def weights_of(table: FeatureTable) -> str:
         ValueError: the metadata does not state it.
     """
     if not table.metadata["weights"]:
-        raise ValueError(f"{table.path} does not say where its weights are; name them by --model")
+        raise ValueError(f"{table.path} does not state where its weights are; name them by --model")
     return table.metadata["weights"]
 
 
@@ -121,18 +120,19 @@ def check_weights(table: FeatureTable, model: ZooModel) -> ZooModel:
         ValueError: the model has other weights.
     """
     backbone: ZooModel = backbone_of(model)
-    told, found = table.metadata, weights_sha256(backbone)
-    if found != told["weights_sha256"]:
+    metadata, own = table.metadata, weights_sha256(backbone)
+    if own != metadata["weights_sha256"]:
         raise ValueError(
-            f"{table.path} was made with other weights (sha256 {told['weights_sha256'][:12]}, {told['weights']}) than "
-            f"the query's model (sha256 {found[:12]}); name those by --model, or extract the features again"
+            f"{table.path} was made with other weights (sha256 {metadata['weights_sha256'][:12]}, "
+            f"{metadata['weights']}) than the query's model (sha256 {own[:12]}); name those by --model, or extract the "
+            "features again"
         )
     return backbone
 
 
 def search(
     table: FeatureTable, feature: Tensor, *, top: int = 10, without: Sequence[int] = (), use_faiss: bool = False
-) -> list[Neighbour]:
+) -> list[Neighbor]:
     """Returns the `top` rows that are most similar to a feature (D,), best first.
 
     Args:
@@ -144,26 +144,28 @@ def search(
         ImportError: faiss is not installed.
     """
     if top < 1:
-        raise ValueError(f"top must be at least 1, got {top}")
+        raise ValueError(f"top must be >= 1, got {top}")
     if feature.shape != (table.width,):
         raise ValueError(f"{table.path} has features of {table.width} numbers, the query {tuple(feature.shape)}")
     query = normalize(feature.float(), dim=0)
     if use_faiss:
-        scores, numbers = _ask_index(table, query, top + len(without))
-        keep = ~torch.isin(numbers, torch.tensor(list(without), dtype=torch.int64))
+        index = _index(table)
+        nearest = index.search(query[None].numpy(), min(top + len(without), index.ntotal))
+        scores, numbers = (torch.from_numpy(values[0]) for values in nearest)
+        keep = (numbers >= 0) & ~torch.isin(numbers, torch.tensor(list(without), dtype=torch.int64))
         scores, numbers = scores[keep][:top], numbers[keep][:top]
     else:
         scores, numbers = _compare_all(table, query, top, without)
     rows = table.rows(numbers.tolist())
-    return [Neighbour(score, row) for score, row in zip(scores.tolist(), rows, strict=True)]
+    return [Neighbor(score, row) for score, row in zip(scores.tolist(), rows, strict=True)]
 
 
 def overlapping(
     table: FeatureTable, path: str | os.PathLike[str], start_sec: float | None = None, end_sec: float | None = None
 ) -> list[int]:
     """Returns the numbers of the rows that overlap with this part of the same file, for exclusion."""
-    wanted = os.path.realpath(path)
-    same = [i for i, video in enumerate(table.videos()) if os.path.basename(video) == os.path.basename(path)]
+    wanted, name = os.path.realpath(path), valid_utf8(os.path.basename(path))
+    same = [i for i, video in enumerate(table.videos()) if os.path.basename(video) == name]
     low, high = start_sec or 0.0, float("inf") if end_sec is None else end_sec
     return [
         number
@@ -173,59 +175,51 @@ def overlapping(
     ]
 
 
-def find_duplicates(table: FeatureTable, threshold: float, *, block_size: int = 4096) -> list[Duplicates]:
+def find_duplicates(table: FeatureTable, threshold: float, *, batch_size: int = 4096) -> list[Duplicates]:
     """Pairs of rows of different videos with a cosine similarity >= `threshold`, most similar first.
 
-    Compares all pairs of rows; two blocks are in memory at a time.
+    Compares all pairs of rows; two batches of rows are in memory at a time.
 
     Raises:
         ValueError: the threshold is out of range, no row has a feature, or more than a million pairs reach it.
     """
     if not 0 < threshold <= 1:
-        raise ValueError(f"the threshold is a cosine similarity above 0 and up to 1, got {threshold}")
+        raise ValueError(f"the threshold must be a cosine similarity > 0 and <= 1, got {threshold}")
     _check_features(table)
     codes = torch.from_numpy(np.unique(table.videos(), return_inverse=True)[1])  # the same number for the same video
-    found: list[tuple[float, int, int]] = []
-    for left in table.blocks(block_size):
-        rows = normalize(left.features)
-        for right in table.blocks(block_size):
+    pairs: list[tuple[float, int, int]] = []
+    for left in table.batches(batch_size):
+        features = normalize(left.features)
+        for right in table.batches(batch_size):
             if right.numbers[-1] <= left.numbers[0]:
-                continue  # each pair once
-            alike = rows @ normalize(right.features).T  # (n, m)
-            later = left.numbers[:, None] < right.numbers
+                continue
+            similarity = features @ normalize(right.features).T  # (n, m)
+            later = left.numbers[:, None] < right.numbers  # each pair once
             other = codes[left.numbers][:, None] != codes[right.numbers]
-            for i, j in ((alike >= threshold - 1e-6) & later & other).nonzero().tolist():
-                found.append((float(alike[i, j]), int(left.numbers[i]), int(right.numbers[j])))
-            if len(found) > _MOST_PAIRS:
+            for i, j in ((similarity >= threshold - 1e-6) & later & other).nonzero().tolist():
+                pairs.append((float(similarity[i, j]), int(left.numbers[i]), int(right.numbers[j])))
+            if len(pairs) > _MOST_PAIRS:
                 raise ValueError(f"more than {_MOST_PAIRS} pairs reach a similarity of {threshold}; raise it")
-    found.sort(reverse=True)
-    scores, firsts, seconds = zip(*found, strict=True) if found else ((), (), ())
-    return list(map(Duplicates, scores, table.rows(firsts), table.rows(seconds)))
+    pairs.sort(reverse=True)
+    firsts, seconds = table.rows([first for _, first, _ in pairs]), table.rows([second for _, _, second in pairs])
+    return [Duplicates(pair[0], *rows) for pair, *rows in zip(pairs, firsts, seconds, strict=True)]
 
 
 def _check_features(table: FeatureTable) -> None:
     if not table.has_features():
-        raise ValueError(f"no row of {table.path} has a feature; its column `error` says why")
+        raise ValueError(f"no row of {table.path} has a feature; its column `error` states why")
 
 
 def _compare_all(table: FeatureTable, query: Tensor, top: int, without: Sequence[int]) -> tuple[Tensor, Tensor]:
-    left_out = torch.tensor(list(without), dtype=torch.int64)
+    excluded = torch.tensor(list(without), dtype=torch.int64)
     scores, numbers = torch.empty(0), torch.empty(0, dtype=torch.int64)
-    for block in table.blocks():
-        keep = ~torch.isin(block.numbers, left_out)
-        scores = torch.cat((scores, normalize(block.features[keep]) @ query))
-        numbers = torch.cat((numbers, block.numbers[keep]))
+    for batch in table.batches():
+        keep = ~torch.isin(batch.numbers, excluded)
+        scores = torch.cat((scores, normalize(batch.features[keep]) @ query))
+        numbers = torch.cat((numbers, batch.numbers[keep]))
         scores, best = scores.topk(min(top, len(scores)))
         numbers = numbers[best]
     return scores, numbers
-
-
-def _ask_index(table: FeatureTable, query: Tensor, top: int) -> tuple[Tensor, Tensor]:
-    index = _index(table)
-    scores, numbers = (
-        torch.from_numpy(found[0]) for found in index.search(query[None].numpy(), min(top, index.ntotal))
-    )
-    return scores[numbers >= 0], numbers[numbers >= 0]
 
 
 def _index(table: FeatureTable) -> Any:
@@ -245,11 +239,11 @@ def _index(table: FeatureTable) -> Any:
     index = faiss.index_factory(table.width, kind, faiss.METRIC_INNER_PRODUCT)
     if not index.is_trained:
         step = max(1, total // (64 * cells))  # 64 rows per cell are enough for its centroid
-        sample = torch.cat([normalize(block.features[block.numbers % step == 0]) for block in table.blocks()])
+        sample = torch.cat([normalize(batch.features[batch.numbers % step == 0]) for batch in table.batches()])
         index.train(sample.numpy())
         index.nprobe = max(1, cells // 8)
-    for block in table.blocks():
-        index.add_with_ids(normalize(block.features).numpy(), block.numbers.numpy())
+    for batch in table.batches():
+        index.add_with_ids(normalize(batch.features).numpy(), batch.numbers.numpy())
     with atomic(path) as part:
         faiss.write_index(index, str(part))
     with atomic(note) as part:

@@ -4,6 +4,7 @@ Uploads are not trusted: a file above the limits (bytes, length, frame size), or
 refused with the reason. Needs Gradio, the extra `serve`.
 """
 
+import logging
 import os
 import shutil
 import tempfile
@@ -13,16 +14,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..evaluation.views import faults_as_read_errors
 from ..hub.loading import load_model
 from ..models import Classifier, ZooModel
 from ..models.base import backbone_of
 from ..models.timesformer import TimeSformer
 from ..video import Limits, VideoReadError, open_video
 from .feature_table import FeatureTable
-from .neighbours import neighbour_sheet
+from .pictures import neighbor_sheet
 from .predict import predict
 from .search import check_weights, query_feature, search, weights_of
 from .visualize import visualize_attention
+
+_log = logging.getLogger(__name__)
 
 UPLOAD_LIMITS = Limits(max_pixels=4096 * 2304, max_duration=300, max_bytes=1 << 30, max_decode_time=60)
 DEFAULT_MODEL = "timesformer_vitb_k400"
@@ -34,19 +38,19 @@ class Answer(NamedTuple):
 
     line: str
     classes: dict[str, float] | None = None
-    neighbours: Path | None = None
+    neighbors: Path | None = None
     attention_video: Path | None = None
     attention_sheet: Path | None = None
 
 
 class Answerer:
-    """Answers for uploaded videos, with one model and optionally a table of its features.
+    """Answers for uploaded videos: classes by a classifier, attention by a TimeSformer, neighbors by a table.
 
     Args:
-        model: a classifier predicts classes; any TimeSformer shows its attention.
+        model: the network.
         table: features of videos for the neighbor search, made by this model.
-        limits: maximum size of a video.
         folder: where pictures are written.
+        limits: maximum size of a video.
         top: how many classes and neighbors to show.
 
     Raises:
@@ -78,25 +82,29 @@ class Answerer:
         """Computes the answer for a video.
 
         Raises:
-            VideoReadError: the file is not a video, or is above the limits.
+            VideoReadError: the file is not a video, is above the limits, or cannot be shown for any other reason.
         """
+        with faults_as_read_errors(path):
+            return self._answer(path)
+
+    def _answer(self, path: str | os.PathLike[str]) -> Answer:
         with open_video(path, limits=self.limits) as video:
             size = f"{video.width}x{video.height} pixels, {video.duration:.1f} s, {video.num_frames} frames"
         self._clean()
         out = Path(tempfile.mkdtemp(dir=self.folder))
-        classes = neighbours = movie = sheet = None
+        classes = neighbors = movie = sheet = None
         if self.classifies:
-            [said] = predict(path, model=self.model, top=self.top, views="1x1", dtype="float32", limits=self.limits)
-            classes = dict(zip(said.labels, said.scores, strict=True))
+            [prediction] = predict(path, model=self.model, top=self.top, dtype="float32", limits=self.limits)
+            classes = dict(zip(prediction.labels, prediction.scores, strict=True))
         if self.table is not None:
             feature = query_feature(self.table, path, model=self.model, limits=self.limits)
-            neighbours = out / "neighbours.png"
-            found = search(self.table, feature, top=self.top)
-            neighbour_sheet(self.table, path, found, limits=self.limits).save(neighbours)
+            neighbors = out / "neighbors.png"
+            rows = search(self.table, feature, top=self.top)
+            neighbor_sheet(self.table, path, rows, limits=self.limits).save(neighbors)
         if self.has_attention:
-            shown = {"attention": self.model}
-            movie, sheet = visualize_attention(path, shown, out / "attention", limits=self.limits)
-        return Answer(f"{Path(path).name}: {size}", classes, neighbours, movie, sheet)
+            models = {"attention": self.model}
+            movie, sheet = visualize_attention(path, models, out / "attention", limits=self.limits)
+        return Answer(f"{Path(path).name}: {size}", classes, neighbors, movie, sheet)
 
     def _clean(self) -> None:
         for old in self.folder.iterdir():
@@ -116,13 +124,14 @@ def build_page(answer: Answerer, max_bytes: int) -> Any:
         raise ImportError("the page needs Gradio: pip install gradio pyarrow") from error
 
     def show(path: str | None) -> tuple[Any, ...]:
-        found = Answer("")
+        shown = Answer("")
         if path is not None:
             try:
-                found = answer(path)
+                shown = answer(path)
             except VideoReadError as error:
-                found = Answer(f"refused: {Path(path).name}: {error.reason}")
-        return found.line, found.classes, *(str(file) if file else None for file in found[2:])
+                _log.info("refused: %s", error, exc_info=error)
+                shown = Answer(f"refused: {Path(path).name}: {error.reason}")
+        return shown.line, shown.classes, *(str(file) if file else None for file in shown[2:])
 
     limits = answer.limits
     with gradio.Blocks(title="svt_zoo", analytics_enabled=False, delete_cache=(600, int(_KEPT))) as page:
@@ -131,17 +140,17 @@ def build_page(answer: Answerer, max_bytes: int) -> Any:
             f"{limits.max_pixels / 1e6:.1f} megapixels a frame."
         )
         upload = gradio.File(label="video", file_types=["video"], height=120)
-        line = gradio.Textbox(label="what came in", interactive=False)
-        classes = gradio.Label(label="what happens", visible=answer.classifies)
+        line = gradio.Textbox(label="uploaded file", interactive=False)
+        classes = gradio.Label(label="predicted classes", visible=answer.classifies)
         plain = {"show_label": False, "buttons": ["download"]}
         with gradio.Column(visible=answer.has_attention):
-            gradio.Markdown("### What the model looks at")
+            gradio.Markdown("### Attention of the model")
             movie = gradio.Video(autoplay=True, loop=True, height=320, **plain)
             sheet = gradio.Image(**plain)
         with gradio.Column(visible=answer.table is not None):
-            gradio.Markdown("### What is like it")
-            neighbours = gradio.Image(**plain)
-        upload.change(show, upload, [line, classes, neighbours, movie, sheet], api_visibility="private")
+            gradio.Markdown("### Similar videos")
+            neighbors = gradio.Image(**plain)
+        upload.change(show, upload, [line, classes, neighbors, movie, sheet], api_visibility="private")
     return page.queue(max_size=20)
 
 

@@ -3,7 +3,7 @@
     models = load_models("svt_vitb_k400", compare=["dino"])
     visualize_attention("video.mp4", models, "attention")        # attention.mp4 and attention.png
 
-These functions also work separately: `attention_maps`, `unnormalise`, `overlay`, `contact_sheet`, `write_video`.
+These functions also work separately: `attention_maps`, `unnormalize`, `overlay`, `contact_sheet`, `write_video`.
 """
 
 import logging
@@ -24,15 +24,16 @@ from torch import Tensor, nn
 
 from ..data.transforms import EvalTransform
 from ..device import choose_device
+from ..evaluation.views import faults_as_read_errors
 from ..hub import entrypoints
 from ..hub.loading import load_model
-from ..hub.weights import list_weights
+from ..hub.table import list_weights
 from ..models import ZooModel
 from ..models.attention import attention_rollout, class_attention
 from ..models.base import backbone_of
 from ..models.timesformer import TimeSformer
 from ..video import Limits, open_video
-from .captions import caption, text_width
+from .pictures import caption, text_width
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def attention_maps(model: nn.Module, clip: Tensor, *, method: Method = "last") -
         return _METHODS[method](network, clip)
 
 
-def unnormalise(clip: Tensor, transform: EvalTransform) -> Tensor:
+def unnormalize(clip: Tensor, transform: EvalTransform) -> Tensor:
     """Undo the normalization of clip (3, T, H, W): the input of the network as uint8 RGB frames (T, H, W, 3)."""
     mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (transform.mean, transform.std))
     pixels = clip.float() * std + mean
@@ -84,7 +85,6 @@ def scale_maps(maps: Tensor) -> Tensor:
 
 
 def _value_range(maps: Tensor) -> tuple[float, float]:
-    """Returns the attention values that `scale_maps` maps to 0 and to 1."""
     low, median, high = np.percentile(maps.float().numpy(), (1, 50, 99)).tolist()
     return low, low + max(high - low, median, 1e-12)
 
@@ -96,15 +96,15 @@ def overlay(frames: Tensor, maps: Tensor) -> Tensor:
     """
     size = frames.shape[1:3]
     heat = F.interpolate(scale_maps(maps).unsqueeze(1), size=size, mode="bicubic").clamp(0, 1)[:, 0]  # (T, H, W)
-    grey = frames.float().mean(dim=-1, keepdim=True)  # (T, H, W, 1): the frame's own colors would mix with the map's
-    return _paint(grey, heat)
+    gray = frames.float().mean(dim=-1, keepdim=True)  # (T, H, W, 1): the frame's own colors would mix with the map's
+    return _paint(gray, heat)
 
 
-def _paint(grey: Tensor, heat: Tensor) -> Tensor:
+def _paint(gray: Tensor, heat: Tensor) -> Tensor:
     """Gray levels (..., 1) in the colors of heat (...) in [0, 1]: uint8 (..., 3)."""
     palette = torch.from_numpy(colormaps["inferno"](np.arange(256), bytes=True)[:, :3])  # (256, 3)
     colors = palette[(heat * 255).round().long()]  # (..., 3)
-    return (0.5 * grey + 0.6 * colors).round().clamp(0, 255).to(torch.uint8)
+    return (0.5 * gray + 0.6 * colors).round().clamp(0, 255).to(torch.uint8)
 
 
 def color_bar(maps: Tensor, height: int) -> Tensor:
@@ -200,27 +200,24 @@ def load_models(
         WeightsError: weights cannot be loaded or do not fit.
         ValueError: a model does not exist, or is given twice.
     """
-    options: dict[str, Any] = {"num_frames": num_frames, "img_size": img_size}
-    options = {name: value for name, value in options.items() if value is not None}
-    device = choose_device(None)
+    size = {"num_frames": num_frames, "img_size": img_size}
+    options: dict[str, Any] = {name: value for name, value in size.items() if value is not None}
     models: dict[str, ZooModel] = {}
     for name in (model, *compare):
-        is_first = not models
-        name = name if is_first else _full_name(name, size=models[next(iter(models))].meta["model"].split("_")[-1])
-        given = weights if is_first else None
+        file = None if models else weights
+        if models:
+            name = _full_name(name, size=models[next(iter(models))].meta["model"].split("_")[-1])
         label = "/\n".join(Path(name).parts[-2:])  # for a path, the folder is needed besides "model.safetensors"
         if name in entrypoints.__all__:
-            network = getattr(entrypoints, name)(pretrained=pretrained, weights=given, **options)
-            if not (pretrained or given):
+            network = getattr(entrypoints, name)(pretrained=pretrained, weights=file, **options)
+            if not (pretrained or file):
                 _log.warning("%s has random weights: its attention means nothing", name)
                 label += "\n(random weights)"
-        elif given:
-            network = load_model(given, model=name, **options)
         else:
-            network = load_model(name, **options)
+            network = load_model(file or name, model=name if file else None, **options)
         if label in models:
             raise ValueError(f"{name} is asked for twice; compare different models")
-        models[label] = network.eval().to(device)
+        models[label] = network.eval().to(choose_device(None))
     return models
 
 
@@ -260,7 +257,7 @@ def visualize_attention(
         raise ValueError(f"{mp4} is the video itself; choose another output")
     first = next(iter(models.values()))
     transform = _transform(first, like=first)
-    with open_video(path, limits=limits) as video:
+    with faults_as_read_errors(path), open_video(path, limits=limits) as video:
         indices = transform.clip_indices(video.num_frames, fps=video.fps)
         source = video.frames_at(indices)
         seconds = [video.pts[index] for index in indices]
@@ -271,7 +268,7 @@ def visualize_attention(
     for label, model in models.items():
         clip = clips[label].unsqueeze(0).to(next(model.parameters()))  # (1, 3, T, H, W)
         maps[label] = attention_maps(model, clip, method=method)[0].float().cpu()  # (T, rows, columns)
-    frames = unnormalise(next(iter(clips.values())), transform)
+    frames = unnormalize(next(iter(clips.values())), transform)
     patch = backbone_of(first).patch_size
     covered = [side - side % patch for side in frames.shape[1:3]]  # the model does not see pixels outside its patches
     frames = frames[:, : covered[0], : covered[1]]

@@ -1,10 +1,11 @@
 """TIME: temporal losses (order of frames, motion of patches) besides classification or SVT.
 
 Yun et al., "Time Is MattEr: Temporal Self-supervision for Video Transformers" (ICML 2022). docs/time.md lists the
-differences from the authors' code; `order_of="straight"` and `permutation="batch"` reproduce it.
+differences from the authors' code; `permutation="batch"` and `flow_rule="relative"` reproduce it.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +21,11 @@ from .method import Method, check_choices, full_precision
 from .svt import SVT
 
 Permutation = Literal["video", "batch"]
+_OPPOSITES = (
+    *(("left", "right"), ("up", "down"), ("upwards", "downwards"), ("top", "bottom"), ("forward", "backward")),
+    *(("forwards", "backwards"), ("open", "close"), ("opening", "closing"), ("push", "pull"), ("pushing", "pulling")),
+    *(("fold", "unfold"), ("folding", "unfolding"), ("covering", "uncovering"), ("entering", "leaving")),
+)
 NUM_DIRECTIONS = 9  # no motion, and eight sectors of 45 degrees
 
 
@@ -32,8 +38,9 @@ class TemporalConfig:
         low_confidence: weight of the loss that asks for uniform class probabilities of clips with shuffled frames.
         flow: weight of the loss on the direction in which each patch moves; needs OpenCV (pip install "svt-zoo[flow]").
         order_smoothing, flow_smoothing: fraction of the target that is spread evenly over all classes.
-        order_of: "shuffled" predicts the original position of shuffled frames; "straight", as in the authors' code, the
-            position of frames in order, which the time embedding alone gives away.
+        order_of: "straight", as in the authors' code, predicts the position of frames in order, which the time
+            embedding alone gives away; "shuffled" predicts the original position of shuffled frames. Where the same
+            motion occurs in both directions, the latter has no answer and makes the features blind to direction.
         permutation: "video" draws a permutation per video, never the identity; "batch", as in the authors' code, draws
             one for the batch.
         flow_rule: "absolute": patches of the later frame, none below `flow_threshold`, before color augmentation.
@@ -47,7 +54,7 @@ class TemporalConfig:
     flow: float = 0.0
     order_smoothing: float = 0.2
     flow_smoothing: float = 0.2
-    order_of: Literal["shuffled", "straight"] = "shuffled"
+    order_of: Literal["straight", "shuffled"] = "straight"
     permutation: Permutation = "video"
     flow_rule: Literal["absolute", "relative"] = "absolute"
     flow_threshold: float = 1.0
@@ -61,6 +68,17 @@ class TemporalConfig:
     def is_on(self) -> bool:
         """Whether any weight is above 0."""
         return bool(self.order or self.low_confidence or self.flow)
+
+
+def reversed_classes(names: Sequence[str]) -> tuple[str, str] | None:
+    """Two class names that differ only by opposite words, such as "move left" and "move right"; None without any."""
+    known = {tuple(re.findall(r"[a-z]+", name.lower())): name for name in names}
+    for words, name in known.items():
+        for one, other in _OPPOSITES:
+            swapped = tuple({one: other, other: one}.get(word, word) for word in words)
+            if swapped != words and swapped in known:
+                return name, known[swapped]
+    return None
 
 
 class TemporalTerms(nn.Module):
@@ -284,9 +302,9 @@ def draw_permutations(batch: int, steps: int, device: torch.device, *, per: Perm
     identity = torch.arange(steps, device=device)
     if per == "batch":
         return torch.randperm(steps, device=device).expand(batch, -1)
-    drawn = torch.rand(batch, steps, device=device).argsort(dim=1)  # (B, T)
-    is_identity = (drawn == identity).all(dim=1, keepdim=True)
-    return torch.where(is_identity, identity.roll(1), drawn)
+    permutations = torch.rand(batch, steps, device=device).argsort(dim=1)  # (B, T)
+    is_identity = (permutations == identity).all(dim=1, keepdim=True)
+    return torch.where(is_identity, identity.roll(1), permutations)
 
 
 def shuffle_steps(clip: Tensor, permutations: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ def find_builder(name: str) -> Callable[..., Backbone]:
         ValueError: no such model; the message names the nearest ones.
     """
     if name not in _BUILDERS:
-        from ..hub.weights import list_weights  # here, because the hub imports the models
+        from ..hub.table import list_weights  # here, because the hub imports the models
 
         if name in list_weights():
             raise ValueError(
@@ -146,7 +146,7 @@ def _scale_tables(backbone: Backbone, std: float) -> None:
 
 def _weights_of(name: str) -> str:
     """A phrase that lists the names of weights for the architecture `name`."""
-    from ..hub.weights import weights_for  # here, because the hub imports the models
+    from ..hub.table import weights_for  # here, because the hub imports the models
 
     rows = weights_for(name)
     return f"NAME being one of {', '.join(rows)}" if rows else f"{name!r} has none; list_weights() names all"

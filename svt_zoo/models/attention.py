@@ -67,27 +67,27 @@ def attention_rollout(model: TimeSformer, clip: Tensor, *, residual: float = 0.5
     with record_attention(model) as maps:
         features = model(clip)
     batch = clip.shape[0]
-    share = torch.zeros(batch, 1 + num_frames * grid[0] * grid[1], dtype=features.cls.dtype, device=clip.device)
-    share[:, 0] = 1.0  # start after the last block: the class token has weight 1
+    weight = torch.zeros(batch, 1 + num_frames * grid[0] * grid[1], dtype=features.cls.dtype, device=clip.device)
+    weight[:, 0] = 1.0  # start after the last block: the class token has weight 1
     for index, block in reversed(list(enumerate(model.blocks))):
         space = maps[f"blocks.{index}.attn"].mean(dim=1)  # (R, S, S): heads averaged
         if not isinstance(block, DividedBlock):
-            share = residual * share + (1 - residual) * (share.unsqueeze(1) @ space).squeeze(1)
+            weight = residual * weight + (1 - residual) * (weight.unsqueeze(1) @ space).squeeze(1)
             continue
-        share = residual * share + (1 - residual) * _through_space(share, space, num_frames)
+        weight = residual * weight + (1 - residual) * _through_space(weight, space, num_frames)
         if block.temporal_fc.weight.any():
             time = maps[f"blocks.{index}.temporal_attn"].mean(dim=1)  # (B*N, T, T)
-            patches = share[:, 1:].unflatten(1, (num_frames, -1))  # (B, T, N)
+            patches = weight[:, 1:].unflatten(1, (num_frames, -1))  # (B, T, N)
             moved = _through_time(patches, time)
-            share = torch.cat((share[:, :1], (residual * patches + (1 - residual) * moved).flatten(1)), dim=1)
-    return share[:, 1:].unflatten(1, (num_frames, *grid))  # (B, T, rows, columns)
+            weight = torch.cat((weight[:, :1], (residual * patches + (1 - residual) * moved).flatten(1)), dim=1)
+    return weight[:, 1:].unflatten(1, (num_frames, *grid))  # (B, T, rows, columns)
 
 
-def _through_space(share: Tensor, space: Tensor, num_frames: int) -> Tensor:
+def _through_space(weight: Tensor, space: Tensor, num_frames: int) -> Tensor:
     """Propagate weights (B, 1+T*N) from a block's output to its input by attention inside frames (B*T, 1+N, 1+N)."""
-    batch = share.shape[0]
-    cls = (share[:, :1] / num_frames).unsqueeze(1).expand(batch, num_frames, 1)  # reverses the mean over frames
-    frames = torch.cat((cls, share[:, 1:].unflatten(1, (num_frames, -1))), dim=2).flatten(0, 1)  # (B*T, 1+N)
+    batch = weight.shape[0]
+    cls = (weight[:, :1] / num_frames).unsqueeze(1).expand(batch, num_frames, 1)  # reverses the mean over frames
+    frames = torch.cat((cls, weight[:, 1:].unflatten(1, (num_frames, -1))), dim=2).flatten(0, 1)  # (B*T, 1+N)
     frames = (frames.unsqueeze(1) @ space).squeeze(1).unflatten(0, (batch, num_frames))  # (B, T, 1+N)
     return torch.cat((frames[:, :, 0].sum(dim=1, keepdim=True), frames[:, :, 1:].flatten(1)), dim=1)
 

@@ -123,12 +123,12 @@ class Backbone(ZooModel):
         depth = len(self._known_blocks("forward_intermediates"))
         wanted = _block_numbers(depth, indices)
         x, context = self.embed_clip(clip)
-        found = []
+        outputs = []
         for number in range(max(wanted) + 1):
             x = self.run_block(self.blocks[number], x, context)
             if number in wanted:
-                found.append(self.split(x, clip, norm=norm))
-        return found
+                outputs.append(self.split(x, clip, norm=norm))
+        return outputs
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass: less memory, more time, the same gradients.

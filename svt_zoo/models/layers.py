@@ -1,9 +1,10 @@
-"""The parts that the zoo's transformers share.
+"""Layers of the transformers.
 
 Dimension letters, everywhere in the package: B batch, C color, T frames, H W pixels, N patches per frame,
 D embed_dim, K outputs. Here also: R independent sequences, S tokens in a sequence, h heads, d = D / h.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -85,19 +86,6 @@ class Attention(HeadProjections):
         return (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
 
 
-class Mlp(nn.Module):
-    """Two linear layers with an exact (erf) GELU between them: (..., D) -> (..., D)."""
-
-    def __init__(self, embed_dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(embed_dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, embed_dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply to every token independently."""
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
 class Block(nn.Module):
     """A plain transformer block: every token attends to every token."""
 
@@ -115,7 +103,9 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
         self.attn = attn(embed_dim, num_heads, qkv_bias=qkv_bias)
         self.norm2 = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
-        self.mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio))
+        hidden_dim = int(embed_dim * mlp_ratio)
+        fc1, fc2 = nn.Linear(embed_dim, hidden_dim), nn.Linear(hidden_dim, embed_dim)
+        self.mlp = nn.Sequential(OrderedDict(fc1=fc1, act=nn.GELU(), fc2=fc2))
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
         """Tokens x (B, 1 + T*N, D) -> the same shape; one drop-path decision per clip."""

@@ -38,10 +38,10 @@ def shift_frames(x: Tensor, shift_div: int, segments: int | None = None) -> Tens
     """
     if segments is not None and segments < x.shape[1]:
         return torch.cat([shift_frames(run, shift_div) for run in x.split(segments, dim=1)], dim=1)
-    share = x.shape[-1] // shift_div
+    size = x.shape[-1] // shift_div
     other_dims = (0, 0) * (x.ndim - 2)  # F.pad counts from the last dimension; frames are the second
-    moving = F.pad(x[..., : 2 * share], (*other_dims, 1, 1))  # (B, 1+T+1, ..., 2*share)
-    return torch.cat((moving[:, 2:, ..., :share], moving[:, :-2, ..., share:], x[..., 2 * share :]), dim=-1)
+    moving = F.pad(x[..., : 2 * size], (*other_dims, 1, 1))  # (B, 1+T+1, ..., 2*size)
+    return torch.cat((moving[:, 2:, ..., :size], moving[:, :-2, ..., size:], x[..., 2 * size :]), dim=-1)
 
 
 class FrameAttention(Attention):

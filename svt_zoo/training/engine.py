@@ -1,8 +1,9 @@
-"""The one loop: any method, any loader, one process or many, exact when it goes on after a kill."""
+"""The training loop, for any method and any number of processes; a run that continues after a kill is exact."""
 
 import json
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -13,22 +14,19 @@ import torch
 from torch import Tensor
 
 from ..batch import Batch
-from ..config import OptimConfig, RunConfig
+from ..config import FinetuneRecipe, PretrainRecipe
 from ..data.loader import VideoLoader
 from ..device import choose_precision
-from ..distributed import all_mean, is_main, rank
-from ..evaluation.start import log_start
+from ..distributed import all_mean, gather_objects, is_main, rank
+from ..evaluation.results import log_start
 from ..methods import Method
 from ..models import Backbone, ZooModel
 from ..schedules import cosine, multi_step, warmup_cosine
-from .checkpoint import NONFINITE_NAME
-from .export import plain_copy
+from .checkpoint import NONFINITE_NAME, RunState, seed_all
 from .monitor import Monitor
 from .optim import build_optimizer, clip_gradients, param_groups, scaled_lr, set_hyperparameters
-from .parallel import gather_objects, gradient_exchange, parallelise, whole
-from .random_state import seed_all
-from .signals import StopRequest
-from .state import RunState
+from .parallel import full_state, gradient_exchange, parallelize, plain_copy
+from .signals import on_stop_signal
 
 _log = logging.getLogger(__name__)
 
@@ -40,22 +38,20 @@ class NonFiniteLoss(FloatingPointError):
 
 
 class Trainer:
-    """Trains a method; `Trainer(...).fit()` starts, or goes on from the newest checkpoint in `run.output`.
+    """Trains a method; `Trainer(...).fit()` starts, or continues from the newest checkpoint in `run.output`.
 
     A step is: learning rate and decay; for each of `optim.accumulation` batches augmentation, `method(batch, epoch)`
-    and backward; `method.before_step`, clipping, the optimizer, `method.after_step`; numbers, and at times a
-    checkpoint. All processes act in the same step: they share one small message in each.
+    and backward; `method.before_step`, clipping, the optimizer, `method.after_step`; metrics, and at times a
+    checkpoint. All processes act in the same step: they exchange one small message in each.
 
     Args:
-        method: on its device.
+        method: the objective, on its device.
         loader: its batches of uint8 views.
         augment: `(views, params) -> float views`, on the device.
-        optim, run: the sections of a recipe.
+        recipe: its sections `optim` and `run` configure the loop; all of it is compared with that of a checkpoint.
         device: of this process.
-        recipe: the whole recipe as plain data, to compare with that of a checkpoint.
         evaluate: numbers of the backbone, such as kNN accuracy, every `run.knn_every_epochs`; called in all processes.
-        max_entropy: of the method's targets, in nats, for the word on collapse.
-        layer_decay, lr_factors: as of `param_groups`.
+        max_entropy: largest entropy of the method's targets in nats, for the warning about a collapse.
     """
 
     def __init__(
@@ -63,18 +59,14 @@ class Trainer:
         method: Method,
         loader: VideoLoader,
         augment: Callable[[Tensor, Any], Tensor],
+        recipe: PretrainRecipe | FinetuneRecipe,
         *,
-        optim: OptimConfig,
-        run: RunConfig,
         device: torch.device,
-        recipe: Mapping[str, Any] | None = None,
         evaluate: Evaluate | None = None,
         max_entropy: float | None = None,
-        layer_decay: float = 1.0,
-        lr_factors: Mapping[str, float] | None = None,
     ) -> None:
-        self.method, self.loader, self.augment = method, loader, augment
-        self.optim, self.run, self.device = optim, run, device
+        self.method, self.loader, self.augment, self.device = method, loader, augment, device
+        self.optim, self.run = optim, run = recipe.optim, recipe.run
         self.evaluate, self.max_entropy = evaluate, max_entropy
         self.output = Path(run.output)
         self.steps_per_epoch = len(loader) // optim.accumulation
@@ -91,24 +83,18 @@ class Trainer:
             for module in method.modules():
                 if isinstance(module, Backbone):
                     module.compile()
-        self.network = parallelise(method, run.parallel, device)
-        self.optimizer = build_optimizer(
-            param_groups(method, layer_decay=layer_decay, lr_factors=lr_factors),
-            name=optim.name,
-            lr=self.peak_lr,
-            betas=optim.betas,
-            momentum=optim.momentum,
-            amsgrad=optim.amsgrad,
-        )
+        self.network = parallelize(method, run.parallel, device)
+        groups = param_groups(method, layer_decay=optim.layer_decay, lr_factors=optim.lr_factors)
+        self.optimizer = build_optimizer(groups, optim)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
         self.state = RunState(
             method,
             self.optimizer,
             self.scaler,
             loader,
+            recipe,
             device=device,
             folder=self.output / "checkpoints",
-            recipe=recipe or {},
             videos_per_step=videos_per_step,
         )
         self._saved_at = time.monotonic()
@@ -116,17 +102,17 @@ class Trainer:
 
     @property
     def step(self) -> int:
-        """Steps that are done."""
+        """Completed steps."""
         return self.state.step
 
     def fit(self, started: Callable[[], None] | None = None) -> bool:
-        """Train to the end; False if the run was asked to stop before, and has saved itself.
+        """Train to the end; False if a signal asked to stop, after a checkpoint.
 
         Args:
-            started: what the main process does once it is clear that the run begins or goes on, not before.
+            started: called in the main process as soon as it is clear that the run starts or continues.
 
         Raises:
-            CheckpointError: there are checkpoints, but none to go on from.
+            CheckpointError: there are checkpoints, but none to continue from.
             NonFiniteLoss: in all processes at once.
             TooManyFailures: more videos cannot be read than `data.max_failure_fraction` allows.
         """
@@ -157,11 +143,12 @@ class Trainer:
             max_entropy=self.max_entropy,
             tensorboard=self.run.tensorboard,
         )
-        with StopRequest() as stop, monitor:
+        stop = threading.Event()
+        with on_stop_signal(stop.set), monitor:
             while self.step < self.total_steps:
                 if not self._train_epoch(monitor, stop):
                     _log.info(
-                        "stopped by a signal at step %d of %d; the checkpoint is saved, and the same command goes on",
+                        "stopped by a signal at step %d of %d; the checkpoint is saved, and the same command continues",
                         self.step,
                         self.total_steps,
                     )
@@ -169,8 +156,8 @@ class Trainer:
                 monitor.draw(now=self.step == self.total_steps)
         return True
 
-    def _train_epoch(self, monitor: Monitor, stop: StopRequest) -> bool:
-        """The rest of an epoch; False when a stop was asked for, after a checkpoint."""
+    def _train_epoch(self, monitor: Monitor, stop: threading.Event) -> bool:
+        """The rest of an epoch; False if a signal asked to stop, after a checkpoint."""
         epoch, done = divmod(self.step, self.steps_per_epoch)
         self.loader.set_epoch(epoch)
         batches = iter(self.loader)
@@ -179,7 +166,7 @@ class Trainer:
             line, signals = self._train_step(batches, stop)
             epoch_ends = number == self.steps_per_epoch
             if epoch_ends:
-                self.loader.set_epoch(epoch + 1)  # also past batches that do not fill a step
+                self.loader.set_epoch(epoch + 1)  # also after batches that do not fill a step
                 line |= self._evaluate(epoch + 1)
             times = {"data_seconds": self._data_seconds}
             times["compute_seconds"] = time.monotonic() - started - self._data_seconds
@@ -193,8 +180,8 @@ class Trainer:
                 return False
         return True
 
-    def _train_step(self, batches: Iterator[Batch], stop: StopRequest) -> tuple[dict[str, float], dict[str, bool]]:
-        """One step of the optimiser: its numbers, and what any process has to say."""
+    def _train_step(self, batches: Iterator[Batch], stop: threading.Event) -> tuple[dict[str, float], dict[str, bool]]:
+        """One step of the optimizer: its metrics, and the signals of all processes."""
         epoch = self.step / self.steps_per_epoch
         lr, weight_decay = self.hyperparameters(self.step)
         set_hyperparameters(self.optimizer, lr=lr, weight_decay=weight_decay)
@@ -203,7 +190,7 @@ class Trainer:
         self.method.before_step(epoch)
         trained = (parameter for parameter in self.method.parameters() if parameter.requires_grad)
         norm = clip_gradients(trained, self.optim.clip_grad, mode=self.optim.clip_mode)
-        numbers, signals = self._share(losses, norm, stop)
+        numbers, signals = self._exchange(losses, norm, stop)
         # With fp16, infinite gradients are expected: GradScaler skips the step and lowers its scale.
         finite_norm = math.isfinite(numbers["grad_norm"]) or self.scaler.is_enabled()
         if not (math.isfinite(numbers["loss"]) and finite_norm):
@@ -228,7 +215,7 @@ class Trainer:
 
     def _accumulate_gradients(self, batches: Iterator[Batch], epoch: float) -> tuple[dict[str, Tensor], list[str]]:
         """Forward and backward of the step's batches: their mean losses by name, and the names of their videos."""
-        share = 1 / self.optim.accumulation
+        weight = 1 / self.optim.accumulation
         means: dict[str, Tensor] = {}
         names: list[str] = []
         self._data_seconds = 0.0
@@ -237,33 +224,33 @@ class Trainer:
             batch = next(batches)
             self._data_seconds += time.monotonic() - started
             names += batch.names
-            batch = augmented(batch.to(self.device), self.augment)
+            batch = _augmented(batch.to(self.device), self.augment)
             with gradient_exchange(self.network, on=number == self.optim.accumulation):
                 with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
                     losses: dict[str, Tensor] = self.network(batch, epoch)
-                self.scaler.scale(torch.stack(list(losses.values())).sum() * share).backward()
+                self.scaler.scale(torch.stack(list(losses.values())).sum() * weight).backward()
             for name, loss in losses.items():
-                means[name] = means.get(name, torch.zeros_like(loss)) + loss.detach() * share
+                means[name] = means.get(name, torch.zeros_like(loss)) + loss.detach() * weight
         return means, names
 
-    def _share(
-        self, losses: Mapping[str, Tensor], norm: Tensor, stop: StopRequest
+    def _exchange(
+        self, losses: Mapping[str, Tensor], norm: Tensor, stop: threading.Event
     ) -> tuple[dict[str, float], dict[str, bool]]:
-        """The step's one message between processes: mean losses, and whether any of them is to stop or save."""
+        """The step's one message between processes: mean losses, and whether any of them must stop or save."""
         minutes = self.run.checkpoint_every_minutes
         overdue = is_main() and minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
-        flags = torch.tensor([stop.asked, overdue], dtype=torch.float32, device=self.device)
+        flags = torch.tensor([stop.is_set(), overdue], dtype=torch.float32, device=self.device)
         own = torch.stack([loss.float() for loss in losses.values()])
-        values = all_mean(torch.cat((own.sum()[None], own, whole_number(norm).to(own)[None], flags))).tolist()
+        values = all_mean(torch.cat((own.sum()[None], own, _scalar(norm).to(own)[None], flags))).tolist()
         named = dict(zip(losses, values[1 : 1 + len(losses)], strict=True)) if len(losses) > 1 else {}
         numbers = {"loss": values[0], **named, "grad_norm": values[-3]}
         return numbers, {"stop": values[-2] > 0, "overdue": values[-1] > 0}
 
     def _method_metrics(self) -> dict[str, float]:
-        """What the method has to say: plain numbers in every step, tensors, which take a synchronisation, at times."""
+        """The method's metrics: plain numbers in every step, tensors, which need a synchronization, at times."""
         look = self.step % self.run.monitor_every_steps == 0 or self.step == self.total_steps
         metrics = self.method.metrics()
-        tensors = {name: whole_number(value) for name, value in metrics.items() if isinstance(value, Tensor) and look}
+        tensors = {name: _scalar(value) for name, value in metrics.items() if isinstance(value, Tensor) and look}
         if tensors:
             means = all_mean(torch.stack([value.float() for value in tensors.values()]).to(self.device)).tolist()
             metrics |= dict(zip(tensors, means, strict=True))
@@ -285,7 +272,7 @@ class Trainer:
         raise NonFiniteLoss(
             f"step {self.step + 1}: the loss is {numbers['loss']}, the gradient norm {numbers['grad_norm']}; {path} "
             "lists the videos of this step. With a lower optim.lr or optim.clip_grad, or run.precision=fp32, the "
-            "same command goes on from the last checkpoint"
+            "same command continues from the last checkpoint"
         )
 
     def _checkpoint_due(self, epoch_ends: bool, overdue: bool) -> bool:
@@ -295,13 +282,13 @@ class Trainer:
         return self.step == self.total_steps or overdue or (steps is not None and self.step % steps == 0)
 
 
-def augmented(batch: Batch, augment: Callable[[Tensor, Any], Tensor]) -> Batch:
-    """The batch with views as a network takes them: float (B, 3, T, H, W)."""
+def _augmented(batch: Batch, augment: Callable[[Tensor, Any], Tensor]) -> Batch:
+    """The batch with views as the input of a network: float (B, 3, T, H, W)."""
     views = [augment(view, params) for view, params in zip(batch.views, batch.params, strict=True)]
     return replace(batch, views=views)
 
 
-def whole_number(value: Tensor) -> Tensor:
-    """One number, also if it is spread over processes."""
-    full: Tensor = whole(value) if hasattr(value, "full_tensor") else value.detach()
+def _scalar(value: Tensor) -> Tensor:
+    """One number, also if it is sharded."""
+    full: Tensor = full_state(value) if hasattr(value, "full_tensor") else value.detach()
     return full.reshape(())

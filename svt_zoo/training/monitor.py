@@ -1,46 +1,67 @@
-"""What a run says of itself: one line of numbers a step, a progress bar or plain lines, and a word on collapse."""
+"""Measurements of a run: metrics, progress, curves, warnings about a collapse, kNN accuracy."""
 
 import json
 import logging
 import os
+import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+import torch
 from tqdm import tqdm
 
-from .plots import draw_curves
+from ..config import ConfigError, FinetuneRecipe, PretrainRecipe
+from ..data.lists import VideoList
+from ..distributed import barrier, is_main
+from ..evaluation.features import extract
+from ..evaluation.knn import knn_scores
+from ..evaluation.metrics import accuracy
+from ..files import atomic
+from ..models import ZooModel
 
 _log = logging.getLogger(__name__)
 
 METRICS_NAME = "metrics.jsonl"
-TIMES = ("data_seconds", "compute_seconds")  # what two equal runs differ in
+TIMES = ("data_seconds", "compute_seconds")  # two equal runs differ only in these
 _RECENT = 50  # steps whose mean the time left is estimated from
 _SECONDS_BETWEEN_DRAWINGS = 60.0
+# Title of each panel, and the metrics in it.
+_PANELS = (
+    ("loss", ("loss",)),
+    ("learning rate", ("lr",)),
+    ("weight decay", ("weight_decay",)),
+    ("gradient norm", ("grad_norm",)),
+    ("entropy of the teacher (nats)", ("teacher_entropy",)),
+    ("standard deviation of the features", ("feature_std",)),
+    ("rank of the features", ("feature_rank",)),
+    ("kNN top-1 (%)", ("knn_top1",)),
+    ("seconds a step", ("compute_seconds", "data_seconds")),
+)
 
 
 class Monitor:
     """Writes `metrics.jsonl` and shows progress, in the main process; in others it does nothing.
 
-    On a terminal there is a bar with the time left and the share of it that goes into waiting for data; elsewhere a
-    line every `log_every` steps. Of a run that goes on, the lines behind `step` are taken back first.
+    On a terminal there is a bar with the time left and the fraction of time that is spent waiting for data; elsewhere a
+    log line every `log_every` steps. When a run continues, the metrics after `step` are removed first.
 
     Args:
         output: the run's folder.
-        step: steps that are done.
+        step: number of completed steps.
         total_steps: of the run.
-        log_every: steps between two lines.
+        log_every: steps between two log lines.
         active: whether this is the main process.
-        max_entropy: entropy in nats of targets that say nothing, log K; for the word on collapse.
+        max_entropy: entropy in nats of uniform targets, log K; for the warning about a collapse.
         tensorboard: also write event files into `output/tensorboard`.
         terminal: whether to show a bar; by default whether standard error is a terminal.
 
     Raises:
-        ValueError: TensorBoard is asked for and not installed.
+        ValueError: `tensorboard` is set, and TensorBoard is not installed.
     """
 
     def __init__(
@@ -57,7 +78,7 @@ class Monitor:
     ) -> None:
         self.output, self.total_steps, self.log_every, self.active = output, total_steps, log_every, active
         self.max_entropy = max_entropy
-        self._recent: deque[tuple[float, float]] = deque(maxlen=_RECENT)  # seconds of waiting for data, of all
+        self._recent: deque[tuple[float, float]] = deque(maxlen=_RECENT)  # seconds of waiting for data, of the step
         self._started = False
         self._drawn = time.monotonic()
         self._file: IO[str] | None = None
@@ -75,7 +96,7 @@ class Monitor:
             self._bar = tqdm(total=total_steps, initial=step, dynamic_ncols=True, bar_format=shown)
 
     def record(self, line: Mapping[str, float]) -> None:
-        """Take the numbers of a step: its `step` (from 1), `epoch`, `loss`, `lr`, the two times and others."""
+        """Write the metrics of a step: `step` (from 1), `epoch`, `loss`, `lr`, the two times and others."""
         if self._file is None:
             return
         self._file.write(json.dumps(line) + "\n")
@@ -91,14 +112,14 @@ class Monitor:
 
     def _show(self, step: int, line: Mapping[str, float]) -> None:
         if len(self._recent) == 1 and not self._started:
-            self._recent.clear()  # the first step starts readers and compiles: it says nothing of the rest
+            self._recent.clear()  # the first step starts workers and compiles, so it is slower than the others
             self._started = True
         self._recent.append((line["data_seconds"], sum(line[name] for name in TIMES)))
         waiting, total = (sum(times) / len(self._recent) for times in zip(*self._recent, strict=True))
-        share = waiting / max(total, 1e-9)
+        fraction = waiting / max(total, 1e-9)
         left = tqdm.format_interval((self.total_steps - step) * total)
         if self._bar is not None:
-            self._bar.set_postfix_str(f"loss {line['loss']:.4f}, data {share:.0%}, {left} left", refresh=False)
+            self._bar.set_postfix_str(f"loss {line['loss']:.4f}, data {fraction:.0%}, {left} left", refresh=False)
             self._bar.update()
         elif step % self.log_every == 0 or step == self.total_steps:
             _log.info(
@@ -109,12 +130,12 @@ class Monitor:
                 line["loss"],
                 line["lr"],
                 total,
-                100 * share,
+                100 * fraction,
                 left,
             )
 
     def sync(self) -> None:
-        """Put the lines so far on the disk: a checkpoint must not be ahead of them."""
+        """Write the metrics so far to the disk: a checkpoint must not be ahead of them."""
         if self._file is not None:
             os.fsync(self._file.fileno())
 
@@ -125,10 +146,10 @@ class Monitor:
             draw_curves(read_metrics(self.output / METRICS_NAME), self.output / "curves.png")
 
     def close(self) -> None:
-        """End the bar and the files."""
-        for part in (self._file, self._events, self._bar):
-            if part is not None:
-                part.close()
+        """Close the bar and the files."""
+        for output in (self._file, self._events, self._bar):
+            if output is not None:
+                output.close()
         self._file = self._events = self._bar = None
 
     def __enter__(self) -> "Monitor":
@@ -139,7 +160,7 @@ class Monitor:
 
 
 def _event_writer(folder: Path, step: int) -> Any:
-    """TensorBoard's writer, which takes back what lies behind `step`."""
+    """TensorBoard's writer, which removes events after `step`."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -150,10 +171,10 @@ def _event_writer(folder: Path, step: int) -> Any:
 
 
 def collapse(metrics: Mapping[str, float], *, max_entropy: float | None = None) -> str | None:
-    """Why the features may have collapsed, by the teacher's entropy and the spread of its features, or None.
+    """The reason why the features may have collapsed, by the teacher's entropy and the spread of its features, or None.
 
-    The two collapses of self-distillation (DINO section 5.3): all targets are one and the same prototype, entropy 0,
-    or all are uniform, entropy log K.
+    Self-distillation has two kinds of collapse (DINO section 5.3): all targets are the same prototype, with entropy 0,
+    or all are uniform, with entropy log K.
     """
     entropy, spread = metrics.get("teacher_entropy"), metrics.get("feature_std")
     if entropy is not None and entropy < 1e-3:
@@ -171,12 +192,12 @@ def collapse(metrics: Mapping[str, float], *, max_entropy: float | None = None) 
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a `metrics.jsonl`, without one that was cut off by a kill."""
+    """The lines of a `metrics.jsonl`, without a line that a kill cut off."""
     return [line for line, _ in _lines(path)]
 
 
 def truncate_metrics(path: Path, step: int) -> None:
-    """Take back all lines behind `step`, and one that was cut off: the run does those steps again."""
+    """Remove the lines after `step`, and a line that was cut off: the run repeats those steps."""
     if not path.exists():
         return
     end = max((end for line, end in _lines(path) if line["step"] <= step), default=0)
@@ -185,7 +206,7 @@ def truncate_metrics(path: Path, step: int) -> None:
 
 
 def _lines(path: Path) -> list[tuple[dict[str, float], int]]:
-    """Each whole line of a file, and the byte behind it."""
+    """Each complete line of a file, and the offset of its end."""
     lines, end = [], 0
     with open(path, "rb") as file:
         for text in file:
@@ -193,3 +214,81 @@ def _lines(path: Path) -> list[tuple[dict[str, float], int]]:
             if text.endswith(b"\n"):
                 lines.append((json.loads(text), end))
     return lines
+
+
+def draw_curves(metrics: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Plot the metrics over the epochs into a PNG, one panel per metric."""
+    from matplotlib.figure import Figure  # slow to load, and only the main process draws
+
+    panels = [
+        (title, [name for name in names if any(name in line for line in metrics)])
+        for title, names in _PANELS
+        if any(name in line for name in names for line in metrics)
+    ]
+    if not panels:
+        return
+    rows = -(-len(panels) // 2)
+    figure = Figure(figsize=(11, 2.6 * rows), layout="constrained")
+    axes = figure.subplots(rows, 2, squeeze=False).flatten()
+    for axis, (title, names) in zip(axes[: len(panels)], panels, strict=True):
+        for name in names:
+            points = [(line["epoch"], line[name]) for line in metrics if name in line]
+            axis.plot(*zip(*points, strict=True), linewidth=1, label=name, marker="." if len(points) < 50 else "")
+        axis.set(title=title, xlabel="epoch")
+        axis.grid(alpha=0.3)
+        if len(names) > 1:
+            axis.legend()
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    with atomic(path) as part:
+        figure.savefig(part, format="png", dpi=100)
+
+
+class OnlineKNN:
+    """Measures the top-1 accuracy of a backbone during training by 20 weighted nearest neighbors.
+
+    One clip with a center crop is evaluated per video. All processes must call it. They share the work through a
+    folder in `run.output`, which is created and removed.
+
+    Raises:
+        ConfigError: a video has no label.
+    """
+
+    def __init__(
+        self, recipe: PretrainRecipe | FinetuneRecipe, train: VideoList, val: VideoList, device: torch.device
+    ) -> None:
+        for name, videos in (("data.train", train), ("data.val", val)):
+            if any(row.label is None for row in videos.rows):
+                raise ConfigError(
+                    f"kNN needs a label for every video in {name}; set run.knn_every_epochs=0 to switch it off"
+                )
+        self.data, self.train, self.val, self.device = recipe.data, train, val, device
+        self.scratch = Path(recipe.run.output) / "knn"
+        self.k = min(20, len(train))
+
+    def __call__(self, backbone: ZooModel) -> dict[str, float]:
+        """`knn_top1` in percent."""
+        self._clear()
+        bank, queries = (
+            extract(
+                backbone,
+                videos,
+                device=self.device,
+                batch_size=self.data.batch_size,
+                num_workers=self.data.num_workers,
+                output=self.scratch / name,
+                progress=False,
+            )
+            for name, videos in (("train", self.train), ("val", self.val))
+        )
+        classes = max(self.train.num_classes, self.val.num_classes)
+        scores = knn_scores(bank.features, bank.labels, queries.features, num_classes=classes, ks=(self.k,))
+        self._clear()
+        return {"knn_top1": accuracy(scores[self.k], queries.labels)["top1"]}
+
+    def _clear(self) -> None:
+        """Remove the files of an earlier evaluation; all processes wait for it."""
+        barrier()
+        if is_main():
+            shutil.rmtree(self.scratch, ignore_errors=True)
+        barrier()

@@ -1,4 +1,4 @@
-"""Options of the optimizer, parameter groups, schedules of learning rate and weight decay, gradient clipping."""
+"""Options of a training run, parameter groups, the optimizer, gradient clipping."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from ..options import bounds
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class OptimConfig:
             `milestones`.
         milestones: epochs at which schedule=steps lowers the learning rate; an empty list keeps it constant.
         factor: factor of the learning rate at a milestone.
+        layer_decay: the learning rate of a block is this times that of the next one; 1 is the same for all.
+        lr_factors: factors of the learning rate by globs of parameter names, such as {"*.blocks.*": 0.1}.
     """
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
@@ -55,11 +59,15 @@ class OptimConfig:
     schedule: Literal["cosine", "steps"] = "cosine"
     milestones: tuple[float, ...] = ()
     factor: float = 0.1
+    layer_decay: float = 1.0
+    lr_factors: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "accumulation"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        bounds(self, "epochs", "accumulation", low=1)
+        bounds(self, "lr", "lr_end", "weight_decay", "weight_decay_end", "milestones", "factor", low=0)
+        bounds(self, "betas", "momentum", low=0, high=1)
+        bounds(self, "clip_grad", above=0)
+        bounds(self, "layer_decay", above=0, high=1)
         if not 0 <= self.warmup_epochs <= self.epochs:
             raise ValueError(
                 f"warmup_epochs must be 0 to epochs={self.epochs}, got {self.warmup_epochs}; lower it with epochs"
@@ -67,41 +75,50 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
-class CPCOptimConfig(OptimConfig):
-    """Optimizer, schedules and length of CPC's pre-training: the original's values except optimizer and schedule."""
-
-    lr: float = 1e-3
-    scale_lr: bool = False
-    epochs: int = 300
-    warmup_epochs: int = 0
-    weight_decay: float = 1e-5
-    weight_decay_end: float = 1e-5
-    clip_grad: float | None = None
-    clip_mode: Literal["per_parameter", "global"] = "global"
-
-
-@dataclass(frozen=True)
-class FinetuneOptimConfig(OptimConfig):
-    """Optimizer, schedules and length of fine-tuning (SVT section 4.1: TimeSformer's training with these values).
+class RunConfig:
+    """The folder, the device and the seed of a training run.
 
     Attributes:
-        layer_decay: the learning rate of a block is this times that of the next one; 1 is the same for all.
-        lr_factors: factors of the learning rate by globs of parameter names, such as {"*.blocks.*": 0.1}.
+        output: the run's folder; a run that exists there resumes from its last checkpoint.
+        seed: seed of the initial weights, the views and the order of the videos.
+        device: "auto" uses a GPU if there is one.
+        precision: "auto" is bf16 on a GPU that supports it, fp16 on other GPUs, fp32 on a CPU.
+        parallel: with several processes, "ddp" copies the networks to each, "fsdp" shards them.
+        compile: compile the networks with `torch.compile`. (CPC with attention "full" or "frame_causal" calls parts of
+            a network, which are not compiled.)
+        checkpoint_every_epochs: epochs between checkpoints at the end of an epoch; the last epoch always has one.
+        checkpoint_every_minutes: minutes between further checkpoints; null is never.
+        checkpoint_every_steps: steps between further checkpoints; null is never.
+        log_every_steps: steps between two log lines if the log is not a terminal.
+        monitor_every_steps: steps between two measurements of the teacher's entropy and of the variance and rank of the
+            features, which show a collapse.
+        knn_every_epochs: epochs between two k-nearest-neighbor evaluations of the backbone, which need labels in
+            `data.train` and `data.val`; 0 is never.
+        tensorboard: also write TensorBoard event files.
     """
 
-    name: Literal["adamw", "adam", "sgd"] = "sgd"
-    lr: float = 5e-3
-    scale_lr: bool = False
-    epochs: int = 15
-    warmup_epochs: int = 0
-    weight_decay: float = 1e-4
-    weight_decay_end: float = 1e-4
-    clip_grad: float | None = None
-    clip_mode: Literal["per_parameter", "global"] = "global"
-    schedule: Literal["cosine", "steps"] = "steps"
-    milestones: tuple[float, ...] = (11.0, 14.0)
-    layer_decay: float = 1.0
-    lr_factors: dict[str, float] = field(default_factory=dict)
+    output: str = "runs/run"
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    compile: bool = False
+    checkpoint_every_epochs: int = 1
+    checkpoint_every_minutes: float | None = 30.0
+    checkpoint_every_steps: int | None = None
+    log_every_steps: int = 20
+    monitor_every_steps: int = 50
+    knn_every_epochs: int = 0
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.output:
+            raise ValueError("output must be a folder, got ''; is a shell variable unset?")
+        bounds(self, "checkpoint_every_epochs", "checkpoint_every_steps", "log_every_steps", low=1)
+        bounds(self, "monitor_every_steps", low=1)
+        bounds(self, "checkpoint_every_minutes", above=0)
+        bounds(self, "knn_every_epochs", low=0)
+        bounds(self, "seed", low=0, high=2**63 - 1)
 
 
 def scaled_lr(lr: float, batch_size: int) -> float:
@@ -161,39 +178,24 @@ def _layer_scales(names: Sequence[str], layer_decay: float) -> list[float]:
     return scales
 
 
-def build_optimizer(
-    groups: Iterable[dict[str, Any]],
-    *,
-    name: Literal["adamw", "adam", "sgd"] = "adamw",
-    lr: float = 1e-3,
-    weight_decay: float = 0.0,
-    betas: tuple[float, float] = (0.9, 0.999),
-    momentum: float = 0.9,
-    amsgrad: bool = False,
-) -> Optimizer:
-    """An optimizer over `param_groups`; Adam and AdamW are fused on CPU and CUDA.
+def build_optimizer(groups: list[dict[str, Any]], optim: OptimConfig) -> Optimizer:
+    """The optimizer of `optim` over `param_groups`, with its peak learning rate and its first weight decay.
 
-    SGD is not fused: its fused kernel fails for shards and for a first gradient in a later step (frozen prototypes).
-
-    Args:
-        lr, weight_decay: values before the first `set_hyperparameters`.
-        betas: of Adam and AdamW.
-        momentum: of SGD.
-        amsgrad: for Adam and AdamW: divide by the largest second moment so far.
+    Adam and AdamW are fused on CPU and CUDA. SGD is not: its fused kernel fails for shards and for a first gradient in
+    a later step (frozen prototypes).
 
     Raises:
         ValueError: an unknown optimizer.
     """
-    groups = list(groups)
-    if name in ("adamw", "adam"):
-        kind = AdamW if name == "adamw" else Adam
+    if optim.name == "sgd":
+        optimizer: Optimizer = SGD(groups, lr=optim.lr, momentum=optim.momentum)
+    elif optim.name in ("adamw", "adam"):
+        kind = AdamW if optim.name == "adamw" else Adam
         fused = all(parameter.device.type in ("cpu", "cuda") for group in groups for _, parameter in group["params"])
-        optimizer: Optimizer = kind(groups, lr=lr, betas=betas, amsgrad=amsgrad, fused=fused)
-    elif name == "sgd":
-        optimizer = SGD(groups, lr=lr, momentum=momentum)
+        optimizer = kind(groups, lr=optim.lr, betas=optim.betas, amsgrad=optim.amsgrad, fused=fused)
     else:
-        raise ValueError(f'optimizer must be "adamw", "adam" or "sgd", got {name!r}')
-    set_hyperparameters(optimizer, lr=lr, weight_decay=weight_decay)
+        raise ValueError(f'optimizer must be "adamw", "adam" or "sgd", got {optim.name!r}')
+    set_hyperparameters(optimizer, lr=optim.lr, weight_decay=optim.weight_decay)
     return optimizer
 
 

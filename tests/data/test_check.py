@@ -2,6 +2,7 @@ import csv
 import hashlib
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from video_files import encode, moving_square
 from svt_zoo.data import check
 from svt_zoo.data.check import check_video, check_videos
 from svt_zoo.data.lists import Row, VideoList, read_list
+from svt_zoo.video import EncodedVideo
 
 TOOL = str(Path(__file__).resolve().parents[2] / "tools" / "check_data.py")
 Grey = Callable[..., Path]
@@ -105,7 +107,7 @@ def test_the_report_tells_what_is_broken_missing_and_there_twice(collection: Pat
     assert [row["duplicate_of"] or None for row in rows] == [None, None, str(collection / "a.mp4"), None, None]
     assert [int(row["frames"]) for row in rows[:3]] == [20, 30, 20]
     assert rows[3]["reason"]
-    assert report.summary().startswith("5 videos: 3 ok, 1 broken, 1 missing; 1 duplicates; 0.00 hours")
+    assert report.summary().startswith("5 videos: 3 ok, 1 broken, 1 missing, 0 cut; 1 duplicates; 0.00 hours")
     assert [video.status for video in report.bad] == ["broken", "missing"]
 
 
@@ -221,3 +223,53 @@ def test_the_tool_keeps_one_report_a_list(
     reports = sorted(path.name.rpartition("_")[0] for path in (tmp_path / "runs").glob("*.parquet"))
     assert reports == ["data_report_list", "data_report_videos", "data_report_videos"]
     assert "report: runs/data_report_videos_" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_name_that_is_not_utf8_is_checked_and_reported(grey_video: Grey, tmp_path: Path, suffix: str) -> None:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name in (b"a.mp4", b"caf\xe9.mp4"):
+        shutil.copy(os.fsencode(grey_video(10)), os.fsencode(folder) + b"/" + name)
+    report = check_videos(read_list(folder), tmp_path / f"report{suffix}", workers=0)
+    assert report.sound
+    assert check_videos(read_list(folder), report.path, workers=0) == report  # from the journal
+    if suffix == ".csv":
+        assert b"caf\xe9.mp4,ok" in report.path.read_bytes()
+    else:
+        assert pyarrow.parquet.read_table(report.path)["path"][1].as_py().endswith("caf\\xe9.mp4")
+    assert check.default_report(report.videos[1].path).suffix == ".parquet"
+
+
+def test_a_command_prints_names_that_are_not_utf8(grey_video: Grey, tmp_path: Path) -> None:
+    shutil.copy(os.fsencode(grey_video(10)), os.fsencode(tmp_path) + b"/caf\xe9.mp4")
+    (tmp_path / "bad.mp4").write_bytes(b"x")
+    shutil.copy(tmp_path / "bad.mp4", os.fsencode(tmp_path) + b"/bad\xe9.mp4")
+    argv = [sys.executable, TOOL, str(tmp_path), "--workers", "0", "--report", str(tmp_path / "report.csv")]
+    env = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(argv, env=env, capture_output=True, check=False)
+    assert (done.returncode, done.stdout.count(b"bad\\udce9.mp4")) == (1, 2), done.stderr
+
+
+def test_a_line_of_the_journal_that_is_no_entry_is_skipped_with_a_warning(
+    collection: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = tmp_path / "report.csv"
+    first = check_videos(read_list(collection / "list.csv"), target, workers=0)
+    with open(tmp_path / "report.csv.jsonl", "a") as file:
+        file.write('[1]\n{"key": ["a", null, 1, 2]}\n{"status": "ok"}\n7\nnot json\n')
+    assert check_videos(read_list(collection / "list.csv"), target, workers=0) == first
+    assert sum("report.csv.jsonl: skipped a line that is not an entry" in message for message in caplog.messages) == 5
+
+
+def test_a_cut_file_is_reported_and_the_exit_status_is_1(
+    grey_video: Grey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(EncodedVideo, "cut", True, raising=False)
+    path = grey_video(10)
+    found = check_video((str(path), None))
+    assert (found.status, found.frames, found.sha256 is not None) == ("cut", 10, True)
+    (tmp_path / "list.txt").write_text(f"{path}\n")
+    argv = [str(tmp_path / "list.txt"), "--workers", "0", "--report", str(tmp_path / "report.csv")]
+    assert command("check")(argv) == 1
+    assert "1 videos: 0 ok, 0 broken, 0 missing, 1 cut" in capsys.readouterr().out

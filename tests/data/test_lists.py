@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -128,7 +129,7 @@ def test_kinetics_without_labels_is_unlabelled(tmp_path: Path) -> None:
 
 def test_kinetics_times_that_are_no_seconds_name_file_and_line(tmp_path: Path) -> None:
     path = write(tmp_path / "val.csv", "label,youtube_id,time_start,time_end,split\na,b,1,11,v\na,b,x,11,v\n")
-    with pytest.raises(ListError, match=r"val\.csv, line 3: time_start and time_end are whole seconds"):
+    with pytest.raises(ListError, match=r"val\.csv, line 3: time_start and time_end must be integers"):
         read_list(path)
 
 
@@ -419,3 +420,124 @@ def test_lists_that_share_a_group_are_refused_unless_allowed() -> None:
     with pytest.raises(ValueError, match="group g7"):
         check_overlap(train, evaluation)
     assert check_overlap(train, evaluation, allow=True) == ["group g7"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("l.txt", "run\njump high\n"),
+        ("l.txt", "1 run\r\n2 jump high\r\n"),
+        ("l.csv", "1,jump high\n0,run\n"),
+        ("l.json", '["run", "jump high"]'),
+        ("l.json", '{"\\"jump high\\"": 1, "run": 0}'),
+    ],
+)
+def test_label_lists_are_read_in_all_forms(tmp_path: Path, name: str, text: str) -> None:
+    assert read_labels(write(tmp_path / name, text)) == ("run", "jump high")
+
+
+def test_labels_with_a_gap_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ListError, match=r"must count from 0 or 1, got \[0, 2\]"):
+        read_labels(write(tmp_path / "l.txt", "0 run\n2 jump\n"))
+
+
+def test_a_name_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ListError, match="'run' occurs twice"):
+        read_labels(write(tmp_path / "l.txt", "run\njump\nrun\n"))
+
+
+@pytest.mark.parametrize("text", ["{", "3", "[]", '{"run": "one"}'])
+def test_json_of_another_kind_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ListError, match=r"l\.json.* (is not json|json list of class names)"):
+        read_labels(write(tmp_path / "l.json", text))
+
+
+# Lists that would be misread
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "list_unquoted_comma.csv",
+            r", line 2: the row has 3 cells, the header has 2 columns: .*; put quotes",
+        ),
+        ("list_open_quote.csv", r", line 2: a cell has wrong quotes"),
+        ("unclosed_quote.csv", r", line 2: a cell has wrong quotes"),
+        ("list_frames_and_label.txt", r", line 1: one label expected .* read by format=rawframes"),
+        ("list_multilabel.txt", r", line 1: one label expected after the path, got '1 5 9'"),
+        ("list_extra_columns.csv", r", line 1: one label expected after the path, got 'run,4,0'.* with a header"),
+    ],
+)
+def test_a_reported_list_is_refused_by_file_and_line(shared: Path, name: str, message: str) -> None:
+    with pytest.raises(ListError, match=name + message):
+        read_list(shared / "reported" / name)
+
+
+def test_minus_one_is_no_label(shared: Path) -> None:
+    videos = read_list(shared / "reported" / "list_minus_one.txt")
+    assert ([row.label for row in videos.rows], videos.num_classes) == ([None, None], 0)
+
+
+def test_frames_and_label_are_read_by_the_format_that_is_named(shared: Path) -> None:
+    videos = read_list(shared / "reported" / "list_frames_and_label.txt", format="rawframes")
+    assert [(row.num_frames, row.label) for row in videos.rows] == [(120, 0), (98, 0), (120, 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("l.csv", "file,label\na.mp4\n", "line 2: the row has 1 cells, the header has 2 columns: file, label$"),
+        ("l.csv", "file,label,label\na.mp4,1,2\n", "line 1: two columns have the same name"),
+        ("l.csv", 'file,label\na.mp4,x\n"b.mp4,x\nc.mp4,"x"\n', "line 3: a cell has wrong quotes"),
+        ("l.csv", "file,start_sec,end_sec\na.mp4,5,3\n", "line 2: end_sec must be > start_sec, got 5 to 3"),
+        ("l.csv", "file,start_sec\na.mp4,nan\n", "line 2: start_sec must be a number >= 0 or empty, got 'nan'"),
+        ("l.csv", "file,num_frames\na.mp4,inf\n", "line 2: num_frames must be a number >= 0 or empty, got 'inf'"),
+        ("l.csv", "file,label\na\0.mp4,x\n", "line 2: .* NUL character"),
+        ("l.txt", "a.mp4 1\nb\0.mp4 1\n", "line 2: .* NUL character"),
+        ("l.txt", "a.mp4 3000000000\n", "line 1: a label must be >= 0 .* and < 1000000, got 3000000000"),
+        ("l.txt", "a.mp4 -2\n", r"line 1: a label must be >= 0 \(or -1 for none\)"),
+        ("l.txt", "a.mp4 0\nb.mp4 1\na.mp4 1\n", "line 3: .*a.mp4 has the label 1 here, 0 in line 1"),
+        ("l.txt", "a.mp4 1,5\n", "line 1: one label expected after the path, got '1,5'"),
+    ],
+)
+def test_a_list_that_could_be_misread_names_line_and_value(tmp_path: Path, name: str, text: str, message: str) -> None:
+    with pytest.raises(ListError, match=message):
+        read_list(write(tmp_path / name, text))
+
+
+@pytest.mark.parametrize(
+    "text", ["a.mp4 0.0\nb.mp4 2.0\nc.mp4 10.0\n", "file,label\na.mp4,0.0\nb.mp4,2.0\nc.mp4,10.\n"]
+)
+def test_labels_written_as_floats_are_numbers(tmp_path: Path, text: str) -> None:
+    assert [row.label for row in read_list(write(tmp_path / "l.csv", text)).rows] == [0, 2, 10]
+
+
+def test_spaces_may_precede_quotes(tmp_path: Path) -> None:
+    videos = read_list(write(tmp_path / "l.csv", 'file, label\n"a, b.mp4", "run, fast"\n'))
+    assert (Path(videos.rows[0].path).name, videos.classes) == ("a, b.mp4", ("run, fast",))
+
+
+def test_file_names_that_are_not_utf8_keep_their_bytes(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.mp4")
+    touch(tmp_path / "videos", "a.mp4", name)
+    videos = read_list(tmp_path / "videos")
+    videos.save(tmp_path / "list.csv")
+    assert b"caf\xe9.mp4" in (tmp_path / "list.csv").read_bytes()
+    assert read_list(tmp_path / "list.csv").rows == videos.rows
+    assert len(videos.sha256) == 64
+    (tmp_path / "labels.csv").write_bytes(b"file,label\na.mp4,caf\xe9\n")
+    with pytest.raises(ListError, match=r"line 2: the label .* is not text in UTF-8"):
+        read_list(tmp_path / "labels.csv")
+
+
+def test_a_stray_video_beside_class_folders_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "run/a.mp4", "run/b.mp4", "walk/c.mp4", "intro.mp4")
+    assert {row.label for row in read_list(tmp_path).rows} == {None}
+    assert "is read without labels: 1 of 4 videos, such as intro.mp4, are not in CLASS/VIDEO" in caplog.text
+    assert [row.label for row in read_list(tmp_path, format="class_folders").rows] == [0, 0, 1]
+
+
+def test_the_group_of_a_clip_does_not_depend_on_the_case_of_its_suffix(tmp_path: Path) -> None:
+    touch(tmp_path, "v_Punch_g01_c02.AVI")
+    assert read_list(tmp_path).rows[0].group == "v_Punch_g01"

@@ -1,3 +1,5 @@
+"""Long jobs: processes, progress, journals, and failures that all videos share."""
+
 import os
 import signal
 import subprocess
@@ -8,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from svt_zoo.data.pool import Journal, fingerprint, progress, run_tasks
+from svt_zoo.data.pool import (
+    CommonFailure,
+    Journal,
+    Outcomes,
+    fingerprint,
+    number_of_workers,
+    progress,
+    reason_of,
+    run_tasks,
+)
 from svt_zoo.video import VideoReadError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,3 +129,79 @@ def test_a_fingerprint_tells_of_a_change_in_a_file_or_below_a_folder(tmp_path: P
     assert before[0][0] == before[1][0] == 5
     os.utime(file, ns=(0, 7))
     assert fingerprint(str(file)) == fingerprint(str(tmp_path)) == (5, 7)
+
+
+def count(reasons: list[str | None], total: int = 1000, *, was_read: bool = False) -> Outcomes:
+    outcomes = Outcomes(total, was_read=was_read)
+    for i, reason in enumerate(reasons):
+        outcomes.add(f"/v/clip_{i}.mp4", reason)
+    return outcomes
+
+
+def test_thirty_two_equal_failures_end_a_run_with_their_number_the_reason_and_the_first_path() -> None:
+    count(["no"] * 31)
+    with pytest.raises(CommonFailure, match=r"first 32 videos fail, all for this reason: no\. .*/v/clip_0\.mp4"):
+        count(["no"] * 32)
+
+
+def test_a_good_video_after_thirty_two_equal_failures_comes_too_late() -> None:
+    with pytest.raises(CommonFailure):
+        count(["no"] * 32 + [None])
+
+
+@pytest.mark.parametrize("place", [0, 15, 31])
+def test_one_good_video_among_the_first_keeps_the_run_alive(place: int) -> None:
+    reasons: list[str | None] = ["no"] * 100
+    reasons[place] = None
+    count(reasons)
+
+
+def test_one_other_reason_among_the_first_keeps_the_run_alive() -> None:
+    count(["no"] * 31 + ["TypeError: no"] + ["no"] * 100)
+
+
+def test_a_shorter_list_ends_the_run_only_as_a_whole() -> None:
+    count(["no"] * 4, total=5)
+    with pytest.raises(CommonFailure, match="first 5 videos"):
+        count(["no"] * 5, total=5)
+
+
+def test_a_run_that_has_read_a_video_before_goes_on() -> None:
+    count(["no"] * 40, was_read=True)
+
+
+def test_paths_and_numbers_do_not_make_two_reasons_different() -> None:
+    reasons = [f"OSError: [Errno 2] /v/clip_{i}.mp4 ends after {i} of 90 frames (0x7f{i:02x})" for i in range(32)]
+    with pytest.raises(CommonFailure):
+        count(list(reasons))
+
+
+def test_a_folder_named_like_a_word_of_the_reason_does_not_change_it() -> None:
+    outcomes = Outcomes(2)
+    outcomes.add("a", "a folder without images")
+    with pytest.raises(CommonFailure):
+        outcomes.add("b", "a folder without images")
+
+
+def test_the_message_is_one_line() -> None:
+    with pytest.raises(CommonFailure) as caught:
+        count(["first line\nsecond line"], total=1)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_error_that_is_no_read_error_is_named_with_its_type() -> None:
+    assert reason_of(TypeError("no such keyword")) == "TypeError: no such keyword"
+    assert reason_of(VideoReadError("a.mp4", "empty file")) == "empty file"
+
+
+def test_workers_are_as_many_as_asked_for_or_as_this_process_has_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert [number_of_workers(asked) for asked in (0, 3, None)] == [0, 3, 6]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert number_of_workers(None) == 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert number_of_workers(None) == 1
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(128)), raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    assert number_of_workers(None) == 8

@@ -244,8 +244,8 @@ def test_the_tool_prints_the_quality_and_exits_with_what_failed(
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--short-side", "255"], "error: the short side is an even number of pixels, 16 or more, got 255"),
-        (["--crf", "99"], "error: crf is 0 (exact) to 51 (worst), got 99"),
+        (["--short-side", "255"], "error: short_side must be even, got 255"),
+        (["--crf", "99"], "error: crf must be >= 0 and <= 51, got 99"),
         (["--workers", "-1"], "error: workers must be >= 0 (0 works in this process), got -1"),
         (["--where", "split=train"], "nothing to filter by 'split'"),
     ],

@@ -114,11 +114,11 @@ def test_a_video_of_one_frame_gives_that_frame_everywhere():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"total": 0, "num_frames": 8}, "at least 1 frame to sample from, got total=0"),
-        ({"total": 9, "num_frames": 0}, "at least 1 frame, got num_frames=0"),
-        ({"total": 9, "num_frames": 8, "window": 0.5}, "1 or more, got 0.5"),
-        ({"total": 9, "num_frames": 8, "window": float("nan")}, "1 or more, got nan"),
-        ({"total": 9, "num_frames": 8, "clip": 3, "num_clips": 3}, "from 0 to num_clips - 1 = 2, got 3"),
+        ({"total": 0, "num_frames": 8}, "total must be >= 1 frame, got 0"),
+        ({"total": 9, "num_frames": 0}, "num_frames must be >= 1, got 0"),
+        ({"total": 9, "num_frames": 8, "window": 0.5}, "window must be >= 1 frame, got 0.5"),
+        ({"total": 9, "num_frames": 8, "window": float("nan")}, "window must be >= 1 frame, got nan"),
+        ({"total": 9, "num_frames": 8, "clip": 3, "num_clips": 3}, "clip must be >= 0 and <= num_clips - 1 = 2, got 3"),
         ({"total": 9, "num_frames": 8, "clip": -1}, "got -1"),
     ],
 )
@@ -157,7 +157,7 @@ def test_dense_clips_start_a_step_apart_and_the_last_ends_with_the_video():
 
 
 def test_a_step_that_does_not_advance_is_refused():
-    with pytest.raises(ValueError, match="step is a number of frames above 0, got 0"):
+    with pytest.raises(ValueError, match="step must be > 0 frames, got 0"):
         dense_clips(10, 2, window=4, step=0)
 
 
@@ -224,7 +224,7 @@ def test_frames_and_spans_of_the_views_can_be_chosen():
 
 @pytest.mark.parametrize("span", [0, -0.5, 1.01])
 def test_a_span_outside_the_video_is_refused(span):
-    with pytest.raises(ValueError, match=rf"local_span is a share of the video in \(0, 1\], got {span}"):
+    with pytest.raises(ValueError, match=f"local_span must be > 0 and <= 1, got {span}"):
         svt_views(100, sample_rng(0, 0, 0), local_span=span)
 
 
@@ -321,7 +321,7 @@ def test_the_second_evaluation_clip_of_xvit_takes_the_starts_of_the_segments():
 
 
 def test_an_unknown_place_in_the_segment_is_refused():
-    with pytest.raises(ValueError, match='at is "middle" or "start", got \'end\''):
+    with pytest.raises(ValueError, match='at must be "middle" or "start", got \'end\''):
         tsn_eval_clip(33, 8, at="end")
 
 

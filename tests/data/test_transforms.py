@@ -71,7 +71,7 @@ def test_without_a_sampling_rate_the_middles_of_segments_are_taken():
     transform = EvalTransform(**{**EVAL, "num_frames": 4, "sampling_rate": None}, crop_size=24, resize_size=32)
     assert transform.clip_indices(80, fps=25) == [10, 30, 49, 69]
     assert transform.clip_indices(80, fps=25, clip=1, num_clips=2) == [0, 20, 40, 59]
-    with pytest.raises(ValueError, match="segments of the whole video give 1 or 2 clips, got clip 0 of 3"):
+    with pytest.raises(ValueError, match="segments of the full video give 1 or 2 clips, got clip 0 of 3"):
         transform.clip_indices(80, fps=25, num_clips=3)
 
 

@@ -1,6 +1,8 @@
-"""CPC's clip: its frames and its random parameters."""
+"""Views of pre-training (SVT, CPC), and datasets built from a recipe."""
 
+import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from svt_zoo.data.augment import Augment
-from svt_zoo.data.views import CPCViewsConfig, train_views
+from svt_zoo.data.datasets import training_dataset
+from svt_zoo.data.list_formats import ListError
+from svt_zoo.data.lists import DataConfig, evaluation_list, training_list
+from svt_zoo.data.views import CPCViewsConfig, ViewsConfig, train_views
 
 Oracle = Callable[[str], tuple[dict[str, Tensor], dict[str, Any]]]
 
@@ -85,3 +90,105 @@ def test_the_crop_keeps_the_originals_scale_at_any_size() -> None:
 def test_counts_of_frames_start_at_one() -> None:
     with pytest.raises(ValueError, match="pred_frames must be >= 1, got 0"):
         CPCViewsConfig(pred_frames=0)
+
+
+def indices(views: ViewsConfig, total: int = 300, seed: int = 0) -> list[list[int]]:
+    return [list(view) for view in views.sample(total, 30.0, np.random.default_rng(seed))]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, grey_video: Callable[..., Path]) -> Path:
+    for name in ("jump", "run"):
+        for i in range(3):
+            file = tmp_path / "videos" / name / f"{i}.mp4"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(grey_video(20).read_bytes() + bytes([i]))
+    return tmp_path / "videos"
+
+
+def test_the_defaults_are_the_papers_views() -> None:
+    views = indices(ViewsConfig())
+    assert [len(view) for view in views] == [8, 16, 2, 2, 4, 4, 8, 8, 16, 16]
+    for view in views[:2]:
+        assert view[-1] - view[0] == pytest.approx(269, abs=1)  # 90 % of 300 frames
+    for view in views[2:]:
+        assert view[-1] - view[0] == pytest.approx(36, abs=1)  # an eighth
+    specs = [transform.spec for transform in train_views(ViewsConfig()).transforms]
+    assert [spec.size for spec in specs] == [224, 224] + [96] * 8
+    assert specs[2].area == (0.05, 0.4)
+
+
+def test_the_release_shows_eight_frames_of_one_part_everywhere() -> None:
+    views = indices(ViewsConfig(sampling="code"), total=900)
+    assert [len(view) for view in views] == [8] * 10
+    seen = [index for view in views for index in view]
+    assert max(seen) - min(seen) <= 257  # 8.53 seconds
+    assert [len(view) for view in indices(ViewsConfig(sampling="code", rand_fr=True))][:2] == [4, 8]
+
+
+def test_cvrl_replaces_the_global_views_and_keeps_the_local_ones() -> None:
+    config = ViewsConfig(sampling="cvrl", global_frames=(16, 16), local_frames=(2, 4))
+    views = indices(config)
+    assert [len(view) for view in views] == [16, 16, 2, 4]
+    assert [view[-1] - view[0] for view in views[:2]] == [30, 30]  # CVRL's window, not 90 % of the video
+    assert len(train_views(config).transforms) == 4
+
+
+@pytest.mark.parametrize("sampling", ["paper", "code", "cvrl"])
+def test_views_are_drawn_from_the_generator_alone(sampling: str) -> None:
+    config = ViewsConfig(sampling=sampling, global_frames=(8, 8))  # type: ignore[arg-type]
+    assert indices(config, seed=5) == indices(config, seed=5)
+    assert indices(config, seed=5, total=1000) != indices(config, seed=6, total=1000)
+    assert pickle.loads(pickle.dumps(train_views(config))).sampler.__self__ == config  # workers may be spawned
+
+
+def test_variation_can_be_switched_off() -> None:
+    same = indices(ViewsConfig(temporal_variation=False))
+    assert {(view[0], view[-1]) for view in same} == {(same[0][0], same[0][-1])}
+    specs = [t.spec for t in train_views(ViewsConfig(spatial_variation=False)).transforms]
+    assert {(spec.size, spec.area) for spec in specs} == {(224, None)}
+
+
+def test_a_folder_of_classes_becomes_a_dataset(folder: Path) -> None:
+    views = ViewsConfig(global_size=32, local_size=16, local_frames=(2,))
+    dataset = training_dataset(DataConfig(train=str(folder)), views, seed=3)
+    sample = dataset[0]
+    assert [tuple(view.shape) for view in sample["video"]] == [(8, 32, 32, 3), (16, 32, 32, 3), (2, 16, 16, 3)]
+    assert dataset.videos.classes == ("jump", "run")
+
+
+def test_a_subset_is_drawn_by_the_seed(folder: Path) -> None:
+    data = DataConfig(train=str(folder), subset=2)
+    assert len(training_list(data, seed=1)) == 2
+    assert training_list(data, seed=1).sha256 == training_list(data, seed=1).sha256
+
+
+def test_training_on_evaluation_videos_is_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match="share"):
+        training_list(DataConfig(train=str(folder), val=str(folder)))
+    assert len(training_list(DataConfig(train=str(folder), val=str(folder), allow_overlap=True))) == 6
+
+
+def test_validation_videos_are_whole_groups_of_the_training_list(folder: Path, tmp_path: Path) -> None:
+    rows = [f"videos/{name}/{i}.mp4,{name},{name}_{i // 2}" for name in ("jump", "run") for i in range(8)]
+    table = tmp_path / "train.csv"
+    table.write_text("\n".join(["file,label,group", *rows]) + "\n")
+    data = DataConfig(train=str(table), val=str(folder), validation_fraction=0.5, allow_overlap=True)
+    train, val = training_list(data), evaluation_list(data)
+    assert [len(train), len(val)] == [8, 8]
+    assert not {row.group for row in train.rows} & {row.group for row in val.rows}
+    assert [sum(row.label == label for row in val.rows) for label in (0, 1)] == [4, 4]
+    assert evaluation_list(data).rows == val.rows
+    assert len(training_list(DataConfig(train=str(table)))) == 16
+
+
+def test_evaluation_uses_the_labels_of_training(folder: Path, tmp_path: Path) -> None:
+    videos = evaluation_list(DataConfig(val=str(folder)), classes=("crawl", "jump", "run"))
+    assert {row.label for row in videos.rows} == {1, 2}
+
+
+def test_a_recipe_without_videos_says_which_key_to_set() -> None:
+    with pytest.raises(ListError, match=r"data\.train is empty; add data\.train=LIST_OR_FOLDER"):
+        training_list(DataConfig())
+    with pytest.raises(ListError, match=r"data\.val is empty"):
+        evaluation_list(DataConfig())

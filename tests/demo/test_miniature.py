@@ -5,7 +5,7 @@ from training_runs import make_training_videos
 
 from svt_zoo.data.list_formats import ListError
 from svt_zoo.data.lists import Row, VideoList
-from svt_zoo.demo.miniature import make_miniature, part
+from svt_zoo.demo.run import make_miniature, split
 from svt_zoo.video import open_video
 
 
@@ -21,7 +21,7 @@ def videos(*rows: tuple[str, int | None, str | None]) -> VideoList:
 
 
 def test_one_in_four_videos_of_each_class_is_held_out() -> None:
-    train, val = part(videos(*[(f"{label}{i}", label, None) for label in (0, 1) for i in range(8)]))
+    train, val = split(videos(*[(f"{label}{i}", label, None) for label in (0, 1) for i in range(8)]))
     assert val is not None
     assert [row.label for row in val.rows] == [0, 0, 1, 1]
     assert len(train) == 12
@@ -29,7 +29,7 @@ def test_one_in_four_videos_of_each_class_is_held_out() -> None:
 
 def test_videos_of_one_group_stay_on_one_side() -> None:
     rows = [(f"{label}{i}", label, f"{label}g{i // 2}") for label in (0, 1) for i in range(6)]
-    train, val = part(videos(*rows))
+    train, val = split(videos(*rows))
     assert val is not None
     assert [row.label for row in val.rows] == [0, 0, 1, 1]
     assert not {row.group for row in train.rows} & {row.group for row in val.rows}
@@ -47,7 +47,7 @@ def test_videos_of_one_group_stay_on_one_side() -> None:
 def test_nothing_is_held_out_where_there_are_no_classes_to_learn_from(
     rows: list[tuple[str, int | None, str | None]],
 ) -> None:
-    train, val = part(videos(*rows))
+    train, val = split(videos(*rows))
     assert val is None
     assert len(train) == len(rows)
 

@@ -8,8 +8,7 @@ from commands import command
 from training_runs import make_training_videos
 
 from svt_zoo.demo import run
-from svt_zoo.demo.page import Picture, Section, page
-from svt_zoo.demo.report import Score, verdict
+from svt_zoo.demo.report import Score, figure, page, section, verdict
 
 demo = command("demo")
 TINY = ["optim.epochs=1", "optim.warmup_epochs=0", "data.num_workers=0"]
@@ -42,7 +41,7 @@ def test_a_clear_win_is_told_as_one() -> None:
 
 
 def test_a_win_within_the_intervals_is_told_as_luck() -> None:
-    assert "by luck" in verdict([score(40, 30, 50), score(45, 36, 55)], 25)
+    assert "luck" in verdict([score(40, 30, 50), score(45, 36, 55)], 25)
 
 
 def test_a_defeat_is_told() -> None:
@@ -50,7 +49,8 @@ def test_a_defeat_is_told() -> None:
 
 
 def test_a_page_escapes_its_texts_and_holds_its_pictures() -> None:
-    text = page("a < b", "so & so", [Section("<h>", "x > y", [Picture("p", b"picture", b"movie")])], "cmd && cmd")
+    sections = [section("<h>", "x > y", figure("p", b"picture", b"movie"))]
+    text = page("a < b", "so & so", sections, "cmd && cmd")
     assert "<title>a &lt; b</title>" in text
     assert "&lt;h&gt;" in text
     assert "so &amp; so" in text
@@ -71,7 +71,7 @@ def test_the_demo_writes_a_page_of_its_own_that_names_its_numbers(
     assert [number["n"] for number in numbers] == [8, 8, 8]
     assert f"{numbers[-1]['top1']:.0f} % right" in text
     assert f"{numbers[-1]['top1']:5.1f} %" in said
-    for name in ("accuracy", "confusion", "neighbours", "attention", "curves"):
+    for name in ("accuracy", "confusion", "neighbors", "attention", "curves"):
         assert base64.b64encode((tmp_path / f"{name}.png").read_bytes()).decode() in text
 
 
@@ -86,7 +86,7 @@ def test_the_demo_shows_neighbours_of_own_videos_without_classes(own_videos: Pat
     assert json.loads((tmp_path / "demo" / "numbers.json").read_text()) == []
     text = (tmp_path / "demo" / "report.html").read_text()
     assert "have no classes" in text
-    assert "Nearest neighbours" in text
+    assert "Nearest neighbors" in text
     assert "Does it help?" not in text
 
 

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from svt_zoo.data.clips import RandomClips
 from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.data.transforms import EvalTransform
-from svt_zoo.evaluation.features import extract, read_features, view_features
+from svt_zoo.evaluation.features import extract, view_features
 from svt_zoo.evaluation.views import SlowFastViews, fast_transform, load_views, parse_views
 from svt_zoo.models import Classifier, ZooModel, create_model
 from svt_zoo.video import open_video
@@ -249,21 +249,6 @@ t.extract(t.Counting(), videos, output={str(tmp_path)!r}, shard_size=1, batch_si
     assert torch.equal(resumed.features, extract(Counting(), videos, device="cpu").features)
 
 
-def test_processes_share_the_work_and_another_number_of_them_can_finish_it(
-    videos: VideoList, counting: Counting, tmp_path: Path
-) -> None:
-    options = {"output": tmp_path, "shard_size": 1, "device": "cpu"}
-    with pytest.raises(FileNotFoundError, match="2 of 5 shards are not in"):
-        extract(counting, videos, rank=0, world_size=2, **options)
-    assert Counting.seen == 3
-    with pytest.raises(FileNotFoundError, match="1 of 5 shards"):
-        extract(counting, videos, rank=1, world_size=3, **options)
-    done = extract(counting, videos, **options)
-    assert Counting.seen == 5
-    assert torch.equal(done.features, extract(counting, videos, device="cpu").features)
-    assert torch.equal(read_features(tmp_path, videos).features, done.features)
-
-
 @pytest.mark.slow
 def test_processes_of_one_group_wait_for_each_other_and_return_everything(videos: VideoList, tmp_path: Path) -> None:
     program = f"""
@@ -287,7 +272,8 @@ torch.distributed.destroy_process_group()
     ]
     errors = [run.communicate(timeout=120)[1] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], errors
-    assert_close(read_features(tmp_path / "out", videos).features, extract(network(), videos, device="cpu").features)
+    together = extract(network(), videos, output=tmp_path / "out", shard_size=1, device="cpu")
+    assert_close(together.features, extract(network(), videos, device="cpu").features)
 
 
 def test_a_folder_of_other_features_is_refused(videos: VideoList, tmp_path: Path) -> None:
@@ -296,21 +282,22 @@ def test_a_folder_of_other_features_is_refused(videos: VideoList, tmp_path: Path
         extract(network(seed=1), videos, output=tmp_path, device="cpu")
     with pytest.raises(ValueError, match=r"views was .*num_crops=1.*num_crops=3"):
         extract(network(), videos, views="3x1", output=tmp_path, device="cpu")
-    with pytest.raises(ValueError, match="features of another list"):
-        read_features(tmp_path, VideoList(videos.rows[:3]))
+    with pytest.raises(ValueError, match="list_sha256 was"):
+        extract(network(), VideoList(videos.rows[:3]), output=tmp_path, device="cpu")
 
 
 def test_a_damaged_shard_is_named(videos: VideoList, tmp_path: Path) -> None:
     extract(network(), videos, output=tmp_path, device="cpu")
-    shard = tmp_path / "features_000000.safetensors"
+    [shard] = tmp_path.glob("shard_*")
     shard.write_bytes(shard.read_bytes()[:-9])
-    with pytest.raises(ValueError, match=r"features_000000\.safetensors is damaged .*delete it"):
-        read_features(tmp_path, videos)
+    with pytest.raises(ValueError, match=r"shard_0+\.safetensors is damaged .*delete it"):
+        extract(network(), videos, output=tmp_path, device="cpu")
 
 
-def test_several_processes_need_a_folder(videos: VideoList) -> None:
-    with pytest.raises(ValueError, match="several processes need an output"):
-        extract(network(), videos, rank=1, world_size=2)
+def test_several_processes_need_a_folder(videos: VideoList, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("svt_zoo.distributed.world_size", lambda: 2)
+    with pytest.raises(ValueError, match="2 processes need a common folder"):
+        extract(network(), videos)
 
 
 def test_the_fast_clip_covers_the_same_seconds_and_the_same_picture() -> None:

@@ -19,7 +19,7 @@ Oracle = Callable[[str], tuple[dict[str, Tensor], dict[str, Any]]]
 
 
 @pytest.mark.parametrize("k", [1, 5, 10, 20])
-def test_neighbours_and_votes_equal_the_originals(oracle: Oracle, k: int) -> None:
+def test_neighbors_and_votes_equal_the_originals(oracle: Oracle, k: int) -> None:
     data, _ = oracle("svt/knn")
     found = nearest(data["test_features"], data["train_features"], k)
     assert torch.equal(found.rows, data[f"k{k}/neighbours"])
@@ -62,7 +62,7 @@ def features(num: int, seed: int) -> Tensor:
     st.integers(1, 65),
     st.integers(0, 9),
 )
-def test_the_neighbours_are_the_same_for_any_chunks(
+def test_the_neighbors_are_the_same_for_any_chunks(
     num_queries: int, num_bank: int, k: int, query_chunk: int, bank_chunk: int, seed: int
 ) -> None:
     queries, bank = features(num_queries, seed), features(num_bank, seed + 100)
@@ -98,7 +98,7 @@ def test_the_length_of_features_does_not_matter() -> None:
     assert torch.equal(scaled.rows, nearest(queries, bank, 5).rows)
 
 
-def test_each_neighbour_votes_by_the_exponential_of_its_similarity() -> None:
+def test_each_neighbor_votes_by_the_exponential_of_its_similarity() -> None:
     bank = F.normalize(torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]), dim=1)
     votes = vote(nearest(torch.tensor([[2.0, 0.0]]), bank, 3), torch.tensor([0, 1, 1]), 3)
     expected = torch.tensor([1 / 0.07, 0.5**0.5 / 0.07, 0.0]).exp()
@@ -112,7 +112,7 @@ def test_a_class_without_votes_is_never_a_guess() -> None:
     assert accuracy(scores, torch.tensor([1]))["top5"] == 0
 
 
-def test_more_neighbours_than_the_bank_has_are_all_of_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_more_neighbors_than_the_bank_has_are_all_of_it(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         scores = knn_scores(torch.eye(3), torch.tensor([0, 1, 1]), torch.eye(3), num_classes=2, ks=(2, 200))
     assert "k=200 is more than the 3 training features" in caplog.text

@@ -17,6 +17,7 @@ from svt_zoo.config import (
     ClipConfig,
     ConfigError,
     DataConfig,
+    EvaluationRunConfig,
     KNNConfig,
     KNNRecipe,
     LinearConfig,
@@ -28,18 +29,15 @@ from svt_zoo.config import (
     ReportConfig,
     expand_repeats,
 )
-from svt_zoo.config.evaluation import EvaluationRunConfig
 from svt_zoo.data.lists import read_list
-from svt_zoo.evaluation.build import (
+from svt_zoo.evaluation.results import read_result
+from svt_zoo.evaluation.run import (
     choose_clip,
     describe_result,
-    evaluate_classifier,
-    evaluate_knn,
-    evaluate_linear,
+    evaluate,
     load_network,
     name_of,
 )
-from svt_zoo.evaluation.results import read_result
 from svt_zoo.hub.weights import ClipSpec
 from svt_zoo.models import Classifier, create_model
 
@@ -77,8 +75,8 @@ KNN = KNNConfig(ks=(3,))
 LINEAR = LinearConfig(lrs=(0.5,), clips=2, slow_fast=False, views="3x1", standardize=True)
 
 
-def test_nearest_neighbours_find_classes_that_differ_in_brightness(common: dict[str, Any], tmp_path: Path) -> None:
-    [result] = evaluate_knn(KNNRecipe(**common, knn=KNN))
+def test_nearest_neighbors_find_classes_that_differ_in_brightness(common: dict[str, Any], tmp_path: Path) -> None:
+    [result] = evaluate(KNNRecipe(**common, knn=KNN))
     assert result.metrics["top1"] == 100
     assert (result.n, result.n_missing, result.protocol) == (6, 0, "knn 3, 1x1 views")
     [file] = (tmp_path / "results").iterdir()
@@ -90,7 +88,7 @@ def test_nearest_neighbours_find_classes_that_differ_in_brightness(common: dict[
 
 
 def test_predictions_and_a_picture_of_the_confusion_are_left(common: dict[str, Any], tmp_path: Path) -> None:
-    evaluate_knn(KNNRecipe(**common, knn=KNN))
+    evaluate(KNNRecipe(**common, knn=KNN))
     rows = pyarrow.parquet.read_table(tmp_path / "run" / "predictions_knn_3_1x1_views.parquet").to_pylist()
     assert [(Path(row["file"]).parent.name, row["top1_class"]) for row in rows] == [
         (name, name) for name in LEVELS for _ in range(2)
@@ -99,7 +97,7 @@ def test_predictions_and_a_picture_of_the_confusion_are_left(common: dict[str, A
 
 
 def test_a_probe_finds_classes_that_differ_in_brightness(common: dict[str, Any]) -> None:
-    [result] = evaluate_linear(LinearRecipe(**common, linear=LINEAR))
+    [result] = evaluate(LinearRecipe(**common, linear=LINEAR))
     assert result.metrics["top1"] == 100
     [case] = result.recipe["cases"]
     assert (case["lr"], case["train_n"], case["train_n_missing"]) == (0.5, 12, 0)
@@ -112,16 +110,16 @@ def test_evaluation_labels_that_are_all_wrong_give_nothing(
     rows = tuple(dataclasses.replace(row, label=((row.label or 0) + 1) % 3) for row in val.rows)
     dataclasses.replace(val, rows=rows).save(tmp_path / "val.csv")
     data = dataclasses.replace(common["data"], val=str(tmp_path / "val.csv"))
-    [nearest] = evaluate_knn(KNNRecipe(**{**common, "data": data}, knn=KNN))
+    [nearest] = evaluate(KNNRecipe(**{**common, "data": data}, knn=KNN))
     assert nearest.metrics["top1"] == 0
     run = dataclasses.replace(common["run"], output=str(tmp_path / "linear"))
-    [probe] = evaluate_linear(LinearRecipe(**{**common, "data": data, "run": run}, linear=LINEAR))
+    [probe] = evaluate(LinearRecipe(**{**common, "data": data, "run": run}, linear=LINEAR))
     assert probe.metrics["top1"] == 0
 
 
 def test_slow_and_fast_clips_are_evaluated_together(common: dict[str, Any]) -> None:
     linear = dataclasses.replace(LINEAR, clips=1, slow_fast=True, views="slow-fast 1x1", pool="sum")
-    [result] = evaluate_linear(LinearRecipe(**common, linear=linear))
+    [result] = evaluate(LinearRecipe(**common, linear=linear))
     assert result.protocol == "linear, slow-fast 1x1 views"
     assert result.metrics["top1"] == 100
 
@@ -135,7 +133,7 @@ def test_a_missing_video_is_reported_and_not_replaced(
         broken = dataclasses.replace(videos.rows[0], path=str(tmp_path / f"{split}.mp4"))
         dataclasses.replace(videos, rows=(broken, *videos.rows[1:])).save(tmp_path / f"{split}.csv")
     data = dataclasses.replace(common["data"], train=str(tmp_path / "train.csv"), val=str(tmp_path / "val.csv"))
-    [result] = evaluate_knn(KNNRecipe(**{**common, "data": data}, knn=KNN))
+    [result] = evaluate(KNNRecipe(**{**common, "data": data}, knn=KNN))
     assert (result.n, result.n_missing) == (5, 1)
     assert result.recipe["cases"][0]["train_n_missing"] == 1
     assert "5 videos, 1 missing" in describe_result(result)
@@ -149,8 +147,8 @@ def test_a_missing_video_is_reported_and_not_replaced(
 def test_training_on_what_is_evaluated_is_refused(common: dict[str, Any], lists: dict[str, Path]) -> None:
     data = dataclasses.replace(common["data"], val=str(lists["train"]))
     for run in (
-        lambda: evaluate_knn(KNNRecipe(**{**common, "data": data})),
-        lambda: evaluate_linear(LinearRecipe(**{**common, "data": data})),
+        lambda: evaluate(KNNRecipe(**{**common, "data": data})),
+        lambda: evaluate(LinearRecipe(**{**common, "data": data})),
     ):
         with pytest.raises(ValueError, match="share 12 files or groups"):
             run()
@@ -159,19 +157,19 @@ def test_training_on_what_is_evaluated_is_refused(common: dict[str, Any], lists:
 def test_videos_without_labels_are_refused(common: dict[str, Any], lists: dict[str, Path]) -> None:
     data = dataclasses.replace(common["data"], val=str(lists["val"] / "dark"))
     with pytest.raises(ValueError, match=r"data\.val: 2 videos have no label"):
-        evaluate_knn(KNNRecipe(**{**common, "data": data}, knn=KNN))
+        evaluate(KNNRecipe(**{**common, "data": data}, knn=KNN))
 
 
-def test_more_neighbours_than_videos_are_left_out_and_said(
+def test_more_neighbors_than_videos_are_left_out_and_said(
     common: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    results = evaluate_knn(KNNRecipe(**common, knn=KNNConfig(ks=(1, 12, 20, 200))))
+    results = evaluate(KNNRecipe(**common, knn=KNNConfig(ks=(1, 12, 20, 200))))
     assert [result.protocol.split(",")[0] for result in results] == ["knn 1", "knn 12"]
     assert "only 12 training videos, so there is no result for k = 20, 200" in caplog.text
 
 
 def test_few_shots_are_drawn_from_each_class(common: dict[str, Any]) -> None:
-    [result] = evaluate_knn(KNNRecipe(**common, knn=KNNConfig(ks=(1, 4), shots=1)))
+    [result] = evaluate(KNNRecipe(**common, knn=KNNConfig(ks=(1, 4), shots=1)))
     assert result.protocol == "knn 1, 1-shot, 1x1 views"
     assert result.metrics["top1"] == 100
 
@@ -183,7 +181,7 @@ def test_seeds_and_splits_are_averaged(common: dict[str, Any], lists: dict[str, 
     places = {"train": f"{tmp_path}/train{{split}}.csv", "val": f"{tmp_path}/val{{split}}.csv"}
     data = dataclasses.replace(common["data"], **places)
     repeat = RepeatConfig(num_seeds=2, splits=(1, 2))
-    results = evaluate_knn(KNNRecipe(**{**common, "data": data}, knn=KNN, repeat=repeat))
+    results = evaluate(KNNRecipe(**{**common, "data": data}, knn=KNN, repeat=repeat))
     assert [result.split for result in results] == ["test 1", "test 2", "mean of test 1, test 2"]
     assert [result.n for result in results] == [6, 6, 12]
     assert all(result.metrics["top1_std"] == 0 for result in results)
@@ -204,7 +202,7 @@ def test_splits_need_numbers_and_a_place_for_them(common: dict[str, Any]) -> Non
 
 def test_results_of_validation_videos_say_so(common: dict[str, Any], lists: dict[str, Path]) -> None:
     data = dataclasses.replace(common["data"], validation_fraction=0.5)
-    [result] = evaluate_knn(KNNRecipe(**{**common, "data": data}, knn=KNNConfig(ks=(1,))))
+    [result] = evaluate(KNNRecipe(**{**common, "data": data}, knn=KNNConfig(ks=(1,))))
     assert result.split == "validation"
     assert result.n == len(read_list(lists["train"])) // 2
 
@@ -229,7 +227,7 @@ def test_a_checkpoint_in_the_original_format_drops_in(common: dict[str, Any], tm
     torch.save(released, tmp_path / "kinetics400_vitt_ssl.pth")
     recipe = KNNRecipe(**{**common, "init": str(tmp_path / "kinetics400_vitt_ssl.pth")}, knn=KNN)
     assert_close(load_network(recipe).state_dict(), backbone.state_dict())
-    [result] = evaluate_knn(recipe)
+    [result] = evaluate(recipe)
     assert (result.name, result.metrics["top1"]) == ("kinetics400_vitt_ssl", 100)
 
 
@@ -262,7 +260,7 @@ def test_random_like_a_start_has_its_architecture_and_clip_and_other_weights(
 
 def test_a_run_logs_on_what_it_runs(common: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        evaluate_knn(KNNRecipe(**common, knn=KNN))
+        evaluate(KNNRecipe(**common, knn=KNN))
     [line] = [text for text in caplog.messages if text.startswith("kNN evaluation on cpu")]
     for part in (
         "precision float32",
@@ -292,22 +290,22 @@ def test_a_classifier_is_tested_on_all_views(common: dict[str, Any], tmp_path: P
     recipe = MultiviewRecipe(
         **{**common, "init": str(tmp_path / "mine")}, multiview=MultiviewConfig(views="3x2", pool="mean")
     )
-    [result] = evaluate_classifier(recipe)
+    [result] = evaluate(recipe)
     assert result.metrics["top1"] == pytest.approx(100 / 3)
     assert (result.protocol, result.name) == ("classifier, 3x2 views", "mine")
 
 
 def test_a_backbone_is_no_classifier(common: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"has no classifier; fine-tune it \(tools/finetune\.py\)"):
-        evaluate_classifier(MultiviewRecipe(**common))
+    with pytest.raises(ValueError, match=r"has no classifier; fine-tune it \(svt-zoo finetune\)"):
+        evaluate(MultiviewRecipe(**common))
 
 
 def test_features_are_not_computed_twice(
     common: dict[str, Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = evaluate_knn(KNNRecipe(**common, knn=KNN))
-    monkeypatch.setattr("svt_zoo.evaluation.features._compute", None)
-    assert [result.metrics for result in evaluate_knn(KNNRecipe(**common, knn=KNN))] == [r.metrics for r in first]
+    first = evaluate(KNNRecipe(**common, knn=KNN))
+    monkeypatch.setattr("svt_zoo.evaluation.features.view_features", None)
+    assert [result.metrics for result in evaluate(KNNRecipe(**common, knn=KNN))] == [r.metrics for r in first]
 
 
 @pytest.mark.parametrize(
@@ -349,3 +347,28 @@ def test_weights_that_say_no_clip_are_shown_svts(common: dict[str, Any]) -> None
 )
 def test_a_result_is_named_by_what_was_evaluated(init: str, name: str) -> None:
     assert name_of(init, "svt_vitb") == name
+
+
+@pytest.mark.parametrize(
+    ("options", "values", "message"),
+    [
+        (KNNConfig, {"ks": (20, 0)}, r"ks must be >= 1, got \(20, 0\)"),
+        (KNNConfig, {"ks": ()}, "ks must hold one or more numbers"),
+        (KNNConfig, {"temperature": 0.0}, "temperature must be > 0, got 0"),
+        (KNNConfig, {"shots": 0}, "shots must be >= 1, got 0"),
+        (KNNConfig, {"views": "5x1"}, "views must be .* got '5x1'"),
+        (LinearConfig, {"lrs": (0.1, 0.0)}, "lrs must be > 0"),
+        (LinearConfig, {"lrs": ()}, "lrs must hold one or more learning rates"),
+        (LinearConfig, {"clips": 0}, "clips must be >= 1, got 0"),
+        (LinearConfig, {"hflip": 2.0}, "hflip must be >= 0 and <= 1, got 2"),
+        (LinearConfig, {"weight_decay": -1.0}, "weight_decay must be >= 0, got -1"),
+        (MultiviewConfig, {"views": "3"}, "views must be .* got '3'"),
+        (RepeatConfig, {"num_seeds": 0}, "num_seeds must be >= 1, got 0"),
+        (EvaluationRunConfig, {"output": ""}, "output must name a folder, got nothing"),
+        (EvaluationRunConfig, {"seed": -1}, "seed must be >= 0, got -1"),
+    ],
+    ids=str,
+)
+def test_an_option_out_of_range_is_refused_by_name(options: type, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        options(**values)

@@ -9,8 +9,8 @@ import torch
 from hub_server import HubServer
 from huggingface_hub import constants, hf_api
 
+from svt_zoo.files import torch_folder
 from svt_zoo.hub.download import Source, WeightsError, fetch
-from svt_zoo.hub.sources import checkpoints_folder
 
 
 @pytest.fixture(scope="session")
@@ -90,6 +90,6 @@ def left_behind() -> Callable[[], list[str]]:
     """The files in the folder of checkpoints, but for the empty files of the locks."""
 
     def names() -> list[str]:
-        return sorted(path.name for path in checkpoints_folder().glob("*") if path.suffix != ".lock")
+        return sorted(path.name for path in torch_folder("checkpoints").glob("*") if path.suffix != ".lock")
 
     return names

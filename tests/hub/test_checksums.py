@@ -7,12 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from svt_zoo.hub.checksums import check, lock_path, recorded
-from svt_zoo.hub.sources import WeightsError
+from svt_zoo.hub.download import check, lock_path, record, recorded
+from svt_zoo.hub.sources import WeightsError, parse_source
 
 pytestmark = pytest.mark.usefixtures("hub_server")  # for its folders
 
 A, B = "a" * 64, "b" * 64
+
+
+def arrive(text: str, digest: str, sha256: str | None = None) -> None:
+    """What a fetch does with the hash of a file."""
+    source = parse_source(text)
+    check(source, digest, sha256, None)
+    record(source, digest)
 
 
 def test_nothing_is_recorded_before_the_first_download() -> None:
@@ -20,32 +27,32 @@ def test_nothing_is_recorded_before_the_first_download() -> None:
 
 
 def test_the_first_hash_of_a_source_is_recorded() -> None:
-    check("https://server.org/w.pth", A, None, None)
+    arrive("https://server.org/w.pth", A)
     assert json.loads(lock_path().read_text()) == {"https://server.org/w.pth": A}
 
 
 def test_a_later_difference_is_refused_and_does_not_change_the_record() -> None:
-    check("hf://org/repo/w@main", A, None, None)
+    arrive("hf://org/repo/w@main", A)
     with pytest.raises(WeightsError, match="if you expected the change, remove its entry from"):
-        check("hf://org/repo/w@main", B, None, None)
+        arrive("hf://org/repo/w@main", B)
     assert recorded() == {"hf://org/repo/w@main": A}
 
 
-def test_a_removed_entry_is_recorded_anew() -> None:
-    check("https://server.org/w.pth", A, None, None)
+def test_a_removed_entry_is_recorded_again() -> None:
+    arrive("https://server.org/w.pth", A)
     lock_path().write_text("{}")
-    check("https://server.org/w.pth", B, None, None)
+    arrive("https://server.org/w.pth", B)
     assert recorded() == {"https://server.org/w.pth": B}
 
 
 def test_a_known_hash_overrules_the_record() -> None:
-    check("https://server.org/w.pth", A, None, None)
-    check("https://server.org/w.pth", B, B, None)
+    arrive("https://server.org/w.pth", A)
+    arrive("https://server.org/w.pth", B, B)
     assert recorded() == {"https://server.org/w.pth": B}
 
 
 def test_a_known_hash_may_be_in_capitals() -> None:
-    check("https://server.org/w.pth", A, A.upper(), None)
+    arrive("https://server.org/w.pth", A, A.upper())
 
 
 def test_an_unreadable_lock_file_is_refused_with_its_path() -> None:
@@ -59,7 +66,7 @@ def test_an_unreadable_lock_file_is_refused_with_its_path() -> None:
 def test_no_entry_is_lost_when_many_write_at_once() -> None:
     sources = [f"https://server.org/{index}.pth" for index in range(24)]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda source: check(source, A, None, None), sources))
+        list(pool.map(lambda source: arrive(source, A), sources))
     assert recorded() == dict.fromkeys(sources, A)
 
 
@@ -69,7 +76,7 @@ def test_a_cache_that_cannot_be_written_still_serves(
     def refuse(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("svt_zoo.hub.checksums.FileLock", refuse)
+    monkeypatch.setattr("svt_zoo.hub.download.FileLock", refuse)
     with caplog.at_level(logging.WARNING):
-        check("https://server.org/w.pth", A, None, None)
+        arrive("https://server.org/w.pth", A)
     assert "could not be recorded" in caplog.text

@@ -9,19 +9,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from svt_zoo.hub.convert import (
-    FORMATS,
-    dropped_keys,
-    from_classifier,
-    from_hf_timesformer,
-    from_svt,
-    from_timesformer,
-    recognise,
-    to_hf_timesformer,
-    to_svt,
-    to_timesformer,
-    unwrap,
-)
+from svt_zoo.hub.convert import convert, to_hf_timesformer, to_svt, to_timesformer
+from svt_zoo.hub.state_dicts import from_classifier, rename, unwrap
 from svt_zoo.models import create_model
 
 Oracle = Callable[[str], tuple[dict[str, Tensor], dict[str, Any]]]
@@ -49,11 +38,16 @@ def image_vit(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if "temporal" not in key and key != "time_embed"}
 
 
-def test_svts_released_file_is_recognised_and_converted(state: dict[str, Tensor]) -> None:
+def assert_converts(checkpoint: dict[str, Any], kind: str, state: dict[str, Tensor]) -> None:
+    converted = convert(checkpoint)
+    assert converted.kind == kind
+    assert_close(converted.state, state, atol=0, rtol=0)
+
+
+def test_svts_released_file_is_converted(state: dict[str, Tensor]) -> None:
     file = svt_file(state)
-    assert recognise(file) == "svt"
-    assert_close(from_svt(file), state)
-    assert dropped_keys(file, "svt") == sorted(key for key in file if key.startswith("head."))
+    assert_converts(file, "svt", state)
+    assert convert(file).unused == sorted(key for key in file if key.startswith("head."))
 
 
 def test_of_svts_training_checkpoint_the_teacher_is_taken(state: dict[str, Tensor]) -> None:
@@ -67,33 +61,31 @@ def test_of_svts_training_checkpoint_the_teacher_is_taken(state: dict[str, Tenso
         "args": argparse.Namespace(arch="timesformer"),
         "dino_loss": {"center": torch.zeros(1, 9)},
     }
-    assert recognise(checkpoint) == "svt"
-    assert_close(from_svt(checkpoint), state)
-    around = {"args", "dino_loss", "epoch", "motion_teacher", "optimizer", "student"}
-    assert around < set(dropped_keys(checkpoint, "svt"))
+    assert_converts(checkpoint, "svt", state)
+    assert {"args", "dino_loss", "epoch", "motion_teacher", "optimizer", "student"} < set(convert(checkpoint).unused)
     del checkpoint["teacher"]
-    assert_close(from_svt(checkpoint)["cls_token"], state["cls_token"] + 1)
+    assert_close(convert(checkpoint).state["cls_token"], state["cls_token"] + 1)
 
 
 def test_svts_names_come_back(state: dict[str, Tensor]) -> None:
     back = to_svt(state)
     assert set(back) == {key for key in svt_file(state) if key.startswith("backbone.")}
-    assert_close(from_svt(back), state)
+    assert_converts(back, "svt", state)
 
 
 @pytest.mark.parametrize("container", ["model_state", "model", "state_dict", None])
-def test_facebooks_timesformer_is_recognised_and_converted(
+def test_facebooks_timesformer_is_converted(
     state: dict[str, Tensor], head: dict[str, Tensor], container: str | None
 ) -> None:
     flat = {f"model.{key}": value for key, value in {**state, **head}.items()}
-    checkpoint: dict[str, Any] = {container: flat, "epoch": 14, "cfg": "TRAIN:"} if container else flat
-    assert recognise(checkpoint) == "timesformer"
-    assert_close(from_timesformer(checkpoint), {**state, **head})
+    assert_converts(
+        {container: flat, "epoch": 14, "cfg": "TRAIN:"} if container else flat, "timesformer", {**state, **head}
+    )
 
 
 def test_facebooks_names_come_back(state: dict[str, Tensor], head: dict[str, Tensor], oracle: Oracle) -> None:
     back = to_timesformer({**state, **head})
-    assert_close(from_timesformer(back), {**state, **head})
+    assert_converts(back, "timesformer", {**state, **head})
     recorded = oracle("time/timesformer_fb")[1]["weight_keys"]
     assert set(back["model_state"]) == set(recorded)  # two blocks there, two here
 
@@ -101,13 +93,13 @@ def test_facebooks_names_come_back(state: dict[str, Tensor], head: dict[str, Ten
 def test_times_own_heads_are_dropped_by_name(oracle: Oracle) -> None:
     tensors, _ = oracle("time/timesformer_time")
     file = {key.removeprefix("weights/"): value for key, value in tensors.items() if key.startswith("weights/")}
-    assert recognise(file) == recognise({"model_state": file}) == "timesformer"
-    converted = from_timesformer(file)
-    left_out = set(file) - set(converted)
+    converted = convert({"model_state": file})
+    assert converted.kind == convert(file).kind == "timesformer"
+    left_out = set(file) - set(converted.state)
     assert {key.partition(".")[0] for key in left_out} == {
         "temp_head", "mlp_q", "mlp_k", "mlp_v", "mlp_proj", "mlp_norm", "flow_head"
     }  # fmt: skip
-    assert sorted(left_out) == dropped_keys(file, "timesformer")
+    assert sorted(left_out) == converted.unused
 
 
 def test_hugging_faces_names_are_mapped_both_ways(
@@ -118,47 +110,54 @@ def test_hugging_faces_names_are_mapped_both_ways(
     assert {key_map[f"model.{key}"] for key in {**state, **head}} == set(theirs)
     for key, value in {**state, **head}.items():
         assert theirs[key_map[f"model.{key}"]] is value
-    assert recognise(theirs) == "hf_timesformer"
-    assert_close(from_hf_timesformer(theirs), {**state, **head})
+    assert_converts(theirs, "hf_timesformer", {**state, **head})
 
 
-def test_hugging_faces_model_without_a_classifier_is_recognised_too(state: dict[str, Tensor]) -> None:
+def test_hugging_faces_model_without_a_classifier_is_converted_too(state: dict[str, Tensor]) -> None:
     bare = {key.removeprefix("timesformer."): value for key, value in to_hf_timesformer(state).items()}
-    assert recognise(bare) == "hf_timesformer"
-    assert_close(from_hf_timesformer(bare), state)
+    assert_converts(bare, "hf_timesformer", state)
 
 
 def test_an_image_networks_head_is_dropped(state: dict[str, Tensor], head: dict[str, Tensor]) -> None:
-    assert "head.weight" not in FORMATS["vit"].from_({**image_vit(state), **head})
-    assert dropped_keys({**image_vit(state), **head}, "vit") == ["head.bias", "head.weight"]
-
-
-def test_a_classifier_of_ours_gives_its_head(state: dict[str, Tensor], head: dict[str, Tensor]) -> None:
-    file = {f"backbone.{key}": value for key, value in state.items()} | head
-    assert_close(from_classifier(file), {**state, **head})
-    assert_close(from_classifier(state), state)
+    converted = convert({**image_vit(state), **head})
+    assert converted.kind == "vit"
+    assert converted.unused == ["head.bias", "head.weight"]
+    assert "head.weight" not in converted.state
 
 
 def test_a_classifiers_names_are_turned_back_too(state: dict[str, Tensor], head: dict[str, Tensor]) -> None:
     classifier = {f"backbone.{key}": value for key, value in state.items()} | head
     both = {**state, **head}
+    assert_close(from_classifier(classifier), both)
+    assert_close(from_classifier(state), state)
     assert set(to_hf_timesformer(classifier)) == set(to_hf_timesformer(both))
     assert set(to_timesformer(classifier)["model_state"]) == set(to_timesformer(both)["model_state"])
     assert set(to_svt(classifier)) == set(to_svt(state))  # SVT's file has no such head
 
 
 def test_unknown_keys_pass_through_so_that_the_strict_load_sees_them(state: dict[str, Tensor]) -> None:
-    for name in ("svt", "timesformer", "hf_timesformer", "vit"):
-        assert "blocks.0.extra" in FORMATS[name].from_({**state, "blocks.0.extra": torch.zeros(1)}), name
+    extra = {"blocks.0.extra": torch.zeros(1)}
+    for file in (to_svt({**state, **extra}), {**state, **extra}, {**image_vit(state), **extra}):
+        assert "blocks.0.extra" in convert(file).state
+    assert "blocks.0.extra" in convert({**to_hf_timesformer(state), **extra}).state
 
 
 def test_something_else_is_refused_by_what_it_holds() -> None:
     with pytest.raises(ValueError, match=r"not a checkpoint format of the zoo \(it holds conv1\.weight, "):
-        recognise({"conv1.weight": torch.zeros(1)})
+        convert({"conv1.weight": torch.zeros(1)})
     with pytest.raises(ValueError, match="it holds nothing"):
-        recognise({})
+        convert({})
 
 
 def test_containers_are_taken_off_however_deep() -> None:
     value = torch.ones(1)
     assert unwrap({"model": {"state_dict": {"module.a": value}}, "epoch": 1}) == {"a": value}
+
+
+def test_a_rule_renames_the_start_of_a_key_up_to_a_dot() -> None:
+    value = torch.ones(1)
+    rules = [("layer.{i}.norm", "blocks.{i}.norm1"), ("head", "classifier")]
+    state = {"layer.12.norm.bias": value, "header.bias": value, "head": value}
+    renamed = rename(state, rules)
+    assert set(renamed) == {"blocks.12.norm1.bias", "header.bias", "classifier"}
+    assert rename(renamed, rules, back=True) == state

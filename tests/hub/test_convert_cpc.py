@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from svt_zoo.hub import entrypoints
-from svt_zoo.hub.convert import recognise
+from svt_zoo.hub.convert import convert
 from svt_zoo.hub.convert_cpc import DEAD, from_cpc, to_cpc
 from svt_zoo.hub.loading import load_model
 from svt_zoo.hub.sources import WeightsError
@@ -52,26 +52,26 @@ def layout_of(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 @pytest.mark.parametrize("net", ["resnet18", "resnet34"])
 def test_a_method_goes_out_in_the_originals_layout_and_comes_back(record: dict[str, Any], net: str) -> None:
-    given = weights(record, f"CPC_Trans_{net}")
-    method = original_cpc(given, net, torch.float32)
+    weights_file = weights(record, f"CPC_Trans_{net}")
+    method = original_cpc(weights_file, net, torch.float32)
     back = to_cpc(method.state_dict())
-    assert layout_of(back) == layout_of(given)
-    used = without(given, DEAD)
+    assert layout_of(back) == layout_of(weights_file)
+    used = without(weights_file, DEAD)
     assert_close({name: back[name] for name in used}, used, atol=0, rtol=0)
     alias = {name.replace("cell_list.0", "ConvGRUCell_00"): back[name] for name in back if "cell_list" in name}
     assert_close(alias, {name: back[name] for name in alias}, atol=0, rtol=0)
     again = from_cpc(back, predictor=True)
-    assert_close(again, from_cpc(given, predictor=True), atol=0, rtol=0)
+    assert_close(again, from_cpc(weights_file, predictor=True), atol=0, rtol=0)
 
 
 @pytest.mark.parametrize(("layout", "net"), [("LC_resnet18_k101", "resnet18"), ("LC_resnet34_k51", "resnet34")])
 def test_a_classifiers_layout_is_known_key_by_key(record: dict[str, Any], layout: str, net: str) -> None:
-    given = weights(record, layout)
-    ours = from_cpc({f"module.{name}": value for name, value in given.items()})
+    weights_file = weights(record, layout)
+    ours = convert({f"module.{name}": value for name, value in weights_file.items()}).state
     head = {name: ours.pop(f"head.{name}") for name in ("weight", "bias")}
     assert layout_of(ours) == layout_of(create_model(f"cpc_{net}", **CLASSIFIER).state_dict())
     back = to_cpc({**{f"backbone.{name}": value for name, value in ours.items()}, "head.weight": head["weight"]})
-    assert layout_of({**back, "final_fc.1.bias": head["bias"]}) == layout_of(given)
+    assert layout_of({**back, "final_fc.1.bias": head["bias"]}) == layout_of(weights_file)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -79,16 +79,16 @@ def test_a_classifiers_layout_is_known_key_by_key(record: dict[str, Any], layout
 def test_the_classifier_equals_the_original(
     record: dict[str, Any], recorded: dict[str, Tensor], case: str, dtype: torch.dtype
 ) -> None:
-    said = record["lc"][case]
-    config = said["config"]
+    expected = record["lc"][case]
+    config = expected["config"]
     network: Any = original_classifier(classifier_weights(record, config["K"]), config["K"], dtype).eval()
     shape = (config["B"], config["N"], 3, config["S"], config["S"])
     clip, digest = rule_clip(case, shape, record["salt"])
-    assert digest == said["input_sha256_16"]
+    assert digest == expected["input_sha256_16"]
     clip = clip.to(dtype)
-    tolerances = dict.fromkeys(said["fp32_max_abs_dev"], 1e-9)
+    tolerances = dict.fromkeys(expected["fp32_max_abs_dev"], 1e-9)
     if dtype == torch.float32:
-        tolerances = {name: 4 * value + 1e-6 for name, value in said["fp32_max_abs_dev"].items()}
+        tolerances = {name: 4 * value + 1e-6 for name, value in expected["fp32_max_abs_dev"].items()}
     with torch.no_grad():
         context = F.relu(network.backbone.tokens(network.backbone.frame_features(clip), network.backbone.grid(clip)))
         logits = network(clip)
@@ -96,16 +96,16 @@ def test_the_classifier_equals_the_original(
     assert_close(logits[:, None].double(), recorded[f"{case}.logits"], atol=tolerances["logits"], rtol=0)
     embedding = network.backbone.context(clip).double()
     assert_close(embedding, recorded[f"{case}.embedding"], atol=tolerances["embedding"], rtol=0)
-    loss = F.cross_entropy(logits, torch.tensor(said["labels"]))
-    assert loss.item() == pytest.approx(said["eval_loss"], abs=tolerances["logits"])
+    loss = F.cross_entropy(logits, torch.tensor(expected["labels"]))
+    assert loss.item() == pytest.approx(expected["eval_loss"], abs=tolerances["logits"])
 
 
 @pytest.mark.parametrize("case", [pytest.param(CASES[0], marks=pytest.mark.slow), CASES[1]])
 def test_five_steps_of_the_originals_fine_tuning_are_equal(
     record: dict[str, Any], case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = record["lc"][case]
-    config = said["config"]
+    expected = record["lc"][case]
+    config = expected["config"]
     network: Any = original_classifier(classifier_weights(record, config["K"]), config["K"], torch.float64).train()
     monkeypatch.setattr("svt_zoo.models.cpc.F.dropout", lambda x, p, training: x)
     clip = rule_clip(case, (config["B"], config["N"], 3, config["S"], config["S"]), record["salt"])[0].double()
@@ -119,55 +119,61 @@ def test_five_steps_of_the_originals_fine_tuning_are_equal(
     optimizer = torch.optim.Adam(groups, weight_decay=1e-3)
     losses = []
     for step in range(5):
-        loss = F.cross_entropy(network(clip), torch.tensor(said["labels"]))
+        loss = F.cross_entropy(network(clip), torch.tensor(expected["labels"]))
         optimizer.zero_grad()
         loss.backward()
         if step == 0:
             norms = {name: g.norm().item() for name, g in to_cpc({n: p.grad for n, p in named}).items()}
-            for name, norm in said["grad_norms"].items():
+            for name, norm in expected["grad_norms"].items():
                 assert norm is None or norms[name] == pytest.approx(norm, rel=1e-7, abs=1e-9), name
         optimizer.step()
         losses.append(loss.item())
-    assert_close(losses, said["adam5_losses"], rtol=1e-7, atol=1e-7)
+    assert_close(losses, expected["adam5_losses"], rtol=1e-7, atol=1e-7)
 
 
 def test_a_videos_score_is_the_mean_over_its_clips(record: dict[str, Any], recorded: dict[str, Tensor]) -> None:
-    said = record["test_protocol"]
+    expected = record["test_protocol"]
     network = original_classifier(classifier_weights(record, 101), 101, torch.float64).eval()
     probabilities = []
-    for i, num_clips in enumerate(said["clips_per_video"]):
+    for i, num_clips in enumerate(expected["clips_per_video"]):
         clips = rule_clip(f"video{i}", (num_clips, 7, 3, 64, 64), record["salt"])[0].double()
         with torch.no_grad():
             logits = network(clips)
         assert_close(logits[:, None], recorded[f"test.video{i}_clip_logits"], atol=1e-9, rtol=0)
         probabilities.append(logits.softmax(dim=1).mean(dim=0))
-    found = torch.stack(probabilities).argmax(dim=1)
-    assert found.tolist() == said["prob_mean_argmax"]
-    assert (found == torch.tensor(said["targets"])).double().mean().item() == said["top1"]
+    classes = torch.stack(probabilities).argmax(dim=1)
+    assert classes.tolist() == expected["prob_mean_argmax"]
+    assert (classes == torch.tensor(expected["targets"])).double().mean().item() == expected["top1"]
 
 
-def test_a_training_checkpoint_is_recognised_and_loads(record: dict[str, Any], tmp_path: Path) -> None:
-    given = weights(record, "CPC_Trans_resnet18")
-    checkpoint = {"epoch": 3, "net": "resnet18", "state_dict": given, "best_acc": np.float64(0.5), "iteration": 7}
-    assert recognise(checkpoint) == "cpc"
+def test_a_training_checkpoint_is_recognized_and_loads(record: dict[str, Any], tmp_path: Path) -> None:
+    weights_file = weights(record, "CPC_Trans_resnet18")
+    checkpoint = {
+        "epoch": 3,
+        "net": "resnet18",
+        "state_dict": weights_file,
+        "best_acc": np.float64(0.5),
+        "iteration": 7,
+    }
+    assert convert(checkpoint).kind == "cpc"
     path = tmp_path / "epoch3.pth.tar"
     torch.save(checkpoint, path)
     network: Any = load_model(path, model="cpc_resnet18")
-    assert_close(network.resnet.conv1.weight, given["backbone.conv1.weight"], atol=0, rtol=0)
+    assert_close(network.resnet.conv1.weight, weights_file["backbone.conv1.weight"], atol=0, rtol=0)
     with pytest.raises(WeightsError, match="does not fit CPCNetwork"):
         load_model(path, model="cpc_resnet34")
 
 
 def test_a_fine_tuned_checkpoint_brings_its_classifier(record: dict[str, Any], tmp_path: Path) -> None:
-    given = {f"module.{name}": value for name, value in weights(record, "LC_resnet18_k101").items()}
+    weights_file = {f"module.{name}": value for name, value in weights(record, "LC_resnet18_k101").items()}
     path = tmp_path / "model_best_epoch9.pth.tar"
-    torch.save({"epoch": 9, "state_dict": given, "best_acc": 0.6}, path)
+    torch.save({"epoch": 9, "state_dict": weights_file, "best_acc": 0.6}, path)
     for network in (
         load_model(path, model="cpc_resnet18", num_classes=None),
         entrypoints.cpc_resnet18_ucf101_finetuned(weights=path, num_classes=101),
     ):
-        assert_close(network.head.weight, given["module.final_fc.1.weight"], atol=0, rtol=0)
-        assert_close(network.backbone.final_bn.weight, given["module.final_bn.weight"], atol=0, rtol=0)
+        assert_close(network.head.weight, weights_file["module.final_fc.1.weight"], atol=0, rtol=0)
+        assert_close(network.backbone.final_bn.weight, weights_file["module.final_bn.weight"], atol=0, rtol=0)
     clip = network.transforms()(torch.zeros(7, 240, 320, 3, dtype=torch.uint8))
     assert network(clip[None]).shape == (1, 101)
 

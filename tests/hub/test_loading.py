@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from svt_zoo.hub import loading, table
 from svt_zoo.hub.convert import to_hf_timesformer, to_svt, to_timesformer
 from svt_zoo.hub.loading import load_model
 from svt_zoo.hub.sources import HubFile, WeightsError
-from svt_zoo.hub.weights import ClipSpec, Weights, get_weights
+from svt_zoo.hub.table import get_weights
+from svt_zoo.hub.weights import ClipSpec, Weights
 from svt_zoo.inference.predict import label_names
 from svt_zoo.models import Backbone, Classifier, Features, create_model
 from svt_zoo.models.timesformer import TimeSformer
@@ -145,7 +147,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, network: TimeSformer, suffi
     path = tmp_path / f"weights{suffix}"
     (torch.save if suffix == ".pth" else save_file)(released(network), path)
     path.write_bytes(path.read_bytes()[:-2000])
-    with pytest.raises(WeightsError, match=f"weights{suffix}: (not a whole|refused)"):
+    with pytest.raises(WeightsError, match=f"weights{suffix}: (not a complete|refused)"):
         small(path)
 
 
@@ -177,7 +179,7 @@ def test_a_classifier_takes_the_files_head_if_it_fits(
 
 def test_a_file_without_an_architecture_asks_for_one(tmp_path: Path, network: TimeSformer) -> None:
     torch.save(released(network), tmp_path / "w.pth")
-    with pytest.raises(ValueError, match=r"does not say its architecture; load it by load_model\(\.\.\., model=NAME\)"):
+    with pytest.raises(ValueError, match=r"not state its architecture; load it by load_model\(\.\.\., model=NAME\)"):
         load_model(tmp_path / "w.pth")
 
 
@@ -186,7 +188,7 @@ def test_half_precision_files_give_float32_networks(tmp_path: Path, network: Tim
     assert {p.dtype for p in small(tmp_path / "w.pth").parameters()} == {torch.float32}
 
 
-def test_a_misspelt_row_is_not_taken_for_a_path() -> None:
+def test_a_misspelled_row_is_not_taken_for_a_path() -> None:
     with pytest.raises(ValueError, match="did you mean svt_vitb_k400"):
         load_model("svt_vitb_k4000")
     with pytest.raises(WeightsError, match="no such file"):
@@ -251,7 +253,7 @@ def test_a_network_the_zoo_did_not_build_cannot_be_saved(tmp_path: Path) -> None
         TimeSformer(**SMALL).save_pretrained(tmp_path / "x")
 
 
-def test_a_row_brings_its_licence_and_its_clip_along(
+def test_a_row_brings_its_license_and_its_clip_along(
     tmp_path: Path, network: TimeSformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "model.safetensors"
@@ -266,7 +268,7 @@ def test_a_row_brings_its_licence_and_its_clip_along(
         license="CC0",
         pretrained_on="noise",
     )
-    monkeypatch.setattr(loading, "fetch", lambda source, **_: path)
+    monkeypatch.setattr(loading, "fetched", lambda source, **_: nullcontext(path))
     model = load_model(row, **WIDTHS)
     assert model.meta["license"] == "CC0"
     assert model.meta["weights"] == "small"
@@ -349,8 +351,8 @@ def test_a_new_classifier_does_not_take_the_old_ones_labels(tmp_path: Path, netw
 
 
 @pytest.fixture
-def labelled(hub_server: HubServer, network: TimeSformer) -> Callable[[dict[str, bytes]], Weights]:
-    """`labelled(more)`: the row of a classifier of two classes, in a repository with `more` files."""
+def labeled(hub_server: HubServer, network: TimeSformer) -> Callable[[dict[str, bytes]], Weights]:
+    """`labeled(more)`: the row of a classifier of two classes, in a repository with `more` files."""
 
     def publish(more: dict[str, bytes]) -> Weights:
         buffer = io.BytesIO()
@@ -363,12 +365,12 @@ def labelled(hub_server: HubServer, network: TimeSformer) -> Callable[[dict[str,
 
 
 def test_a_row_loaded_once_knows_the_names_of_its_classes_without_a_network(
-    labelled: Callable[[dict[str, bytes]], Weights],
+    labeled: Callable[[dict[str, bytes]], Weights],
     hub_server: HubServer,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    row = labelled({"config.json": b'{"id2label": {"0": "run", "1": "sit"}}'})
+    row = labeled({"config.json": b'{"id2label": {"0": "run", "1": "sit"}}'})
     load_model(row, **WIDTHS)
     load_model(row, num_classes=3, **WIDTHS)
     assert not any("config.json" in request.path for request in hub_server.requests)  # no classifier of the row's
@@ -382,9 +384,9 @@ def test_a_row_loaded_once_knows_the_names_of_its_classes_without_a_network(
 
 
 def test_names_that_cannot_be_had_are_one_warning_and_no_error(
-    labelled: Callable[[dict[str, bytes]], Weights], caplog: pytest.LogCaptureFixture
+    labeled: Callable[[dict[str, bytes]], Weights], caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert isinstance(load_model(labelled({}), num_classes=2, **WIDTHS), Classifier)
+    assert isinstance(load_model(labeled({}), num_classes=2, **WIDTHS), Classifier)
     assert len(caplog.records) == 1
     assert "the classes stay without names: hf://org/tiny/config.json@" in caplog.text
 
@@ -398,7 +400,7 @@ def test_of_a_students_checkpoint_the_teacher_is_read_and_the_log_says_why(
     assert "student (read is the teacher, which its method evaluates)" in caplog.text
 
 
-def test_a_misspelt_model_is_refused_before_anything_is_fetched(hub_server: HubServer) -> None:
+def test_a_misspelled_model_is_refused_before_anything_is_fetched(hub_server: HubServer) -> None:
     with pytest.raises(ValueError, match="no model is named 'svt_vit_b'; did you mean svt_vitb"):
         load_model("hf://org/svt/weights.pth@main", model="svt_vit_b")
     assert hub_server.requests == []

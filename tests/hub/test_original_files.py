@@ -10,11 +10,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from svt_zoo.hub import entrypoints
-from svt_zoo.hub.convert import dropped_keys, from_timesformer, recognise, to_timesformer
-from svt_zoo.hub.convert_motionformer import from_motionformer, to_motionformer
-from svt_zoo.hub.convert_xvit import from_xvit, to_xvit
+from svt_zoo.hub.convert import convert, to_motionformer, to_timesformer, to_xvit
 from svt_zoo.hub.loading import load_model
-from svt_zoo.hub.weights import get_weights
+from svt_zoo.hub.table import get_weights
 from svt_zoo.models import Classifier, create_model
 
 Oracle = Callable[[str], tuple[dict[str, Tensor], dict[str, Any]]]
@@ -33,11 +31,7 @@ FILES: dict[str, tuple[str, dict[str, Any]]] = {
     "xvit_time": ("xvit_vitb", {"depth": 2}),
     "xvit_orig": ("xvit_vitb", {"depth": 2}),
 }
-CONVERTERS = {
-    "timesformer": (from_timesformer, to_timesformer),
-    "motionformer": (from_motionformer, to_motionformer),
-    "xvit": (from_xvit, to_xvit),
-}
+WRITERS = {"timesformer": to_timesformer, "motionformer": to_motionformer, "xvit": to_xvit}
 UNUSED = ("temp_head", "mlp_", "flow_head", "new_fc")  # absent from the backbone
 
 
@@ -65,10 +59,10 @@ def test_a_file_computes_what_the_original_computed(oracle: Oracle, name: str, t
 def test_names_are_turned_back_bit_for_bit(oracle: Oracle, name: str) -> None:
     file = weights_of(oracle(f"time/{name}")[0])
     kind = name.partition("_")[0]
-    assert recognise(file) == recognise({"model_state": file}) == kind
-    from_, to = CONVERTERS[kind]
-    options = {"original": True} if name == "xvit_orig" else {}
-    back = to(from_(file), **options)["model_state"]
+    converted = convert({"model_state": file})
+    assert convert(file).kind == converted.kind == kind
+    options: dict[str, Any] = {"original": True} if name == "xvit_orig" else {}
+    back = WRITERS[kind](converted.state, **options)["model_state"]
     if name == "timesformer_time":
         back = {key.removeprefix("model."): value for key, value in back.items()}
     used = {key: value for key, value in file.items() if not key.startswith(UNUSED)}
@@ -84,12 +78,12 @@ def test_names_are_turned_back_bit_for_bit(oracle: Oracle, name: str) -> None:
 
 def test_what_no_network_computes_with_is_named(oracle: Oracle) -> None:
     facebooks = weights_of(oracle("time/motionformer_fb")[0])
-    assert dropped_keys(facebooks, "motionformer") == ["patch_embed.proj.bias", "patch_embed.proj.weight"]
+    assert convert(facebooks).unused == ["patch_embed.proj.bias", "patch_embed.proj.weight"]
     times = weights_of(oracle("time/motionformer_time")[0])
-    assert {key.partition("_")[0] for key in dropped_keys(times, "motionformer")} == {"temp", "mlp", "flow"}
+    assert {key.partition("_")[0] for key in convert(times).unused} == {"temp", "mlp", "flow"}
     original = weights_of(oracle("time/xvit_orig")[0]) | {"base_model.head.bias": torch.zeros(7)}
-    assert dropped_keys(original, "xvit") == ["base_model.head.bias", "new_fc.bias", "new_fc.weight"]
-    assert not set(dropped_keys(original, "xvit")) & set(from_xvit(original))
+    assert convert(original).unused == ["base_model.head.bias", "new_fc.bias", "new_fc.weight"]
+    assert not set(convert(original).unused) & set(convert(original).state)
 
 
 def test_a_longer_clip_begins_a_released_xvits_time_table_anew(oracle: Oracle, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_the_page_in_the_repository_is_current(tmp_path: Path) -> None:
     assert written == written_page(ROOT / "results", tmp_path / "page.md"), "run svt-zoo page"
 
 
-def test_every_row_of_the_table_is_on_the_page_with_licence_and_sha256() -> None:
+def test_every_row_of_the_table_is_on_the_page_with_license_and_sha256() -> None:
     text = zoo_page([])
     for name, row in TABLE.items():
         (line,) = lines(text, f"| `{name}` |", f"| {row.license} |", row.paper)

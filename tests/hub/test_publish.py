@@ -142,10 +142,19 @@ def test_the_card_on_the_hub_says_how_to_load_it(hub_server: HubServer, model: s
 
 def test_the_card_states_what_is_known_and_what_is_not(model: svt_zoo.Backbone) -> None:
     card = model_card({**model.meta, **svt_zoo.get_weights("svt_vitb_k400").meta}, [0.5])
-    assert "licence of the weights: unclear" in card
+    assert "license of the weights: unclear" in card
     assert "the data it was trained on has terms of its own" in card
     assert "| published | UCF-101 | linear | top-1 | 90.8 |" in card
-    assert "note: The published evaluation normalises with 0.45 / 0.225" in card
+    assert "note: The published evaluation normalizes with 0.45 / 0.225" in card
     assert "\nlicense: other\n" in card
     assert "\nlicense: apache-2.0\n" in model_card(svt_zoo.get_weights("dino_vits16").meta, [0.5])
     assert json.dumps([0.5]) in card
+
+
+def test_a_card_prints_names_as_plain_text() -> None:
+    number = {"dataset": "a|b", "protocol": "x", "metric": "y", "value": 1, "source": "[me](http://x)\n# title"}
+    title = "# a\n<script>alert(1)</script> `b`"
+    card = model_card({"model": "svt_vitt", "title": title, "measured": [number]}, [0.5], 'org/n"ame')
+    assert r"# # a \<script\>alert(1)\</script\> \`b\`" in card
+    assert r"| measured | a\|b | x | y | 1 | \[me\](http://x) # title |" in card
+    assert r'from_pretrained("org/n\"ame")' in card

@@ -9,14 +9,18 @@ from types import SimpleNamespace
 import pytest
 from hub_server import HubServer
 
+from svt_zoo.files import torch_folder
 from svt_zoo.hub.download import UrlFile, fetch
-from svt_zoo.hub.sources import checkpoints_folder
 
 CONTENT = bytes(range(256)) * 8192  # 2 MiB: more than one read
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 Failure = Callable[..., str]
 LeftBehind = Callable[[], list[str]]
+
+
+def checkpoints() -> Path:
+    return torch_folder("checkpoints")
 
 
 @pytest.fixture
@@ -26,12 +30,12 @@ def url(hub_server: HubServer) -> str:
 
 
 def test_a_file_may_be_kept_under_another_name(url: str) -> None:
-    assert fetch(UrlFile(url, "svt.pth")) == checkpoints_folder() / "svt.pth"
+    assert fetch(UrlFile(url, "svt.pth")) == checkpoints() / "svt.pth"
 
 
 def test_a_file_put_there_by_hand_is_taken_without_a_request(hub_server: HubServer, url: str) -> None:
-    checkpoints_folder().mkdir(parents=True)
-    (checkpoints_folder() / "weights.pth").write_bytes(CONTENT)
+    checkpoints().mkdir(parents=True)
+    (checkpoints() / "weights.pth").write_bytes(CONTENT)
     assert fetch(url, sha256=SHA256).read_bytes() == CONTENT
     assert hub_server.requests == []
 
@@ -56,8 +60,8 @@ def test_a_download_that_is_always_cut_short_leaves_nothing(
 
 
 def test_what_a_killed_download_left_is_replaced(url: str, left_behind: LeftBehind) -> None:
-    checkpoints_folder().mkdir(parents=True)
-    (checkpoints_folder() / ".weights.pth.part").write_bytes(b"half of an old one" * 999999)
+    checkpoints().mkdir(parents=True)
+    (checkpoints() / ".part.weights.pth").write_bytes(b"half of an old one" * 999999)
     assert fetch(url, sha256=SHA256).read_bytes() == CONTENT
     assert left_behind() == ["svt_zoo.lock.json", "weights.pth"]
 
@@ -66,16 +70,16 @@ def test_a_short_trouble_of_the_server_is_waited_out(
     hub_server: HubServer, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("svt_zoo.hub.web.time", SimpleNamespace(sleep=waits.append))
+    monkeypatch.setattr("time.sleep", waits.append)
     hub_server.break_down("status", times=2, status=503)
     assert fetch(url).read_bytes() == CONTENT
     assert waits == [1.0, 2.0]
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_closed_door_is_said_to_be_one(hub_server: HubServer, url: str, failure: Failure, status: int) -> None:
+def test_a_denied_access_is_named(hub_server: HubServer, url: str, failure: Failure, status: int) -> None:
     hub_server.break_down("status", status=status)
-    assert f"access denied (HTTP {status}); fetch {url} by hand" in failure(url)
+    assert f"access denied (HTTP {status}); check the address, or fetch {url} by hand" in failure(url)
 
 
 def test_a_disk_known_to_be_too_small_is_refused_before_the_download(
@@ -83,23 +87,29 @@ def test_a_disk_known_to_be_too_small_is_refused_before_the_download(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     text = failure(url)
-    assert f"disk full: {checkpoints_folder()} has 1000 bytes free, the file needs {len(CONTENT)} bytes" in text
+    assert f"disk full: {checkpoints()} has 1000 bytes free (the file needs {len(CONTENT)} bytes)" in text
     assert "TORCH_HOME" in text
     assert left_behind() == []
 
 
-def test_a_disk_that_fills_up_midway_leaves_nothing(url: str, failure: Failure, left_behind: LeftBehind) -> None:
-    checkpoints_folder().mkdir(parents=True)
-    (checkpoints_folder() / ".weights.pth.part").symlink_to("/dev/full")
+def test_a_disk_that_fills_up_midway_leaves_nothing(
+    url: str, failure: Failure, left_behind: LeftBehind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_file = Path.open
+
+    def open_on_full_disk(path: Path, mode: str = "r", *rest: object, **options: object) -> object:
+        return open_file(Path("/dev/full") if path.name == ".part.weights.pth" and mode == "wb" else path, mode)
+
+    monkeypatch.setattr(Path, "open", open_on_full_disk)
     text = failure(url)
-    assert f"disk full: {checkpoints_folder()} has " in text
-    assert f"the file needs {len(CONTENT)} bytes" in text
+    assert f"disk full: {checkpoints()} has " in text
+    assert "No space left on device" in text
     assert left_behind() == []
 
 
 def test_a_folder_that_cannot_be_made_is_said_to_be_so(url: str, failure: Failure) -> None:
-    checkpoints_folder().parent.parent.mkdir(parents=True)
-    checkpoints_folder().parent.write_text("a file where the folder should be")
+    checkpoints().parent.parent.mkdir(parents=True)
+    checkpoints().parent.write_text("a file where the folder should be")
     assert "set TORCH_HOME to a folder of yours" in failure(url)
 
 
@@ -114,7 +124,7 @@ def test_two_addresses_that_end_in_the_same_name_are_not_confused(
     assert fetch(second).read_bytes() == b"another model"
 
 
-def test_nothing_of_a_download_is_seen_before_it_is_whole(
+def test_nothing_of_a_download_is_seen_before_it_is_complete(
     hub_server: HubServer, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[bool] = []

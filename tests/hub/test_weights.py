@@ -7,17 +7,17 @@ import torch
 
 from svt_zoo.hub import entrypoints
 from svt_zoo.hub.sources import ByHand, HubFile, UrlFile
-from svt_zoo.hub.table import SVT_ViTB_Weights
-from svt_zoo.hub.weights import ClipSpec, Weights, get_weights, list_weights
+from svt_zoo.hub.table import SVT_ViTB_Weights, get_weights, list_weights
+from svt_zoo.hub.weights import ClipSpec, Weights
 from svt_zoo.models import create_model, list_models
 
 ROWS = [get_weights(name) for name in list_weights()]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_a_row_names_its_origin_its_licence_and_its_clip(row: Weights) -> None:
+def test_a_row_names_its_origin_its_license_and_its_clip(row: Weights) -> None:
     assert row.title
-    assert row.license or "licence" in row.notes
+    assert row.license or "license" in row.notes
     assert row.pretrained_on
     assert row.paper.startswith("https://")
     assert isinstance(row.source, HubFile | UrlFile | ByHand)
@@ -106,7 +106,7 @@ def test_another_clip_covers_the_same_seconds_and_the_same_part_of_the_picture()
     clip = SVT_ViTB_Weights.K400.clip.resized(16, 112)
     assert (clip.num_frames, clip.sampling_rate) == (16, 16)
     assert (clip.crop_size, clip.resize_size) == (112, 128)
-    with pytest.raises(ValueError, match="at least 1, got 0 and 224"):
+    with pytest.raises(ValueError, match="must be >= 1, got 0 and 224"):
         clip.resized(0, 224)
     segments = ClipSpec(8, None, 224, 224, (0.5,) * 3, (0.5,) * 3).resized(16, 224)
     assert segments.sampling_rate is None

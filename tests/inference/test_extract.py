@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.dataset
 import pyarrow.parquet
 import pytest
 import torch
@@ -22,11 +21,8 @@ from svt_zoo import embed
 from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.data.pool import CommonFailure
 from svt_zoo.data.sampling import dense_clips
-from svt_zoo.inference.clips import Piece
-from svt_zoo.inference.compute import Computed
+from svt_zoo.evaluation.shards import ClipRow, Computed, Shard, ShardFolder
 from svt_zoo.inference.extract import extract_features, list_videos
-from svt_zoo.inference.extract_shards import ShardedTable
-from svt_zoo.inference.feature_table import make_schema
 from svt_zoo.models import ZooModel, create_model
 from svt_zoo.video import open_video
 
@@ -226,8 +222,7 @@ def test_processes_share_the_shards_and_the_last_one_writes_the_table(
     output, options = tmp_path / "f.parquet", {"batch_size": 2, "shard_size": 2}
     first = extract(videos, output, rank=0, world_size=2, **options)
     assert (first.videos, first.complete, output.exists()) == (4, False, False)
-    parts = pyarrow.dataset.dataset(output.with_name("f.parquet.parts"), format="parquet", exclude_invalid_files=True)
-    assert parts.count_rows() == 4  # the existing shards can be read as one table
+    assert len(list(output.with_name("f.parquet.parts").glob("shard_*"))) == 2
     second = extract(videos, output, rank=1, world_size=2, **options)
     assert (second.videos, second.complete) == (3, True)
     assert [row["video"] for row in rows(output)] == [row["video"] for row in rows(whole)]
@@ -263,11 +258,8 @@ def test_a_run_that_left_no_shard_does_not_stand_in_the_way(videos: VideoList, t
 
 def test_two_commands_at_once_do_not_share_an_output(tmp_path: Path) -> None:
     videos = VideoList((Row("a.mp4"), Row("b.mp4")))
-    first, second = (
-        ShardedTable(tmp_path / "f.parquet", videos, make_schema(4, "float32", every), every, 1)
-        for every in ({"weights_sha256": "x", "every": "1"}, {"weights_sha256": "x", "every": "2"})
-    )
-    computed = [Computed(i, [Piece(i, 0.0, 1.0)], [np.ones(4)], True) for i in range(2)]
+    first, second = (ShardFolder(tmp_path, videos, {"every": every}, 1) for every in ("1", "2"))
+    computed = [Computed(i, Shard([ClipRow(i, 0.0, 1.0)], torch.ones(1, 4)), True) for i in range(2)]
     first.claim()
     second.claim()  # the first has no shard yet
     list(first.collect(computed[:1], first.todo(0, 2, 1)))
@@ -302,9 +294,9 @@ def test_the_output_is_a_parquet_file(videos: VideoList, tmp_path: Path) -> None
 def test_options_that_do_not_go_together_are_refused(videos: VideoList, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="need views=1x1, got views='3x1'"):
         extract(videos, tmp_path / "f.parquet", views="3x1", pooling="patches")
-    with pytest.raises(ValueError, match="seconds above 0, got 0"):
+    with pytest.raises(ValueError, match="every must be > 0 seconds, got 0"):
         extract(videos, tmp_path / "f.parquet", every=0)
-    with pytest.raises(ValueError, match="pooling is one of cls, frames, patches, got 'max'"):
+    with pytest.raises(ValueError, match="pooling must be one of cls, frames, patches, got 'max'"):
         extract(videos, tmp_path / "f.parquet", pooling="max")
 
 
@@ -366,28 +358,27 @@ RACE = """
 import os, sys, time, traceback
 from pathlib import Path
 sys.path[:0] = [{root!r}]
-import numpy as np, pyarrow.parquet, torch
+import pyarrow.parquet, torch
 from svt_zoo.data.lists import Row, VideoList
-from svt_zoo.inference.clips import Piece
-from svt_zoo.inference.compute import Computed
-from svt_zoo.inference.extract_shards import ShardedTable
+from svt_zoo.evaluation.shards import ClipRow, Computed, Shard, ShardFolder
+from svt_zoo.inference.extract import merge, plan
 from svt_zoo.inference.feature_table import make_schema
 torch.set_num_threads(1)
 videos = VideoList(tuple(Row(f"{{i}}.mp4") for i in range(8)))
 identity = {{"weights_sha256": "x"}}
 
-def share(output, rank, merge=True):
-    table = ShardedTable(output, videos, make_schema(4, "float32", identity), identity, 1)
-    table.claim()
-    parts = table.todo(rank, 4, 1)
-    list(table.collect((Computed(i, [Piece(i, 0.0, 1.0)], [np.ones(4)], True) for i in parts), parts))
-    return merge and table.merge()
+def share(output, rank, last=True):
+    shards = ShardFolder(output.with_name("f.parquet.parts"), videos, identity, 1)
+    ranges = plan(output, shards, rank, 4, 1)
+    rows = (Computed(one.start, Shard([ClipRow(one.start, 0.0, 1.0)], torch.ones(1, 4)), True) for one in ranges)
+    list(shards.collect(rows, ranges))
+    return last and merge(shards, output, make_schema(4, "float32", identity))
 
 for turn in range(60):
     output = Path({output!r}, str(turn), "f.parquet")
     output.parent.mkdir()
     if turn % 2:
-        [share(output, rank, merge=False) for rank in range(4)]
+        [share(output, rank, last=False) for rank in range(4)]
     children = []
     for rank in range(4):
         children.append(os.fork())
@@ -435,7 +426,7 @@ def test_the_tool_writes_a_table_and_sums_up(
     assert "2.mp4: " in caplog.text
     assert_same_rows(tmp_path / "f.parquet", whole)
     assert main([*arguments, "--every", "-1"]) == 2
-    assert capsys.readouterr().err.startswith("error: every is a number of seconds above 0")
+    assert capsys.readouterr().err.startswith("error: every must be > 0 seconds")
 
 
 def test_the_tool_fails_when_its_only_video_cannot_be_read_also_the_second_time(

@@ -15,10 +15,10 @@ from torch.nn.functional import normalize
 from torch.testing import assert_close
 
 from svt_zoo import VideoReadError
-from svt_zoo.inference.captions import drawable, printable
+from svt_zoo.evaluation.shards import ClipRow, Shard
 from svt_zoo.inference.extract import extract_features, list_videos
-from svt_zoo.inference.feature_table import FeatureRow, FeatureTable, make_schema, write_shard
-from svt_zoo.inference.neighbours import neighbour_sheet
+from svt_zoo.inference.feature_table import FeatureTable, make_schema, write_table
+from svt_zoo.inference.pictures import drawable, neighbor_sheet, printable
 from svt_zoo.inference.search import find_duplicates, overlapping, query_feature, search
 from svt_zoo.models import ZooModel, create_model
 
@@ -35,12 +35,14 @@ def network(seed: int = 0) -> ZooModel:
 
 def table_of(path: Path, features: Tensor, videos: list[str] | None = None) -> FeatureTable:
     """A table of these features; each tenth row is followed by a failure row."""
+    names = [*(videos or [f"{i}.mp4" for i in range(len(features))]), "bad.mp4"]
     rows = []
-    for i, feature in enumerate(features):
-        rows.append(FeatureRow(videos[i] if videos else f"{i}.mp4", 0.0, 1.0, feature.numpy()))
+    for i in range(len(features)):
+        rows.append(ClipRow(i, 0.0, 1.0))
         if i % 10 == 9:
-            rows.append(FeatureRow("bad.mp4", None, None, error="broken"))
-    write_shard(path, rows, make_schema(features.shape[1], "float32", {"weights_sha256": "0", "root": ""}))
+            rows.append(ClipRow(len(features), None, None, "broken"))
+    schema = make_schema(features.shape[1], "float32", {"weights_sha256": "0", "root": ""})
+    write_table(path, schema, [Shard(rows, features)], names)
     return FeatureTable(path)
 
 
@@ -89,13 +91,13 @@ def test_exact_search_equals_one_multiplication_with_all_rows(tmp_path: Path) ->
     assert_close(torch.tensor([one.similarity for one in found]), scores)
 
 
-def test_blocks_hold_the_rows_that_have_a_feature_with_their_numbers(tmp_path: Path) -> None:
+def test_batches_hold_the_rows_that_have_a_feature_with_their_numbers(tmp_path: Path) -> None:
     features = torch.randn(25, 4)
     table = table_of(tmp_path / "f.parquet", features)
-    blocks = list(table.blocks(7))
-    assert max(len(block.numbers) for block in blocks) <= 7
-    assert torch.equal(torch.cat([block.features for block in blocks]), features)
-    numbers = torch.cat([block.numbers for block in blocks]).tolist()
+    batches = list(table.batches(7))
+    assert max(len(batch.numbers) for batch in batches) <= 7
+    assert torch.equal(torch.cat([batch.features for batch in batches]), features)
+    numbers = torch.cat([batch.numbers for batch in batches]).tolist()
     assert [row.video for row in table.rows(numbers)] == [f"{i}.mp4" for i in range(25)]
     assert (len(table), 10 in numbers) == (27, False)
 
@@ -132,7 +134,7 @@ def test_the_index_is_kept_and_made_anew_when_the_table_changes(tmp_path: Path) 
     assert best.row.video == "2.mp4"
 
 
-def test_the_index_of_a_large_table_misses_few_neighbours(tmp_path: Path) -> None:
+def test_the_index_of_a_large_table_misses_few_neighbors(tmp_path: Path) -> None:
     pytest.importorskip("faiss", reason="faiss is not installed: pip install faiss-cpu")
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(300, 16, generator=generator)
@@ -198,7 +200,7 @@ def test_folders_of_frames_are_searched_and_shown_at_the_frame_rate_of_the_table
     [best] = search(table, query_feature(table, query, start_sec=4.0, model=network(), device="cpu"), top=1)
     assert best.row.video == "dark"
     assert best.row.end_sec > 3  # seconds: at 30 frames per second it would last 2
-    picture = neighbour_sheet(table, query, [best], start_sec=4.0)
+    picture = neighbor_sheet(table, query, [best], start_sec=4.0)
     assert picture.height > 2 * 128  # frames of the query and of its neighbor
 
 
@@ -224,43 +226,43 @@ def test_a_query_that_cannot_be_read_is_an_error(table: FeatureTable, folder: Pa
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.parquet").write_text("no table")
-    with pytest.raises(ValueError, match=r"text\.parquet is no Parquet file"):
+    with pytest.raises(ValueError, match=r"text\.parquet is not a Parquet file"):
         FeatureTable(tmp_path / "text.parquet")
-    with pytest.raises(ValueError, match="is no Parquet file or folder of them"):
+    with pytest.raises(ValueError, match="is not a Parquet file or a folder of them"):
         FeatureTable(tmp_path / "missing.parquet")
 
 
 def test_near_duplicates_are_pairs_of_different_videos(tmp_path: Path) -> None:
     features = torch.randn(40, 16, generator=torch.Generator().manual_seed(0))
-    features[31] = 2 * features[4] + 0.01  # in another block and order
+    features[31] = 2 * features[4] + 0.01  # in another batch and order
     features[8] = features[7]  # another time of the same video
     videos = [f"{i}.mp4" for i in range(40)]
     videos[8] = "7.mp4"
-    [pair] = find_duplicates(table_of(tmp_path / "f.parquet", features, videos), 0.99, block_size=16)
+    [pair] = find_duplicates(table_of(tmp_path / "f.parquet", features, videos), 0.99, batch_size=16)
     assert (pair.first.video, pair.second.video) == ("4.mp4", "31.mp4")
     assert 0.99 < pair.similarity <= 1.0001
 
 
 def test_a_threshold_that_is_no_similarity_is_refused(table: FeatureTable) -> None:
-    with pytest.raises(ValueError, match="above 0 and up to 1, got 90"):
+    with pytest.raises(ValueError, match="> 0 and <= 1, got 90"):
         find_duplicates(table, 90)
 
 
-def test_the_sheet_shows_the_query_and_every_neighbour(table: FeatureTable, folder: Path) -> None:
-    neighbours = search(table, query_feature(table, folder / "0.mp4", device="cpu"), top=3)
-    three = neighbour_sheet(table, folder / "0.mp4", neighbours)
-    two = neighbour_sheet(table, folder / "0.mp4", neighbours[:2])
-    assert three.height - two.height == (two.height - neighbour_sheet(table, folder / "0.mp4", []).height) / 2
-    with_image = neighbour_sheet(table, folder / "still.png", neighbours)
+def test_the_sheet_shows_the_query_and_every_neighbor(table: FeatureTable, folder: Path) -> None:
+    neighbors = search(table, query_feature(table, folder / "0.mp4", device="cpu"), top=3)
+    three = neighbor_sheet(table, folder / "0.mp4", neighbors)
+    two = neighbor_sheet(table, folder / "0.mp4", neighbors[:2])
+    assert three.height - two.height == (two.height - neighbor_sheet(table, folder / "0.mp4", []).height) / 2
+    with_image = neighbor_sheet(table, folder / "still.png", neighbors)
     assert with_image.size == three.size
 
 
-def test_a_neighbour_whose_file_is_gone_has_a_caption_only(table: FeatureTable, folder: Path, tmp_path: Path) -> None:
+def test_a_neighbor_whose_file_is_gone_has_a_caption_only(table: FeatureTable, folder: Path, tmp_path: Path) -> None:
     moved = FeatureTable(table.path)
     moved.metadata["root"] = str(tmp_path)
-    neighbours = search(table, query_feature(table, folder / "0.mp4", device="cpu"), top=1)
-    sheet = neighbour_sheet(moved, folder / "0.mp4", neighbours)
-    assert sheet.height < neighbour_sheet(table, folder / "0.mp4", neighbours).height
+    neighbors = search(table, query_feature(table, folder / "0.mp4", device="cpu"), top=1)
+    sheet = neighbor_sheet(moved, folder / "0.mp4", neighbors)
+    assert sheet.height < neighbor_sheet(table, folder / "0.mp4", neighbors).height
 
 
 def test_the_tool_searches_and_reports(
@@ -305,7 +307,8 @@ def test_the_tool_makes_folders_and_refuses_wrong_files_before_it_computes(
 
 def test_a_table_without_features_is_an_error(tmp_path: Path) -> None:
     schema = make_schema(4, "float32", {"weights_sha256": "0", "root": "", "pooling": "cls"})
-    write_shard(tmp_path / "f.parquet", [FeatureRow("a.mp4", None, None, error="broken")], schema)
+    shard = Shard([ClipRow(0, None, None, "broken")], torch.empty(0, 0))
+    write_table(tmp_path / "f.parquet", schema, [shard], ["a.mp4"])
     table = FeatureTable(tmp_path / "f.parquet")
     with pytest.raises(ValueError, match=r"no row of .*f\.parquet has a feature"):
         query_feature(table, "a.mp4")
@@ -316,7 +319,7 @@ def test_a_table_without_features_is_an_error(tmp_path: Path) -> None:
 def test_a_part_outside_the_video_is_said_in_plain_words(table: FeatureTable, folder: Path) -> None:
     with pytest.raises(VideoReadError, match=r"no frame from 100\.0 s on; the last is shown at 2\.36 s"):
         query_feature(table, folder / "0.mp4", start_sec=100.0, device="cpu")
-    with pytest.raises(ValueError, match="the part of a query starts at 0 s or later, got -3"):
+    with pytest.raises(ValueError, match="the start of a query must be >= 0 seconds, got -3"):
         query_feature(table, folder / "0.mp4", start_sec=-3.0, device="cpu")
 
 
@@ -327,5 +330,5 @@ def test_names_of_videos_are_shown_in_one_line_and_in_letters_that_are_there() -
 
 def test_a_sheet_shows_cyrillic_in_letters_of_its_own(table: FeatureTable, folder: Path, tmp_path: Path) -> None:
     names = [shutil.copy(folder / "still.png", tmp_path / f"{letter}.png") for letter in "жфЖ"]
-    sheets = {neighbour_sheet(table, name, []).tobytes() for name in names}
+    sheets = {neighbor_sheet(table, name, []).tobytes() for name in names}
     assert len(sheets) == 3  # missing letters would look the same as boxes

@@ -61,21 +61,21 @@ def refused(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., 
     }
 
 
-def test_a_video_gets_classes_neighbours_and_attention(table: FeatureTable, folder: Path, tmp_path: Path) -> None:
+def test_a_video_gets_classes_neighbors_and_attention(table: FeatureTable, folder: Path, tmp_path: Path) -> None:
     answer = Answerer(network(), table, tmp_path)(folder / "second.mp4")
     assert answer.line == "second.mp4: 192x144 pixels, 2.0 s, 50 frames"
     assert answer.classes is not None
     assert set(answer.classes) == {"walking", "diving", "waiting"}
     assert sum(answer.classes.values()) == pytest.approx(1)
-    for picture in (answer.neighbours, answer.attention_sheet):
+    for picture in (answer.neighbors, answer.attention_sheet):
         assert picture is not None
         assert Image.open(picture).height > 100
     assert answer.attention_video is not None
     assert answer.attention_video.suffix == ".mp4"
 
 
-def test_without_a_table_there_are_no_neighbours(folder: Path, tmp_path: Path) -> None:
-    assert Answerer(network(), None, tmp_path)(folder / "first.mp4").neighbours is None
+def test_without_a_table_there_are_no_neighbors(folder: Path, tmp_path: Path) -> None:
+    assert Answerer(network(), None, tmp_path)(folder / "first.mp4").neighbors is None
 
 
 def test_what_is_no_video_or_too_large_is_refused(refused: dict[str, Path], tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_the_model_is_that_of_the_table_unless_another_is_named(
         assert named == [weights]
     else:
         with (
-            pytest.raises(ValueError, match="does not say where its weights are; name them by --model"),
+            pytest.raises(ValueError, match="does not state where its weights are; name them by --model"),
             serve(features=table),
         ):
             pass

@@ -23,7 +23,7 @@ from svt_zoo.inference.visualize import (
     overlay,
     scale_maps,
     side_by_side,
-    unnormalise,
+    unnormalize,
     visualize_attention,
     write_video,
 )
@@ -103,18 +103,18 @@ def test_maps_refuse_training_mode_in_which_paths_are_dropped() -> None:
 
 
 @pytest.mark.parametrize("order", ["RGB", "BGR"])
-def test_unnormalise_gives_back_the_frames_that_the_transform_took(order) -> None:
+def test_unnormalize_gives_back_the_frames_that_the_transform_took(order) -> None:
     transform = EvalTransform(
         **{**CLIP, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "channel_order": order}
     )
     frames = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    assert_close(unnormalise(transform(frames), transform), frames, atol=0, rtol=0)
+    assert_close(unnormalize(transform(frames), transform), frames, atol=0, rtol=0)
 
 
-def test_unnormalise_shows_the_crop_of_the_network() -> None:
+def test_unnormalize_shows_the_crop_of_the_network() -> None:
     transform = EvalTransform(**CLIP)
     frames = torch.arange(96, dtype=torch.uint8).view(1, 1, 96, 1).expand(2, 64, 96, 3)
-    assert_close(unnormalise(transform(frames), transform), frames[:, :, 16:80], atol=0, rtol=0)
+    assert_close(unnormalize(transform(frames), transform), frames[:, :, 16:80], atol=0, rtol=0)
 
 
 # Colors

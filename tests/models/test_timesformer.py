@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
-from svt_zoo.hub.convert import from_hf_timesformer, from_timesformer
-from svt_zoo.hub.image_start import start_from_image
+from svt_zoo.hub.convert import convert, start_from_image
 from svt_zoo.models import Classifier, Features, create_model
 from svt_zoo.models.timesformer import DividedBlock, TimeSformer, timesformer
 
@@ -92,7 +91,7 @@ def test_facebooks_timesformer_is_reproduced(oracle: Oracle, suffix: str, option
 
 
 def fb_model(tensors: dict[str, Tensor], dtype: torch.dtype, **options: Any) -> Classifier:
-    state = from_timesformer({k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")})
+    state = convert({k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")}).state
     backbone = tiny(state, dtype, **{"depth": 2, **options})
     model = Classifier(backbone, 7).to(dtype).eval()
     model.head.load_state_dict({"weight": state["head.weight"].to(dtype), "bias": state["head.bias"].to(dtype)})
@@ -125,7 +124,7 @@ def test_hugging_faces_timesformer_is_reproduced(oracle: Oracle) -> None:
     fb, _ = oracle("time/timesformer_fb")
     hf, record = oracle("time/timesformer_hf")
     theirs = {k: record["key_map"][k.removeprefix("weights/")] for k in fb if k.startswith("weights/")}
-    state = from_hf_timesformer({theirs[k]: fb[k] for k in theirs})
+    state = convert({theirs[k]: fb[k] for k in theirs}).state
     clip = fb["in/x_u8"].float() / 127.5 - 1
     for attention in ("divided_space_time", "joint_space_time"):
         model = Classifier(tiny(state, torch.float32, depth=2, attention=attention), 7).eval()

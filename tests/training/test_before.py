@@ -17,8 +17,7 @@ from safetensors.torch import load_file
 
 from svt_zoo.config import FinetuneRecipe, load_recipe, read_recipe
 from svt_zoo.hub.loading import load_model
-from svt_zoo.training.build import pretrain
-from svt_zoo.training.finetune import finetune
+from svt_zoo.training.run import finetune, pretrain
 
 BEFORE = Path(__file__).parents[1] / "data_before"
 

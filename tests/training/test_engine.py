@@ -11,15 +11,15 @@ from torch.testing import assert_close
 from training_runs import TINY, lines_of
 
 from svt_zoo.batch import Batch
-from svt_zoo.config import DataConfig, OptimConfig, RunConfig, ViewsConfig, load_recipe
+from svt_zoo.config import DataConfig, OptimConfig, Recipe, RunConfig, ViewsConfig, load_recipe
 from svt_zoo.data.augment import Augment
 from svt_zoo.data.datasets import training_dataset
 from svt_zoo.data.loader import VideoLoader, build_loader
 from svt_zoo.hub.loading import load_model
 from svt_zoo.methods import Method
 from svt_zoo.models import Backbone, Features
-from svt_zoo.training.build import pretrain
 from svt_zoo.training.engine import NonFiniteLoss, Trainer
+from svt_zoo.training.run import pretrain
 
 CPU = torch.device("cpu")
 
@@ -83,9 +83,8 @@ def loader_of(videos: Path, batch_size: int, output: Path) -> VideoLoader:
 def trainer(videos: Path, output: Path, method: Method, *, batch_size: int = 4, **options: Any) -> Trainer:
     optim = OptimConfig(**{"epochs": 2, "warmup_epochs": 1, "lr": 0.5, **options.pop("optim", {})})
     run = RunConfig(output=str(output), device="cpu", **options.pop("run", {}))
-    return Trainer(
-        method, loader_of(videos, batch_size, output), Augment(), optim=optim, run=run, device=CPU, **options
-    )
+    recipe = Recipe(optim=optim, run=run)
+    return Trainer(method, loader_of(videos, batch_size, output), Augment(), recipe, device=CPU, **options)
 
 
 def test_a_step_is_forward_before_after_by_one_clock(videos: Path, tmp_path: Path) -> None:
@@ -160,7 +159,7 @@ def test_a_run_whose_loss_was_not_finite_goes_on_with_a_lower_learning_rate(
 ) -> None:
     def attempt(lr: float) -> Trainer:
         optim = {"lr": lr, "scale_lr": False, "epochs": 3, "weight_decay": 0.0, "weight_decay_end": 0.0}
-        return trainer(videos, tmp_path, Runaway(), optim=optim, recipe={"optim": {"lr": lr}})
+        return trainer(videos, tmp_path, Runaway(), optim=optim)
 
     for _ in range(2):  # without a change it ends again where it did
         with pytest.raises(NonFiniteLoss, match="step 6: the loss is nan"):

@@ -12,18 +12,18 @@ from torch.testing import assert_close
 from training_runs import ROOT, lines_of, weights_of
 
 from svt_zoo import load_model
-from svt_zoo.config import ConfigError, FinetuneOptimConfig, FinetuneRecipe, read_recipe
+from svt_zoo.config import ConfigError, FinetuneRecipe, read_recipe
 from svt_zoo.data.clips import FinetuneViews, FinetuneViewsConfig
 from svt_zoo.data.datasets import VideoDataset
 from svt_zoo.data.lists import Row, VideoList, read_list
 from svt_zoo.data.transforms import EvalTransform
-from svt_zoo.evaluation.build import load_network
 from svt_zoo.evaluation.results import read_result
+from svt_zoo.evaluation.run import load_network
 from svt_zoo.evaluation.views import fast_transform
 from svt_zoo.models import Backbone, Classifier, create_model
 from svt_zoo.training.checkpoint import checkpoints
 from svt_zoo.training.engine import Trainer
-from svt_zoo.training.finetune import build_classify, finetune, train_classifier
+from svt_zoo.training.run import build_classify, finetune, train_classifier
 
 TINY = ROOT / "configs" / "debug" / "finetune_tiny.yaml"
 LEVELS = {"dark": 40, "grey": 120, "light": 200}  # the class of a video is its gray level
@@ -180,7 +180,7 @@ def schedule(lists: dict[str, str], output: Path, *more: str) -> list[float]:
             return False
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("svt_zoo.training.finetune.Trainer", Dry)
+        patch.setattr("svt_zoo.training.run.Trainer", Dry)
         train = read_list(case.data.train)
         assert not train_classifier(case, train, train, torch.device("cpu"))
     return rates
@@ -203,7 +203,7 @@ def test_the_learning_rate_may_warm_up_and_follow_a_cosine(lists: dict[str, str]
 
 
 def test_the_defaults_are_the_papers() -> None:
-    optim = FinetuneOptimConfig()
+    optim = FinetuneRecipe().optim
     assert (optim.name, optim.lr, optim.momentum, optim.scale_lr) == ("sgd", 5e-3, 0.9, False)
     assert (optim.epochs, optim.milestones, optim.factor) == (15, (11, 14), 0.1)
     assert (optim.weight_decay, optim.weight_decay_end, optim.layer_decay) == (1e-4, 1e-4, 1.0)

@@ -13,8 +13,8 @@ from svt_zoo.data.datasets import training_dataset
 from svt_zoo.data.transforms import EvalTransform
 from svt_zoo.hub.loading import load_model
 from svt_zoo.methods import CPC
-from svt_zoo.training.build import build_backbone, build_method, pretrain
 from svt_zoo.training.objectives import OBJECTIVES
+from svt_zoo.training.run import build_backbone, build_method, pretrain
 
 TINY = ROOT / "configs" / "debug" / "cpc_tiny.yaml"
 

@@ -14,13 +14,13 @@ from training_runs import ROOT, TINY, lines_of, lines_so_far, run, start_group, 
 
 from svt_zoo.hub.loading import load_model
 from svt_zoo.training.checkpoint import load_newest
-from svt_zoo.training.parallel import whole
+from svt_zoo.training.parallel import full_state
 
 NUMBERS = ["loss", "grad_norm", "teacher_temp", "momentum", "lr"]
 
 
 def command(videos: Path, output: Path, *more: str) -> list[str]:
-    """Drop path is off, so that the sum of two halves differs from the whole by rounding alone."""
+    """Drop path is off, so that two half batches differ from the full batch only by rounding."""
     keys = ["model.options.drop_path_rate=0", "svt.momentum=0.9", "run.knn_every_epochs=3", *more]
     keys += [f"data.val={videos}", "data.allow_overlap=true"]
     return [str(TINY), f"data.train={videos}", f"run.output={output}", *keys]
@@ -68,7 +68,7 @@ def test_a_signal_to_one_process_stops_all_and_a_sharded_run_goes_on_whole(
         process.join()
     assert [process.exitcode for process in group] == [75, 75]
     assert 5 <= lines_so_far(tmp_path) < 12
-    # The rest of the run is done by one process: the checkpoint is whole.
+    # One process does the rest of the run: the checkpoint holds full tensors.
     assert run(command(videos, tmp_path, "data.batch_size=4")) == [0]
     assert_like(tmp_path, one)
 
@@ -110,7 +110,7 @@ def test_a_group_that_is_stopped_equals_one_that_is_not_bit_for_bit(videos: Path
 
 def test_a_whole_state_does_not_change_with_the_network() -> None:
     weight = torch.ones(3)
-    state = whole({"weight": weight, "nested": [{"step": weight, "lr": 0.1}]})
+    state = full_state({"weight": weight, "nested": [{"step": weight, "lr": 0.1}]})
     weight.zero_()
     assert_close(state["weight"], torch.ones(3))
     assert_close(state["nested"][0]["step"], torch.ones(3))

@@ -17,9 +17,9 @@ from svt_zoo.config import ConfigError, FinetuneRecipe, TemporalConfig, load_rec
 from svt_zoo.evaluation.results import read_result
 from svt_zoo.methods import Classify, Temporal
 from svt_zoo.models import Classifier
-from svt_zoo.training.build import pretrain
 from svt_zoo.training.engine import Trainer
 from svt_zoo.training.objectives import build_flow
+from svt_zoo.training.run import pretrain
 from svt_zoo.video import open_video
 
 TINY = ROOT / "configs" / "debug" / "time_tiny.yaml"
@@ -109,7 +109,7 @@ def test_views_are_pooled_by_other_rules(ssv2: Path, tmp_path: Path, pool: str) 
 def test_all_weights_at_zero_is_plain_fine_tuning() -> None:
     from svt_zoo.data.lists import Row, VideoList
     from svt_zoo.models import create_model
-    from svt_zoo.training.finetune import build_classify
+    from svt_zoo.training.run import build_classify
 
     off = ["temporal.order=0", "temporal.low_confidence=0", "temporal.flow=0"]
     videos = VideoList((Row("a", label=0), Row("b", label=1)))
@@ -135,12 +135,12 @@ def test_a_missing_opencv_is_an_error_of_the_recipe(monkeypatch: pytest.MonkeyPa
     assert build_flow(TemporalConfig(), 16) is None
 
 
-def test_the_authors_code_is_three_words_away() -> None:
+def test_the_authors_code_is_the_order_term_and_two_words_away() -> None:
     ours, theirs = (
         read_recipe(FinetuneRecipe, ROOT / "configs" / "time" / f"xvit_ssv2_time{name}.yaml") for name in ("", "_code")
     )
     assert (ours.temporal.order_of, ours.temporal.permutation, ours.temporal.flow_rule) == (
-        "shuffled",
+        "straight",
         "video",
         "absolute",
     )

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from svt_zoo.hub.convert import recognise
-from svt_zoo.hub.image_start import from_vit, start_from_image
+from svt_zoo.hub.convert import convert, start_from_image
 from svt_zoo.models import create_model
 
 Oracle = Callable[[str], tuple[dict[str, Tensor], dict[str, Any]]]
@@ -31,9 +30,8 @@ def image() -> dict[str, Tensor]:
 @pytest.mark.parametrize("prefix", ["", "backbone.", "module.backbone."])
 def test_an_image_network_lends_time_a_copy_of_its_spatial_attention(image: dict[str, Tensor], prefix: str) -> None:
     file = {f"{prefix}{key}": value for key, value in image.items()}
-    assert recognise(file) == "vit"
     state = fresh("timesformer_vitt")
-    video = start_from_image(from_vit(file), state)
+    video = start_from_image(convert(file).state, state)
     assert set(video) == set(state)
     for key, value in video.items():
         if "temporal_fc" in key or key == "time_embed":
@@ -46,7 +44,7 @@ def test_the_copy_is_the_originals(oracle: Oracle) -> None:
     tensors, record = oracle("svt/dino_init")
     image = {key.removeprefix("image_sd/"): value for key, value in tensors.items() if key.startswith("image_sd/")}
     network = create_model("svt_vitt", embed_dim=48, depth=3, num_heads=4, num_frames=4, img_size=64)
-    video = start_from_image(from_vit(image), network.state_dict())
+    video = start_from_image(convert(image).state, network.state_dict())
     assert set(video) == set(record["mapping"])
     for key, rule in record["mapping"].items():
         if rule.startswith("copied from "):

@@ -9,10 +9,10 @@ from training_runs import TINY
 
 from svt_zoo.config import ConfigError, load_recipe
 from svt_zoo.hub.loading import load_model
+from svt_zoo.hub.publish import config_of, write_weights
 from svt_zoo.hub.sources import WeightsError
 from svt_zoo.models import create_model
-from svt_zoo.training.build import build_backbone, build_method, write_description
-from svt_zoo.training.export import export_model
+from svt_zoo.training.run import build_backbone, build_method, write_description
 
 
 def test_random_networks_of_one_recipe_have_one_story_and_no_paths() -> None:
@@ -33,7 +33,7 @@ def test_networks_and_methods_are_in_eval_mode_until_the_training_starts() -> No
 def test_a_network_carries_the_licence_of_the_weights_that_it_is_made_of(tmp_path: Path) -> None:
     first = build_backbone(load_recipe(TINY))
     first.meta |= {"license": "CC BY-NC 4.0", "pretrained_on": "K400", "name": "first"}
-    export_model(first, first.state_dict(), tmp_path / "final.safetensors")
+    write_weights(tmp_path / "final.safetensors", first.state_dict(), config_of(first))
     second = build_backbone(load_recipe(TINY, [f"init={tmp_path / 'final.safetensors'}", "data.train=/home/mine.csv"]))
     assert (second.meta["license"], second.meta["derived_from"]) == ("CC BY-NC 4.0", "first")
     assert second.meta["pretrained_on"] == "K400, then mine"
@@ -45,7 +45,7 @@ def test_a_run_starts_from_the_weights_of_a_file(tmp_path: Path) -> None:
     torch.manual_seed(5)
     first = build_backbone(recipe)
     path = tmp_path / "final.safetensors"
-    export_model(first, first.state_dict(), path)
+    write_weights(path, first.state_dict(), config_of(first))
     second = build_backbone(load_recipe(TINY, [f"init={path}"]))
     assert_close(second.state_dict(), first.state_dict(), rtol=0, atol=0)
     method = build_method(recipe, second)
@@ -55,7 +55,7 @@ def test_a_run_starts_from_the_weights_of_a_file(tmp_path: Path) -> None:
 def test_an_exported_file_is_readable_by_others_and_loads_by_itself(tmp_path: Path) -> None:
     network = build_backbone(load_recipe(TINY))
     path = tmp_path / "final.safetensors"
-    export_model(network, network.state_dict(), path)
+    write_weights(path, network.state_dict(), config_of(network))
     assert path.stat().st_mode & 0o044
     loaded = load_model(path)
     assert loaded.meta["model"] == "svt_vitt"

@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.testing import assert_close
 
-from svt_zoo.hub import starts
+from svt_zoo.hub import initial
+from svt_zoo.hub.initial import INITIAL_WEIGHTS, load_initial
 from svt_zoo.hub.sources import UnfitWeightsError, WeightsError
-from svt_zoo.hub.starts import STARTS, load_start
-from svt_zoo.hub.weights import get_weights
+from svt_zoo.hub.table import get_weights
 from svt_zoo.models import create_model
 
 TINY = {"embed_dim": 24, "depth": 2, "num_heads": 2}
@@ -29,7 +29,7 @@ def image_file(tmp_path: Path) -> Path:
 
 
 def test_every_word_names_rows_of_networks_of_that_width() -> None:
-    for rows in STARTS.values():
+    for rows in INITIAL_WEIGHTS.values():
         for width, name in rows.items():
             with torch.device("meta"):
                 assert create_model(get_weights(name).model).embed_dim == width
@@ -47,8 +47,8 @@ def test_every_word_names_rows_of_networks_of_that_width() -> None:
 def test_an_image_network_starts_every_transformer(
     model: str, options: dict[str, object], image_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(starts.STARTS, "dino", {24: str(image_file)})
-    network = load_start("dino", model=model, options={**OPTIONS, **options})
+    monkeypatch.setitem(initial.INITIAL_WEIGHTS, "dino", {24: str(image_file)})
+    network = load_initial("dino", model=model, options={**OPTIONS, **options})
     image: dict[str, Tensor] = torch.load(image_file, weights_only=True)
     state = {key.removeprefix("base_model."): value for key, value in network.state_dict().items()}
     for key in ("blocks.1.attn.qkv.weight", "blocks.0.mlp.fc2.bias", "norm.weight", "cls_token"):
@@ -61,31 +61,33 @@ def test_an_image_network_starts_every_transformer(
 def test_a_file_of_another_shape_is_not_blamed_on_the_network(image_file: Path) -> None:
     for options in ({**OPTIONS, "depth": 3}, {**OPTIONS, "mlp_ratio": 2}, {**OPTIONS, "no_such_option": 1}):
         with pytest.raises(UnfitWeightsError) as error:
-            load_start(str(image_file), model="svt_vitt", options=options)
+            load_initial(str(image_file), model="svt_vitt", options=options)
         assert str(error.value).startswith(f"init={image_file}: {image_file} does not fit ")
         assert "no network" not in str(error.value)
     with pytest.raises(WeightsError, match=r"init=nowhere\.pth cannot be loaded: .* no such file.*init=random"):
-        load_start("nowhere.pth", model="svt_vitt", options=OPTIONS)
+        load_initial("nowhere.pth", model="svt_vitt", options=OPTIONS)
 
 
 def test_weights_of_another_architecture_are_refused_in_one_line(tmp_path: Path) -> None:
     torch.save(create_model("motionformer_vitt", **TINY).state_dict(), tmp_path / "motionformer.pth")
     with pytest.raises(UnfitWeightsError, match=r"does not fit svt_vitt: attention must be .*, got 'trajectory'"):
-        load_start(str(tmp_path / "motionformer.pth"), model="svt_vitt", options=TINY)
+        load_initial(str(tmp_path / "motionformer.pth"), model="svt_vitt", options=TINY)
 
 
 def test_pretrained_weights_start_a_network_whose_classifier_trains_more(tmp_path: Path) -> None:
     small = {"embed_dim": 12, "depth": 1, "num_heads": 2, "mlp_dim": 24, "img_size": 64}
     pretrained = create_model("cpc_resnet18", **small)
     pretrained.save_pretrained(tmp_path)
-    tuned = load_start(str(tmp_path), model="cpc_resnet18", options={"pool": "context", "relu": True, "final_bn": True})
+    tuned = load_initial(
+        str(tmp_path), model="cpc_resnet18", options={"pool": "context", "relu": True, "final_bn": True}
+    )
     state = tuned.state_dict()
     for name, value in pretrained.state_dict().items():
         assert_close(state[name], value, rtol=0, atol=0)
     assert_close(state["final_bn.weight"], torch.ones(12))
     assert_close(state["final_bn.running_var"], torch.ones(12))
     with pytest.raises(UnfitWeightsError, match=r"keys missing \(norm"):
-        load_start(str(lacking(tmp_path)), model="cpc_resnet18", options={})
+        load_initial(str(lacking(tmp_path)), model="cpc_resnet18", options={})
 
 
 def lacking(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The initial network of a run: the values that `init` of a recipe accepts, in addition to those of `load_model`."""
+"""The initial weights of a run: the words that `init` of a recipe accepts, in addition to those of `load_model`."""
 
 from pathlib import Path
 from typing import Any
@@ -9,17 +9,17 @@ from safetensors import SafetensorError, safe_open
 from ..models import Backbone, ZooModel, create_model, list_models
 from .loading import file_inside, load_model
 from .sources import UnfitWeightsError, WeightsError
-from .weights import list_weights
+from .table import list_weights
 
 # By the width of the network.
-STARTS: dict[str, dict[int, str]] = {
+INITIAL_WEIGHTS: dict[str, dict[int, str]] = {
     "dino": {768: "dino_vitb16", 384: "dino_vits16"},
     "image_supervised": {768: "imagenet_vitb16"},
     "svt": {768: "svt_vitb_k400"},
 }
 
 
-def load_start(
+def load_initial(
     init: str, *, model: str, options: dict[str, Any], num_classes: int | None = 0, progress: bool = True
 ) -> ZooModel:
     """The network that `init` names. The architecture is that of the weights if they state it, otherwise `model`.
@@ -39,10 +39,10 @@ def load_start(
     try:
         if init == "random":
             return create_model(model, **options)
-        start = _of_width(init, model, options) if init in STARTS else init
+        start = _of_width(init, model, options) if init in INITIAL_WEIGHTS else init
         if start not in list_weights() and Path(start).is_dir():
             start = str(file_inside(Path(start)))
-        says_itself = init not in STARTS and (start in list_weights() or _says_architecture(start))
+        says_itself = init not in INITIAL_WEIGHTS and (start in list_weights() or _says_architecture(start))
         name = None if says_itself else model
         return load_model(start, model=name, num_classes=num_classes, progress=progress, **options)
     except TypeError as error:
@@ -63,13 +63,13 @@ def _of_width(init: str, model: str, options: dict[str, Any]) -> str:
         network = create_model(model, **options)
     assert isinstance(network, Backbone)
     width = network.embed_dim
-    if width not in STARTS[init]:
-        known = ", ".join(map(str, STARTS[init]))
+    if width not in INITIAL_WEIGHTS[init]:
+        known = ", ".join(map(str, INITIAL_WEIGHTS[init]))
         raise ValueError(
             f"init={init} is for networks of width {known}, {model} has {width}; use init=random, or a file of weights "
             "that fit"
         )
-    return STARTS[init][width]
+    return INITIAL_WEIGHTS[init][width]
 
 
 def _says_architecture(start: str) -> bool:

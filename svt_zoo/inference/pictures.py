@@ -1,0 +1,127 @@
+"""Pictures with file names in them: captions, and a sheet of a query with its nearest neighbors."""
+
+import os
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib import get_data_path
+from matplotlib.ft2font import FT2Font
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from ..data.datasets import FrameReader, frame_range
+from ..data.lists import Row
+from ..data.sampling import uniform_clip
+from ..evaluation.views import faults_as_read_errors
+from ..video import Limits, VideoReadError
+from .feature_table import FeatureTable
+from .search import Neighbor, frame_rate_of, open_query
+
+_FONT_SIZE, _MARGIN, _GAP = 16, 8, 6  # pixels
+_HEIGHT = 128  # pixels, of the frames in a sheet
+_INK, _PAPER = 40, 255
+_FONT = Path("fonts", "ttf", "DejaVuSans.ttf")  # from matplotlib; has Latin, Greek, Cyrillic and more
+
+
+def printable(text: str) -> str:
+    """The text in one line: line ends, control characters and undecodable bytes become escapes such as `\\n`."""
+    return "".join(letter if letter.isprintable() else _escape(letter) for letter in text)
+
+
+def caption(text: str, height: int, width: int) -> Tensor:
+    """Draw text in the center of an empty picture, reduced if necessary to fit: uint8 (height, width, 3)."""
+    text = "\n".join(map(drawable, text.split("\n")))
+    image = Image.new("L", (width, height), _PAPER)
+    size = min(_FONT_SIZE, _FONT_SIZE * (width - _MARGIN) / max(1, text_width(text)))
+    middle = (width // 2, height // 2)
+    ImageDraw.Draw(image).multiline_text(middle, text, fill=_INK, anchor="mm", align="center", font=_font(size))
+    return torch.from_numpy(np.array(image)).unsqueeze(-1).repeat(1, 1, 3)
+
+
+def text_width(text: str) -> int:
+    """Width of the longest line, in pixels."""
+    return max(round(_font(_FONT_SIZE).getlength(drawable(line))) for line in text.split("\n"))
+
+
+def drawable(text: str) -> str:
+    """As `printable`; characters that the font lacks also become escapes."""
+    letters = _letters()
+    return "".join(letter if ord(letter) in letters else _escape(letter) for letter in printable(text))
+
+
+@lru_cache(maxsize=32)
+def _font(size: float) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(Path(get_data_path()) / _FONT, size)
+
+
+@cache
+def _letters() -> frozenset[int]:
+    return frozenset(FT2Font(str(Path(get_data_path()) / _FONT)).get_charmap())
+
+
+def _escape(letter: str) -> str:
+    return letter.encode("unicode_escape").decode("ascii")
+
+
+def neighbor_sheet(
+    table: FeatureTable,
+    query: str | os.PathLike[str],
+    neighbors: Sequence[Neighbor],
+    *,
+    start_sec: float | None = None,
+    end_sec: float | None = None,
+    num_frames: int = 4,
+    limits: Limits | None = None,
+) -> Image.Image:
+    """Draw frames of the query, and below them those of each neighbor with its similarity and name.
+
+    A neighbor without its file is shown as a caption only. `limits` applies to the query, as in `open_video`.
+    """
+    opener = partial(open_query, frame_rate=frame_rate_of(table))
+    part = f", {start_sec or 0:.1f} to {end_sec:.1f} s" if end_sec is not None else ""
+    row = Row(os.fspath(query), start_sec=start_sec, end_sec=end_sec)
+    strips = [_strip(f"query: {os.path.basename(query)}{part}", row, num_frames, partial(opener, limits=limits))]
+    for rank, (similarity, neighbor) in enumerate(neighbors, start=1):
+        video, start, end, _ = neighbor
+        title = f"{rank}.  {similarity:.3f}  {video}, {start:.1f} to {end:.1f} s"
+        strips.append(_strip(title, Row(table.locate(video), start_sec=start, end_sec=end), num_frames, opener))
+    return _paste(strips, vertical=True, margin=_GAP)
+
+
+def _strip(title: str, row: Row, num_frames: int, opener: Callable[[Row], FrameReader]) -> Image.Image:
+    """Draw the frames of a row side by side, below a title."""
+    pictures = []
+    try:
+        with faults_as_read_errors(row.path), opener(row) as reader:
+            first, last = frame_range(row, reader)
+            numbers = sorted(set(uniform_clip(last - first, num_frames)))
+            for frame in reader.frames_at([first + number for number in numbers]).numpy():  # (H, W, 3)
+                width = round(_HEIGHT * frame.shape[1] / frame.shape[0])
+                pictures.append(Image.fromarray(frame).resize((width, _HEIGHT)))
+    except VideoReadError as error:
+        title = f"{title}: {error.reason}"
+    line = Image.new("RGB", (text_width(title) + 1, _FONT_SIZE + _GAP), (_PAPER,) * 3)
+    ImageDraw.Draw(line).text((0, 0), drawable(title), fill=(_INK,) * 3, font=_font(_FONT_SIZE))
+    return _paste([line, _paste(pictures)], vertical=True, gap=0) if pictures else line
+
+
+def _paste(pictures: Sequence[Image.Image], *, vertical: bool = False, gap: int = _GAP, margin: int = 0) -> Image.Image:
+    """Join pictures from left to right, or from top to bottom."""
+    space = gap * (len(pictures) - 1) + 2 * margin
+    widths, heights = [picture.width for picture in pictures], [picture.height for picture in pictures]
+    if vertical:
+        size = max(widths) + 2 * margin, sum(heights) + space
+    else:
+        size = sum(widths) + space, max(heights) + 2 * margin
+    sheet = Image.new("RGB", size, (_PAPER,) * 3)
+    left = top = margin
+    for picture in pictures:
+        sheet.paste(picture, (left, top))
+        if vertical:
+            top += picture.height + gap
+        else:
+            left += picture.width + gap
+    return sheet
