@@ -105,7 +105,7 @@ def test_each_neighbor_votes_by_the_exponential_of_its_similarity() -> None:
     assert_close(votes, torch.tensor([[expected[0], expected[1] + expected[2], 0]]))
 
 
-def test_a_class_without_votes_is_never_a_guess() -> None:
+def test_a_class_without_votes_is_never_predicted() -> None:
     bank, labels = torch.eye(3), torch.tensor([0, 1, 2])
     queries = torch.eye(3)[:1]
     scores = knn_scores(bank, labels, queries, num_classes=6, ks=[1])[1]
@@ -129,7 +129,7 @@ def test_broken_features_are_refused() -> None:
         knn_scores(bank, torch.tensor([0, -1, 1]), bank, num_classes=2, ks=[1])
 
 
-def test_few_shots_are_n_of_each_class_and_the_same_for_a_seed() -> None:
+def test_few_shots_are_n_per_class_and_fixed_by_the_seed() -> None:
     labels = torch.tensor([0, 1, 2] * 10)
     chosen = few_shot(labels, 4, seed=1)
     assert labels[chosen].bincount().tolist() == [4, 4, 4]
