@@ -30,6 +30,7 @@ from svt_zoo.config import (
     expand_repeats,
 )
 from svt_zoo.data.lists import read_list
+from svt_zoo.evaluation.metrics import wilson_interval
 from svt_zoo.evaluation.results import read_result
 from svt_zoo.evaluation.run import (
     choose_clip,
@@ -190,6 +191,18 @@ def test_seeds_and_splits_are_averaged(common: dict[str, Any], lists: dict[str, 
         f"split{split}_seed{seed}" for split in (1, 2) for seed in (0, 1)
     ]
     assert len(list((tmp_path / "results").iterdir())) == 3
+
+
+def test_each_training_video_is_evaluated_in_one_of_the_folds(common: dict[str, Any], lists: dict[str, Path]) -> None:
+    repeat = RepeatConfig(folds=3, num_seeds=2)
+    [result] = evaluate(KNNRecipe(**common, knn=KNNConfig(ks=(1,)), repeat=repeat))
+    assert (result.split, result.n) == ("3 folds", len(read_list(lists["train"])))
+    assert result.metrics["top1"] == 100
+    low, _ = wilson_interval(result.n, result.n)  # of all videos, not of a fold
+    assert result.metrics["top1_low"] == pytest.approx(100 * low)
+    assert len(result.recipe["cases"]) == 6
+    with pytest.raises(ValueError, match="exclude each other"):
+        RepeatConfig(folds=3, splits=(1,))
 
 
 def test_splits_need_numbers_and_a_place_for_them(common: dict[str, Any]) -> None:
