@@ -123,9 +123,9 @@ class Nothing(Compute):
     def __init__(self) -> None:
         self.device = torch.device("cpu")
 
-    def __call__(self, batch: Any) -> Any:
+    def stream(self, batches: Any) -> Any:
         """Return the input."""
-        return batch
+        return batches
 
 
 def cpu_seconds() -> float:
