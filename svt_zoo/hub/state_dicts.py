@@ -78,8 +78,8 @@ def without(state: Mapping[str, Tensor], patterns: Iterable[str]) -> StateDict:
 
 
 def from_classifier(state: Mapping[str, Tensor]) -> StateDict:
-    """A `Classifier`'s state dict with the backbone's names and `head.*`; any other state dict is unchanged."""
-    if not all(key.startswith(("backbone.", "head.")) for key in state):
+    """The state dict of a `Classifier` or of CPC's method with the backbone's names; any other is unchanged."""
+    if not all(key.startswith(("backbone.", "head.", "predictor.")) for key in state):
         return dict(state)
     return {key.removeprefix("backbone."): value for key, value in state.items()}
 
