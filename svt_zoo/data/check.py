@@ -60,12 +60,7 @@ class CheckedVideo:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """All rows, in the order of the list.
-
-    Attributes:
-        videos: the rows.
-        path: the file that the rows are written to.
-    """
+    """All rows, in the order of the list, and the file that they are written to."""
 
     videos: tuple[CheckedVideo, ...]
     path: Path
@@ -126,16 +121,10 @@ class CheckReport:
 def check_videos(
     videos: VideoList, report: str | os.PathLike[str], *, workers: int = 1, again: bool = False
 ) -> CheckReport:
-    """Decodes every video of a list to its end and writes the report.
+    """Decodes every video of a list to its end and writes the report, .csv or .parquet (.csv without pyarrow).
 
     A journal next to the report, `<report>.jsonl`, records each result immediately. A run that was stopped continues
-    where it stopped. A later run decodes only files that are new, have changed or were not sound.
-
-    Args:
-        videos: the list; a file that it names more than once is checked once.
-        report: the file to write, .csv or .parquet. Without pyarrow, a CSV file is written instead of a Parquet file.
-        workers: number of processes; 0 works in this process.
-        again: decode everything, regardless of the journal.
+    where it stopped. A later run decodes only files that are new, have changed or were not sound, or all (`again`).
 
     Raises:
         CommonFailure: the first videos all fail for the same reason.
@@ -171,10 +160,7 @@ def _parse_entry(entry: dict[str, Any]) -> tuple[tuple[Any, ...], CheckedVideo]:
 
 
 def check_video(task: tuple[str, int | None]) -> CheckedVideo:
-    """Decodes one video to its end. `task` is `(path, num_frames)`; `num_frames` is for folders of frames, else None.
-
-    Raises nothing: the result states what is wrong.
-    """
+    """Decodes the video `(path, num_frames)` to its end; `num_frames` is for a folder of frames. Raises nothing."""
     path, num_frames = task
     known: dict[str, Any] = {}
     try:

@@ -141,11 +141,7 @@ def training_dataset(
 
 
 def open_row(row: Row, *, frame_rate: float = 30.0, limits: Limits | None = None) -> FrameReader:
-    """Opens the video of a row: a file, a URL, or a folder of frames at `frame_rate` frames per second.
-
-    Raises:
-        VideoReadError: the video cannot be fetched or read.
-    """
+    """Opens the video of a row: a file, a URL, or a folder of frames at `frame_rate` frames per second."""
     try:
         path = local_path(row.path)
     except OSError as error:
@@ -156,21 +152,14 @@ def open_row(row: Row, *, frame_rate: float = 30.0, limits: Limits | None = None
 
 
 def shared_frames(reader: FrameReader, indices: Indices, first: int = 0) -> tuple[Tensor, list[list[int]]]:
-    """Decodes each frame of the views once: the frames (n, H, W, 3) and the rows of each view.
-
-    `indices` count from frame `first`.
-    """
+    """Decodes each frame of the views once, counted from `first`: frames (n, H, W, 3) and the rows of each view."""
     union = sorted({i for view in indices for i in view})
     place = {i: n for n, i in enumerate(union)}
     return reader.frames_at([first + i for i in union]), [[place[i] for i in view] for view in indices]
 
 
 def frame_range(row: Row, reader: FrameReader) -> tuple[int, int]:
-    """Frame range [first, last + 1) of a row: the frames whose times lie in [start_sec, end_sec).
-
-    Raises:
-        VideoReadError: the range has no frames.
-    """
+    """Range [first, last + 1) of the frames whose times lie in [start_sec, end_sec). Raises VideoReadError."""
     if row.start_sec is None and row.end_sec is None:
         return 0, reader.num_frames
     first = bisect_left(reader.pts, row.start_sec or 0.0)
