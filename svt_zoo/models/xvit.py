@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Backbone
+from .base import Backbone, GradCheckpointing
 from .layers import (
     LAYER_NORM_EPS,
     Attention,
@@ -159,7 +159,7 @@ class XViT(Backbone):
         consensus_dim: width of `cls`; None is embed_dim.
         dropout: dropout in training on `cls`, before the linear layer that follows (both originals: 0.5).
         frame_dropout: dropout in training on every frame's class feature (the original: 0.5; TIME: 0).
-        grad_checkpointing: recompute each block in the backward pass, to save memory.
+        grad_checkpointing: see `Backbone.set_grad_checkpointing`.
 
     Raises:
         ValueError: an invalid temporal_table, shift_div, segments or location.
@@ -185,7 +185,7 @@ class XViT(Backbone):
         consensus_dim: int | None = None,
         dropout: float = 0.0,
         frame_dropout: float = 0.0,
-        grad_checkpointing: bool = False,
+        grad_checkpointing: GradCheckpointing = False,
     ) -> None:
         super().__init__()
         shifting = range(depth) if locations is None else tuple(locations)
@@ -208,11 +208,11 @@ class XViT(Backbone):
         )
         grid = grid_of(img_size, patch_size)
         self.base_model = FrameEncoder(embed_dim, patch_size, grid, num_frames, blocks, temporal_table, pos_mode)
-        self.grad_checkpointing = grad_checkpointing
         self.frame_dropout = nn.Dropout(frame_dropout)
         self.consensus = Consensus(
             embed_dim, consensus_depth, num_heads, mlp_ratio, consensus_dim or embed_dim, dropout
         )
+        self.set_grad_checkpointing(grad_checkpointing)
 
     @property
     def cls_dim(self) -> int:
