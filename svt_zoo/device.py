@@ -2,7 +2,7 @@
 
 import functools
 import platform
-import time
+import timeit
 from typing import Literal
 
 import torch
@@ -84,9 +84,4 @@ def _layer_seconds(device: torch.device, dtype: torch.dtype) -> float:
     """Time of one linear layer 768 -> 768 on 512 tokens, in seconds; minimum of five runs."""
     tokens = torch.ones(512, 768, device=device, dtype=dtype)
     weight = torch.ones(768, 768, device=device, dtype=dtype)
-    best = float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
-        torch.nn.functional.linear(tokens, weight)[0, 0].item()
-        best = min(best, time.perf_counter() - start)
-    return best
+    return min(timeit.repeat(lambda: torch.nn.functional.linear(tokens, weight)[0, 0].item(), number=1, repeat=5))

@@ -287,21 +287,24 @@ def serve(args: Namespace) -> int:
 
 def add_export(parser: ArgumentParser) -> None:
     add_model(parser, FEATURES_MODEL)
-    formats = ["torch_export", "aotinductor", "onnx", "transformers"]
+    formats = ["torch_export", "aotinductor", "onnx", "transformers", "original"]
     parser.add_argument("--format", default="onnx", choices=formats, help="(%(default)s)")
-    parser.add_argument("--output", required=True, help="the file (.pt2, .onnx) or folder to write")
+    parser.add_argument("--output", required=True, help="the file (.pt2, .onnx, .pth) or folder to write")
     parser.add_argument("--num-frames", type=positive, help="frames of the clip; by default the model's own")
     parser.add_argument("--img-size", type=positive, help="its pixels; by default the model's own")
     parser.add_argument("--features", action="store_true", help="without the classifier, even if there is one")
 
 
 def export(args: Namespace) -> int:
-    """Export a model as a torch program, as ONNX, or as weights for transformers, and compare the outputs."""
+    """Export a model as a torch program, as ONNX, for transformers or for the original code, and check the result."""
     from ..inference.export import export_program
-    from ..inference.export_weights import export_transformers
+    from ..inference.export_weights import export_original, export_transformers
 
     size = {"num_frames": args.num_frames, "img_size": args.img_size}
     model = load_network(args, num_classes=0 if args.features else None, **size)
+    if args.format == "original":
+        print(f"{export_original(model, args.output)}: the names of the original code; reads back with equal tensors")
+        return 0
     if args.format == "transformers":
         exported = export_transformers(model, args.output)
     else:

@@ -58,17 +58,9 @@ class ColorOperation(v2.RandAugment):  # type: ignore[misc]
 class RandomClips:
     """Random clips for training a linear probe: random window, scale, crop and flip (SVT's evaluation).
 
-    The short side becomes 1 to 1.25 times the transform's `resize_size` (256 to 320 pixels). The random
-    choices depend only on the dataset's seed and the video's number, so features of several clips can be stored.
-
-    Args:
-        transform: of the network; its crop must be square.
-        num_clips: clips of each video.
-        flip: probability of a horizontal flip; 0 where left and right differ in meaning.
-        fast: transform of additional fast clips, with the same windows, crops and flips; None for slow clips only.
-
-    Raises:
-        ValueError: a crop is not square.
+    The short side becomes 1 to 1.25 times the transform's `resize_size` (256 to 320 pixels). The random choices depend
+    only on the dataset's seed and the video's number, so features of several clips can be stored. `fast` is the
+    transform of additional fast clips, with the same windows, crops and flips. Crops must be square.
     """
 
     def __init__(
@@ -116,21 +108,11 @@ class FinetuneViews(RandomClips):
 
     The views are uint8 and come with their drawn parameters, for `augment.Augment`. They are resized as in
     `EvalTransform`: bilinear, without antialiasing. A fast clip has the window, crop and flip of the slow clip (SVT
-    section 3.4).
+    section 3.4). `flow` makes the target "flow" of slow clips.
 
     The rule "absolute" computes flow labels before the colors change. RandAugment then applies one operation that
-    moves pixels before the labels, and one that changes colors after them. The rule "relative" computes labels of the
-    final frames, as in TIME's code.
-
-    Args:
-        transform: evaluation transform of the network; it sets frames, rate and sizes. Its crop must be square.
-        options: the random choices.
-        fast: evaluation transform of the fast clips, if the network uses them.
-        flow: makes the target "flow" of slow clips.
-
-    Raises:
-        ValueError: the crop is not square or does not fit `short_side`, or a policy is used with fast clips. Or
-            AutoAugment is used with flow labels of "absolute"; it moves pixels and changes colors together.
+    moves pixels before the labels, and one that changes colors after them; AutoAugment, which does both together, is
+    refused. The rule "relative" computes labels of the final frames, as in TIME's code.
     """
 
     def __init__(

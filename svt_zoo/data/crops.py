@@ -91,10 +91,9 @@ class ViewSpec:
 
 
 class ViewParams(NamedTuple):
-    """The drawn parameters of one view.
+    """The drawn parameters of one view: one entry per view (F = 1), or per frame if each has its own draw (F = T).
 
-    Each field has one entry per view (F = 1), or one per frame if each frame has its own draw (F = T). `collate` stacks
-    the fields of B views to (B, F), for `augment.Augment`.
+    `collate` stacks the fields of B views to (B, F), for `augment.Augment`.
     """
 
     box: Tensor  # (F, 4) int64: top, left, height, width in pixels of the source
@@ -223,9 +222,8 @@ def random_area_box(
 ) -> Box:
     """Draws a box whose fraction of the frame area is uniform in `area` and whose width / height is in `ratio`.
 
-    This is the loop of torchvision's RandomResizedCrop: the ratio is log-uniform, and the first of 10 draws that fits
-    is used. If none fits, the result is the largest centered box of an allowed ratio. The loop of SVT's released code
-    does not stop at a fit, which gives larger boxes in wide videos.
+    This is the loop of torchvision's RandomResizedCrop. The loop of SVT's released code does not stop at the first box
+    that fits, which gives larger boxes in wide videos.
     """
     for _ in range(10):
         pixels = height * width * rng.uniform(area[0], area[1])
@@ -260,9 +258,8 @@ def crop_and_resize(
 ) -> Tensor:
     """Crops `box` from frames (T, H, W, 3) and resizes it to (T, height, width, 3) of the same dtype.
 
-    The function crops before it copies the frames in `index`, and resizes uint8 frames in channels-last layout. On one
-    core this is 3 times as fast as channels first and 4 times as fast as float. uint8 output is rounded and clamped,
-    float32 is not. float32 with `antialias=False` equals the resize of SVT's released code.
+    uint8 in channels-last layout is 3 times as fast as channels first on one core, and 4 times as fast as float. uint8
+    output is rounded and clamped. float32 with `antialias=False` equals the resize of SVT's released code.
     """
     top, left, height, width = box
     view = torch.as_tensor(frames)[:, top : top + height, left : left + width]

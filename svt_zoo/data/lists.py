@@ -45,6 +45,7 @@ class DataConfig:
             to choose a recipe without looking at the test videos; 0 evaluates on `val`.
         subset: number of training videos to keep, drawn by the seed; null keeps all.
         allow_overlap: allow a training list that shares files or groups with the evaluation list.
+        allow_cut: train on the frames that exist of files that were cut, which fail otherwise; see `svt-zoo check`.
         frame_rate: frames per second of frame folders, which do not store it.
         num_workers: processes that read videos; null is one per core, at most 8.
         batch_size: videos per batch in each process.
@@ -61,6 +62,7 @@ class DataConfig:
     validation_fraction: float = 0.0
     subset: int | None = None
     allow_overlap: bool = False
+    allow_cut: bool = False
     frame_rate: float = 30.0
     num_workers: int | None = None
     batch_size: int = 8
@@ -126,11 +128,7 @@ class VideoList:
         return digest.hexdigest()
 
     def subset(self, n: int, seed: int = 0) -> "VideoList":
-        """Draws `n` of the videos with `seed`; keeps the order of the list.
-
-        Raises:
-            ValueError: the list has fewer than `n` videos, or `n` is below 1.
-        """
+        """Draws `n` of the videos with `seed`; keeps the order of the list. Raises ValueError if there are fewer."""
         if not 1 <= n <= len(self):
             raise ValueError(f"a subset of {n} videos was requested, the list has {len(self)}")
         chosen = np.random.default_rng(seed).permutation(len(self))[:n]
@@ -157,10 +155,7 @@ class VideoList:
         return replace(self, rows=tuple(parts[0])), replace(self, rows=tuple(parts[1]))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the list as a CSV with a header, which `read_list` can read.
-
-        File names that are not UTF-8 keep their bytes.
-        """
+        """Writes the list as a CSV with a header for `read_list`. File names that are not UTF-8 keep their bytes."""
         rows = []
         for row in self.rows:
             name = self.classes[row.label] if self.classes and row.label is not None else ""
@@ -230,12 +225,7 @@ def read_list(
 
 
 def training_list(data: DataConfig, *, seed: int = 0) -> VideoList:
-    """The training videos of a recipe: read, reduced to the subset, and free of evaluation videos.
-
-    Raises:
-        ListError: the recipe names no list, or a list cannot be read.
-        ValueError: training and evaluation share videos or groups, and `data.allow_overlap` is off.
-    """
+    """The training videos of a recipe: reduced to the subset, and free of evaluation videos (else ValueError)."""
     if not data.train:
         raise ListError("data.train is empty; add data.train=LIST_OR_FOLDER")
     videos = data.read(data.train, data.where_train, data.labels)
@@ -251,9 +241,6 @@ def evaluation_list(data: DataConfig, *, classes: Sequence[str] | None = None) -
     """The evaluation videos of a recipe, or the training videos that it holds out (`validation_fraction`).
 
     `classes` are the names of the training labels; evaluation uses the same labels.
-
-    Raises:
-        ListError: the recipe names no list, or a list cannot be read, or has labels that training does not have.
     """
     labels = classes or data.labels
     if data.validation_fraction:
@@ -266,11 +253,7 @@ def evaluation_list(data: DataConfig, *, classes: Sequence[str] | None = None) -
 
 
 def check_overlap(train: VideoList, evaluation: VideoList, *, allow: bool = False) -> list[str]:
-    """Returns the files and groups, sorted, that are in both the training list and the evaluation list.
-
-    Raises:
-        ValueError: the lists share files or groups, and `allow` is False.
-    """
+    """The files and groups, sorted, that are in both lists; ValueError if there are any, unless `allow`."""
 
     def keys(videos: VideoList) -> set[str]:
         files = {row.path if is_url(row.path) else os.path.realpath(row.path) for row in videos.rows}

@@ -153,11 +153,7 @@ class VideoLoader:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Moves to the position in a `state_dict()` of another loader.
-
-        Raises:
-            ValueError: the other loader had another list of videos or another seed.
-        """
+        """Moves to the position in a `state_dict()` of another loader; ValueError if it had another list or seed."""
         for name, mine in (("list_sha256", self.dataset.videos.sha256), ("seed", self.sampler.seed)):
             if state[name] != mine:
                 raise ValueError(
@@ -238,11 +234,7 @@ def build_loader(
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> Batch:
-    """Makes a batch of samples of `VideoDataset`; samples without a video add only their failures.
-
-    Raises:
-        ValueError: the samples differ in the number or shape of their views.
-    """
+    """Makes a batch of samples of `VideoDataset`; samples without a video add only their failures."""
     read = [sample for sample in samples if sample["video"] is not None]
     clips = [sample["video"] if isinstance(sample["video"], list) else [sample["video"]] for sample in read]
     for sample, views in zip(read, clips, strict=True):

@@ -43,11 +43,10 @@ class TaskResult(Generic[T, R]):
 
 
 def run_tasks(function: Callable[[T], R], tasks: Iterable[T], *, workers: int) -> Iterator[TaskResult[T, R]]:
-    """Runs `function(task)` for each task in `workers` processes (0: in this process); yields tasks as they finish.
+    """Runs `function(task)` for each task in `workers` processes (0: in this process); yields results as they come.
 
-    `function` is a module-level function, or a `functools.partial` of one. If a task raises or its process dies (a
-    crash, no memory left), the failure is reported and the other tasks continue. The processes end when the caller
-    ends, for any reason.
+    `function` is a module-level function, or a `functools.partial` of one. If a task raises or its process dies, the
+    failure is reported and the other tasks continue. The processes end when the caller ends, for any reason.
     """
     if workers < 0:
         raise ValueError(f"workers must be >= 0 (0 works in this process), got {workers}")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..options import bounds
 from .metrics import check_classes
+from .views import check_views
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class KNNConfig:
     def __post_init__(self) -> None:
         bounds(self, "ks", "shots", low=1)
         bounds(self, "temperature", above=0)
+        check_views(self.views)
         if not self.ks:
             raise ValueError("ks must hold one or more numbers of neighbors, got none")
 

@@ -11,16 +11,18 @@ import torch
 from torch import Tensor
 
 from ..data.clips import RandomClips
+from ..data.list_formats import write_table
 from ..data.lists import VideoList
 from ..data.views import Views
 from ..files import write_whole
 from ..models import Classifier, ZooModel
+from ..options import bounds
 from .features import Extracted, Pool, extract
 from .knn import KNNConfig, few_shot, knn_scores
 from .linear import LinearConfig, linear_probe
 from .metrics import accuracy, confusion_matrix, plot_confusion
-from .results import write_csv, write_predictions
-from .views import fast_transform
+from .results import write_predictions
+from .views import check_views, fast_transform
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +40,9 @@ class MultiviewConfig:
     views: str = "slow-fast 3x1"
     pool: Literal["mean", "sum", "softmax", "max"] = "mean"
 
+    def __post_init__(self) -> None:
+        check_views(self.views)
+
 
 @dataclass(frozen=True)
 class EvaluationRunConfig:
@@ -54,6 +59,11 @@ class EvaluationRunConfig:
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+
+    def __post_init__(self) -> None:
+        bounds(self, "seed", low=0)
+        if not self.output:
+            raise ValueError("output must name a folder, got nothing; was a variable of the shell empty?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +212,7 @@ def write_outcome(outcome: Outcome, folder: Path, *, classes: Sequence[str] = ()
     matrix = confusion_matrix(outcome.scores.argmax(dim=1), videos.labels, outcome.scores.shape[1])
     write_whole(folder / f"confusion_{stem}.png", plot_confusion(matrix, classes=classes))
     if videos.missing:
-        write_csv(folder / "missing.csv", ("path", "reason"), videos.missing)
+        write_table(folder / "missing.csv", ("path", "reason"), videos.missing)
 
 
 def _training_notes(train: VideoList, bank: Extracted) -> dict[str, Any]:

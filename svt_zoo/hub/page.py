@@ -1,4 +1,4 @@
-"""The zoo's page, MODEL_ZOO.md: written from the table of weights and from result files, never by hand."""
+"""The page MODEL_ZOO.md, written from the table of weights and from result files, never by hand."""
 
 import functools
 import json
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..models import create_model, find_builder, list_models
+from ..models import create_model, list_models
 from ..models.trajectory import TrajectoryAttention
 from .sources import HubFile
 from .table import TABLE
@@ -21,16 +21,15 @@ Written by `svt-zoo page` from `svt_zoo/hub/table.py` and `results/*.json`; a te
 
 - Published numbers are their authors', with the source; measured numbers are ours, with command and commit. "not run"
   means that nobody measured it here, and an empty field that nobody stated it.
-- GFLOPs are counted as papers do, a multiply-add as one, for one clip; attention is counted, too. Motionformer's
+- GFLOPs are counted as in papers: a multiply-add is one operation, for one clip, with attention. Motionformer's
   trajectory attention is counted in the paper's form; the code here computes the same with fewer multiply-adds.
   Parameters are those of the backbone, without a classifier.
-- A command follows the published number's protocol as far as that is known, with our reader of videos, and none has
-  been run on the full data. Add `run.output=FOLDER`, `report.folder=results` (for results on this page) and, if your
-  videos lie elsewhere, `data.train=LIST data.val=LIST data.root=FOLDER`; FILE is the pre-trained file, which you fetch
-  by hand.
+- A command follows the published number's protocol as far as that is known, with our video reader. None has been run
+  on the full data. Add `run.output=FOLDER`, `report.folder=results` (for results on this page) and, if your videos lie
+  elsewhere, `data.train=LIST data.val=LIST data.root=FOLDER`. FILE is the pre-trained file, which you fetch by hand.
 - Licenses are those of the weights. The data sets have terms of their own, which are not restated here.
-- frames x rate: 8x32 are 8 frames spread evenly over 8 x 32 of a video of 30 a second; "segments" spreads them over
-  the whole video. Views are as the source gives them.
+- frames x rate: 8x32 are 8 frames spread evenly over 8 x 32 frames of a video of 30 frames per second; "segments"
+  spreads them over the entire video. Views are as the source states them.
 - A sha256 that is not known yet is recorded at the first download; every later one must equal it.
 """
 _TOOLS = {"linear": "eval_linear", "finetune": "finetune", "evaluate": "evaluate"}  # by the folder of a recipe
@@ -43,45 +42,28 @@ def zoo_page(results: Iterable[Mapping[str, Any]]) -> str:
         results: results of evaluations (`asdict` of `evaluation.results.Result`), in the order to show them.
     """
     results, rows = list(results), list(TABLE.values())
-    numbers = [line for row in rows for line in _numbers(row, results)]
+    measured = "Nothing yet: `results/` holds no result file."
+    if results:
+        columns = "network | data | protocol | result | videos | commit | device | command"
+        measured = _table(columns, map(_result_line, results))
     parts = [
         _HEAD,
         "## Weights",
         _table(
-            ["name", "what it is", "architecture", "trained on", "frames x rate", "pixels", "GFLOPs", "parameters"],
-            [_weights(row) for row in rows],
+            "name | what it is | architecture | trained on | frames x rate | pixels | GFLOPs | parameters",
+            map(_weights_line, rows),
         ),
         "## Files and licenses",
-        _table(
-            ["name", "file", "Hub copy at commit", "sha256", "license of the weights", "paper"],
-            [_file(row) for row in rows],
-        ),
+        _table("name | file | Hub copy at commit | sha256 | license of the weights | paper", map(_file_line, rows)),
         "## Numbers",
         _table(
-            [
-                "network",
-                "data",
-                "protocol",
-                "metric",
-                "published",
-                "source",
-                "measured here",
-                "GFLOPs x views",
-                "command",
-            ],
-            numbers,
+            "network | data | protocol | metric | published | source | measured here | GFLOPs x views | command",
+            [line for row in rows for line in _number_lines(row, results)],
         ),
         "## Measured here",
-        _table(
-            ["network", "data", "protocol", "result", "videos", "commit", "device", "command"], map(_result, results)
-        )
-        if results
-        else "Nothing yet: `results/` holds no result file.",
+        measured,
         "## Architectures",
-        _table(
-            ["name", "clip", "features", "GFLOPs", "parameters"],
-            [_architecture(name) for name in list_models() if name],
-        ),
+        _table("name | clip | features | GFLOPs | parameters", map(_architecture_line, list_models())),
         "## Notes",
         "\n".join(f"- `{row.name}`: {row.notes}" for row in rows if row.notes),
     ]
@@ -89,7 +71,7 @@ def zoo_page(results: Iterable[Mapping[str, Any]]) -> str:
 
 
 def cost(model: str, kwargs: Mapping[str, Any], num_frames: int, img_size: int) -> tuple[float, float]:
-    """Multiply-adds (in 1e9) of one clip through a network of the registry, and its parameters (in 1e6).
+    """Multiply-adds (in 1e9) of one clip through a registered network, and its parameters (in 1e6).
 
     The network runs on the `meta` device, so only shapes are computed. Attention is included.
     Trajectory attention is counted in the paper's form, which needs more operations than ours.
@@ -112,28 +94,18 @@ def _cost(model: str, kwargs: str, num_frames: int, img_size: int) -> tuple[floa
     return total / 1e9, sum(p.numel() for p in network.parameters()) / 1e6
 
 
-def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    rule = "|".join("---" for _ in head)
-    return "\n".join(
-        [f"| {' | '.join(head)} |", f"|{rule}|", *(f"| {' | '.join(map(_cell, line))} |" for line in lines)]
-    )
+def _row_cost(row: Weights) -> tuple[float, float]:
+    return cost(row.model, row.model_kwargs, row.clip.num_frames, row.clip.crop_size)
+
+
+def _table(columns: str, lines: Iterable[Sequence[str]]) -> str:
+    rule = "|".join("---" for _ in columns.split("|"))
+    cells = [" | ".join(map(_cell, line)) for line in lines]
+    return "\n".join([f"| {columns} |", f"|{rule}|", *(f"| {line} |" for line in cells)])
 
 
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
-
-
-def _is_ours(name: str) -> bool:
-    """Whether a registered network is part of the zoo, not added by the user."""
-    return find_builder(name).__module__.split(".")[0] == __name__.split(".")[0]
-
-
-def _exists(row: Weights) -> bool:
-    return row.model in list_models()
-
-
-def _row_cost(row: Weights) -> tuple[float, float]:
-    return cost(row.model, row.model_kwargs, row.clip.num_frames, row.clip.crop_size)
 
 
 def frames_and_rate(clip: ClipSpec) -> str:
@@ -142,25 +114,16 @@ def frames_and_rate(clip: ClipSpec) -> str:
     return f"{clip.num_frames} segments" if rate is None else f"{clip.num_frames}x{rate:.3g}"
 
 
-def _weights(row: Weights) -> list[str]:
-    gflops, parameters = (f"{x:.1f}" for x in _row_cost(row)) if _exists(row) else ("", "")
+def _weights_line(row: Weights) -> list[str]:
+    gflops, parameters = _row_cost(row)
     kwargs = f" {json.dumps(dict(row.model_kwargs), sort_keys=True)}" if row.model_kwargs else ""
     pixels = f"{row.clip.crop_size}{'' if row.clip.channel_order == 'RGB' else ' ' + row.clip.channel_order}"
-    architecture = f"`{row.model}`{kwargs}{'' if _exists(row) else ' (not in this version)'}"
-    millions = f"{parameters} M" if parameters else ""
-    return [
-        f"`{row.name}`",
-        row.title,
-        architecture,
-        row.pretrained_on,
-        frames_and_rate(row.clip),
-        pixels,
-        gflops,
-        millions,
-    ]
+    clip = [frames_and_rate(row.clip), pixels]
+    size = [f"{gflops:.1f}", f"{parameters:.1f} M"]
+    return [f"`{row.name}`", row.title, f"`{row.model}`{kwargs}", row.pretrained_on, *clip, *size]
 
 
-def _file(row: Weights) -> list[str]:
+def _file_line(row: Weights) -> list[str]:
     copy = _hub(row.hub_copy) if row.hub_copy else ""
     file = _hub(row.source) if isinstance(row.source, HubFile) else str(row.source)
     sha256 = f"`{row.sha256}`" if row.sha256 else "not known yet"
@@ -171,27 +134,27 @@ def _hub(file: HubFile) -> str:
     return f"`{file.repo}/{file.filename}` at `{file.revision}`"
 
 
-def _numbers(row: Weights, results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def _number_lines(row: Weights, results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """One line per published number, then one per number that only we measured."""
     lines = []
     measured = {(number.dataset, number.protocol, number.metric): number for number in row.measured}
     for number in row.published:
         ours = measured.pop((number.dataset, number.protocol, number.metric), None)
-        lines.append(_number(row, number, f"{ours.value:g} ({ours.source})" if ours else "not run"))
-    lines += [_number(row, ours, f"{ours.value:g} ({ours.source})", published=False) for ours in measured.values()]
+        lines.append(_number_line(row, number, f"{ours.value:g} ({ours.source})" if ours else "not run"))
+    lines += [_number_line(row, ours, f"{ours.value:g} ({ours.source})", published=False) for ours in measured.values()]
     if not lines and not any(result["name"] == row.name for result in results):
         lines.append([f"`{row.name}`", *[""] * 5, "not run", "", ""])
     return lines
 
 
-def _number(row: Weights, number: Number, measured: str, *, published: bool = True) -> list[str]:
-    kind = number.protocol.split(",")[0]
+def _number_line(row: Weights, number: Number, measured: str, *, published: bool = True) -> list[str]:
+    protocol = number.protocol.split(",")[0]
     network = f"`{row.name}`"
-    if kind in ("linear", "fine-tune") and not row.num_classes:  # a network trained from this row's
+    if protocol in ("linear", "fine-tune") and not row.num_classes:  # a network trained from this row's
         trained = [other.name for other in TABLE.values() if other.num_classes and number in other.published]
-        network += f", {kind}: `{trained[0]}`" if trained else f", {kind}: no weights published"
+        network += f", {protocol}: `{trained[0]}`" if trained else f", {protocol}: no weights published"
     views = re.search(r"(\d+)x(\d+)", number.protocol)
-    gflops = f"{_row_cost(row)[0]:.1f} x {int(views[1]) * int(views[2])}" if views and _exists(row) else ""
+    gflops = f"{_row_cost(row)[0]:.1f} x {int(views[1]) * int(views[2])}" if views else ""
     values = [f"{number.value:g}", number.source] if published else ["", ""]
     command = command_of(number) if published else ""  # `measured` has its own
     return [network, number.dataset, number.protocol, number.metric, *values, measured, gflops, command]
@@ -205,24 +168,17 @@ def command_of(number: Number) -> str:
     return f"[`python tools/{_TOOLS[recipe.split('/')[1]]}.py {number.recipe}`]({recipe})"
 
 
-def _result(result: Mapping[str, Any]) -> list[str]:
+def _result_line(result: Mapping[str, Any]) -> list[str]:
     metrics = ", ".join(f"{name} {value:.2f}" for name, value in result["metrics"].items())
     missing = f" ({result['n_missing']} unreadable)" if result["n_missing"] else ""
     data = " ".join(filter(None, (result["dataset"], result["split"])))
+    commit = result["commit"][:12] + ("+changes" if result["commit"].endswith("+changes") else "")
     command = f"`{result['command']}`" if result["command"] else ""
-    return [
-        f"`{result['name']}`",
-        data,
-        result["protocol"],
-        metrics,
-        f"{result['n']}{missing}",
-        result["commit"][:12] + ("+changes" if result["commit"].endswith("+changes") else ""),
-        result["device"],
-        command,
-    ]
+    count = f"{result['n']}{missing}"
+    return [f"`{result['name']}`", data, result["protocol"], metrics, count, commit, result["device"], command]
 
 
-def _architecture(name: str) -> list[str]:
+def _architecture_line(name: str) -> list[str]:
     with torch.device("meta"):
         network: Any = create_model(name)
     gflops, parameters = cost(name, {}, network.num_frames, 224)

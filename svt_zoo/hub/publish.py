@@ -1,7 +1,8 @@
-"""Save weights to a folder or the Hub, with a config, a model card and a golden output to verify them."""
+"""Saves weights to a folder or the Hub, with a config, a model card and a golden output to verify them."""
 
 import copy
 import json
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,8 +56,7 @@ def golden_output(model: ZooModel) -> list[float]:
 def write_weights(path: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """Write one file atomically in the zoo's own format: safetensors with `config` in its metadata."""
     text = json.dumps(config, indent=2, sort_keys=True)
-    metadata = {"format": "pt", "format_version": str(FORMAT_VERSION), "config": text}
-    write_tensors(path, state, metadata)
+    write_tensors(path, state, {"format": "pt", "format_version": str(FORMAT_VERSION), "config": text})
 
 
 def save_pretrained(model: ZooModel, folder: str | Path, *, repo: str = "ORG/NAME") -> Path:
@@ -118,21 +118,21 @@ def publish(model: ZooModel, repo: str, *, private: bool = False, progress: bool
     """
     expected = golden_output(model)
     revision = push_to_hub(model, repo, private=private)
-    got = golden_output(from_pretrained(repo, revision=revision, progress=progress))
-    if got != expected:
-        raise WeightsError(f"{repo}@{revision}: its golden output is {got}, not {expected}; delete that commit")
+    outputs = golden_output(from_pretrained(repo, revision=revision, progress=progress))
+    if outputs != expected:
+        raise WeightsError(f"{repo}@{revision}: its golden output is {outputs}, not {expected}; delete that commit")
     file = HubFile(repo, WEIGHTS_NAME, revision)
     return file, sha256_of(fetch(file, progress=progress))
 
 
 def model_card(config: Mapping[str, Any], golden: list[float], repo: str = "ORG/NAME") -> str:
     """The README of a model on the Hub: origin, license, clip, numbers, how to load, golden output."""
-    numbers = [
-        f"| {kind} | {r['dataset']} | {r['protocol']} | {r['metric']} | {r['value']} | {r['source']} |"
-        for kind in ("published", "measured")
-        for r in config.get(kind, ())
-    ]
-    clip = config.get("clip") or {}
+
+    def stated(*keys: str) -> str:
+        values = [config[key] for key in keys if config.get(key)]
+        return _escaped(values[0]) if values else "not stated"
+
+    clip = config.get("clip")
     lines = [
         "---",
         "library_name: svt_zoo",
@@ -141,21 +141,21 @@ def model_card(config: Mapping[str, Any], golden: list[float], repo: str = "ORG/
         f"license: {_HUB_LICENSES.get(config.get('license', ''), 'other')}",
         "---",
         "",
-        f"# {config.get('title') or config['model']}",
+        f"# {stated('title', 'model')}",
         "",
-        f"- architecture: `{config['model']}` {json.dumps(config.get('model_kwargs', {}), sort_keys=True)}",
-        f"- trained on: {config.get('pretrained_on') or 'not stated'}",
-        f"- origin: {config.get('source') or config.get('derived_from') or config.get('weights') or 'not stated'}",
-        f"- paper: {config.get('paper') or 'not stated'}",
-        f"- license of the weights: {config.get('license') or 'not stated'}",
+        f"- architecture: {stated('model')} {_escaped(json.dumps(config.get('model_kwargs', {}), sort_keys=True))}",
+        f"- trained on: {stated('pretrained_on')}",
+        f"- origin: {stated('source', 'derived_from', 'weights')}",
+        f"- paper: {stated('paper')}",
+        f"- license of the weights: {stated('license')}",
         "- the data it was trained on has terms of its own",
-        f"- clip: {json.dumps(clip, sort_keys=True) if clip else 'not stated'}",
-        *([f"- note: {config['notes']}"] if config.get("notes") else []),
+        f"- clip: {_escaped(json.dumps(clip, sort_keys=True)) if clip else 'not stated'}",
+        *([f"- note: {stated('notes')}"] if config.get("notes") else []),
         "",
         "```python",
         "import svt_zoo",
         "",
-        f'model = svt_zoo.from_pretrained("{repo}")  # revision=FULL_COMMIT_SHA pins the bytes',
+        f"model = svt_zoo.from_pretrained({json.dumps(repo)})  # revision=FULL_COMMIT_SHA pins the bytes",
         "```",
         "",
         "Golden output (`svt_zoo.hub.publish.golden_output`): the first numbers for one clip of seeded noise, float32.",
@@ -164,6 +164,17 @@ def model_card(config: Mapping[str, Any], golden: list[float], repo: str = "ORG/
         json.dumps(golden),
         "```",
     ]
+    columns = ("dataset", "protocol", "metric", "value", "source")
+    numbers = [
+        f"| {kind} | {' | '.join(_escaped(number[column]) for column in columns)} |"
+        for kind in ("published", "measured")
+        for number in config.get(kind, ())
+    ]
     if numbers:
         lines += ["", "| | data | protocol | metric | value | source |", "|---|---|---|---|---|---|", *numbers]
     return "\n".join(lines) + "\n"
+
+
+def _escaped(value: object) -> str:
+    """The text of a value on one line, without effect in Markdown or HTML."""
+    return re.sub(r"([\\`|<>\[\]])", r"\\\1", " ".join(str(value).split()))

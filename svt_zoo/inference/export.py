@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from ..files import atomic
-from ..models import Classifier, ZooModel
-from ..models.base import backbone_of
+from ..models import Classifier, ZooModel, backbone_of
 
 _log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Exports TimeSformer weights in the format of transformers, and checks the result."""
+"""Exports weights in the names of the original code, or as a folder for transformers, and checks the result."""
 
 import copy
 import json
@@ -10,24 +10,64 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..files import atomic
-from ..hub.convert import to_hf_timesformer
+from ..files import atomic, write_tensors
+from ..hub.convert import convert, to_hf_timesformer, to_motionformer, to_svt, to_timesformer, to_xvit
+from ..hub.convert_cpc import to_cpc
 from ..hub.loading import WEIGHTS_NAME
-from ..models import Backbone, Classifier, ZooModel
-from ..models.base import backbone_of
+from ..hub.state_dicts import from_classifier
+from ..models import Backbone, Classifier, ZooModel, backbone_of
+from ..models.cpc import CPCNetwork
 from ..models.layers import LAYER_NORM_EPS
+from ..models.motionformer import Motionformer
 from ..models.timesformer import JointTimeSformer, SpaceOnlyTimeSformer, TimeSformer
+from ..models.xvit import XViT
 from .export import Exported, ExportError, Run, Shape, clip_shape, max_difference
 
 _log = logging.getLogger(__name__)
 
 
+def export_original(model: ZooModel, path: str | os.PathLike[str]) -> Path:
+    """Write a PyTorch file with the names and the nesting of the original code.
+
+    A backbone of SVT has the names of SVT's released file. Other TimeSformers (classifiers of SVT too) and
+    Motionformers have Facebook's names, X-ViT and CPC those of their authors. The file is kept only if it reads back
+    with equal tensors.
+
+    Raises:
+        ExportError: a network without an original, or the file reads back with other tensors.
+    """
+    path = Path(path)
+    state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
+    with atomic(path) as temporary:
+        torch.save(_in_original_names(model, state), temporary)
+        again = convert(torch.load(temporary, weights_only=True)).state
+        ours = from_classifier(state)
+        if set(again) != set(ours) or not all(torch.equal(again[key], value) for key, value in ours.items()):
+            raise ExportError(f"{path}: the file would read back with other tensors")
+    return path
+
+
+def _in_original_names(model: ZooModel, state: dict[str, Tensor]) -> dict[str, Any]:
+    backbone = backbone_of(model)
+    if isinstance(backbone, TimeSformer):
+        is_svt = isinstance(model, Backbone) and model.meta.get("model", "").startswith("svt_")
+        return to_svt(state) if is_svt else to_timesformer(state)
+    if isinstance(backbone, Motionformer):
+        is_epic = isinstance(model, Classifier) and model.meta.get("name") == "motionformer_vitb_epic"
+        return to_motionformer(state, heads=(97, 300) if is_epic else ())
+    if isinstance(backbone, XViT):
+        return to_xvit(state, original=True)
+    if isinstance(backbone, CPCNetwork):
+        return {"state_dict": to_cpc(state)}
+    raise ExportError(f"no original code has a {type(backbone).__name__}; export it as onnx")
+
+
 def export_transformers(model: ZooModel, folder: str | os.PathLike[str]) -> Exported:
     """Write a TimeSformer as a folder for transformers: `TimesformerForVideoClassification.from_pretrained(folder)`.
 
-    A backbone becomes a `TimesformerModel`. In transformers, the number of frames
-    comes from the config, and another number than that of the position tables gives silently wrong outputs. So only a
-    network with the clip of its tables is exported. The folder is kept only if transformers gives the same outputs.
+    A backbone becomes a `TimesformerModel`. In transformers, the number of frames comes from the config, and another
+    number than that of the position tables gives silently wrong outputs. So only a network with the clip of its tables
+    is exported. The folder is kept only if transformers gives the same outputs.
 
     Raises:
         ExportError: the network is not suitable, the outputs differ, or transformers is not installed.
@@ -40,7 +80,12 @@ def export_transformers(model: ZooModel, folder: str | os.PathLike[str]) -> Expo
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists already; name a new folder")
-    network, backbone = _timesformer(model)
+    network = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval()
+    backbone = backbone_of(network)
+    if not isinstance(backbone, TimeSformer):
+        raise ExportError(
+            f"transformers takes the TimeSformer family, not a {type(backbone).__name__}; export it as onnx"
+        )
     frames, height, width = clip_shape(model)
     rows, columns = (side // backbone.patch_size for side in (height, width))
     if (frames, (rows, columns)) != (backbone.num_frames, backbone.grid_size) or rows != columns:
@@ -61,29 +106,18 @@ def export_transformers(model: ZooModel, folder: str | os.PathLike[str]) -> Expo
         temporary.mkdir()
         (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         (temporary / "preprocessor_config.json").write_text(json.dumps(_preprocessor(model), indent=2) + "\n")
-        _save(state, temporary / WEIGHTS_NAME)
+        write_tensors(temporary / WEIGHTS_NAME, state, {"format": "pt"})
         theirs = getattr(transformers, config["architectures"][0])
-        loaded, said = theirs.from_pretrained(temporary, output_loading_info=True)
-        if said["missing_keys"] or said["unexpected_keys"]:
-            raise ExportError(f"transformers misses {said['missing_keys']}, does not know {said['unexpected_keys']}")
+        loaded, keys = theirs.from_pretrained(temporary, output_loading_info=True)
+        if keys["missing_keys"] or keys["unexpected_keys"]:
+            raise ExportError(f"transformers misses {keys['missing_keys']}, does not know {keys['unexpected_keys']}")
         shapes: tuple[Shape, ...] = tuple((batch, 3, frames, height, width) for batch in (1, 2, 3))
         difference = max_difference(_first(network), _run_transformers(loaded.eval()), shapes)
     return Exported(folder, ("batch",), difference, shapes)
 
 
-def _timesformer(model: ZooModel) -> tuple[ZooModel, TimeSformer]:
-    """A float32 copy of the network on the CPU, and its backbone."""
-    network = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval()
-    backbone = backbone_of(network)
-    if not isinstance(backbone, TimeSformer):
-        raise ExportError(
-            f"transformers takes the TimeSformer family, not a {type(backbone).__name__}; export it as onnx"
-        )
-    return network, backbone
-
-
 def _first(network: nn.Module) -> Run:
-    """Returns the output that is compared: the class feature, or the logits."""
+    """The network with only the output that is compared: the class feature, or the logits."""
     return lambda clip: [out if isinstance(out := network(clip), Tensor) else out.cls]
 
 
@@ -96,7 +130,7 @@ def _run_transformers(loaded: Any) -> Run:
 
 
 def _config(network: ZooModel, backbone: TimeSformer, size: int) -> dict[str, Any]:
-    """The sizes of this network as fields of transformers' `TimesformerConfig`."""
+    """The fields of transformers' `TimesformerConfig`."""
     block: Any = backbone.blocks[0]
     joint = isinstance(backbone, JointTimeSformer)
     config = {
@@ -122,7 +156,6 @@ def _config(network: ZooModel, backbone: TimeSformer, size: int) -> dict[str, An
 
 
 def _preprocessor(model: ZooModel) -> dict[str, Any]:
-    """Preprocessor config of transformers for the network's clip: resize, center crop, normalize."""
     clip = model.meta.get("clip")
     if not clip:
         return {}
@@ -135,9 +168,3 @@ def _preprocessor(model: ZooModel) -> dict[str, Any]:
         "image_mean": list(clip["mean"]),
         "image_std": list(clip["std"]),
     }
-
-
-def _save(state: dict[str, Tensor], path: Path) -> None:
-    from safetensors.torch import save
-
-    path.write_bytes(save({key: value.contiguous() for key, value in state.items()}, metadata={"format": "pt"}))

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -25,7 +26,7 @@ from .checkpoint import NONFINITE_NAME, RunState, seed_all
 from .monitor import Monitor
 from .optim import build_optimizer, clip_gradients, param_groups, scaled_lr, set_hyperparameters
 from .parallel import full_state, gradient_exchange, parallelize, plain_copy
-from .signals import StopRequest
+from .signals import on_stop_signal
 
 _log = logging.getLogger(__name__)
 
@@ -142,7 +143,8 @@ class Trainer:
             max_entropy=self.max_entropy,
             tensorboard=self.run.tensorboard,
         )
-        with StopRequest() as stop, monitor:
+        stop = threading.Event()
+        with on_stop_signal(stop.set), monitor:
             while self.step < self.total_steps:
                 if not self._train_epoch(monitor, stop):
                     _log.info(
@@ -154,7 +156,7 @@ class Trainer:
                 monitor.draw(now=self.step == self.total_steps)
         return True
 
-    def _train_epoch(self, monitor: Monitor, stop: StopRequest) -> bool:
+    def _train_epoch(self, monitor: Monitor, stop: threading.Event) -> bool:
         """The rest of an epoch; False if a signal asked to stop, after a checkpoint."""
         epoch, done = divmod(self.step, self.steps_per_epoch)
         self.loader.set_epoch(epoch)
@@ -178,7 +180,7 @@ class Trainer:
                 return False
         return True
 
-    def _train_step(self, batches: Iterator[Batch], stop: StopRequest) -> tuple[dict[str, float], dict[str, bool]]:
+    def _train_step(self, batches: Iterator[Batch], stop: threading.Event) -> tuple[dict[str, float], dict[str, bool]]:
         """One step of the optimizer: its metrics, and the signals of all processes."""
         epoch = self.step / self.steps_per_epoch
         lr, weight_decay = self.hyperparameters(self.step)
@@ -232,12 +234,12 @@ class Trainer:
         return means, names
 
     def _exchange(
-        self, losses: Mapping[str, Tensor], norm: Tensor, stop: StopRequest
+        self, losses: Mapping[str, Tensor], norm: Tensor, stop: threading.Event
     ) -> tuple[dict[str, float], dict[str, bool]]:
         """The step's one message between processes: mean losses, and whether any of them must stop or save."""
         minutes = self.run.checkpoint_every_minutes
         overdue = is_main() and minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
-        flags = torch.tensor([stop.asked, overdue], dtype=torch.float32, device=self.device)
+        flags = torch.tensor([stop.is_set(), overdue], dtype=torch.float32, device=self.device)
         own = torch.stack([loss.float() for loss in losses.values()])
         values = all_mean(torch.cat((own.sum()[None], own, _scalar(norm).to(own)[None], flags))).tolist()
         named = dict(zip(losses, values[1 : 1 + len(losses)], strict=True)) if len(losses) > 1 else {}

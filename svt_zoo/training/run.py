@@ -108,7 +108,7 @@ def build_backbone(recipe: PretrainRecipe) -> Backbone:
 
 
 def finetune(recipe: FinetuneRecipe) -> list[Result] | None:
-    """Train a classifier as the recipe says, or continue its run, and test it: for each split and seed.
+    """Train the classifier of a recipe, or continue its run, and test it: for each split and seed.
 
     Each run's folder is that of a pre-training, with a complete classifier in `final.safetensors`, and the test's
     predictions and pictures beside it. The results are written into `report.folder`.
@@ -154,7 +154,7 @@ def train_classifier(recipe: FinetuneRecipe, train: VideoList, val: VideoList, d
         fast=fast_transform(transform) if recipe.views.slow_fast else None,
         flow=build_flow(recipe.temporal, backbone.patch_size),
     )
-    dataset = VideoDataset(train, views, train=True, seed=recipe.run.seed)
+    dataset = VideoDataset(train, views, train=True, allow_cut=recipe.data.allow_cut, seed=recipe.run.seed)
     augment = Augment(mean=transform.mean, std=transform.std, channel_order=transform.channel_order)
     knn = OnlineKNN(recipe, train, val, device) if recipe.run.knn_every_epochs else None
     return _train(recipe, method, dataset, augment, device, knn)

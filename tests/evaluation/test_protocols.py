@@ -347,3 +347,28 @@ def test_weights_that_say_no_clip_are_shown_svts(common: dict[str, Any]) -> None
 )
 def test_a_result_is_named_by_what_was_evaluated(init: str, name: str) -> None:
     assert name_of(init, "svt_vitb") == name
+
+
+@pytest.mark.parametrize(
+    ("options", "values", "message"),
+    [
+        (KNNConfig, {"ks": (20, 0)}, r"ks must be >= 1, got \(20, 0\)"),
+        (KNNConfig, {"ks": ()}, "ks must hold one or more numbers"),
+        (KNNConfig, {"temperature": 0.0}, "temperature must be > 0, got 0"),
+        (KNNConfig, {"shots": 0}, "shots must be >= 1, got 0"),
+        (KNNConfig, {"views": "5x1"}, "views must be .* got '5x1'"),
+        (LinearConfig, {"lrs": (0.1, 0.0)}, "lrs must be > 0"),
+        (LinearConfig, {"lrs": ()}, "lrs must hold one or more learning rates"),
+        (LinearConfig, {"clips": 0}, "clips must be >= 1, got 0"),
+        (LinearConfig, {"hflip": 2.0}, "hflip must be >= 0 and <= 1, got 2"),
+        (LinearConfig, {"weight_decay": -1.0}, "weight_decay must be >= 0, got -1"),
+        (MultiviewConfig, {"views": "3"}, "views must be .* got '3'"),
+        (RepeatConfig, {"num_seeds": 0}, "num_seeds must be >= 1, got 0"),
+        (EvaluationRunConfig, {"output": ""}, "output must name a folder, got nothing"),
+        (EvaluationRunConfig, {"seed": -1}, "seed must be >= 0, got -1"),
+    ],
+    ids=str,
+)
+def test_an_option_out_of_range_is_refused_by_name(options: type, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        options(**values)

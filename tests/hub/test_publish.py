@@ -149,3 +149,12 @@ def test_the_card_states_what_is_known_and_what_is_not(model: svt_zoo.Backbone) 
     assert "\nlicense: other\n" in card
     assert "\nlicense: apache-2.0\n" in model_card(svt_zoo.get_weights("dino_vits16").meta, [0.5])
     assert json.dumps([0.5]) in card
+
+
+def test_a_card_prints_names_as_plain_text() -> None:
+    number = {"dataset": "a|b", "protocol": "x", "metric": "y", "value": 1, "source": "[me](http://x)\n# title"}
+    title = "# a\n<script>alert(1)</script> `b`"
+    card = model_card({"model": "svt_vitt", "title": title, "measured": [number]}, [0.5], 'org/n"ame')
+    assert r"# # a \<script\>alert(1)\</script\> \`b\`" in card
+    assert r"| measured | a\|b | x | y | 1 | \[me\](http://x) # title |" in card
+    assert r'from_pretrained("org/n\"ame")' in card

@@ -13,9 +13,10 @@ import torch
 from commands import command
 from torch import nn
 
+from svt_zoo.hub.loading import load_model
 from svt_zoo.inference import export
 from svt_zoo.inference.export import ExportError, export_program
-from svt_zoo.inference.export_weights import export_transformers
+from svt_zoo.inference.export_weights import export_original, export_transformers
 from svt_zoo.models import Backbone, ZooModel, create_model, list_models
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,9 +76,9 @@ def test_an_exported_program_is_the_network_at_every_batch_length_and_size(tmp_p
     assert exported.max_difference <= 1e-4
     assert len(set(exported.shapes)) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["net.pt2"]
-    told = {"svt_zoo": ""}
-    program = torch.export.load(tmp_path / "net.pt2", extra_files=told).module()
-    assert json.loads(told["svt_zoo"])["model"] == "svt_vitt"
+    files = {"svt_zoo": ""}
+    program = torch.export.load(tmp_path / "net.pt2", extra_files=files).module()
+    assert json.loads(files["svt_zoo"])["model"] == "svt_vitt"
     assert type(program(torch.randn(2, 3, 5, 16, 20))) is tuple  # not a type of this package
 
 
@@ -249,6 +250,37 @@ def test_transformers_takes_only_the_timesformer_family(tmp_path: Path) -> None:
         export_transformers(build("xvit"), tmp_path / "hf")
 
 
+# The original's keys of a backbone, and of a classifier beside it.
+ORIGINAL_KEYS = {
+    "svt": ("backbone.blocks.0.temporal_fc.weight", "model_state/model.head.weight"),
+    "timesformer": ("model_state/model.blocks.0.temporal_fc.weight", "model_state/model.head.weight"),
+    "motionformer": ("model_state/blocks.0.attn.proj_q.weight", "model_state/head.weight"),
+    "xvit": ("model_state/base_model.blocks.0.attn.qkv.weight", "model_state/consensus.mlp_head.4.weight"),
+    "cpc": ("state_dict/agg.ConvGRUCell_00.reset_gate.weight", "state_dict/final_fc.1.weight"),
+}
+
+
+@pytest.mark.parametrize("num_classes", [0, 5])
+@pytest.mark.parametrize("family", ORIGINAL_KEYS)
+def test_the_original_format_has_the_originals_names_and_loads_back_bit_equal(
+    family: str, num_classes: int, tmp_path: Path
+) -> None:
+    model = build(family, num_classes)
+    path = export_original(model, tmp_path / "original.pth")
+    file: Any = torch.load(path, weights_only=True)
+    container, _, key = ORIGINAL_KEYS[family][bool(num_classes)].rpartition("/")
+    assert key in (file[container] if container else file)
+    options = model.meta["model_kwargs"]
+    again = load_model(path, model=model.meta["model"], num_classes=num_classes, **options)
+    torch.testing.assert_close(dict(again.state_dict()), dict(model.state_dict()), atol=0, rtol=0)
+
+
+def test_a_network_without_an_original_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="no original code has a Unsteady"):
+        export_original(Unsteady(), tmp_path / "x.pth")
+    assert not any(tmp_path.iterdir())
+
+
 def test_the_tool_says_what_is_free_and_how_far_it_is_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -256,9 +288,11 @@ def test_the_tool_says_what_is_free_and_how_far_it_is_off(
     arguments = ["--model", str(tmp_path / "mine" / "model.safetensors"), "--format", "torch_export"]
     tool = command("export")
     assert tool([*arguments, "--output", str(tmp_path / "net.pt2")]) == 0
-    said = capsys.readouterr().out
-    assert "free are batch, frames, height, width" in said
-    assert "largest difference" in said
+    output = capsys.readouterr().out
+    assert "free are batch, frames, height, width" in output
+    assert "largest difference" in output
     assert tool([*arguments, "--output", str(tmp_path / "net.onnx")]) == 2
     assert "ends in .pt2" in capsys.readouterr().err
+    assert tool([*arguments[:2], "--format", "original", "--output", str(tmp_path / "net.pth")]) == 0
+    assert "net.pth: the names of the original code" in capsys.readouterr().out
     assert "svt_zoo" in sys.modules

@@ -177,7 +177,7 @@ def draw() -> list[float]:
 
 def test_all_generators_go_on_from_a_state_that_went_through_a_file() -> None:
     seed_all(3)
-    draw()  # leaves the second half of a Gaussian pair behind in numpy and Python
+    draw()  # leaves the second half of a Gaussian pair in numpy and Python
     file = io.BytesIO()
     torch.save(random_state(CPU), file)
     expected = draw()
