@@ -18,6 +18,7 @@ from .layers import (
     Interpolation,
     PatchEmbed,
     check_choice,
+    check_sizes,
     drop_path_rates,
     grid_of,
     init_weights,
@@ -123,7 +124,9 @@ class Motionformer(Backbone):
         super().__init__()
         check_choice("attention", attention, AttentionKind)
         check_choice("positions", positions, Positions)
-        if tubelet_frames < 1 or num_frames < 1 or num_frames % tubelet_frames:
+        check_sizes(embed_dim=embed_dim, num_frames=num_frames, num_landmarks=num_landmarks)
+        check_sizes(tubelet_frames=tubelet_frames)
+        if num_frames % tubelet_frames:
             raise ValueError(f"num_frames must be a multiple of tubelet_frames, got {num_frames} and {tubelet_frames}")
         self.embed_dim, self.num_frames, self.patch_size = embed_dim, num_frames, patch_size
         self.pos_mode, self.time_mode = pos_mode, time_mode
