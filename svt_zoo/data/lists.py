@@ -43,6 +43,7 @@ class DataConfig:
         labels: file of class names.
         validation_fraction: fraction of the training groups of each class to hold out and evaluate on instead of `val`,
             to choose a recipe without looking at the test videos; 0 evaluates on `val`.
+        fold: (k, n) evaluates on part k of n of `train` instead of `val`; `repeat.folds` sets it.
         subset: number of training videos to keep, drawn by the seed; null keeps all.
         allow_overlap: allow a training list that shares files or groups with the evaluation list.
         allow_cut: train on the frames that exist of files that were cut, which fail otherwise; see `svt-zoo check`.
@@ -60,6 +61,7 @@ class DataConfig:
     where_val: str | None = None
     labels: str | None = None
     validation_fraction: float = 0.0
+    fold: tuple[int, int] | None = None
     subset: int | None = None
     allow_overlap: bool = False
     allow_cut: bool = False
@@ -71,6 +73,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         bounds(self, "validation_fraction", low=0, high=0.99)
         bounds(self, "max_failure_fraction", low=0, high=1)
+        if self.fold is not None and (not 0 <= self.fold[0] < self.fold[1] or self.validation_fraction):
+            raise ValueError(f"fold must be (k, n) with 0 <= k < n and validation_fraction=0, got {self.fold}")
         bounds(self, "subset", "batch_size", low=1)
         bounds(self, "num_workers", low=0, high=1024)
         bounds(self, "frame_rate", above=0)
@@ -149,9 +153,21 @@ class VideoList:
             order = np.random.default_rng(0 if label is None else label + 1).permutation(len(names))
             number = min(max(1, round(fraction * len(names))), len(names) - 1)
             held |= {names[i] for i in order[:number]}
+        return self._without(held)
+
+    def fold(self, number: int, total: int) -> tuple["VideoList", "VideoList"]:
+        """The videos outside and inside fold `number` of `total`; complete groups are dealt in turn, class by class."""
+        by_class = sorted(self.rows, key=lambda row: -1 if row.label is None else row.label)
+        names = list(dict.fromkeys(row.group or row.path for row in by_class))
+        if len(names) < total:
+            raise ListError(f"{len(names)} groups of videos cannot be divided into {total} folds; lower repeat.folds")
+        return self._without(set(names[number::total]))
+
+    def _without(self, groups: set[str]) -> tuple["VideoList", "VideoList"]:
+        """The videos outside of `groups`, and those inside; a video without a group is its own."""
         parts: tuple[list[Row], list[Row]] = ([], [])
         for row in self.rows:
-            parts[(row.group or row.path) in held].append(row)
+            parts[(row.group or row.path) in groups].append(row)
         return replace(self, rows=tuple(parts[0])), replace(self, rows=tuple(parts[1]))
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -229,7 +245,9 @@ def training_list(data: DataConfig, *, seed: int = 0) -> VideoList:
     if not data.train:
         raise ListError("data.train is empty; add data.train=LIST_OR_FOLDER")
     videos = data.read(data.train, data.where_train, data.labels)
-    if data.val:
+    if data.fold:
+        videos, _ = videos.fold(*data.fold)
+    elif data.val:
         test = evaluation_list(replace(data, validation_fraction=0.0), classes=videos.classes)
         check_overlap(videos, test, allow=data.allow_overlap)
     if data.validation_fraction:
@@ -243,10 +261,11 @@ def evaluation_list(data: DataConfig, *, classes: Sequence[str] | None = None) -
     `classes` are the names of the training labels; evaluation uses the same labels.
     """
     labels = classes or data.labels
-    if data.validation_fraction:
+    if data.validation_fraction or data.fold:
         if not data.train:
-            raise ListError("data.validation_fraction holds out a part of data.train, which is empty; add it")
-        return data.read(data.train, data.where_train, labels).hold_out(data.validation_fraction)[1]
+            raise ListError("data.validation_fraction or fold takes a part of data.train, which is empty; add it")
+        videos = data.read(data.train, data.where_train, labels)
+        return (videos.fold(*data.fold) if data.fold else videos.hold_out(data.validation_fraction))[1]
     if not data.val:
         raise ListError("data.val is empty; add data.val=LIST_OR_FOLDER")
     return data.read(data.val, data.where_val, labels)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..options import bounds
+from .knn import standardized
 from .metrics import accuracy, check_classes
 from .views import refuse_fast_views
 
@@ -115,8 +116,7 @@ def linear_probe(
     """
     lrs = options.lrs
     if options.standardize:
-        mean, std = train.flatten(0, -2).mean(dim=0), train.flatten(0, -2).std(dim=0, correction=0)
-        train, test = (train - mean) / std.clamp(min=1e-6), (test - mean) / std.clamp(min=1e-6)
+        train, test = standardized(train, test)
 
     def top1_of(heads: Heads, features: Tensor, labels: Tensor) -> dict[float, float]:
         scores = [heads.scores(features, i).cpu() for i in range(len(lrs))]

@@ -18,7 +18,7 @@ from ..files import write_whole
 from ..models import Classifier, ZooModel
 from ..options import bounds
 from .features import Extracted, Pool, extract
-from .knn import KNNConfig, few_shot, knn_scores
+from .knn import KNNConfig, few_shot, knn_scores, standardized
 from .linear import LinearConfig, linear_probe
 from .metrics import accuracy, confusion_matrix, plot_confusion
 from .results import write_predictions
@@ -122,6 +122,12 @@ class Outcome(NamedTuple):
         return accuracy(self.scores, self.videos.labels)
 
 
+def pooled_metrics(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """The metrics of the videos of all outcomes together."""
+    scores = torch.cat([outcome.scores for outcome in outcomes])
+    return accuracy(scores, torch.cat([outcome.videos.labels for outcome in outcomes]))
+
+
 def knn_protocol(
     extractor: Extractor, train: VideoList, val: VideoList, options: KNNConfig, *, seed: int = 0
 ) -> list[Outcome]:
@@ -135,13 +141,16 @@ def knn_protocol(
     if options.shots is not None:
         chosen = few_shot(labels, options.shots, seed)
         features, labels, few = features[chosen], labels[chosen], f", {options.shots}-shot"
+    asked = queries.features
+    if options.standardize:
+        features, asked = standardized(features, asked)
     ks = [k for k in options.ks if k <= len(labels)] or [len(labels)]
     if skipped := ", ".join(str(k) for k in options.ks if k not in ks):
         _log.warning("there are only %d training videos, so there is no result for k = %s", len(labels), skipped)
     scores = knn_scores(
         features,
         labels,
-        queries.features,
+        asked,
         num_classes=max(train.num_classes, val.num_classes),
         ks=ks,
         temperature=options.temperature,

@@ -32,13 +32,19 @@ class RepeatConfig:
     Attributes:
         num_seeds: number of seeds, counted from `run.seed`.
         splits: official splits; each number replaces {split} in `data.train`, `data.val` and other options of `data`.
+        folds: number of parts of `data.train` for a group-wise cross-validation; each is evaluated once, and `data.val`
+            is not used. null evaluates on `data.val`.
     """
 
     num_seeds: int = 1
     splits: tuple[int, ...] = ()
+    folds: int | None = None
 
     def __post_init__(self) -> None:
         bounds(self, "num_seeds", low=1)
+        bounds(self, "folds", low=2)
+        if self.folds and self.splits:
+            raise ValueError(f"folds={self.folds} and splits={list(self.splits)} exclude each other; set one of them")
         bounds(self, "splits", low=0)
 
 

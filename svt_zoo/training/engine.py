@@ -84,7 +84,12 @@ class Trainer:
                 if isinstance(module, Backbone):
                     module.compile()
         self.network = parallelize(method, run.parallel, device)
-        groups = param_groups(method, layer_decay=optim.layer_decay, lr_factors=optim.lr_factors)
+        groups = param_groups(
+            method,
+            decay_vectors=optim.decay_vectors,
+            layer_decay=optim.layer_decay,
+            lr_factors=optim.lr_factors,
+        )
         self.optimizer = build_optimizer(groups, optim)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
         self.state = RunState(

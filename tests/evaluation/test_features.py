@@ -104,7 +104,7 @@ def test_views_may_be_kept_apart(videos: VideoList, paths: list[Path]) -> None:
     assert_close(found.features[3], by_hand(model, paths[3], 3, 2))
 
 
-def test_slow_fast_features_equal_the_average_made_by_hand(videos: VideoList, paths: list[Path]) -> None:
+def test_slow_fast_features_equal_an_explicit_average(videos: VideoList, paths: list[Path]) -> None:
     model = network()
     slow = model.transforms()
     fast = EvalTransform(**{**CLIP, "num_frames": 10, "sampling_rate": 2, "crop_size": 16, "resize_size": 18})
@@ -165,7 +165,7 @@ def test_nothing_is_drawn_from_the_global_generator_which_a_training_may_use(
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_callers_model_is_left_as_it_is(videos: VideoList) -> None:
+def test_the_callers_model_is_not_changed(videos: VideoList) -> None:
     model = network().train()
     extract(model, videos, device="cpu", dtype=torch.bfloat16)
     assert model.training
@@ -192,7 +192,7 @@ def test_missing_videos_are_reported_and_not_replaced(broken: VideoList, videos:
     assert failure.reason
 
 
-def test_a_shard_of_missing_videos_does_no_harm(broken: VideoList) -> None:
+def test_a_shard_may_have_only_missing_videos(broken: VideoList) -> None:
     found = extract(network(), broken, shard_size=1, device="cpu")
     assert found.features.shape == (5, 24)
 
@@ -210,7 +210,7 @@ def test_random_clips_are_the_same_for_a_seed_and_differ_for_another(videos: Vid
     assert not torch.allclose(first[:, 0], first[:, 1], atol=1e-4)
 
 
-def test_a_killed_run_goes_on_without_computing_anything_twice(
+def test_a_killed_run_continues_without_computing_anything_twice(
     videos: VideoList, counting: Counting, tmp_path: Path
 ) -> None:
     whole = extract(counting, videos, device="cpu")
@@ -226,7 +226,7 @@ def test_a_killed_run_goes_on_without_computing_anything_twice(
     assert Counting.seen == 3
 
 
-def test_a_process_that_is_killed_leaves_shards_that_are_whole(videos: VideoList, tmp_path: Path) -> None:
+def test_a_killed_process_leaves_complete_shards(videos: VideoList, tmp_path: Path) -> None:
     program = f"""
 import os, sys
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}, {str(Path(__file__).parent)!r}]

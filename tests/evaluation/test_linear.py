@@ -71,7 +71,7 @@ def test_noise_gives_chance() -> None:
     assert metrics["top1_low"] < 25 < metrics["top1_high"]
 
 
-def test_the_test_set_chooses_no_learning_rate() -> None:
+def test_the_test_set_does_not_select_the_learning_rate() -> None:
     train, labels = blobs(120, 3, noise=1.5)
     test, test_labels = blobs(60, 3, noise=1.5, seed=1)
     options = probe_options(lrs=(8e-4, 8e-3, 8e-2, 8e-1), epochs=3)
@@ -146,7 +146,7 @@ def test_what_is_held_out_shares_no_group_and_leaves_each_class(
         assert mask[labels == label].sum() <= max(1, round(share * int((labels == label).sum())))
 
 
-def test_without_groups_the_share_of_each_class_is_held_out() -> None:
+def test_without_groups_a_fraction_of_each_class_is_held_out() -> None:
     labels = torch.tensor([0] * 50 + [1] * 10 + [2])
     mask = hold_out(labels, 0.2)
     assert labels[mask].bincount(minlength=3).tolist() == [10, 2, 0]  # a class of one stays in training
