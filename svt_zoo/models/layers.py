@@ -61,7 +61,7 @@ def check_sizes(**sizes: Any) -> None:
     """
     for name, size in sizes.items():
         low, high = (0, 1000) if name.endswith("depth") else (1, 2**16)
-        if not isinstance(size, Integral) or not low <= size <= high:
+        if not isinstance(size, Integral) or not low <= int(size) <= high:
             raise ValueError(f"{name} must be an integer from {low} to {high}, got {size!r}")
 
 
