@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Backbone
+from .base import Backbone, GradCheckpointing
 from .layers import Attention, Features, check_choice, check_clip, check_sizes
 
 Pool = Literal["tokens", "context"]
@@ -231,7 +231,7 @@ class CPCNetwork(Backbone):
         positions: bool = False,
         pool: Pool = "tokens",
         final_bn: bool = False,
-        grad_checkpointing: bool = False,
+        grad_checkpointing: GradCheckpointing = False,
     ) -> None:
         super().__init__()
         check_choice("pool", pool, Pool)
@@ -242,7 +242,6 @@ class CPCNetwork(Backbone):
         embed_dim = resnet_dim if embed_dim is None else embed_dim
         self.embed_dim, self.num_frames, self.img_size, self.patch_size = embed_dim, num_frames, img_size, STRIDE
         self.relu, self.positions, self.pool = relu, positions, pool
-        self.grad_checkpointing = grad_checkpointing
         heads = max(1, embed_dim // 64) if num_heads is None else num_heads
         check_sizes(embed_dim=embed_dim)
         self.resnet = FrameResNet(depths, embed_dim, bottleneck=bottleneck)
@@ -258,6 +257,7 @@ class CPCNetwork(Backbone):
                 for part in module.weight.data.chunk(parts):
                     nn.init.orthogonal_(part)
                 nn.init.zeros_(module.bias)
+        self.set_grad_checkpointing(grad_checkpointing)
 
     def grid(self, clip: Tensor) -> tuple[int, int]:
         """Rows and columns of the map of one frame of clip (B, 3, T, H, W)."""

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 Interpolation = Literal["nearest", "nearest-exact", "linear", "cubic"]
 _MODES_2D = {"nearest": "nearest", "nearest-exact": "nearest-exact", "linear": "bilinear", "cubic": "bicubic"}
@@ -79,8 +80,8 @@ class HeadProjections(nn.Module):
 
     def split_heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of x (R, S, D), each (R, h, S, d)."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (R, S, 3, h, d)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (R, h, S, d)
+        # Chunks first: the gradients of q, k and v are then joined by one copy instead of two.
+        q, k, v = (y.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for y in self.qkv(x).chunk(3, dim=-1))
         return q, k, v
 
 
@@ -100,7 +101,13 @@ class Attention(HeadProjections):
 
 
 class Block(nn.Module):
-    """A plain transformer block: every token attends to every token."""
+    """A plain transformer block: every token attends to every token.
+
+    Attributes:
+        recompute_mlp: whether the backward pass computes the MLP again, to save memory.
+    """
+
+    recompute_mlp = False
 
     def __init__(
         self,
@@ -124,8 +131,17 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
         """Tokens x (B, 1 + T*N, D) -> the same shape; one drop-path decision per clip."""
-        x = x + drop_path(self.attend(self.norm1(x), num_frames), self.drop, self.training)
-        return x + drop_path(self.mlp(self.norm2(x)), self.drop, self.training)
+        return self.add_mlp(x + drop_path(self.attend(self.norm1(x), num_frames), self.drop, self.training))
+
+    def add_mlp(self, x: Tensor) -> Tensor:
+        """x plus its MLP; one drop-path decision per entry of the first dimension."""
+
+        def branch(x: Tensor) -> Tensor:
+            return self.mlp(self.norm2(x))
+
+        recompute = self.recompute_mlp and torch.is_grad_enabled()
+        out = checkpoint(branch, x, use_reentrant=False, preserve_rng_state=False) if recompute else branch(x)
+        return x + drop_path(out, self.drop, self.training)
 
     def attend(self, x: Tensor, num_frames: int) -> Tensor:
         """The attention of x (B, 1 + T*N, D)."""

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .base import Backbone
+from .base import Backbone, GradCheckpointing
 from .layers import (
     LAYER_NORM_EPS,
     Block,
@@ -90,7 +90,7 @@ class Motionformer(Backbone):
         folded: has no effect; files written by earlier versions contain it.
         pre_logits: end with a linear layer and tanh on every token.
         pos_mode, time_mode: interpolation of the tables over space and over time.
-        grad_checkpointing: recompute each block in the backward pass, to save memory.
+        grad_checkpointing: see `Backbone.set_grad_checkpointing`.
 
     Raises:
         ValueError: unknown attention, positions or approximation, or num_frames is not a multiple of
@@ -119,7 +119,7 @@ class Motionformer(Backbone):
         pre_logits: bool = True,
         pos_mode: Interpolation = "cubic",
         time_mode: Interpolation = "nearest",
-        grad_checkpointing: bool = False,
+        grad_checkpointing: GradCheckpointing = False,
     ) -> None:
         super().__init__()
         check_choice("attention", attention, AttentionKind)
@@ -131,7 +131,6 @@ class Motionformer(Backbone):
         self.embed_dim, self.num_frames, self.patch_size = embed_dim, num_frames, patch_size
         self.pos_mode, self.time_mode = pos_mode, time_mode
         self.tubelet_frames, self.joint_positions = tubelet_frames, positions == "joint"
-        self.grad_checkpointing = grad_checkpointing
         self.num_times, self.grid_size = num_frames // tubelet_frames, grid_of(img_size, patch_size)
         num_patches = self.grid_size[0] * self.grid_size[1]
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
@@ -159,6 +158,7 @@ class Motionformer(Backbone):
             blocks[attention](embed_dim, num_heads, mlp_ratio, qkv_bias, rate)
             for rate in drop_path_rates(drop_path_rate, depth)
         )
+        self.set_grad_checkpointing(grad_checkpointing)
         self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
         self.pre_logits = nn.Sequential()
         if pre_logits:

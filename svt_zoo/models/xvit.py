@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Backbone
+from .base import Backbone, GradCheckpointing
 from .layers import (
     LAYER_NORM_EPS,
     Attention,
@@ -162,7 +162,7 @@ class XViT(Backbone):
         consensus_dim: width of `cls`; None is embed_dim.
         dropout: dropout in training on `cls`, before the linear layer that follows (both originals: 0.5).
         frame_dropout: dropout in training on every frame's class feature (the original: 0.5; TIME: 0).
-        grad_checkpointing: recompute each block in the backward pass, to save memory.
+        grad_checkpointing: see `Backbone.set_grad_checkpointing`.
 
     Raises:
         ValueError: an invalid temporal_table, shift_div, segments or location.
@@ -189,7 +189,7 @@ class XViT(Backbone):
         consensus_dim: int | None = None,
         dropout: float = 0.0,
         frame_dropout: float = 0.0,
-        grad_checkpointing: bool = False,
+        grad_checkpointing: GradCheckpointing = False,
     ) -> None:
         super().__init__()
         check_sizes(embed_dim=embed_dim, num_frames=num_frames, consensus_depth=consensus_depth)
@@ -213,11 +213,11 @@ class XViT(Backbone):
         )
         grid = grid_of(img_size, patch_size)
         self.base_model = FrameEncoder(embed_dim, patch_size, grid, num_frames, blocks, temporal_table, pos_mode)
-        self.grad_checkpointing = grad_checkpointing
         self.frame_dropout = nn.Dropout(frame_dropout)
         heads = num_heads if consensus_heads is None else consensus_heads
         out_dim = embed_dim if consensus_dim is None else consensus_dim
         self.consensus = Consensus(embed_dim, consensus_depth, heads, mlp_ratio, out_dim, dropout)
+        self.set_grad_checkpointing(grad_checkpointing)
 
     @property
     def cls_dim(self) -> int:

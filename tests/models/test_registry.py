@@ -129,6 +129,29 @@ def test_gradient_checkpointing_changes_no_gradient(name: str) -> None:
     assert len(runs) == 2  # forward, and again in the backward pass
 
 
+@pytest.mark.parametrize("name", [name for name in list_models() if name.endswith("_vitt")])
+def test_the_mlps_alone_can_be_computed_again(name: str) -> None:
+    model, clip = small(name), torch.randn(2, 3, 4, 32, 32)
+    expected = torch.autograd.grad(model(clip).patches.square().sum(), list(model.blocks.parameters()))
+    runs: list[str] = []
+    model.blocks[0].register_forward_pre_hook(lambda *_: runs.append("block"))
+    model.blocks[0].mlp.fc1.register_forward_pre_hook(lambda *_: runs.append("mlp"))
+    model.set_grad_checkpointing("mlp")
+    gradients = torch.autograd.grad(model(clip).patches.square().sum(), list(model.blocks.parameters()))
+    assert all(map(torch.equal, gradients, expected))
+    assert runs == ["block", "mlp", "mlp"]
+    model.set_grad_checkpointing(False)
+    model(clip).patches.sum().backward()
+    assert runs == ["block", "mlp", "mlp", "block", "mlp"]
+
+
+def test_another_gradient_checkpointing_is_refused() -> None:
+    with pytest.raises(ValueError, match="grad_checkpointing must be true, false or mlp, got 'some'"):
+        create_model("svt_vitt", grad_checkpointing="some")
+    with pytest.raises(ValueError, match="grad_checkpointing=mlp is not possible for CPCNetwork; use true"):
+        create_model("cpc_resnet18", grad_checkpointing="mlp")
+
+
 @pytest.mark.parametrize("name", list_models())
 def test_a_classifier_can_be_reset_to_other_classes(name: str) -> None:
     model = create_model(name, num_classes=3, **SMALL)

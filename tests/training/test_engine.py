@@ -115,6 +115,21 @@ def test_the_learning_rate_warms_up_to_that_of_the_batch_and_decay_grows(videos:
     assert decays[-1] == pytest.approx(0.1, rel=1e-3)
 
 
+def test_out_of_memory_is_one_line_with_the_batch_its_views_and_what_to_lower(videos: Path, tmp_path: Path) -> None:
+    def full(*_: object) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a capacity of ...")
+
+    method = Recorder()
+    method.forward = full  # type: ignore[assignment]
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        trainer(videos, tmp_path, method).fit()
+    assert str(caught.value) == (
+        "out of GPU memory with 4 videos of views 2x16x16, 2x16x16 (frames x pixels): halve data.batch_size and double "
+        "optim.accumulation, or set model.options.grad_checkpointing=mlp or true; the same command then continues the "
+        "run (CUDA out of memory. Tried to allocate 2.00 GiB)"
+    )
+
+
 def test_two_accumulated_batches_equal_one_of_double_size(videos: Path, tmp_path: Path) -> None:
     finals = []
     for size, accumulation in ((4, 1), (2, 2)):
