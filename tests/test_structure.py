@@ -17,7 +17,7 @@ ALLOWED = {
     "files": set(),
     "options": set(),
     "config": {"methods", "data", "options"},
-    "distributed": set(),
+    "distributed": {"files"},
     "schedules": set(),
     "models": set(),
     "video": {"files"},
