@@ -3,6 +3,7 @@
 Patrick et al., "Keeping Your Eye on the Ball: Trajectory Attention in Video Transformers" (NeurIPS 2021).
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from typing import Literal
@@ -160,10 +161,8 @@ class Motionformer(Backbone):
         )
         self.set_grad_checkpointing(grad_checkpointing)
         self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
-        self.pre_logits = nn.Sequential()
-        if pre_logits:
-            self.pre_logits.add_module("fc", nn.Linear(embed_dim, embed_dim))
-            self.pre_logits.add_module("act", nn.Tanh())
+        last = OrderedDict(fc=nn.Linear(embed_dim, embed_dim), act=nn.Tanh()) if pre_logits else OrderedDict()
+        self.pre_logits = nn.Sequential(last)
         # As in the original, a separate time table is zero at first.
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.st_embed if self.joint_positions else self.pos_embed, std=0.02)
