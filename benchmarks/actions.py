@@ -2,10 +2,12 @@
 
     python benchmarks/actions.py CLIPS --output runs/actions
 
-CLIPS is a folder with a `list.csv` of the columns file, label, class, set, split, group. One network per seed is
-pre-trained on the training clips of all sets together, without their labels. Each set is then evaluated separately, by
-nearest neighbors, a linear probe and fine-tuning. SVT is compared with a random network, with training from scratch and
-with 12 x 12 pictures (the floor). A second batch size gives a curve of accuracy per epoch.
+CLIPS is a folder with a `list.csv` of the columns file, label, class, set, split, group. One network per seed and kind
+of pre-training is trained on the training clips of all sets together, without their labels: "svt+" is the recipe, "svt"
+the same without the contrastive term. Each set is then evaluated separately, beside floors and a supervised control:
+nearest neighbors and a linear probe on the official split, nearest neighbors by group-wise cross-validation over all
+clips, and fine-tuning. If the control of a set is at chance, nothing can be compared there: the program says so, leaves
+the set out, and ends with status 1.
 Every number comes from a recipe in `configs/actions/`. Finished work stays in the output folder, and the same command
 resumes. Use another folder for other settings.
 
@@ -16,11 +18,11 @@ import argparse
 import csv
 import json
 import logging
+import math
 import sys
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
-from itertools import product
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -31,38 +33,29 @@ from torch import Tensor
 
 from svt_zoo.config import FinetuneRecipe, KNNRecipe, LinearRecipe, load_recipe, read_recipe
 from svt_zoo.data.encode import Encoding
+from svt_zoo.data.flow import farneback_flow
 from svt_zoo.data.lists import read_list
 from svt_zoo.data.prepare import prepare_videos
-from svt_zoo.evaluation.results import Result, provenance, read_result
+from svt_zoo.evaluation.metrics import wilson_interval
+from svt_zoo.evaluation.results import provenance, read_result
 from svt_zoo.evaluation.run import evaluate
 from svt_zoo.models import Backbone, Features, register_model
-from svt_zoo.training.monitor import read_metrics
 from svt_zoo.training.run import finetune, pretrain
 from svt_zoo.training.signals import ASKED_TO_STOP
 
 _log = logging.getLogger("actions")
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "actions"
-KINDS = {"knn": KNNRecipe, "linear": LinearRecipe, "finetune": FinetuneRecipe}
-EVALUATE: dict[str, Callable[[Any], list[Result] | None]] = {
-    "knn": evaluate,
-    "linear": evaluate,
-    "finetune": finetune,
+# Name of a column: its recipe, and changes of it.
+PROTOCOLS: dict[str, tuple[str, list[str]]] = {
+    "kNN": ("knn", []),
+    "kNN, folds": ("knn", ["repeat.folds=5"]),
+    "linear": ("linear", []),
+    "fine-tuned": ("finetune", []),
 }
-ROWS = {  # name: (recipe, initial weights)
-    "thumbnail, kNN": ("knn", "thumbnail"),
-    "random network, kNN": ("knn", "random"),
-    "SVT, kNN": ("knn", "svt"),
-    "random network, linear probe": ("linear", "random"),
-    "SVT, linear probe": ("linear", "svt"),
-    "supervised from scratch": ("finetune", "random"),
-    "SVT, fine-tuned": ("finetune", "svt"),
-}
-COMPARED = {  # the baselines of each row of SVT
-    "SVT, kNN": ("thumbnail, kNN", "random network, kNN"),
-    "SVT, linear probe": ("random network, linear probe",),
-    "SVT, fine-tuned": ("supervised from scratch",),
-}
+RECIPES = {"knn": KNNRecipe, "linear": LinearRecipe, "finetune": FinetuneRecipe}
+FLOORS = {"thumbnail": ["model.name=thumbnail"], "flow": ["model.name=flow_histogram", "clip.num_frames=32"]}
+PRETRAINED: dict[str, list[str]] = {"svt": ["svt.contrast=0"], "svt+": []}
 
 
 class Stopped(Exception):
@@ -83,176 +76,146 @@ class Thumbnail(Backbone):
         return Features(small.flatten(1), small.flatten(2).mT.unsqueeze(1))
 
 
+class FlowHistogram(Thumbnail):
+    """Optical flow in 4 quarters of the clip x 3 x 4 cells x 8 directions: motion, no appearance, no training."""
+
+    embed_dim = 4 * 3 * 4 * 8
+
+    def forward(self, clip: Tensor) -> Features:
+        """The class feature holds the mean length of the flow."""
+        gray = (clip.mean(dim=1) * 0.226 + 0.449) * 255  # (B, T, H, W), normalized by ImageNet's mean and std
+        flow = torch.stack([farneback_flow(frames[:-1], frames[1:]) for frames in gray])  # (B, T-1, H, W, 2)
+        eighth = (torch.atan2(flow[..., 1], flow[..., 0]) / (math.pi / 4)).round().long() % 8
+        lengths = F.one_hot(eighth, 8) * flow.norm(dim=-1, keepdim=True)  # (B, T-1, H, W, 8)
+        cells = F.adaptive_avg_pool3d(lengths.permute(0, 4, 1, 2, 3), (4, 3, 4)).flatten(1)
+        return Features(cells, cells[:, None, None])
+
+
 class Bench(NamedTuple):
     """Folders, lists, and changes to the recipes."""
 
     output: Path
     lists: dict[str, Path]
     changes: list[str]
-    curve: str
 
     def recipe(self, kind: str, *overrides: str) -> Any:
         """A recipe of `configs/actions` with these overrides, followed by those of the command line."""
         changes = [change.partition(":")[2] for change in self.changes if change.partition(":")[0] in (kind, "all")]
         path, overrides = CONFIGS / f"{kind}.yaml", (*overrides, *changes)
-        return read_recipe(KINDS[kind], path, overrides) if kind in KINDS else load_recipe(path, overrides)
+        return read_recipe(RECIPES[kind], path, overrides) if kind in RECIPES else load_recipe(path, overrides)
 
-    def run_of(self, seed: int, batch_size: int) -> Path:
-        """The folder of a pre-training run."""
-        return self.output / f"svt_batch{batch_size}_seed{seed}"
+    def pretrained(self, network: str, seed: int) -> Path:
+        """The folder of a pre-training run on all sets without labels, after it."""
+        run = self.output / f"{network}_seed{seed}"
+        if not (run / "final.safetensors").exists():
+            options = [f"data.train={self.lists['all train']}", f"run.output={run}", f"run.seed={seed}"]
+            if not pretrain(self.recipe("pretrain", *options, *PRETRAINED[network])):
+                raise Stopped
+        return run
 
-    def train(self, seed: int, batch_size: int) -> None:
-        """Pre-train on all sets without labels; the set `curve` gives the accuracy per epoch."""
-        run = self.run_of(seed, batch_size)
-        if (run / "final.safetensors").exists():
-            return
-        places = [f"data.train={self.lists['all_train']}", f"data.val={self.lists[f'{self.curve}_test']}"]
-        options = [f"run.output={run}", f"run.seed={seed}", f"data.batch_size={batch_size}", "run.knn_every_epochs=3"]
-        if not pretrain(self.recipe("pretrain", *places, *options)):
-            raise Stopped
-
-    def evaluate(self, row: str, name: str, seed: int, batch_size: int) -> Result:
-        """Compute the result of a row for a set and a seed, or read it if it exists."""
-        kind, start = ROWS[row]
-        folder = self.output / "evaluation" / name / f"{kind}_{start}_seed{seed}"
+    def top1(self, network: str, protocol: str, name: str, seed: int) -> tuple[float, int]:
+        """Top-1 in percent of a network on a set, and the number of clips, computed or read."""
+        kind, changes = PROTOCOLS[protocol]
+        folder = self.output / "evaluation" / name / f"{protocol.replace(', ', '_')}_{network}_seed{seed}"
         if not list((folder / "results").glob("*.json")):
-            init = str(self.run_of(seed, batch_size)) if start == "svt" else "random"
-            places = [
-                f"data.{part}={self.lists[f'{name}_{split}']}" for part, split in (("train",) * 2, ("val", "test"))
-            ]
+            init = self.pretrained(network, seed) if network in PRETRAINED else "random"
+            train = "all" if "repeat.folds=5" in changes else "train"
+            places = [f"data.train={self.lists[f'{name} {train}']}", f"data.val={self.lists[f'{name} test']}"]
             options = [f"init={init}", f"run.seed={seed}", f"run.output={folder}", f"report.folder={folder}/results"]
-            options += [f"report.dataset={name}", f"report.name={start}"]
-            options += ["model.name=thumbnail"] if start == "thumbnail" else []
+            options += [f"report.dataset={name}", f"report.name={network}", *changes, *FLOORS.get(network, [])]
             recipe = self.recipe(kind, *places, *options)
-            if EVALUATE[kind](recipe) is None:
+            if (finetune(recipe) if kind == "finetune" else evaluate(recipe)) is None:
                 raise Stopped
         (path,) = (folder / "results").glob("*.json")
-        return read_result(path)
+        result = read_result(path)
+        return result.metrics["top1"], result.n
 
 
-def prepare(data: Path, output: Path, workers: int) -> tuple[dict[str, Path], dict[str, dict[str, Any]]]:
-    """Make small copies of the clips; return the list of each set and split, and the size of each set."""
+def prepare(data: Path, output: Path, workers: int) -> tuple[dict[str, Path], dict[str, int]]:
+    """Make small copies of the clips; return the list of each set and part, and the classes of each set."""
     table = data / "list.csv"
     with open(table, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    sets = {name: [row for row in rows if row["set"] == name] for name in dict.fromkeys(row["set"] for row in rows)}
-    encoding = Encoding(mode="intra", short_side=72)
-    lists = {}
+    sets = dict.fromkeys(row["set"] for row in rows)
+    encoding, lists = Encoding(mode="intra", short_side=72), {}
     for name in (*sets, "all"):
         for split in ("train", "test"):
-            where = f"split={split}" + (f",set={name}" if name in sets else "")
-            made = prepare_videos(
-                read_list(str(table), where=where), output / "clips", encoding, name=f"{name}_{split}", workers=workers
-            )
+            videos = read_list(str(table), where=f"split={split}" + (f",set={name}" if name in sets else ""))
+            made = prepare_videos(videos, output / "clips", encoding, name=f"{name}_{split}", workers=workers)
             if made.failures:
                 raise ValueError(f"{made.failures[0].path}: {made.failures[0].reason}")
-            lists[f"{name}_{split}"] = made.list
-    sizes = {
-        name: {
-            "classes": len({row["class"] for row in rows}),
-            "train": sum(row["split"] == "train" for row in rows),
-            "test": sum(row["split"] == "test" for row in rows),
-        }
-        for name, rows in sets.items()
-    }
-    return lists, sizes
+            lists[f"{name} {split}"] = made.list
+        train, test = (read_list(str(lists[f"{name} {split}"])) for split in ("train", "test"))
+        lists[f"{name} all"] = output / "clips" / f"{name}_all.csv"
+        replace(train, rows=train.rows + test.rows).save(lists[f"{name} all"])
+    return lists, {name: len({row["class"] for row in rows if row["set"] == name}) for name in sets}
 
 
-def jobs(
-    bench: Bench, sets: list[str], seeds: list[int], batch_sizes: list[int]
-) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """All jobs as (description, function), the baselines of SVT first."""
-    first, *others = batch_sizes
+def cells(args: argparse.Namespace, classes: dict[str, int], bench: Bench) -> Iterator[dict[str, Any]]:
+    """Every number, floors and controls first: network, protocol, set, seed, top-1 and number of clips."""
 
-    def rows(seed: int, trained: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
-        for (row, (_, start)), name in product(ROWS.items(), sets):
-            if (start == "svt") == trained and (seed == seeds[0] or start != "thumbnail"):  # thumbnails have no seed
-                yield f"{name}, {row}, seed {seed}", partial(bench.evaluate, row, name, seed, first)
+    def numbers(network: str, protocol: str, name: str) -> Iterator[dict[str, Any]]:
+        seeds = [0] if network in FLOORS else args.finetune_seeds if protocol == "fine-tuned" else args.seeds
+        for seed in seeds:
+            top1, clips = bench.top1(network, protocol, name, seed)
+            yield {"network": network, "protocol": protocol, "set": name, "seed": seed, "top1": top1, "clips": clips}
 
-    for seed in seeds:
-        yield from rows(seed, trained=False)
-    for seed in seeds:
-        yield f"pre-training, batch {first}, seed {seed}", partial(bench.train, seed, first)
-        yield from rows(seed, trained=True)
-    for size, seed in product(others, seeds):
-        yield f"pre-training, batch {size}, seed {seed}", partial(bench.train, seed, size)
-
-
-def summary(bench: Bench, sets: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """All numbers of the finished jobs."""
-    tables: dict[str, Any] = {}
-    for name in sets:
-        for row, (kind, start) in ROWS.items():
-            paths = bench.output.glob(f"evaluation/{name}/{kind}_{start}_seed*/results/*.json")
-            top1 = [round(read_result(path).metrics["top1"], 1) for path in sorted(paths)]
-            if top1:
-                tables.setdefault(name, {})[row] = {"mean": round(fmean(top1), 1), "top1": top1}
-    curves: dict[str, dict[str, list[float]]] = {}
-    for path in sorted(bench.output.glob("svt_batch*_seed*/metrics.jsonl"), key=lambda path: (len(str(path)), path)):
-        points = curves.setdefault(path.parent.name.split("_")[1].removeprefix("batch"), {})
-        for line in read_metrics(path):
-            if "knn_top1" in line:
-                points.setdefault(str(round(line["epoch"])), []).append(round(line["knn_top1"], 1))
-    return {"sets": sets, "top1": tables, "curve": {"set": bench.curve, "knn_top1": curves}}
+    passed = []
+    for name in args.sets or classes:
+        for network in (*FLOORS, "random"):
+            for protocol in ("kNN", "kNN, folds", "linear"):
+                yield from numbers(network, protocol, name)
+        controls = list(numbers("random", "fine-tuned", name))
+        yield from controls
+        low, _ = interval([row["top1"] for row in controls], controls[0]["clips"])
+        if low > 100 / classes[name]:
+            passed.append(name)
+        else:
+            _log.error("%s: the supervised control is at chance, so nothing can be compared; left out", name)
+    for name in passed:
+        for protocol in PROTOCOLS:
+            for network in PRETRAINED:
+                if protocol in args.protocols:
+                    yield from numbers(network, protocol, name)
 
 
-def markdown(results: dict[str, Any]) -> str:
-    """The results as Markdown tables."""
+def interval(top1: list[float], clips: int) -> tuple[float, float]:
+    """The 95 % interval of the mean over seeds, in percent, for that number of clips."""
+    low, high = wilson_interval(fmean(top1) / 100 * clips, clips)
+    return 100 * low, 100 * high
+
+
+def tables(rows: list[dict[str, Any]], classes: dict[str, int]) -> str:
+    """Markdown: one table per set, one row per network, one column per protocol."""
     text = []
-    for name, rows in results["top1"].items():
-        about = results["sets"][name]
-        text.append(
-            f"**{name}**: {about['classes']} classes, chance {100 / about['classes']:.1f} %, {about['train']} training "
-            f"and {about['test']} test clips; one clip is {100 / about['test']:.1f} points.\n"
-        )
-        text.append("| top-1 (%) | mean | lowest to highest | seeds |\n|---|---|---|---|")
-        for row, cell in rows.items():
-            low, high = min(cell["top1"]), max(cell["top1"])
-            text.append(f"| {row} | {cell['mean']:.1f} | {low:.1f} to {high:.1f} | {len(cell['top1'])} |")
-        text.append("\n" + " ".join(verdicts(rows)) + "\n")
-    sizes = results["curve"]["knn_top1"]
-    epochs = sorted({int(epoch) for points in sizes.values() for epoch in points})
-    if epochs:
-        text.append(f"**kNN per epoch**, {results['curve']['set']}, mean over seeds:\n")
-        text.append(f"| batch | {' | '.join(map(str, epochs))} |\n|---|{'---|' * len(epochs)}")
-        for size, points in sizes.items():
-            cells = [f"{fmean(points[str(epoch)]):.1f}" if str(epoch) in points else "" for epoch in epochs]
-            text.append(f"| {size} | {' | '.join(cells)} |")
+    for name in dict.fromkeys(row["set"] for row in rows):
+        text.append(f"\n**{name}**, chance {100 / classes[name]:.1f}\n\n| | {' | '.join(PROTOCOLS)} |")
+        text.append("|---" * (1 + len(PROTOCOLS)) + "|")
+        for network in (*FLOORS, "random", *PRETRAINED):
+            line = []
+            for protocol in PROTOCOLS:
+                mine = [r for r in rows if (r["set"], r["network"], r["protocol"]) == (name, network, protocol)]
+                if not mine:
+                    line.append("")
+                    continue
+                top1 = [row["top1"] for row in mine]
+                low, high = interval(top1, mine[0]["clips"])
+                seeds = f"; {', '.join(f'{value:.1f}' for value in top1)}" if len(top1) > 1 else ""
+                line.append(f"{fmean(top1):.1f} ({low:.0f} to {high:.0f}{seeds})")
+            text.append(f"| {network} | {' | '.join(line)} |")
     return "\n".join(text) + "\n"
-
-
-def verdicts(rows: dict[str, Any]) -> Iterator[str]:
-    """State for each baseline whether SVT is better in every seed, in some, or in none."""
-    for row, others in COMPARED.items():
-        for other in (name for name in others if row in rows and name in rows):
-            ours, theirs = rows[row]["top1"], rows[other]["top1"]
-            pairs = list(zip(ours, theirs * len(ours) if len(theirs) == 1 else theirs, strict=False))
-            better, gain = sum(a > b for a, b in pairs), fmean(a - b for a, b in pairs)
-            word = "better" if better == len(pairs) else "not better" if gain <= 0 else "not in every seed better"
-            yield f"{row}: {word} than {other} ({gain:+.1f}, {better} of {len(pairs)})."
-
-
-def draw(results: dict[str, Any], path: Path) -> None:
-    """Draw accuracy per epoch, mean and range over seeds, one line per batch size."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axis = figure.add_subplot(xlabel="epoch", ylabel=f"kNN top-1 (%), {results['curve']['set']}")
-    for size, points in results["curve"]["knn_top1"].items():
-        epochs = [int(epoch) for epoch in points]
-        axis.plot(epochs, [fmean(values) for values in points.values()], marker=".", label=f"batch {size}")
-        axis.fill_between(epochs, [min(v) for v in points.values()], [max(v) for v in points.values()], alpha=0.2)
-    axis.legend()
-    figure.savefig(path, dpi=100)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with list.csv")
     parser.add_argument("--output", type=Path, default=Path("runs/actions"), help="folder of runs and results")
+    parser.add_argument("--sets", nargs="+", help="sets of the list to evaluate; by default all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the runs")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 64], help="the table uses the first")
-    parser.add_argument("--curve", default="tennis", help="the set that gives the accuracy per epoch")
+    parser.add_argument(
+        "--finetune-seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the fine-tuning runs"
+    )
+    parser.add_argument("--protocols", nargs="+", default=list(PROTOCOLS), help="of the pre-trained networks")
     parser.add_argument("--workers", type=int, default=1, help="processes that prepare the clips")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KIND:KEY=VALUE", help="KIND: all, pretrain, knn, linear or finetune"
@@ -262,26 +225,23 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     _log.setLevel(logging.INFO)
     register_model("thumbnail", Thumbnail)
+    register_model("flow_histogram", FlowHistogram)
     args.output.mkdir(parents=True, exist_ok=True)
-    lists, sets = prepare(args.data, args.output, args.workers)
-    bench = Bench(args.output, lists, args.set, args.curve)
-    todo = list(jobs(bench, list(sets), args.seeds, args.batch_sizes))
-    started = time.monotonic()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    for number, (description, job) in enumerate(todo, 1):
-        minutes = (time.monotonic() - started) / 60
-        _log.info("%d of %d, %.0f minutes so far: %s", number, len(todo), minutes, description)
-        try:
-            job()
-        except Stopped:
-            return ASKED_TO_STOP
-        results = {**summary(bench, sets), **provenance(device)}
-        for path in (args.output / "actions.json", *([args.save / f"actions_{device}.json"] if args.save else [])):
-            path.write_text(json.dumps(results, indent=1) + "\n")
-        (args.output / "actions.md").write_text(markdown(results))
-    draw(results, args.output / "curve.png")
-    print((args.output / "actions.md").read_text())
-    return 0
+    lists, classes = prepare(args.data, args.output, args.workers)
+    device, rows, started = "cuda" if torch.cuda.is_available() else "cpu", [], time.monotonic()
+    try:
+        for row in cells(args, classes, Bench(args.output, lists, args.set)):
+            rows.append(row)
+            _log.info("%.0f minutes: %s", (time.monotonic() - started) / 60, row)
+            text = json.dumps({"rows": rows, "classes": classes, **provenance(device)}, indent=1) + "\n"
+            for path in (args.output / "actions.json", *([args.save / f"actions_{device}.json"] if args.save else [])):
+                path.write_text(text)
+    except Stopped:
+        return ASKED_TO_STOP
+    (args.output / "actions.md").write_text(tables(rows, classes))
+    print(tables(rows, classes))
+    compared = {row["set"] for row in rows if row["network"] in PRETRAINED}
+    return 0 if compared == set(args.sets or classes) else 1
 
 
 if __name__ == "__main__":

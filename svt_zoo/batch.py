@@ -1,12 +1,12 @@
 """The batch that data loaders give to methods and evaluations."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 
 class Failure(NamedTuple):
@@ -67,27 +67,9 @@ class Batch:
     def __getstate__(self) -> dict[str, Any]:
         # A worker sends each tensor as a file descriptor. Ten views have a hundred small tensors of parameters, and a
         # few prefetched batches exceed the usual limit of 1,024. Everything except views is sent by value, as arrays.
-        return {name: value if name == "views" else _as_arrays(value) for name, value in vars(self).items()}
+        small = tree_map_only(Tensor, Tensor.numpy, {**vars(self), "views": None})
+        return {**small, "views": self.views}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            object.__setattr__(self, name, value if name == "views" else _as_tensors(value))
-
-
-def _as_arrays(value: Any) -> Any:
-    return value.numpy() if isinstance(value, Tensor) else _map(_as_arrays, value)
-
-
-def _as_tensors(value: Any) -> Any:
-    return torch.from_numpy(value) if isinstance(value, np.ndarray) else _map(_as_tensors, value)
-
-
-def _map(function: Callable[[Any], Any], value: Any) -> Any:
-    """Apply `function` to each element of a list, tuple, named tuple or dictionary; return other values unchanged."""
-    if isinstance(value, dict):
-        return {key: function(item) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(function(item) for item in value))
-    if isinstance(value, list | tuple):
-        return type(value)(function(item) for item in value)
-    return value
+        for name, value in tree_map_only(np.ndarray, torch.from_numpy, state).items():
+            object.__setattr__(self, name, value)

@@ -2,7 +2,9 @@
 
 import functools
 import platform
-import time
+import timeit
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -60,6 +62,16 @@ def choose_precision(precision: Precision, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if _gpu_has_bfloat16() else torch.float16
 
 
+@contextmanager
+def memory_advice(work: str, advice: str) -> Iterator[None]:
+    """Context in which an out-of-memory error of the GPU becomes one line: what was computed, and what to change."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition("\n")[0].partition(". GPU")[0]
+        raise torch.OutOfMemoryError(f"out of GPU memory with {work}: {advice} ({reason})") from error
+
+
 def device_name(device: torch.device | str) -> str:
     """The kind of a device and the name of the GPU or processor, such as "cuda: NVIDIA H200"."""
     device = torch.device(device)
@@ -84,9 +96,4 @@ def _layer_seconds(device: torch.device, dtype: torch.dtype) -> float:
     """Time of one linear layer 768 -> 768 on 512 tokens, in seconds; minimum of five runs."""
     tokens = torch.ones(512, 768, device=device, dtype=dtype)
     weight = torch.ones(768, 768, device=device, dtype=dtype)
-    best = float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
-        torch.nn.functional.linear(tokens, weight)[0, 0].item()
-        best = min(best, time.perf_counter() - start)
-    return best
+    return min(timeit.repeat(lambda: torch.nn.functional.linear(tokens, weight)[0, 0].item(), number=1, repeat=5))

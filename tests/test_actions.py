@@ -1,8 +1,8 @@
-"""How benchmarks/actions.py compares its numbers."""
+"""The floors of benchmarks/actions.py, and what it does if its control fails."""
 
+import argparse
 import importlib.util
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
@@ -19,19 +19,19 @@ def actions() -> ModuleType:
     return module
 
 
-def rows(**top1: list[float]) -> dict[str, Any]:
-    names = {"tiny": "thumbnail, kNN", "random": "random network, kNN", "svt": "SVT, kNN"}
-    return {names[name]: {"mean": sum(values) / len(values), "top1": values} for name, values in top1.items()}
-
-
-def test_better_means_better_in_every_seed(actions: ModuleType) -> None:
-    verdicts = list(actions.verdicts(rows(tiny=[30.0], random=[20.0, 22.0, 24.0], svt=[25.0, 31.0, 26.0])))
-    assert verdicts == [
-        "SVT, kNN: not better than thumbnail, kNN (-2.7, 1 of 3).",
-        "SVT, kNN: better than random network, kNN (+5.3, 3 of 3).",
+def test_a_control_at_chance_leaves_its_set_out(
+    actions: ModuleType, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    control = {"easy": 60.0, "hopeless": 40.0}
+    monkeypatch.setattr(actions.Bench, "top1", lambda bench, network, protocol, name, seed: (control[name], 30))
+    args = argparse.Namespace(sets=None, seeds=[0, 1], finetune_seeds=[0], protocols=["kNN"])
+    found = list(actions.cells(args, {"easy": 3, "hopeless": 3}, actions.Bench(ROOT, {}, [])))
+    assert [(row["set"], row["network"], row["seed"]) for row in found if row["network"].startswith("svt")] == [
+        ("easy", name, seed) for name in ("svt", "svt+") for seed in (0, 1)
     ]
-    verdicts = list(actions.verdicts(rows(tiny=[26.0], svt=[25.0, 31.0, 26.0])))
-    assert verdicts == ["SVT, kNN: not in every seed better than thumbnail, kNN (+1.3, 1 of 3)."]
+    assert "hopeless: the supervised control is at chance" in caplog.text
+    table = actions.tables(found, {"easy": 3, "hopeless": 3})
+    assert "| svt+ | 60.0 (42 to 75; 60.0, 60.0) |" in table
 
 
 def test_a_thumbnail_shows_colors_and_no_motion(actions: ModuleType) -> None:
@@ -39,3 +39,14 @@ def test_a_thumbnail_shows_colors_and_no_motion(actions: ModuleType) -> None:
     feature = actions.Thumbnail()(clip).cls
     assert feature.shape == (1, actions.Thumbnail.embed_dim)
     assert torch.equal(actions.Thumbnail()(clip.flip(2)).cls, feature)
+
+
+def test_a_histogram_of_flow_tells_left_from_right(actions: ModuleType) -> None:
+    frames = torch.stack(
+        [torch.rand(48, 96, generator=torch.Generator().manual_seed(0)).roll(2 * t, 1) for t in range(8)]
+    )
+    frames = torch.nn.functional.avg_pool2d(frames[None], 5, 1, 2)[0]
+    clip = frames.expand(1, 3, 8, 48, 96)
+    cells = actions.FlowHistogram()(clip).cls.view(8, -1).sum(dim=1)  # (directions,)
+    assert cells.argmax() == 0
+    assert actions.FlowHistogram()(clip.flip(2)).cls.view(8, -1).sum(dim=1).argmax() == 4

@@ -79,12 +79,12 @@ def _train(arguments: list[str], environment: dict[str, str]) -> None:
 
 
 def wait_for(step: int, output: Path, process: BaseProcess) -> None:
-    """Wait until a run has told of `step` steps, or has ended."""
+    """Wait until a run has recorded `step` steps, or has ended."""
     while lines_so_far(output) < step and process.is_alive():
         time.sleep(0.002)
 
 
 def lines_so_far(output: Path) -> int:
-    """How many steps a run that goes on has told of."""
+    """The number of steps that a run has recorded so far."""
     path = output / "metrics.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0

@@ -34,7 +34,7 @@ class ModelConfig:
     Attributes:
         name: a registered model, one of `svt_zoo.list_models()`.
         options: keyword arguments of its builder, such as `model.options.drop_path_rate=0.1`, `img_size`, `num_frames`,
-            `pos_mode`, `grad_checkpointing`.
+            `pos_mode`, `grad_checkpointing`; `table_std=0.5` for a start from random weights (see `create_model`).
     """
 
     name: str = "svt_vitb"
@@ -229,7 +229,7 @@ R = TypeVar("R", bound=EvaluationRecipe | FinetuneRecipe)
 
 
 def expand_repeats(recipe: R) -> list[R]:
-    """One recipe per split and seed, splits first; if there are several, each has its own folder in `run.output`.
+    """One recipe per split (or fold) and seed, splits first; several have folders of their own in `run.output`.
 
     `repeat.splits` has no effect if no option of `data` contains {split}.
 
@@ -245,16 +245,18 @@ def expand_repeats(recipe: R) -> list[R]:
         )
     if recipe.repeat.splits and not marked:
         _log.info("repeat.splits=%s is ignored, because no option of data contains {split}", list(recipe.repeat.splits))
-    single = recipe.repeat.num_seeds == 1 and not splits
+    folds = recipe.repeat.folds
+    single = recipe.repeat.num_seeds == 1 and not splits and not folds
     # A result on held-out training videos must not look like a test result.
-    name = "validation" if recipe.data.validation_fraction else recipe.report.split
+    name = "fold" if folds else "validation" if recipe.data.validation_fraction else recipe.report.split
     recipes = []
-    for split in splits or (None,):
+    kind = "fold" if folds else "split"
+    for split in splits or (range(folds) if folds else (None,)):
         for seed in range(recipe.run.seed, recipe.run.seed + recipe.repeat.num_seeds):
-            folder = f"seed{seed}" if split is None else f"split{split}_seed{seed}"
+            folder = f"seed{seed}" if split is None else f"{kind}{split}_seed{seed}"
             output = recipe.run.output if single else f"{recipe.run.output}/{folder}"
             changes: dict[str, Any] = {
-                "data": _with_split(recipe.data, split),
+                "data": _with_split(recipe.data, split, folds),
                 "report": replace(recipe.report, split=name if split is None else f"{name} {split}"),
                 "run": replace(recipe.run, seed=seed, output=output),
             }
@@ -262,7 +264,9 @@ def expand_repeats(recipe: R) -> list[R]:
     return recipes
 
 
-def _with_split(data: DataConfig, split: int | None) -> DataConfig:
+def _with_split(data: DataConfig, split: int | None, folds: int | None) -> DataConfig:
+    if folds and split is not None:
+        return replace(data, fold=(split, folds))
     texts: dict[str, Any] = {
         option.name: value.replace(_MARK, str(split))
         for option in fields(data)

@@ -72,11 +72,7 @@ class Augment(nn.Module):
 
     @torch.no_grad()
     def forward(self, views: Tensor, params: ViewParams) -> Tensor:
-        """Augments `views` (B, T, H, W, 3) with the parameters (B, F) of each view; F is 1 or T.
-
-        `params` may stay in host memory, which avoids two device synchronizations. Raises ValueError for views of
-        another shape or type, and for parameters of another batch size.
-        """
+        """Augments `views` (B, T, H, W, 3) with parameters (B, F), which may stay in host memory; F is 1 or T."""
         if views.ndim != 5 or views.shape[-1] != 3 or views.dtype != torch.uint8:
             raise ValueError(f"Augment takes uint8 views (B, T, H, W, 3), got {views.dtype} {tuple(views.shape)}")
         batch, num_frames = views.shape[:2]
@@ -121,7 +117,7 @@ def color_map(params: ViewParams, mean: Tensor, luma: Tensor, quarter_turn: Tens
     """Composes jitter and grayscale into `matrix @ color + offset`: (B, T, 3, 3) and (B, T, 3).
 
     All steps are affine in the color. Contrast needs the mean gray of the frame at that step. An affine map commutes
-    with the mean, so the function only needs `mean` (B, T, 3) of the frames before all steps.
+    with the mean, so `mean` (B, T, 3) of the frames before all steps is enough.
     """
     eye = torch.eye(3, device=mean.device)
     gray = luma.expand(3, 3)  # every channel becomes the gray level
@@ -155,10 +151,9 @@ def hue_rotation(hue: Tensor, quarter_turn: Tensor) -> Tensor:
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:
-    """Blurs x (B, 3, T, H, W) by standard deviations (B, F) in pixels; 0 changes nothing.
+    """Blurs x (B, 3, T, H, W) by standard deviations (B, F) in pixels; 0 changes nothing. Edges are mirrored.
 
-    The kernel has 17 taps along each axis, as torchvision's `gaussian_blur(kernel_size=17)`. Edges are mirrored.
-    Frames too small for 17 taps get fewer taps.
+    The kernel has 17 taps along each axis, as torchvision's `gaussian_blur(kernel_size=17)`; small frames have fewer.
     """
     for dim in (3, 4):
         radius = min(_BLUR_RADIUS, x.shape[dim] - 1)
@@ -189,11 +184,7 @@ def _compose(second: Tensor, first: Tensor) -> Tensor:
 
 
 def preview_sheet(dataset: VideoDataset, indices: Sequence[int], augment: Augment) -> Image.Image:
-    """Draws the augmented views of some training videos, one row per view.
-
-    Raises:
-        VideoReadError: a video cannot be read.
-    """
+    """Draws the augmented views of some training videos, one row per view. Raises VideoReadError."""
     rows = []
     for index in indices:
         sample = dataset[0, index]
@@ -210,13 +201,7 @@ def preview_sheet(dataset: VideoDataset, indices: Sequence[int], augment: Augmen
 
 
 def views_sheet(views: Sequence[tuple[str, Tensor]], augment: Augment, *, side: int = 96) -> Image.Image:
-    """Draws one row per view, frames from left to right, in proportional sizes.
-
-    Args:
-        views: the text above each row, and the normalized view (3, T, H, W).
-        augment: its normalization is undone.
-        side: height of the largest view in the image, in pixels.
-    """
+    """Draws one row per view: its text and its frames, normalized (3, T, H, W). The largest is `side` pixels high."""
     largest = max(view.shape[-2] for _, view in views)
     rows = []
     for _, view in views:

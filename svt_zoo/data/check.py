@@ -16,11 +16,13 @@ from typing import Any, Literal
 from ..files import atomic, is_url, local_path, sha256_of
 from ..video import VideoReadError, open_video
 from ..video.frames import FrameFolder, is_image
+from .datasets import CUT
 from .list_formats import valid_utf8, write_table
 from .lists import VideoList
 from .pool import Journal, Outcomes, fingerprint, output_file, progress, run_tasks
 
 _log = logging.getLogger(__name__)
+_VERSION = 2  # of the check; an earlier result is not reused. 2: files that were cut
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class CheckedVideo:
 
     Attributes:
         path: the file or folder of frames, as in the list.
-        status: "ok", "broken" or "missing".
+        status: "ok", "broken", "missing", or "cut": the file ends before the duration that it states.
         reason: what is wrong.
         codec, container: FFmpeg's names.
         width, height: size of the frames after rotation to upright, in pixels.
@@ -42,7 +44,7 @@ class CheckedVideo:
     """
 
     path: str
-    status: Literal["ok", "broken", "missing"]
+    status: Literal["ok", "broken", "missing", "cut"]
     reason: str = ""
     codec: str | None = None
     container: str | None = None
@@ -58,24 +60,19 @@ class CheckedVideo:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """All rows, in the order of the list.
-
-    Attributes:
-        videos: the rows.
-        path: the file that the rows are written to.
-    """
+    """All rows, in the order of the list, and the file that they are written to."""
 
     videos: tuple[CheckedVideo, ...]
     path: Path
 
     @property
     def sound(self) -> bool:
-        """Whether no video is broken or missing."""
+        """Whether all videos are ok."""
         return all(video.status == "ok" for video in self.videos)
 
     @property
     def bad(self) -> list[CheckedVideo]:
-        """Videos that are broken or missing."""
+        """Videos that are not ok."""
         return [video for video in self.videos if video.status != "ok"]
 
     def summary(self) -> str:
@@ -85,8 +82,8 @@ class CheckReport:
         hours = sum(video.duration or 0.0 for video in self.videos) / 3600
         size = sum(video.bytes or 0 for video in self.videos) / 1e9
         return (
-            f"{len(self.videos)} videos: {counts['ok']} ok, {counts['broken']} broken, {counts['missing']} missing; "
-            f"{copies} duplicates; {hours:.2f} hours, {size:.2f} GB"
+            f"{len(self.videos)} videos: {counts['ok']} ok, {counts['broken']} broken, {counts['missing']} missing, "
+            f"{counts['cut']} cut; {copies} duplicates; {hours:.2f} hours, {size:.2f} GB"
         )
 
     def describe(self, most: int = 20) -> str:
@@ -124,16 +121,10 @@ class CheckReport:
 def check_videos(
     videos: VideoList, report: str | os.PathLike[str], *, workers: int = 1, again: bool = False
 ) -> CheckReport:
-    """Decodes every video of a list to its end and writes the report.
+    """Decodes every video of a list to its end and writes the report, .csv or .parquet (.csv without pyarrow).
 
     A journal next to the report, `<report>.jsonl`, records each result immediately. A run that was stopped continues
-    where it stopped. A later run decodes only files that are new, have changed or were not sound.
-
-    Args:
-        videos: the list; a file that it names more than once is checked once.
-        report: the file to write, .csv or .parquet. Without pyarrow, a CSV file is written instead of a Parquet file.
-        workers: number of processes; 0 works in this process.
-        again: decode everything, regardless of the journal.
+    where it stopped. A later run decodes only files that are new, have changed or were not sound, or all (`again`).
 
     Raises:
         CommonFailure: the first videos all fail for the same reason.
@@ -152,7 +143,7 @@ def check_videos(
     outcomes = Outcomes(len(tasks), was_read=bool(checked))
     for one in progress(run_tasks(check_video, todo, workers=workers), len(todo), is_good=_is_ok):
         video = one.result or CheckedVideo(one.task[0], "broken", one.reason)
-        outcomes.add(video.path, None if _is_ok(video) else video.reason)
+        outcomes.add(video.path, None if video.status in ("ok", "cut") else video.reason)
         checked[video.path] = video
         journal.append({"key": keys[video.path], **asdict(video)})
     result = CheckReport(_with_duplicates([checked[path] for path, _ in tasks]), target)
@@ -169,10 +160,7 @@ def _parse_entry(entry: dict[str, Any]) -> tuple[tuple[Any, ...], CheckedVideo]:
 
 
 def check_video(task: tuple[str, int | None]) -> CheckedVideo:
-    """Decodes one video to its end. `task` is `(path, num_frames)`; `num_frames` is for folders of frames, else None.
-
-    Raises nothing: the result states what is wrong.
-    """
+    """Decodes the video `(path, num_frames)` to its end; `num_frames` is for a folder of frames. Raises nothing."""
     path, num_frames = task
     known: dict[str, Any] = {}
     try:
@@ -189,16 +177,18 @@ def check_video(task: tuple[str, int | None]) -> CheckedVideo:
         return CheckedVideo(path, "broken", error.reason, **known)
     except OSError as error:
         return CheckedVideo(path, "missing" if is_url(path) else "broken", str(error), **known)
-    return CheckedVideo(path, "ok", **known)
+    return CheckedVideo(path, **{"status": "ok", **known})
 
 
 def _read_file(path: str, known: dict[str, Any]) -> None:
-    """Decodes a file to its end; first adds the file's metadata to `known`, so that broken files have it too."""
+    """Decodes a file to its end, and fills `known`: metadata first, so that broken files have it too."""
     with open_video(path) as video:
         known |= {name: getattr(video, name) for name in ("codec", "container", "width", "height", "fps", "duration")}
         known["frames"] = video.num_frames
         for _ in video._decode(range(video.num_frames)):  # one at a time: a long video would not fit in memory
             pass
+        if getattr(video, "cut", False):
+            known |= {"status": "cut", "reason": CUT}
 
 
 def _read_folder(path: str, num_frames: int | None) -> dict[str, Any]:
@@ -227,9 +217,9 @@ def _with_duplicates(videos: Sequence[CheckedVideo]) -> tuple[CheckedVideo, ...]
     )
 
 
-def _key(path: str, num_frames: int | None) -> tuple[str, int | None, int, int]:
-    """The key that shows whether a video has changed since its check, independent of the working directory."""
-    return path if is_url(path) else os.path.abspath(path), num_frames, *fingerprint(path)
+def _key(path: str, num_frames: int | None) -> tuple[str, int | None, int, int, int]:
+    """The key that shows whether a video or the check has changed, independent of the working directory."""
+    return path if is_url(path) else os.path.abspath(path), num_frames, *fingerprint(path), _VERSION
 
 
 def default_report(source: str) -> Path:

@@ -19,6 +19,8 @@ from .pool import reason_of
 from .sampling import replacement_index, sample_rng
 from .views import CPCViewsConfig, Indices, Made, Views, ViewsConfig, train_views
 
+CUT = "the file was cut: it ends before the duration that it states"
+
 
 class FrameReader(Protocol):
     """Interface of an open video in a dataset: an `EncodedVideo`, a `FrameFolder`, or your own reader."""
@@ -58,6 +60,7 @@ class VideoDataset(Dataset[dict[str, Any]]):
         videos: the list.
         views: makes the views of each video.
         train: replace videos that cannot be read; draw again in each epoch.
+        allow_cut: train on videos whose file ends before the duration that it states; without it, they fail.
         seed: seed of all random values.
         max_attempts: number of videos to try for a training sample; if all fail, the sample has no video.
         open_row: opens a row of the list; pass your own function for other storage. It raises `VideoReadError`.
@@ -69,6 +72,7 @@ class VideoDataset(Dataset[dict[str, Any]]):
         views: Views,
         *,
         train: bool,
+        allow_cut: bool = False,
         seed: int = 0,
         max_attempts: int = 10,
         open_row: Callable[[Row], FrameReader] | None = None,
@@ -76,6 +80,7 @@ class VideoDataset(Dataset[dict[str, Any]]):
         self.videos = videos
         self.views = views
         self.train = train
+        self.allow_cut = allow_cut
         self.seed = seed
         self.epoch = 0
         self.max_attempts = max_attempts
@@ -120,6 +125,8 @@ class VideoDataset(Dataset[dict[str, Any]]):
     def _read(self, index: int, rng: np.random.Generator) -> Made:
         row = self.videos.rows[index]
         with self.open_row(row) if self.open_row else open_row(row, frame_rate=self.videos.frame_rate) as reader:
+            if self.train and not self.allow_cut and getattr(reader, "cut", False):
+                raise VideoReadError(row.path, f"{CUT}; repair the file, or set data.allow_cut=true")
             first, last = frame_range(row, reader)
             frames, places = shared_frames(reader, self.views.indices(last - first, reader.fps, rng), first)
         return Made(*self.views.make(frames, places, rng))
@@ -129,15 +136,12 @@ def training_dataset(
     data: DataConfig, views: ViewsConfig | CPCViewsConfig, *, seed: int = 0, flow: FlowLabels | None = None
 ) -> VideoDataset:
     """Builds the dataset of a recipe's training videos and views; `flow` as in `train_views`."""
-    return VideoDataset(training_list(data, seed=seed), train_views(views, flow=flow), train=True, seed=seed)
+    videos = training_list(data, seed=seed)
+    return VideoDataset(videos, train_views(views, flow=flow), train=True, allow_cut=data.allow_cut, seed=seed)
 
 
 def open_row(row: Row, *, frame_rate: float = 30.0, limits: Limits | None = None) -> FrameReader:
-    """Opens the video of a row: a file, a URL, or a folder of frames at `frame_rate` frames per second.
-
-    Raises:
-        VideoReadError: the video cannot be fetched or read.
-    """
+    """Opens the video of a row: a file, a URL, or a folder of frames at `frame_rate` frames per second."""
     try:
         path = local_path(row.path)
     except OSError as error:
@@ -148,21 +152,14 @@ def open_row(row: Row, *, frame_rate: float = 30.0, limits: Limits | None = None
 
 
 def shared_frames(reader: FrameReader, indices: Indices, first: int = 0) -> tuple[Tensor, list[list[int]]]:
-    """Decodes each frame of the views once: the frames (n, H, W, 3) and the rows of each view.
-
-    `indices` count from frame `first`.
-    """
+    """Decodes each frame of the views once, counted from `first`: frames (n, H, W, 3) and the rows of each view."""
     union = sorted({i for view in indices for i in view})
     place = {i: n for n, i in enumerate(union)}
     return reader.frames_at([first + i for i in union]), [[place[i] for i in view] for view in indices]
 
 
 def frame_range(row: Row, reader: FrameReader) -> tuple[int, int]:
-    """Frame range [first, last + 1) of a row: the frames whose times lie in [start_sec, end_sec).
-
-    Raises:
-        VideoReadError: the range has no frames.
-    """
+    """Range [first, last + 1) of the frames whose times lie in [start_sec, end_sec). Raises VideoReadError."""
     if row.start_sec is None and row.end_sec is None:
         return 0, reader.num_frames
     first = bisect_left(reader.pts, row.start_sec or 0.0)

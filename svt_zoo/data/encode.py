@@ -104,10 +104,9 @@ class PreparedVideo:
 def prepare_video(
     source: str, output: str | os.PathLike[str], encoding: Encoding, *, num_frames: int | None = None, fps: float = 30.0
 ) -> PreparedVideo:
-    """Re-encodes `source` to `output`; the output appears only when it is complete and checked.
+    """Re-encodes `source` (a file, a URL or a folder of frames) to `output`, an .mp4 file or a folder.
 
-    `source` is a file, a URL or a folder of frames; such a folder needs `num_frames` and `fps`. `output`
-    is an .mp4 file or a folder; it is replaced if it exists.
+    The output appears only when it is complete and checked. A folder of frames needs `num_frames` and `fps`.
 
     Raises:
         VideoReadError: the source cannot be read to its end, or the output has other frames or other times.

@@ -86,11 +86,7 @@ def matching_lines(path: str, pattern: str, expected: str) -> Iterator[tuple[int
 
 
 def table(path: str, separator: str = ",") -> Iterator[tuple[int, dict[str, str]]]:
-    """Yields the line number and the cells, by column, of each row of a table with a header.
-
-    Raises:
-        ListError: a row has more or fewer cells than the header, or quotes are not closed.
-    """
+    """Yields the line number and the cells, by column, of each row of a table with a header."""
     with open_text(path) as file:
         reader = csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
         header: list[str] = []
@@ -286,11 +282,7 @@ def _number(path: str, line: int, row: Mapping[str, str], column: str) -> float 
 
 
 def normalize_label(source: str, entry: Entry) -> None:
-    """Writes a label such as 2.0 as 2, and -1 as no label.
-
-    Raises:
-        ListError: a path or a label that no file or class can have.
-    """
+    """Writes a label such as 2.0 as 2, and -1 as no label; refuses paths and labels that no file or class can have."""
     if "\0" in entry.path:
         raise error_at(source, entry.line, f"{entry.path!r} contains a NUL character; the list is not text in UTF-8")
     if any("\udc80" <= letter <= "\udcff" for letter in entry.label + entry.name):

@@ -104,8 +104,7 @@ def parse_kinetics(path: str) -> Parsed:
 def parse_ssv2(path: str) -> Parsed:
     """Something-Something v2's json (`id`, `template`); the label file, `*labels.json`, is in the same folder.
 
-    The file of a video is its id with any suffix, anywhere below the root. Lists without templates (test) have no
-    labels.
+    The file of a video is its id with any suffix, anywhere below the root. Test lists have no labels.
     """
     videos = load_json(path)
     if not isinstance(videos, list) or not all(isinstance(video, dict) and "id" in video for video in videos):
@@ -185,11 +184,7 @@ FORMATS: dict[str, Callable[[str], Parsed]] = {
 
 
 def detect(path: str) -> str:
-    """Detects the format, a key of `FORMATS`, of the list at `path`.
-
-    Raises:
-        ListError: no format fits.
-    """
+    """Detects the format, a key of `FORMATS`, of the list at `path`."""
     name, suffix = posixpath.basename(path), posixpath.splitext(path)[1].lower()
     if suffix in (".json", ".parquet"):
         return "ssv2" if suffix == ".json" else "parquet"

@@ -43,8 +43,10 @@ class DataConfig:
         labels: file of class names.
         validation_fraction: fraction of the training groups of each class to hold out and evaluate on instead of `val`,
             to choose a recipe without looking at the test videos; 0 evaluates on `val`.
+        fold: (k, n) evaluates on part k of n of `train` instead of `val`; `repeat.folds` sets it.
         subset: number of training videos to keep, drawn by the seed; null keeps all.
         allow_overlap: allow a training list that shares files or groups with the evaluation list.
+        allow_cut: train on the frames that exist of files that were cut, which fail otherwise; see `svt-zoo check`.
         frame_rate: frames per second of frame folders, which do not store it.
         num_workers: processes that read videos; null is one per core, at most 8.
         batch_size: videos per batch in each process.
@@ -59,8 +61,10 @@ class DataConfig:
     where_val: str | None = None
     labels: str | None = None
     validation_fraction: float = 0.0
+    fold: tuple[int, int] | None = None
     subset: int | None = None
     allow_overlap: bool = False
+    allow_cut: bool = False
     frame_rate: float = 30.0
     num_workers: int | None = None
     batch_size: int = 8
@@ -69,6 +73,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         bounds(self, "validation_fraction", low=0, high=0.99)
         bounds(self, "max_failure_fraction", low=0, high=1)
+        if self.fold is not None and (not 0 <= self.fold[0] < self.fold[1] or self.validation_fraction):
+            raise ValueError(f"fold must be (k, n) with 0 <= k < n and validation_fraction=0, got {self.fold}")
         bounds(self, "subset", "batch_size", low=1)
         bounds(self, "num_workers", low=0, high=1024)
         bounds(self, "frame_rate", above=0)
@@ -126,11 +132,7 @@ class VideoList:
         return digest.hexdigest()
 
     def subset(self, n: int, seed: int = 0) -> "VideoList":
-        """Draws `n` of the videos with `seed`; keeps the order of the list.
-
-        Raises:
-            ValueError: the list has fewer than `n` videos, or `n` is below 1.
-        """
+        """Draws `n` of the videos with `seed`; keeps the order of the list. Raises ValueError if there are fewer."""
         if not 1 <= n <= len(self):
             raise ValueError(f"a subset of {n} videos was requested, the list has {len(self)}")
         chosen = np.random.default_rng(seed).permutation(len(self))[:n]
@@ -151,16 +153,25 @@ class VideoList:
             order = np.random.default_rng(0 if label is None else label + 1).permutation(len(names))
             number = min(max(1, round(fraction * len(names))), len(names) - 1)
             held |= {names[i] for i in order[:number]}
+        return self._without(held)
+
+    def fold(self, number: int, total: int) -> tuple["VideoList", "VideoList"]:
+        """The videos outside and inside fold `number` of `total`; complete groups are dealt in turn, class by class."""
+        by_class = sorted(self.rows, key=lambda row: -1 if row.label is None else row.label)
+        names = list(dict.fromkeys(row.group or row.path for row in by_class))
+        if len(names) < total:
+            raise ListError(f"{len(names)} groups of videos cannot be divided into {total} folds; lower repeat.folds")
+        return self._without(set(names[number::total]))
+
+    def _without(self, groups: set[str]) -> tuple["VideoList", "VideoList"]:
+        """The videos outside of `groups`, and those inside; a video without a group is its own."""
         parts: tuple[list[Row], list[Row]] = ([], [])
         for row in self.rows:
-            parts[(row.group or row.path) in held].append(row)
+            parts[(row.group or row.path) in groups].append(row)
         return replace(self, rows=tuple(parts[0])), replace(self, rows=tuple(parts[1]))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the list as a CSV with a header, which `read_list` can read.
-
-        File names that are not UTF-8 keep their bytes.
-        """
+        """Writes the list as a CSV with a header for `read_list`. File names that are not UTF-8 keep their bytes."""
         rows = []
         for row in self.rows:
             name = self.classes[row.label] if self.classes and row.label is not None else ""
@@ -230,16 +241,13 @@ def read_list(
 
 
 def training_list(data: DataConfig, *, seed: int = 0) -> VideoList:
-    """The training videos of a recipe: read, reduced to the subset, and free of evaluation videos.
-
-    Raises:
-        ListError: the recipe names no list, or a list cannot be read.
-        ValueError: training and evaluation share videos or groups, and `data.allow_overlap` is off.
-    """
+    """The training videos of a recipe: reduced to the subset, and free of evaluation videos (else ValueError)."""
     if not data.train:
         raise ListError("data.train is empty; add data.train=LIST_OR_FOLDER")
     videos = data.read(data.train, data.where_train, data.labels)
-    if data.val:
+    if data.fold:
+        videos, _ = videos.fold(*data.fold)
+    elif data.val:
         test = evaluation_list(replace(data, validation_fraction=0.0), classes=videos.classes)
         check_overlap(videos, test, allow=data.allow_overlap)
     if data.validation_fraction:
@@ -251,26 +259,20 @@ def evaluation_list(data: DataConfig, *, classes: Sequence[str] | None = None) -
     """The evaluation videos of a recipe, or the training videos that it holds out (`validation_fraction`).
 
     `classes` are the names of the training labels; evaluation uses the same labels.
-
-    Raises:
-        ListError: the recipe names no list, or a list cannot be read, or has labels that training does not have.
     """
     labels = classes or data.labels
-    if data.validation_fraction:
+    if data.validation_fraction or data.fold:
         if not data.train:
-            raise ListError("data.validation_fraction holds out a part of data.train, which is empty; add it")
-        return data.read(data.train, data.where_train, labels).hold_out(data.validation_fraction)[1]
+            raise ListError("data.validation_fraction or fold takes a part of data.train, which is empty; add it")
+        videos = data.read(data.train, data.where_train, labels)
+        return (videos.fold(*data.fold) if data.fold else videos.hold_out(data.validation_fraction))[1]
     if not data.val:
         raise ListError("data.val is empty; add data.val=LIST_OR_FOLDER")
     return data.read(data.val, data.where_val, labels)
 
 
 def check_overlap(train: VideoList, evaluation: VideoList, *, allow: bool = False) -> list[str]:
-    """Returns the files and groups, sorted, that are in both the training list and the evaluation list.
-
-    Raises:
-        ValueError: the lists share files or groups, and `allow` is False.
-    """
+    """The files and groups, sorted, that are in both lists; ValueError if there are any, unless `allow`."""
 
     def keys(videos: VideoList) -> set[str]:
         files = {row.path if is_url(row.path) else os.path.realpath(row.path) for row in videos.rows}

@@ -19,6 +19,7 @@ from tempfile import TemporaryFile
 from typing import Any, Generic, TypeVar, cast
 
 import torch
+from torch.utils.data import get_worker_info
 from tqdm import tqdm
 
 from ..files import atomic
@@ -43,11 +44,10 @@ class TaskResult(Generic[T, R]):
 
 
 def run_tasks(function: Callable[[T], R], tasks: Iterable[T], *, workers: int) -> Iterator[TaskResult[T, R]]:
-    """Runs `function(task)` for each task in `workers` processes (0: in this process); yields tasks as they finish.
+    """Runs `function(task)` for each task in `workers` processes (0: in this process); yields results as they come.
 
-    `function` is a module-level function, or a `functools.partial` of one. If a task raises or its process dies (a
-    crash, no memory left), the failure is reported and the other tasks continue. The processes end when the caller
-    ends, for any reason.
+    `function` is a module-level function, or a `functools.partial` of one. If a task raises or its process dies, the
+    failure is reported and the other tasks continue. The processes end when the caller ends, for any reason.
     """
     if workers < 0:
         raise ValueError(f"workers must be >= 0 (0 works in this process), got {workers}")
@@ -157,6 +157,23 @@ def start_worker(worker: int) -> None:
         threading.Thread(target=_obey_parent, daemon=True).start()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+    if info := get_worker_info():
+        share_with_few_files(info.num_workers)
+
+
+def share_with_few_files(num_workers: int) -> bool:
+    """Whether this process may open few files; then workers share batches through the file system.
+
+    Otherwise each view of a prefetched batch is an open file in the parent, which could wait forever for the next one.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return False
+    few = 0 <= resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 64 * (num_workers + 1)
+    if few:
+        torch.multiprocessing.set_sharing_strategy("file_system")
+    return few
 
 
 def _obey_parent() -> None:

@@ -1,8 +1,4 @@
-"""Re-encodes a collection of videos once, so that every epoch decodes it faster.
-
-Each video keeps all frames and their times. It loses its sound, its frame size and some quality, which is measured.
-The folder structure below the root stays the same. The list is written again with the new paths.
-"""
+"""Re-encodes a collection of videos once, so that every epoch decodes it faster."""
 
 import logging
 import os
@@ -35,13 +31,9 @@ class _Task(NamedTuple):
 
 @dataclass(frozen=True)
 class Preparation:
-    """The result for a collection.
+    """The result for a collection: the list with the new paths, and its videos, in the order of the old list.
 
-    Attributes:
-        list: the list with the new paths.
-        videos: videos written by this run or an earlier one, in the order of the list.
-        failures: videos that could not be read or written, also in `failures.csv`.
-        new: number of videos written by this run.
+    `failures`, also in `failures.csv`, could not be read or written; `new` videos were written by this run.
     """
 
     list: Path
@@ -167,10 +159,7 @@ def output_names(paths: Sequence[str], root: str, suffix: str) -> dict[str, str]
     """The path of each output, relative to the output folder: the source's path below the root, with the new suffix.
 
     Without a common root, the deepest folder that holds all sources is the root. If two sources differ only in their
-    suffix, the name keeps it.
-
-    Raises:
-        ValueError: two outputs would still have the same name.
+    suffix, the name keeps it; if two outputs still have the same name, it is a ValueError.
     """
     absolute = {path: _absolute(path) for path in paths}
     base = _absolute(root).rstrip("/") + "/"

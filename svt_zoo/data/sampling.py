@@ -1,10 +1,8 @@
-"""Frame sampling: pure functions that map the number of frames of a video to the frame indices of clips.
+"""Frame sampling: pure functions from the number of frames of a video to the frame indices of clips.
 
-Frames are numbered 0 to `total - 1` in presentation order. A clip is a list of `num_frames` ascending indices. They
-are spread over a window of the video, from its first frame to its last. A video shorter than the clip therefore
-repeats all of its frames, not only the last one. Window lengths are in frames; `clip_window` computes them from
-"frames x rate". Random functions take a generator; `sample_rng` makes the generator of a sample. Numbers out of range
-raise a ValueError.
+Frames are numbered 0 to `total - 1` in presentation order. A clip is a list of `num_frames` ascending indices, spread
+evenly over a window of the video, from its first frame to its last. A shorter video repeats all of its frames.
+Windows are in frames; `clip_window` computes them from "frames x rate". Numbers out of range raise a ValueError.
 """
 
 from __future__ import annotations
@@ -104,9 +102,8 @@ def svt_views_code(
     """Frame indices of the 2 global and 8 local views as in SVT's released code, which differs from the paper.
 
     The global views are fixed: one from the first frame to the fifth last, one from the sixth frame to the last. Each
-    local view covers a random eighth. `random.Random(seed)` gives the draws of the original after `random.seed(seed)`.
-    `rand_fr` is its option DATA.RAND_FR. `window` is the length of a random part of the video that contains all views,
-    `clip_window(8, 32, fps)` in the original; None is the complete video, without a draw.
+    local view covers a random eighth. `random.Random(seed)` draws as the original after `random.seed(seed)`; `rand_fr`
+    is its option DATA.RAND_FR. `window` is the length of a random part that contains all views, or the full video.
     """
     _check_counts(total)
     first, size = 0, total
@@ -156,8 +153,7 @@ def tsn_bounds(total: int, num_frames: int) -> list[int]:
 def tsn_train_clip(total: int, num_frames: int, rng: np.random.Generator) -> list[int]:
     """One random frame of each of `num_frames` equal segments: the training clip of Something-Something v2.
 
-    The draw includes both bounds of a segment, so neighboring segments can return the same frame. The loaders of
-    TimeSformer, Motionformer, X-ViT and TIME do the same.
+    As in TimeSformer, Motionformer, X-ViT and TIME, the draw includes both bounds of a segment.
     """
     bounds = tsn_bounds(total, num_frames)
     return [int(i) for i in rng.integers(bounds[:-1], bounds[1:], endpoint=True)]

@@ -124,9 +124,6 @@ class EvalTransform:
 
         A clip covers `num_frames * sampling_rate / self.fps` seconds of any video; a single clip lies in the center.
         Without a sampling rate, it has the middles of equal segments of the video (TSN), a second clip their starts.
-
-        Raises:
-            ValueError: more than two clips without a sampling rate.
         """
         if self.sampling_rate is None:
             if not 0 <= clip < num_clips <= 2:

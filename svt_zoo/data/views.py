@@ -69,11 +69,8 @@ class EvalViews:
 class TrainViews:
     """Random views: `sampler(total, fps, rng)` returns the frame indices of each view, and each view has a transform.
 
-    Args:
-        sampler: returns frame indices of all views of a video, such as `ViewsConfig.sample`. Use a module-level
-            function or such a method, so that workers can be spawned.
-        transforms: one per view, such as `ViewTransform`: `(frames, rng, index=rows) -> (view, parameters)`.
-        flow: makes the target "flow" of the first view; all frames of that view have the same crop and flip.
+    A transform, such as `ViewTransform`, is `(frames, rng, index=rows) -> (view, parameters)`. `flow` makes the target
+    "flow" of the first view. All must be picklable, so that workers can be spawned.
     """
 
     def __init__(

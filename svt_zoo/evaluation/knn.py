@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..options import bounds
 from .metrics import check_classes
+from .views import check_views
 
 _log = logging.getLogger(__name__)
 
@@ -30,16 +31,20 @@ class KNNConfig:
         views: crops x clips of each training and evaluation video, whose features are averaged; "slow-fast 3x1" adds
             fast clips (SVT section 3.4).
         shots: number of training videos per class, drawn by the seed; null uses all.
+        standardize: first scale each feature to mean 0 and standard deviation 1 of the bank; not in DINO's or SVT's
+            evaluation. It helps where all features have a large vector in common.
     """
 
     ks: tuple[int, ...] = (10, 20, 100, 200)
     temperature: float = 0.07
     views: str = "1x1"
     shots: int | None = None
+    standardize: bool = False
 
     def __post_init__(self) -> None:
         bounds(self, "ks", "shots", low=1)
         bounds(self, "temperature", above=0)
+        check_views(self.views)
         if not self.ks:
             raise ValueError("ks must hold one or more numbers of neighbors, got none")
 
@@ -124,6 +129,13 @@ def knn_scores(
         votes = vote(first, bank_labels, num_classes, temperature=temperature)
         scores[k] = votes.masked_fill(votes == 0, float("-inf"))
     return scores
+
+
+def standardized(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+    """Both, with each feature scaled to mean 0 and standard deviation 1 of the training features (..., D)."""
+    rows = train.flatten(0, -2)
+    mean, std = rows.mean(dim=0), rows.std(dim=0, correction=0).clamp(min=1e-6)
+    return (train - mean) / std, (test - mean) / std
 
 
 def few_shot(labels: Tensor, n: int, seed: int = 0) -> Tensor:

@@ -11,16 +11,18 @@ import torch
 from torch import Tensor
 
 from ..data.clips import RandomClips
+from ..data.list_formats import write_table
 from ..data.lists import VideoList
 from ..data.views import Views
 from ..files import write_whole
 from ..models import Classifier, ZooModel
+from ..options import bounds
 from .features import Extracted, Pool, extract
-from .knn import KNNConfig, few_shot, knn_scores
+from .knn import KNNConfig, few_shot, knn_scores, standardized
 from .linear import LinearConfig, linear_probe
 from .metrics import accuracy, confusion_matrix, plot_confusion
-from .results import write_csv, write_predictions
-from .views import fast_transform
+from .results import write_predictions
+from .views import check_views, fast_transform
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +40,9 @@ class MultiviewConfig:
     views: str = "slow-fast 3x1"
     pool: Literal["mean", "sum", "softmax", "max"] = "mean"
 
+    def __post_init__(self) -> None:
+        check_views(self.views)
+
 
 @dataclass(frozen=True)
 class EvaluationRunConfig:
@@ -54,6 +59,11 @@ class EvaluationRunConfig:
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+
+    def __post_init__(self) -> None:
+        bounds(self, "seed", low=0)
+        if not self.output:
+            raise ValueError("output must name a folder, got nothing; was a variable of the shell empty?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +122,12 @@ class Outcome(NamedTuple):
         return accuracy(self.scores, self.videos.labels)
 
 
+def pooled_metrics(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """The metrics of the videos of all outcomes together."""
+    scores = torch.cat([outcome.scores for outcome in outcomes])
+    return accuracy(scores, torch.cat([outcome.videos.labels for outcome in outcomes]))
+
+
 def knn_protocol(
     extractor: Extractor, train: VideoList, val: VideoList, options: KNNConfig, *, seed: int = 0
 ) -> list[Outcome]:
@@ -125,13 +141,16 @@ def knn_protocol(
     if options.shots is not None:
         chosen = few_shot(labels, options.shots, seed)
         features, labels, few = features[chosen], labels[chosen], f", {options.shots}-shot"
+    asked = queries.features
+    if options.standardize:
+        features, asked = standardized(features, asked)
     ks = [k for k in options.ks if k <= len(labels)] or [len(labels)]
     if skipped := ", ".join(str(k) for k in options.ks if k not in ks):
         _log.warning("there are only %d training videos, so there is no result for k = %s", len(labels), skipped)
     scores = knn_scores(
         features,
         labels,
-        queries.features,
+        asked,
         num_classes=max(train.num_classes, val.num_classes),
         ks=ks,
         temperature=options.temperature,
@@ -202,7 +221,7 @@ def write_outcome(outcome: Outcome, folder: Path, *, classes: Sequence[str] = ()
     matrix = confusion_matrix(outcome.scores.argmax(dim=1), videos.labels, outcome.scores.shape[1])
     write_whole(folder / f"confusion_{stem}.png", plot_confusion(matrix, classes=classes))
     if videos.missing:
-        write_csv(folder / "missing.csv", ("path", "reason"), videos.missing)
+        write_table(folder / "missing.csv", ("path", "reason"), videos.missing)
 
 
 def _training_notes(train: VideoList, bank: Extracted) -> dict[str, Any]:

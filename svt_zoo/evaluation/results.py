@@ -1,6 +1,5 @@
 """Result files of an evaluation: JSON with the numbers and their provenance, and a table of predictions."""
 
-import csv
 import importlib.metadata
 import json
 import logging
@@ -9,7 +8,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import distributed
+from ..data.list_formats import valid_utf8, write_table
 from ..device import device_name
-from ..files import write_whole
+from ..files import atomic, write_whole
 from ..options import bounds
 
 _log = logging.getLogger(__name__)
@@ -32,13 +32,20 @@ class RepeatConfig:
     Attributes:
         num_seeds: number of seeds, counted from `run.seed`.
         splits: official splits; each number replaces {split} in `data.train`, `data.val` and other options of `data`.
+        folds: number of parts of `data.train` for a group-wise cross-validation; each is evaluated once, and `data.val`
+            is not used. null evaluates on `data.val`.
     """
 
     num_seeds: int = 1
     splits: tuple[int, ...] = ()
+    folds: int | None = None
 
     def __post_init__(self) -> None:
         bounds(self, "num_seeds", low=1)
+        bounds(self, "folds", low=2)
+        if self.folds and self.splits:
+            raise ValueError(f"folds={self.folds} and splits={list(self.splits)} exclude each other; set one of them")
+        bounds(self, "splits", low=0)
 
 
 @dataclass(frozen=True)
@@ -188,7 +195,6 @@ def write_predictions(
         columns[f"top{place + 1}"] = numbers
         columns[f"top{place + 1}_class"] = names_of(numbers)
         columns[f"top{place + 1}_score"] = best.values[:, place].tolist()
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
         try:
             import pyarrow
@@ -197,16 +203,12 @@ def write_predictions(
             path = path.with_suffix(".csv")
             _log.warning("pyarrow is not installed (pip install pyarrow): the predictions are in %s instead", path)
         else:
-            pyarrow.parquet.write_table(pyarrow.table(columns), path)
+            columns["file"] = [valid_utf8(name) for name in names]
+            with atomic(path) as part:
+                pyarrow.parquet.write_table(pyarrow.table(columns), part)
             return path
-    write_csv(path, list(columns), zip(*columns.values(), strict=True))
+    write_table(path, columns, zip(*columns.values(), strict=True))
     return path
-
-
-def write_csv(path: Path, header: Sequence[object], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV file; file names that are not UTF-8 keep their bytes."""
-    with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
 
 
 def _commit() -> str:

@@ -27,7 +27,15 @@ from ..hub.loading import FINAL_NAME, WEIGHTS_NAME
 from ..hub.weights import ClipSpec
 from ..models import ZooModel, backbone_of, create_model
 from .metrics import summarize
-from .protocols import Extractor, Outcome, knn_protocol, linear_protocol, multiview_protocol, write_outcome
+from .protocols import (
+    Extractor,
+    Outcome,
+    knn_protocol,
+    linear_protocol,
+    multiview_protocol,
+    pooled_metrics,
+    write_outcome,
+)
 from .results import Result, log_start, provenance, write_result
 
 _UNTRAINED = "random:"  # prefix of `init`: the same architecture with random weights
@@ -65,6 +73,8 @@ def evaluate(recipe: KNNRecipe | LinearRecipe | MultiviewRecipe) -> list[Result]
     cases = expand_repeats(recipe)
     device = distributed.init(choose_device(recipe.run.device))
     try:
+        with distributed.lock_folder(Path(recipe.run.output)):
+            pass  # no training runs there; other evaluations may, because they share their features
         evaluated = [_evaluate(case, device) for case in cases]
         name = name_of(recipe.init, recipe.model.name)
         return write_results(evaluated, recipe.report, name=name, recipe=to_dict(recipe), device=device)
@@ -159,16 +169,18 @@ def write_results(
         return []
     splits = list(dict.fromkeys(one.split for one in evaluated))
     groups = {split: [one for one in evaluated if one.split == split] for split in splits}
-    if len(splits) > 1:
+    if recipe["repeat"]["folds"]:
+        groups = {f"{recipe['repeat']['folds']} folds": list(evaluated)}
+    elif len(splits) > 1:
         groups[f"mean of {', '.join(splits)}"] = list(evaluated)
     protocols = [{outcome.protocol for outcome in one.outcomes} for one in evaluated]
     results = [
         Result(
             name=report.name or name,
             protocol=outcome.protocol,
-            dataset=report.dataset or Path(recipe["data"]["val"]).stem,
+            dataset=report.dataset or Path(recipe["data"]["train" if recipe["repeat"]["folds"] else "val"]).stem,
             split=split,
-            **_counted(group, outcome.protocol),
+            **_counted(group, outcome.protocol, pooled=bool(recipe["repeat"]["folds"])),
             recipe={**recipe, "cases": [_noted(one, outcome.protocol) for one in group]},
             **provenance(device),
         )
@@ -184,12 +196,18 @@ def write_results(
     return results
 
 
-def _counted(group: Sequence[Evaluated], protocol: str) -> dict[str, Any]:
-    """Mean metrics and the number of videos; each split counts once, for any number of seeds."""
+def _counted(group: Sequence[Evaluated], protocol: str, *, pooled: bool) -> dict[str, Any]:
+    """Mean metrics and the number of videos; each split counts once, for any number of seeds.
+
+    `pooled` counts the videos of all splits of a seed together: folds of one data set.
+    """
+    runs = [[one] for one in group]
+    if pooled:
+        runs = [[one for one in group if one.seed == seed] for seed in dict.fromkeys(one.seed for one in group)]
     splits = {one.split: one for one in group}.values()
     hashes = [one.videos.sha256 for one in splits]
     return {
-        "metrics": summarize([one.outcome(protocol).metrics() for one in group]),
+        "metrics": summarize([pooled_metrics([one.outcome(protocol) for one in run]) for run in runs]),
         "n": sum(len(one.outcome(protocol).videos.names) for one in splits),
         "n_missing": sum(len(one.outcome(protocol).videos.missing) for one in splits),
         "list_sha256": hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest(),

@@ -23,23 +23,30 @@ def parse_views(spec: str, transform: EvalTransform) -> "EvalViews | SlowFastVie
     Raises:
         ValueError: the text has another format.
     """
-    match = re.fullmatch(r"(slow-fast )?([13])x([1-9]\d*)", spec)
-    if match is None:
-        raise ValueError(
-            f'views are "CROPSxCLIPS" with 1 or 3 crops, as "1x1", "3x10" or "slow-fast 3x1", got {spec!r}'
-        )
+    match = check_views(spec)
     num_crops, num_clips = cast(Literal[1, 3], int(match[2])), int(match[3])
     if match[1]:
         return SlowFastViews(transform, num_clips=num_clips, num_crops=num_crops)
     return EvalViews(transform, num_clips=num_clips, num_crops=num_crops)
 
 
+def check_views(spec: str) -> re.Match[str]:
+    """Match the name of views with slow-fast, crops and clips; raises ValueError for another text."""
+    match = re.fullmatch(r"(slow-fast )?([13])x([1-9]\d*)", spec)
+    if match is None:
+        raise ValueError(
+            f'views must be "CROPSxCLIPS" with 1 or 3 crops, as "1x1", "3x10" or "slow-fast 3x1", got {spec!r}'
+        )
+    return match
+
+
 def refuse_fast_views(views: str, *, slow_fast: bool, where: str) -> None:
     """Refuse fast clips in the test of a network or a layer that was trained without them.
 
     Raises:
-        ValueError: `views` contains fast clips although `slow_fast` is off.
+        ValueError: `views` contains fast clips although `slow_fast` is off, or is not the name of views.
     """
+    check_views(views)
     if views.startswith("slow-fast") and not slow_fast:
         plain = views.removeprefix("slow-fast ")
         raise ValueError(f"{where}views={views!r} tests fast clips, but slow_fast=false; set {where}views={plain}")

@@ -13,7 +13,7 @@ import pickle
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from ..data.list_formats import is_video
 from ..data.lists import Row, VideoList, read_list
 from ..data.pool import output_file
 from ..device import DType, choose_dtype
-from ..evaluation.features import Compute, Pool, Store, count_failures, prepare, run_local, weights_sha256
+from ..evaluation.features import Compute, Store, count_failures, prepare, run_local, weights_sha256
 from ..evaluation.results import log_start
 from ..evaluation.shards import ClipReader, Computed, ShardFolder, differences
 from ..evaluation.views import parse_views
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 Engine = Literal["local", "ray"]
 Pooling = Literal["cls", "frames", "patches"]
+_LOCK_SECONDS = 5  # the workers of a killed process hold its lock until they have ended
 _MOST_RAY_BLOCKS = 2000  # Ray Data has a cost per block
 
 
@@ -127,22 +128,39 @@ def extract_features(
     transform = network.transforms()
     network = backbone_of(network)
     reader = ClipReader(videos, parse_views(views, transform), transform, every=every, batch_size=batch_size)
-    pool: Pool = "mean" if pooling == "cls" else pooling
-    compute = Compute(network, pool, at, choose_dtype(dtype, at), store)
+    compute = Compute(network, "mean" if pooling == "cls" else pooling, at, choose_dtype(dtype, at), store)
     settings = {"weights_sha256": weights_sha256(network), "pooling": pooling, **_settings(reader, compute, views)}
     shape = list(compute.features([torch.zeros(1, 3, transform.num_frames, *transform.crop_size)]).shape[1:])
     schema = make_schema(math.prod(shape), store, {**settings, **_origin(network, videos), "shape": str(shape)})
     folder = ShardFolder(output.with_name(f"{output.name}.parts"), videos, settings, shard_size)
-    ranges = plan(output, folder, rank, world_size, batch_size)
-    total = sum(map(len, ranges))
-    what, run = "extraction", run_local
-    if engine == "ray":
-        what = "extraction by Ray, whose actors use the cluster's GPUs; this process"
-        run = partial(run_ray, device=device)
-    log_start(what, network, device=at, precision=compute.dtype, output=output, videos=len(videos), videos_left=total)
-    outcomes = folder.collect(run(reader, compute, ranges, num_workers), ranges)
-    failed = count_failures(outcomes, total, show_progress=rank == 0)
-    return Summary(output, total, failed, complete=merge(folder, output, schema), seconds=time.monotonic() - start)
+    what = "extraction by Ray, whose actors use the cluster's GPUs; this process" if engine == "ray" else "extraction"
+    run = partial(run_ray, device=device) if engine == "ray" else run_local
+    with _only_writer(output, folder.folder / f"rank_{rank}.lock"):
+        ranges = plan(output, folder, rank, world_size, batch_size)
+        total = sum(map(len, ranges))
+        facts = {"videos": len(videos), "videos_left": total}
+        log_start(what, network, device=at, precision=compute.dtype, output=output, **facts)
+        outcomes = folder.collect(run(reader, compute, ranges, num_workers), ranges)
+        failed = count_failures(outcomes, total, show_progress=rank == 0)
+        complete = merge(folder, output, schema)
+    return Summary(output, total, failed, time.monotonic() - start, complete)
+
+
+@contextmanager
+def _only_writer(output: Path, lock_file: Path) -> Iterator[None]:
+    """Refuse a process that would write what another one is writing."""
+    if output.exists():
+        yield
+        return
+    lock = FileLock(lock_file, timeout=_LOCK_SECONDS)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"{output} is being written by another process; wait for it, or stop it") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _settings(reader: ClipReader, compute: Compute, views: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ Needs pyarrow, the extra `parquet`.
 
 import os
 import posixpath
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.list_formats import valid_utf8
 from ..evaluation.features import Store
 from ..evaluation.shards import Shard
 from ..files import atomic, is_url
@@ -58,7 +60,7 @@ def make_schema(width: int, store: Store, metadata: Mapping[str, str]) -> "pyarr
             ("embedding", pyarrow.list_(number, width)),
             ("error", pyarrow.string()),
         ],
-        metadata=dict(metadata),
+        metadata={key: valid_utf8(value) for key, value in metadata.items()},
     )
 
 
@@ -78,13 +80,13 @@ def write_table(path: Path, schema: "pyarrow.Schema", shards: Iterable[Shard], v
             if len(features):
                 values[has_feature] = features.flatten(1).numpy()
             columns = [
-                pyarrow.array([videos[row.video_index] for row in rows], pyarrow.string()),
+                pyarrow.array([valid_utf8(videos[row.video_index]) for row in rows], pyarrow.string()),
                 pyarrow.array([row.start_sec for row in rows], pyarrow.float64()),
                 pyarrow.array([row.end_sec for row in rows], pyarrow.float64()),
                 pyarrow.FixedSizeListArray.from_arrays(
                     pyarrow.array(values.ravel()), type=kind, mask=pyarrow.array(~has_feature)
                 ),
-                pyarrow.array([row.error for row in rows], pyarrow.string()),
+                pyarrow.array([row.error and valid_utf8(row.error) for row in rows], pyarrow.string()),
             ]
             writer.write_table(pyarrow.Table.from_arrays(columns, schema=schema))
 
@@ -150,4 +152,8 @@ class FeatureTable:
 
     def locate(self, video: str) -> str:
         """Returns the path or URL of a `video` of the table."""
-        return video if is_url(video) else posixpath.join(self.metadata["root"], video)
+        path = video if is_url(video) else posixpath.join(self.metadata["root"], video)
+        if is_url(path) or os.path.exists(path):
+            return path
+        # The bytes that `valid_utf8` has escaped.
+        return re.sub(r"\\x([89a-f][0-9a-f])", lambda byte: chr(0xDC00 + int(byte[1], 16)), path)

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.list_formats import find_videos
+from ..data.list_formats import find_videos, write_table
 from ..device import DType
 from ..evaluation.features import prepare
-from ..evaluation.results import write_csv
 from ..evaluation.views import load_views, parse_views
 from ..files import atomic
 from ..hub.download import fetch
@@ -131,12 +130,12 @@ def predict(
 
 def write_features(target: Path, paths: Sequence[str], features: Tensor) -> None:
     """Write features (N, D) as .npy, or as .csv with the paths in the first column."""
-    with atomic(target) as part:
-        if target.suffix == ".npy":
+    if target.suffix == ".npy":
+        with atomic(target) as part:
             np.save(part, features.numpy())
-        else:
-            rows = ([path, *row] for path, row in zip(paths, features.tolist(), strict=True))
-            write_csv(part, ["video", *range(features.shape[1])], rows)
+    else:
+        rows = ([path, *row] for path, row in zip(paths, features.tolist(), strict=True))
+        write_table(target, ["video", *map(str, range(features.shape[1]))], rows)
 
 
 def label_names(model: Classifier) -> list[str]:
@@ -208,6 +207,6 @@ def _outputs(
     outputs = []
     for _, same in groupby(clips, key=lambda clip: clip.shape):
         for batch in torch.stack(list(same)).split(batch_size):
-            output: Tensor | Features = network(batch.to(device=device, dtype=dtype))
+            output: Tensor | Features = network(batch.to(device).to(dtype))  # a GPU converts faster than a CPU
             outputs.append((output.cls if isinstance(output, Features) else output).float().cpu())
     return torch.cat(outputs)

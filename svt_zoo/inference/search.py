@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..data.datasets import FrameReader, open_row
+from ..data.list_formats import valid_utf8
 from ..data.lists import Row, VideoList
 from ..data.pool import fingerprint
 from ..data.transforms import EvalTransform
@@ -163,8 +164,8 @@ def overlapping(
     table: FeatureTable, path: str | os.PathLike[str], start_sec: float | None = None, end_sec: float | None = None
 ) -> list[int]:
     """Returns the numbers of the rows that overlap with this part of the same file, for exclusion."""
-    wanted = os.path.realpath(path)
-    same = [i for i, video in enumerate(table.videos()) if os.path.basename(video) == os.path.basename(path)]
+    wanted, name = os.path.realpath(path), valid_utf8(os.path.basename(path))
+    same = [i for i, video in enumerate(table.videos()) if os.path.basename(video) == name]
     low, high = start_sec or 0.0, float("inf") if end_sec is None else end_sec
     return [
         number

@@ -4,6 +4,7 @@ Uploads are not trusted: a file above the limits (bytes, length, frame size), or
 refused with the reason. Needs Gradio, the extra `serve`.
 """
 
+import logging
 import os
 import shutil
 import tempfile
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..evaluation.views import faults_as_read_errors
 from ..hub.loading import load_model
 from ..models import Classifier, ZooModel
 from ..models.base import backbone_of
@@ -23,6 +25,8 @@ from .pictures import neighbor_sheet
 from .predict import predict
 from .search import check_weights, query_feature, search, weights_of
 from .visualize import visualize_attention
+
+_log = logging.getLogger(__name__)
 
 UPLOAD_LIMITS = Limits(max_pixels=4096 * 2304, max_duration=300, max_bytes=1 << 30, max_decode_time=60)
 DEFAULT_MODEL = "timesformer_vitb_k400"
@@ -78,8 +82,12 @@ class Answerer:
         """Computes the answer for a video.
 
         Raises:
-            VideoReadError: the file is not a video, or is above the limits.
+            VideoReadError: the file is not a video, is above the limits, or cannot be shown for any other reason.
         """
+        with faults_as_read_errors(path):
+            return self._answer(path)
+
+    def _answer(self, path: str | os.PathLike[str]) -> Answer:
         with open_video(path, limits=self.limits) as video:
             size = f"{video.width}x{video.height} pixels, {video.duration:.1f} s, {video.num_frames} frames"
         self._clean()
@@ -121,6 +129,7 @@ def build_page(answer: Answerer, max_bytes: int) -> Any:
             try:
                 shown = answer(path)
             except VideoReadError as error:
+                _log.info("refused: %s", error, exc_info=error)
                 shown = Answer(f"refused: {Path(path).name}: {error.reason}")
         return shown.line, shown.classes, *(str(file) if file else None for file in shown[2:])
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -15,20 +16,24 @@ from torch import Tensor
 from ..batch import Batch
 from ..config import FinetuneRecipe, PretrainRecipe
 from ..data.loader import VideoLoader
-from ..device import choose_precision
+from ..device import choose_precision, memory_advice
 from ..distributed import all_mean, gather_objects, is_main, rank
 from ..evaluation.results import log_start
 from ..methods import Method
-from ..models import Backbone, ZooModel
+from ..models import ZooModel
 from ..schedules import cosine, multi_step, warmup_cosine
 from .checkpoint import NONFINITE_NAME, RunState, seed_all
 from .monitor import Monitor
 from .optim import build_optimizer, clip_gradients, param_groups, scaled_lr, set_hyperparameters
-from .parallel import full_state, gradient_exchange, parallelize, plain_copy
-from .signals import StopRequest
+from .parallel import compile_networks, full_state, gradient_exchange, parallelize, plain_copy
+from .signals import on_stop_signal
 
 _log = logging.getLogger(__name__)
 
+_LOWER = (
+    "halve data.batch_size and double optim.accumulation, or set model.options.grad_checkpointing=mlp or true; the "
+    "same command then continues the run"
+)
 Evaluate = Callable[[ZooModel], Mapping[str, float]]
 
 
@@ -79,11 +84,14 @@ class Trainer:
         self.peak_lr = scaled_lr(optim.lr, videos_per_step) if optim.scale_lr else optim.lr
         self.precision = choose_precision(run.precision, device)
         if run.compile:
-            for module in method.modules():
-                if isinstance(module, Backbone):
-                    module.compile()
+            compile_networks(method)
         self.network = parallelize(method, run.parallel, device)
-        groups = param_groups(method, layer_decay=optim.layer_decay, lr_factors=optim.lr_factors)
+        groups = param_groups(
+            method,
+            decay_vectors=optim.decay_vectors,
+            layer_decay=optim.layer_decay,
+            lr_factors=optim.lr_factors,
+        )
         self.optimizer = build_optimizer(groups, optim)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
         self.state = RunState(
@@ -142,7 +150,8 @@ class Trainer:
             max_entropy=self.max_entropy,
             tensorboard=self.run.tensorboard,
         )
-        with StopRequest() as stop, monitor:
+        stop = threading.Event()
+        with on_stop_signal(stop.set), monitor:
             while self.step < self.total_steps:
                 if not self._train_epoch(monitor, stop):
                     _log.info(
@@ -154,7 +163,7 @@ class Trainer:
                 monitor.draw(now=self.step == self.total_steps)
         return True
 
-    def _train_epoch(self, monitor: Monitor, stop: StopRequest) -> bool:
+    def _train_epoch(self, monitor: Monitor, stop: threading.Event) -> bool:
         """The rest of an epoch; False if a signal asked to stop, after a checkpoint."""
         epoch, done = divmod(self.step, self.steps_per_epoch)
         self.loader.set_epoch(epoch)
@@ -178,7 +187,7 @@ class Trainer:
                 return False
         return True
 
-    def _train_step(self, batches: Iterator[Batch], stop: StopRequest) -> tuple[dict[str, float], dict[str, bool]]:
+    def _train_step(self, batches: Iterator[Batch], stop: threading.Event) -> tuple[dict[str, float], dict[str, bool]]:
         """One step of the optimizer: its metrics, and the signals of all processes."""
         epoch = self.step / self.steps_per_epoch
         lr, weight_decay = self.hyperparameters(self.step)
@@ -222,8 +231,10 @@ class Trainer:
             batch = next(batches)
             self._data_seconds += time.monotonic() - started
             names += batch.names
-            batch = _augmented(batch.to(self.device), self.augment)
-            with gradient_exchange(self.network, on=number == self.optim.accumulation):
+            shapes = ", ".join(f"{t}x{h}x{w}" for _, t, h, w, _ in (view.shape for view in batch.views))
+            advice = memory_advice(f"{len(batch)} videos of views {shapes} (frames x pixels)", _LOWER)
+            with advice, gradient_exchange(self.network, on=number == self.optim.accumulation):
+                batch = _augmented(batch.to(self.device), self.augment)
                 with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
                     losses: dict[str, Tensor] = self.network(batch, epoch)
                 self.scaler.scale(torch.stack(list(losses.values())).sum() * weight).backward()
@@ -232,12 +243,12 @@ class Trainer:
         return means, names
 
     def _exchange(
-        self, losses: Mapping[str, Tensor], norm: Tensor, stop: StopRequest
+        self, losses: Mapping[str, Tensor], norm: Tensor, stop: threading.Event
     ) -> tuple[dict[str, float], dict[str, bool]]:
         """The step's one message between processes: mean losses, and whether any of them must stop or save."""
         minutes = self.run.checkpoint_every_minutes
         overdue = is_main() and minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
-        flags = torch.tensor([stop.asked, overdue], dtype=torch.float32, device=self.device)
+        flags = torch.tensor([stop.is_set(), overdue], dtype=torch.float32, device=self.device)
         own = torch.stack([loss.float() for loss in losses.values()])
         values = all_mean(torch.cat((own.sum()[None], own, _scalar(norm).to(own)[None], flags))).tolist()
         named = dict(zip(losses, values[1 : 1 + len(losses)], strict=True)) if len(losses) > 1 else {}

@@ -26,11 +26,12 @@ class OptimConfig:
             accumulation).
         epochs: length of the run.
         warmup_epochs: epochs in which the learning rate rises linearly from 0.
-        weight_decay: weight decay at the start; biases and norms have none.
+        weight_decay: weight decay at the start.
         weight_decay_end: weight decay at the end of its cosine.
+        decay_vectors: decay biases, norms and other vectors too, as TimeSformer and the original of CPC do.
         betas: of AdamW and Adam.
         amsgrad: for AdamW and Adam: divide by the largest second moment so far.
-        momentum: of SGD.
+        momentum, nesterov: of SGD.
         clip_grad: largest norm of a gradient; null does not clip.
         clip_mode: "per_parameter" clips each tensor's gradient separately, as DINO does; "global" clips all together.
         accumulation: batches whose gradients are accumulated in a step.
@@ -50,9 +51,11 @@ class OptimConfig:
     warmup_epochs: int = 5
     weight_decay: float = 0.04
     weight_decay_end: float = 0.1
+    decay_vectors: bool = False
     betas: tuple[float, float] = (0.9, 0.999)
     amsgrad: bool = False
     momentum: float = 0.9
+    nesterov: bool = False
     clip_grad: float | None = 3.0
     clip_mode: Literal["per_parameter", "global"] = "per_parameter"
     accumulation: int = 1
@@ -68,6 +71,8 @@ class OptimConfig:
         bounds(self, "betas", "momentum", low=0, high=1)
         bounds(self, "clip_grad", above=0)
         bounds(self, "layer_decay", above=0, high=1)
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov=true needs momentum > 0, got 0")
         if not 0 <= self.warmup_epochs <= self.epochs:
             raise ValueError(
                 f"warmup_epochs must be 0 to epochs={self.epochs}, got {self.warmup_epochs}; lower it with epochs"
@@ -129,13 +134,14 @@ def scaled_lr(lr: float, batch_size: int) -> float:
 def param_groups(
     module: nn.Module,
     *,
+    decay_vectors: bool = False,
     layer_decay: float = 1.0,
     lr_factors: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Optimizer groups of all trained parameters of `module`, with their names.
 
     Weights are decayed, including class token and position embeddings, as by the authors of DINO and SVT; biases and
-    other vectors are not. `set_hyperparameters` uses `decayed` and `lr_scale` of each group.
+    other vectors are with `decay_vectors` only. `set_hyperparameters` uses `decayed` and `lr_scale` of each group.
 
     Args:
         layer_decay: the learning rate of a block is this times that of the next one (BEiT). Parameters before the
@@ -158,7 +164,7 @@ def param_groups(
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for (name, parameter), layer_scale in zip(named, scales, strict=True):
         scale = layer_scale * next((factor for glob, factor in factors.items() if fnmatchcase(name, glob)), 1.0)
-        exempt = parameter.ndim == 1 or name.endswith(".bias")
+        exempt = not decay_vectors and (parameter.ndim == 1 or name.endswith(".bias"))
         group = groups.setdefault((scale, not exempt), {"params": [], "decayed": not exempt, "lr_scale": scale})
         group["params"].append((name, parameter))
     return [groups[key] for key in sorted(groups, key=lambda key: (-key[0], not key[1]))]
@@ -188,7 +194,7 @@ def build_optimizer(groups: list[dict[str, Any]], optim: OptimConfig) -> Optimiz
         ValueError: an unknown optimizer.
     """
     if optim.name == "sgd":
-        optimizer: Optimizer = SGD(groups, lr=optim.lr, momentum=optim.momentum)
+        optimizer: Optimizer = SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=optim.nesterov)
     elif optim.name in ("adamw", "adam"):
         kind = AdamW if optim.name == "adamw" else Adam
         fused = all(parameter.device.type in ("cpu", "cuda") for group in groups for _, parameter in group["params"])

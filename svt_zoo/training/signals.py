@@ -1,45 +1,21 @@
-"""Stop requests: SIGTERM or SIGUSR1 of a scheduler sets a flag that the loop checks between steps."""
+"""Requests to stop: SIGTERM or SIGUSR1 of a scheduler."""
 
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType, TracebackType
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 ASKED_TO_STOP = 75  # exit status of a run that saved itself and can be resumed: EX_TEMPFAIL of sysexits.h
-
-
-class StopRequest:
-    """Context manager in which SIGTERM and SIGUSR1 only set `asked`."""
-
-    signals = tuple(signal.Signals[name] for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))  # not on Windows
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
-            self._before = {number: signal.signal(number, self._ask) for number in self.signals}
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+STOP_SIGNALS = tuple(signal.Signals[name] for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))  # not on Windows
 
 
 @contextmanager
-def exit_when_asked() -> Iterator[None]:
-    """Context manager in which SIGTERM and SIGUSR1 end the process with status 75, before and after the loop.
-
-    Before the loop there is nothing to save, and after it everything is saved. In the loop, `StopRequest` replaces it.
-    """
-    before = {number: signal.signal(number, _exit) for number in StopRequest.signals}
+def on_stop_signal(handle: Callable[[], object]) -> Iterator[None]:
+    """Context in which SIGTERM and SIGUSR1 call `handle`; without effect outside of the main thread."""
+    in_main_thread = threading.current_thread() is threading.main_thread()  # Python allows handlers only there
+    signals = STOP_SIGNALS if in_main_thread else ()
+    before = {number: signal.signal(number, lambda *_: handle()) for number in signals}
     try:
         yield
     finally:
@@ -47,5 +23,9 @@ def exit_when_asked() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _exit(number: int, frame: FrameType | None) -> None:
-    sys.exit(ASKED_TO_STOP)
+def exit_when_asked() -> AbstractContextManager[None]:
+    """Context in which SIGTERM and SIGUSR1 end the process with status 75.
+
+    It is for the time before and after the loop, when there is nothing to save. The loop handles the signals itself.
+    """
+    return on_stop_signal(lambda: sys.exit(ASKED_TO_STOP))

@@ -21,8 +21,8 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from .errors import Deadline, Limits, VideoReadError
-from .packets import SKIPPABLE_CODECS, SkipFrame, VideoIndex, plan
+from .errors import DamageError, Deadline, Limits, VideoReadError
+from .packets import SkipFrame, VideoIndex, plan
 
 logger = logging.getLogger(__name__)
 
@@ -125,11 +125,11 @@ def decode_packets(source: Source, actions: Sequence[SkipFrame | None] | None = 
                 for frame in codec.decode(packet):
                     if frame.is_corrupt:  # errors in this picture or in one that it refers to were concealed
                         reason = f"the decoder marks the frame at {frame.time} s as damaged"
-                        raise VideoReadError(source.path, reason)
+                        raise DamageError(source.path, reason)
                     yield frame
         except (av.FFmpegError, MemoryError) as error:
             reason = f"packet {position} cannot be decoded ({ffmpeg_reason(error)})"
-            raise VideoReadError(source.path, reason) from error
+            raise DamageError(source.path, reason) from error
 
 
 def ffmpeg_reason(error: BaseException) -> str:
@@ -158,7 +158,7 @@ def decode_frames(source: Source, index: VideoIndex, wanted: Sequence[int]) -> G
     to_rgb = partial(_to_rgb, index, VideoReformatter())
     if index.packets is not None:
         by_pts = {index.pts[i]: i for i in wanted}
-        actions = plan(index.packets, by_pts.keys()) if index.codec in SKIPPABLE_CODECS else None
+        actions = plan(index.packets, by_pts.keys()) if index.skippable else None
         latest = None
         with closing(decode_packets(source, actions)) as frames:
             for frame in frames:

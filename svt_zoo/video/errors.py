@@ -22,6 +22,10 @@ class VideoReadError(RuntimeError):
         return f"{os.fspath(self.path)}: {self.reason}"
 
 
+class DamageError(VideoReadError):
+    """The decoder rejects a packet or marks a frame as damaged."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """The largest video and the largest request that the reader accepts.

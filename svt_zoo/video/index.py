@@ -1,8 +1,11 @@
 """Scanning a video: one pass over its packets gives the number and the times of its frames."""
 
+import math
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import av
@@ -10,13 +13,14 @@ from av.video import VideoStream
 from av.video.frame import VideoFrame
 
 from .decode import Source, decode_packets, ffmpeg_reason, open_source
-from .errors import Deadline, Limits, VideoReadError
-from .packets import SKIPPABLE_CODECS, Packet, VideoIndex, count_vops, is_hidden, is_restart, one_frame_per_packet
+from .errors import DamageError, Deadline, Limits, VideoReadError
+from .packets import SKIPPABLE_CODECS, Packet, VideoIndex
+from .pictures import HEADER_CODECS, Picture, PictureReader, count_pictures, one_frame_per_packet
 
 # Containers that store presentation times. AVI does not: FFmpeg invents them.
 _TIMED_CONTAINERS = {"mov", "matroska", "mpegts", "mpeg"}
-# Codecs with exactly one frame per shown packet.
-_ONE_FRAME_PER_PACKET = SKIPPABLE_CODECS | {"vp8", "vp9", "av1"}
+# Codecs with exactly one frame per shown packet, whose order `PictureReader` knows.
+_ORDERED_CODECS = HEADER_CODECS | {"mjpeg", "av1"}
 # If all packets together are at most this many bytes, they are kept for the first request: the file is read once.
 _MAX_KEPT = 32 * 1024**2
 
@@ -24,7 +28,7 @@ _MAX_KEPT = 32 * 1024**2
 def scan(path: str, limits: Limits) -> tuple[VideoIndex, Source | None]:
     """Reads all packets of a video and decodes its first frame.
 
-    If the packets do not determine the number of frames, all frames are decoded and counted.
+    If the packets do not determine the frames and their order, all frames are decoded and counted.
 
     Returns:
         The index. If the packets are small, also the open source, so that the first request does not read them again.
@@ -36,15 +40,18 @@ def scan(path: str, limits: Limits) -> tuple[VideoIndex, Source | None]:
         source = stack.enter_context(closing(open_source(path, limits)))
         stream = _read_packets(source)
         first, packets = stream.first, None
-        if first is not None and _timestamps_identify_frames(stream, first):
-            times = [p.pts for p in stream.packets if p.shown]
+        times = [p.pts for p in stream.packets if p.shown]
+        if first is not None and not first.interlaced_frame and _timestamps_identify_frames(stream):
             packets = tuple(stream.packets)
-        elif first is not None and _packets_count_frames(stream):
-            times = [p.pts for p in stream.packets]
-        else:
+        elif first is None or not _packets_count_frames(stream):
             source.close()
             _check_duration(path, len(stream.packets) / stream.rate, limits)
-            first, times = _decode_times(path, limits)
+            try:
+                first, times = _decode_times(path, limits)
+            except DamageError:
+                # MP4 lists its frames. Those before the damage can be read.
+                if first is None or stream.container != "mov":
+                    raise
 
         ticks_per_frame = max(1, round(1 / (stream.rate * stream.time_base)))
         pts = sorted({time for time in times if time is not None})
@@ -62,6 +69,7 @@ def scan(path: str, limits: Limits) -> tuple[VideoIndex, Source | None]:
             width=first.width,
             quarter_turns=round(first.rotation / 90) % 4,
             packets=packets,
+            skippable=stream.codec in SKIPPABLE_CODECS and stream.pictures.exact_nonref,
         )
         if source.packets is None:
             return index, None
@@ -77,8 +85,13 @@ class _Stream:
     codec: str
     time_base: Fraction
     rate: Fraction  # frames per second as the header states it
+    pictures: PictureReader
     packets: list[Packet] = field(default_factory=list)
-    vop_counts: list[int] = field(default_factory=list)  # of MPEG-4 packets
+    coded: list[tuple[tuple[int, int], Packet]] = field(default_factory=list)
+    ordered: bool = True  # whether `coded` has all pictures that are not hidden, and no packet is marked as damaged
+    counts: list[int] = field(default_factory=list)  # pictures per MPEG-4 packet of an AVI
+    dts: list[int] = field(default_factory=list)  # decoding times of these packets
+    delay: int = 0  # pictures that the decoder holds back to sort them
     last_duration: int = 0  # of the packet with the largest timestamp
     starts_with_key: bool = False
     first: VideoFrame | None = None
@@ -88,14 +101,16 @@ def _read_packets(source: Source) -> _Stream:
     """Reads all packets and decodes the first frame. Keeps the packets in `source` if they are small."""
     container, stream = source.container, source.stream
     codec = stream.codec_context.codec.canonical_name
+    pictures = PictureReader(codec, stream.codec_context.extradata)
     result = _Stream(
         container=container.format.name.split(",")[0],
         codec=codec,
+        pictures=pictures,
         time_base=_fraction(stream.time_base or Fraction(1, 90_000)),
         rate=_fraction(stream.average_rate or stream.guessed_rate or Fraction(25)),
     )
     num_entries = len(stream.index_entries)
-    extradata = stream.codec_context.extradata
+    result.ordered = result.container in _TIMED_CONTAINERS and codec in _ORDERED_CODECS
     deadline = Deadline(source.path, source.limits)
     latest, size, probed = None, 0, False
     source.packets = []
@@ -104,18 +119,24 @@ def _read_packets(source: Source) -> _Stream:
             deadline.check()
             if not packet.size:
                 continue
-            key, pts = packet.is_keyframe, packet.pts
-            data = bytes(packet) if key or codec in ("mpeg4", "vp8") else b""
-            shown = not packet.is_discard and not is_hidden(codec, data)
-            result.starts_with_key = result.starts_with_key or (key and not result.packets)
-            if codec == "mpeg4":
-                result.vop_counts.append(count_vops(data))
+            pts, picture = packet.pts, Picture(None)
+            if result.ordered:
+                picture = pictures.read(bytes(packet) if codec in HEADER_CODECS else b"")
+                result.ordered = picture.order is not None and not packet.is_corrupt
+            elif result.container == "avi" and codec == "mpeg4":
+                result.counts.append(count_pictures(codec, bytes(packet)))
+                result.dts.append(packet.dts or 0)
+            shown = not packet.is_discard and not picture.hidden
+            if not result.packets:
+                result.starts_with_key = packet.is_keyframe
             if shown and pts is not None and (latest is None or pts > latest):
                 latest, result.last_duration = pts, packet.duration or 0
             if not probed:
                 result.first = _first_frame(stream, packet, shown)
-                probed = shown
-            result.packets.append(Packet(pts, shown, key and is_restart(codec, data, extradata)))
+                probed, result.delay = shown, stream.codec_context.reorder_depth
+            result.packets.append(Packet(pts, shown, picture.restart))
+            if picture.order is not None and not picture.hidden:
+                result.coded.append((picture.order, result.packets[-1]))
             size += packet.size
             if size > _MAX_KEPT:
                 source.packets = None
@@ -148,28 +169,39 @@ def _first_frame(stream: VideoStream, packet: "av.Packet[VideoStream]", shown: b
     return frames[0] if frames else None
 
 
-def _timestamps_identify_frames(stream: _Stream, first: VideoFrame) -> bool:
-    """Whether shown packets and frames certainly correspond one to one, with unique timestamps in display order."""
-    times = [p.pts for p in stream.packets if p.shown]
-    start = stream.packets[0].pts
-    return (
-        stream.container in _TIMED_CONTAINERS
-        and stream.codec in _ONE_FRAME_PER_PACKET
-        and stream.starts_with_key
-        and len(set(times)) == len(times)
-        # Pictures before the first key frame remain from a cut. Their references are gone, so decoders drop them.
-        and all(time is not None and start is not None and time >= start for time in times)
-        # The two fields of an interlaced picture can be two packets.
-        and not first.interlaced_frame
-        and (stream.codec != "mpeg4" or set(stream.vop_counts) == {1})
-    )
+def _timestamps_identify_frames(stream: _Stream) -> bool:
+    """Whether the decoder certainly returns one frame per shown packet, in the order of unique timestamps."""
+    if not (stream.ordered and stream.starts_with_key):
+        return False
+    orders = [order for order, _ in stream.coded]
+    by_order = sorted(range(len(orders)), key=orders.__getitem__)
+    # Pictures that come before the first one remain from a cut. Their references are gone, so decoders drop them.
+    if by_order[0] != 0 or max(i - place for place, i in enumerate(by_order)) > stream.delay:
+        return False
+    steps = {b[1] - a[1] for a, b in pairwise(orders[i] for i in by_order) if a[0] == b[0]}
+    # FFmpeg's HEVC decoder drops pictures after a lost one, which leaves a gap.
+    if 0 in steps or (stream.codec == "hevc" and len(steps) > 1):
+        return False
+    packets = [stream.coded[i][1] for i in by_order]
+    times = [-math.inf if p.pts is None else p.pts for p in packets if p.shown]
+    if stream.codec == "mpeg4" and not _is_regular(stream, times):
+        return False
+    return all(a < b for a, b in pairwise([-math.inf, *times]))
+
+
+def _is_regular(stream: _Stream, times: Sequence[float]) -> bool:
+    """Whether the times show no gap. After one, FFmpeg's MPEG-4 decoder may drop B-pictures."""
+    steps = [b - a for a, b in pairwise(times)]
+    return stream.delay == 0 or not steps or max(steps) - min(steps) <= 1
 
 
 def _packets_count_frames(stream: _Stream) -> bool:
     """Whether the number of packets is certainly the number of frames, although timestamps do not identify them."""
-    return stream.container == "avi" and (
-        stream.codec == "mjpeg" or (stream.codec == "mpeg4" and one_frame_per_packet(stream.vop_counts))
-    )
+    if stream.container != "avi" or not stream.starts_with_key:
+        return False
+    if stream.codec == "mpeg4":
+        return one_frame_per_packet(stream.counts) and _is_regular(stream, stream.dts)
+    return stream.codec == "mjpeg"
 
 
 def _decode_times(path: str, limits: Limits) -> tuple[VideoFrame, list[int | None]]:

@@ -16,6 +16,7 @@ from video_files import encode, moving_square
 from svt_zoo.data import check
 from svt_zoo.data.check import check_video, check_videos
 from svt_zoo.data.lists import Row, VideoList, read_list
+from svt_zoo.video import EncodedVideo
 
 TOOL = str(Path(__file__).resolve().parents[2] / "tools" / "check_data.py")
 Grey = Callable[..., Path]
@@ -106,7 +107,7 @@ def test_the_report_tells_what_is_broken_missing_and_there_twice(collection: Pat
     assert [row["duplicate_of"] or None for row in rows] == [None, None, str(collection / "a.mp4"), None, None]
     assert [int(row["frames"]) for row in rows[:3]] == [20, 30, 20]
     assert rows[3]["reason"]
-    assert report.summary().startswith("5 videos: 3 ok, 1 broken, 1 missing; 1 duplicates; 0.00 hours")
+    assert report.summary().startswith("5 videos: 3 ok, 1 broken, 1 missing, 0 cut; 1 duplicates; 0.00 hours")
     assert [video.status for video in report.bad] == ["broken", "missing"]
 
 
@@ -259,3 +260,16 @@ def test_a_line_of_the_journal_that_is_no_entry_is_skipped_with_a_warning(
         file.write('[1]\n{"key": ["a", null, 1, 2]}\n{"status": "ok"}\n7\nnot json\n')
     assert check_videos(read_list(collection / "list.csv"), target, workers=0) == first
     assert sum("report.csv.jsonl: skipped a line that is not an entry" in message for message in caplog.messages) == 5
+
+
+def test_a_cut_file_is_reported_and_the_exit_status_is_1(
+    grey_video: Grey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(EncodedVideo, "cut", True, raising=False)
+    path = grey_video(10)
+    found = check_video((str(path), None))
+    assert (found.status, found.frames, found.sha256 is not None) == ("cut", 10, True)
+    (tmp_path / "list.txt").write_text(f"{path}\n")
+    argv = [str(tmp_path / "list.txt"), "--workers", "0", "--report", str(tmp_path / "report.csv")]
+    assert command("check")(argv) == 1
+    assert "1 videos: 0 ok, 0 broken, 0 missing, 1 cut" in capsys.readouterr().out

@@ -9,12 +9,14 @@ import torch
 from PIL import Image
 
 from svt_zoo.batch import Failure
+from svt_zoo.data.clips import FinetuneViews, FinetuneViewsConfig, RandomClips
 from svt_zoo.data.crops import ViewSpec, ViewTransform
 from svt_zoo.data.datasets import VideoDataset, frame_range
 from svt_zoo.data.lists import Row, VideoList, read_list
 from svt_zoo.data.sampling import svt_views
 from svt_zoo.data.transforms import EvalTransform
-from svt_zoo.data.views import EvalViews, TrainViews
+from svt_zoo.data.views import EvalViews, TrainViews, ViewsConfig
+from svt_zoo.data.views import train_views as pretraining
 from svt_zoo.video import VideoReadError, open_video
 
 EVAL = EvalTransform(
@@ -222,3 +224,46 @@ def test_a_video_that_cannot_be_fetched_fails_like_a_broken_one() -> None:
     videos = VideoList((Row("memory://nowhere/a.mp4"),))
     sample = VideoDataset(videos, EvalViews(EVAL), train=False)[0]
     assert "cannot be fetched" in sample["failures"][0].reason
+
+
+def test_a_cut_file_fails_in_training_unless_it_is_allowed() -> None:
+    class CutVideo(FakeVideo):
+        cut = True
+
+    def dataset(**options: Any) -> VideoDataset:
+        views = train_views() if options["train"] else EvalViews(EVAL)
+        return VideoDataset(fake_list(1), views, open_row=CutVideo, **options)
+
+    refused = dataset(train=True)[0]
+    assert refused["video"] is None
+    assert "it ends before the duration that it states; repair the file, or set data.allow_cut=true" in str(
+        refused["failures"]
+    )
+    for options in ({"train": True, "allow_cut": True}, {"train": False}):
+        assert dataset(**options)[0]["failures"] == []
+
+
+@pytest.mark.parametrize("rate", [0.05, 1e-6, 1e6])
+def test_a_clip_takes_what_frames_there_are_at_any_rate(rate: float) -> None:
+    class Odd(FakeVideo):
+        def __init__(self, row: Row) -> None:
+            super().__init__(row)
+            self.fps = rate
+
+    clip = EvalTransform(num_frames=8, sampling_rate=32, crop_size=16, resize_size=20, mean=(0,) * 3, std=(1,) * 3)
+    for views in (
+        EvalViews(clip, num_clips=2),
+        RandomClips(clip, num_clips=2),
+        FinetuneViews(clip, FinetuneViewsConfig()),
+        *(pretraining(ViewsConfig(sampling=name, global_frames=(8, 8))) for name in ("paper", "code", "cvrl")),
+    ):
+        sample = VideoDataset(fake_list(1), views, train=False, open_row=Odd)[0]
+        assert sample["failures"] == []
+
+
+def test_a_time_lapse_with_a_frame_in_twenty_seconds_is_read(shared: Path) -> None:
+    clip = EvalTransform(num_frames=8, sampling_rate=32, crop_size=32, resize_size=32, mean=(0,) * 3, std=(1,) * 3)
+    videos = VideoList((Row(str(shared / "reported" / "timelapse_0.05fps.mp4")),))
+    for views in (EvalViews(clip), FinetuneViews(clip, FinetuneViewsConfig())):
+        sample = VideoDataset(videos, views, train=False)[0]
+        assert sample["failures"] == []

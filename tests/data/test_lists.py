@@ -422,6 +422,19 @@ def test_lists_that_share_a_group_are_refused_unless_allowed() -> None:
     assert check_overlap(train, evaluation, allow=True) == ["group g7"]
 
 
+def test_folds_keep_groups_together_and_hold_each_class_alike() -> None:
+    rows = tuple(Row(f"{c}{g}{i}", label=c, group=f"group{c}{g}") for c in range(2) for g in range(5) for i in range(3))
+    videos = VideoList(rows)
+    parts = [videos.fold(k, 5) for k in range(5)]
+    for train, test in parts:
+        assert len(train) + len(test) == len(videos)
+        assert not {row.group for row in train.rows} & {row.group for row in test.rows}
+        assert sorted(row.label for row in test.rows) == [0] * 3 + [1] * 3
+    assert sorted(row.path for _, test in parts for row in test.rows) == sorted(row.path for row in rows)
+    with pytest.raises(ListError, match="10 groups of videos cannot be divided into 11 folds"):
+        videos.fold(0, 11)
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [

@@ -13,7 +13,8 @@ from torch.testing import assert_close
 from svt_zoo.data.clips import RandomClips
 from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.data.transforms import EvalTransform
-from svt_zoo.evaluation.features import extract, view_features
+from svt_zoo.evaluation.features import Compute, extract, view_features
+from svt_zoo.evaluation.shards import ClipReader
 from svt_zoo.evaluation.views import SlowFastViews, fast_transform, load_views, parse_views
 from svt_zoo.models import Classifier, ZooModel, create_model
 from svt_zoo.video import open_video
@@ -104,7 +105,7 @@ def test_views_may_be_kept_apart(videos: VideoList, paths: list[Path]) -> None:
     assert_close(found.features[3], by_hand(model, paths[3], 3, 2))
 
 
-def test_slow_fast_features_equal_the_average_made_by_hand(videos: VideoList, paths: list[Path]) -> None:
+def test_slow_fast_features_equal_an_explicit_average(videos: VideoList, paths: list[Path]) -> None:
     model = network()
     slow = model.transforms()
     fast = EvalTransform(**{**CLIP, "num_frames": 10, "sampling_rate": 2, "crop_size": 16, "resize_size": 18})
@@ -165,7 +166,7 @@ def test_nothing_is_drawn_from_the_global_generator_which_a_training_may_use(
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_callers_model_is_left_as_it_is(videos: VideoList) -> None:
+def test_the_callers_model_is_not_changed(videos: VideoList) -> None:
     model = network().train()
     extract(model, videos, device="cpu", dtype=torch.bfloat16)
     assert model.training
@@ -180,6 +181,29 @@ def test_workers_and_batch_sizes_do_not_matter(videos: VideoList) -> None:
     assert many.names == one.names
 
 
+def test_a_batch_may_start_before_the_features_of_the_one_before_are_read(broken: VideoList) -> None:
+    model = network()
+    reader = ClipReader(broken, parse_views("1x2", model.transforms()), batch_size=1)
+    outputs = []
+    for ahead in (0, 1):  # on a CPU, on a GPU
+        compute = Compute(model, "mean", torch.device("cpu"), torch.float32)
+        compute.ahead = ahead
+        outputs.append(list(compute.stream(reader.batches(range(len(broken))))))
+    assert [one.shard.rows for one in outputs[0]] == [one.shard.rows for one in outputs[1]]
+    for one, other in zip(*outputs, strict=True):
+        assert torch.equal(one.shard.features, other.shard.features)
+
+
+def test_a_batch_too_large_for_the_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a capacity of ...")
+
+    compute = Compute(network(), "mean", torch.device("cpu"), torch.float32)
+    monkeypatch.setattr(compute.network, "forward", full)
+    with pytest.raises(torch.OutOfMemoryError, match=r"3 rows of 1 x \(3, 2, 32, 32\): lower batch_size"):
+        compute.features([torch.zeros(3, 3, 2, 32, 32)])
+
+
 def test_missing_videos_are_reported_and_not_replaced(broken: VideoList, videos: VideoList) -> None:
     model = network()
     found = extract(model, broken, batch_size=2, shard_size=2, device="cpu")
@@ -192,7 +216,7 @@ def test_missing_videos_are_reported_and_not_replaced(broken: VideoList, videos:
     assert failure.reason
 
 
-def test_a_shard_of_missing_videos_does_no_harm(broken: VideoList) -> None:
+def test_a_shard_may_have_only_missing_videos(broken: VideoList) -> None:
     found = extract(network(), broken, shard_size=1, device="cpu")
     assert found.features.shape == (5, 24)
 
@@ -210,7 +234,7 @@ def test_random_clips_are_the_same_for_a_seed_and_differ_for_another(videos: Vid
     assert not torch.allclose(first[:, 0], first[:, 1], atol=1e-4)
 
 
-def test_a_killed_run_goes_on_without_computing_anything_twice(
+def test_a_killed_run_continues_without_computing_anything_twice(
     videos: VideoList, counting: Counting, tmp_path: Path
 ) -> None:
     whole = extract(counting, videos, device="cpu")
@@ -226,7 +250,7 @@ def test_a_killed_run_goes_on_without_computing_anything_twice(
     assert Counting.seen == 3
 
 
-def test_a_process_that_is_killed_leaves_shards_that_are_whole(videos: VideoList, tmp_path: Path) -> None:
+def test_a_killed_process_leaves_complete_shards(videos: VideoList, tmp_path: Path) -> None:
     program = f"""
 import os, sys
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}, {str(Path(__file__).parent)!r}]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from svt_zoo.evaluation.knn import few_shot, knn_scores, nearest, vote
+from svt_zoo.evaluation.knn import few_shot, knn_scores, nearest, standardized, vote
 from svt_zoo.evaluation.metrics import accuracy
 
 Oracle = Callable[[str], tuple[dict[str, Tensor], dict[str, Any]]]
@@ -105,7 +105,7 @@ def test_each_neighbor_votes_by_the_exponential_of_its_similarity() -> None:
     assert_close(votes, torch.tensor([[expected[0], expected[1] + expected[2], 0]]))
 
 
-def test_a_class_without_votes_is_never_a_guess() -> None:
+def test_a_class_without_votes_is_never_predicted() -> None:
     bank, labels = torch.eye(3), torch.tensor([0, 1, 2])
     queries = torch.eye(3)[:1]
     scores = knn_scores(bank, labels, queries, num_classes=6, ks=[1])[1]
@@ -129,7 +129,7 @@ def test_broken_features_are_refused() -> None:
         knn_scores(bank, torch.tensor([0, -1, 1]), bank, num_classes=2, ks=[1])
 
 
-def test_few_shots_are_n_of_each_class_and_the_same_for_a_seed() -> None:
+def test_few_shots_are_n_per_class_and_fixed_by_the_seed() -> None:
     labels = torch.tensor([0, 1, 2] * 10)
     chosen = few_shot(labels, 4, seed=1)
     assert labels[chosen].bincount().tolist() == [4, 4, 4]
@@ -148,3 +148,11 @@ def test_one_shot_of_separable_features_is_enough() -> None:
     shots = few_shot(labels, 1)
     scores = knn_scores(points[shots], labels[shots], points, num_classes=4, ks=[1])[1]
     assert accuracy(scores, labels)["top1"] == 100
+
+
+def test_standardized_features_have_mean_0_and_std_1_over_the_bank() -> None:
+    bank = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 5.0, 0.1, 0.0]) + 100
+    train, test = standardized(bank, bank[:3])
+    assert_close(train.mean(dim=0), torch.zeros(4), atol=1e-4, rtol=0)
+    assert_close(train[:, :3].std(dim=0, correction=0), torch.ones(3), atol=1e-3, rtol=0)
+    assert_close(test, train[:3])

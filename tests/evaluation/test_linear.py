@@ -71,7 +71,7 @@ def test_noise_gives_chance() -> None:
     assert metrics["top1_low"] < 25 < metrics["top1_high"]
 
 
-def test_the_test_set_chooses_no_learning_rate() -> None:
+def test_the_test_set_does_not_select_the_learning_rate() -> None:
     train, labels = blobs(120, 3, noise=1.5)
     test, test_labels = blobs(60, 3, noise=1.5, seed=1)
     options = probe_options(lrs=(8e-4, 8e-3, 8e-2, 8e-1), epochs=3)
@@ -100,6 +100,16 @@ def test_each_epoch_draws_one_of_the_cached_clips() -> None:
     assert_close(train_heads(same, labels, **options).weight, once.weight)
     useless = torch.cat((same[:, :1], torch.zeros(40, 2, 8)), dim=1)  # now two of three clips are all zeros
     assert not torch.allclose(train_heads(useless, labels, **options).weight, once.weight)
+
+
+def test_as_many_epochs_as_clips_show_each_clip_once() -> None:
+    clips = torch.eye(40 * 3).view(40, 3, -1)  # each clip has a feature, and so a column of weights, of its own
+    labels = torch.arange(40) % 2
+    low, high = (
+        train_heads(clips, labels, num_classes=2, options=probe_options(lrs=(lr,), epochs=3, momentum=0.0)).weight[0]
+        for lr in (1e-6, 1.0)
+    )
+    assert ((high - low).abs().sum(dim=0) > 1e-4).all()
 
 
 def test_a_seed_repeats_a_probe_and_another_one_does_not() -> None:
@@ -146,7 +156,7 @@ def test_what_is_held_out_shares_no_group_and_leaves_each_class(
         assert mask[labels == label].sum() <= max(1, round(share * int((labels == label).sum())))
 
 
-def test_without_groups_the_share_of_each_class_is_held_out() -> None:
+def test_without_groups_a_fraction_of_each_class_is_held_out() -> None:
     labels = torch.tensor([0] * 50 + [1] * 10 + [2])
     mask = hold_out(labels, 0.2)
     assert labels[mask].bincount(minlength=3).tolist() == [10, 2, 0]  # a class of one stays in training

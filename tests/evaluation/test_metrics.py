@@ -33,7 +33,9 @@ def test_the_wilson_interval_equals_newcombes_table(successes: int, trials: int,
 
 
 @given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.floats(0.5, 0.999))
-def test_the_interval_holds_the_share_and_is_mirrored_for_failures(counts: tuple[int, int], confidence: float) -> None:
+def test_the_interval_contains_the_fraction_and_is_mirrored_for_failures(
+    counts: tuple[int, int], confidence: float
+) -> None:
     right, total = counts
     low, high = wilson_interval(right, total, confidence)
     assert 0 <= low <= right / total + 1e-12
@@ -48,7 +50,7 @@ def test_an_interval_of_nothing_is_refused() -> None:
         wilson_interval(0, 0)
 
 
-def test_the_interval_of_a_mean_of_one_share_is_wilsons_and_shrinks_with_more_classes() -> None:
+def test_the_interval_of_one_class_is_wilsons_and_shrinks_with_more_classes() -> None:
     assert mean_interval([7], [10]) == pytest.approx(wilson_interval(7, 10))
     low, high = wilson_interval(7, 10)
     four = mean_interval([7] * 4, [10] * 4)  # four independent fractions: half the width
@@ -66,7 +68,7 @@ def test_ranks_count_the_better_classes_and_equal_ones_that_come_first() -> None
     assert class_ranks(scores, torch.tensor([1, 0, 0, 2])).tolist() == [0, 2, 0, 2]
 
 
-def test_a_class_at_minus_infinity_is_no_guess() -> None:
+def test_a_class_at_minus_infinity_is_never_predicted() -> None:
     scores = torch.tensor([[1.0, NONE, NONE]]).repeat(3, 1)
     assert class_ranks(scores, torch.tensor([0, 1, 2])).tolist() == [0, 3, 3]
 
@@ -90,7 +92,7 @@ def test_classes_without_a_video_do_not_enter_the_mean() -> None:
     assert accuracy(scores, torch.tensor([0, 0, 1]))["mean_class"] == pytest.approx(50)
 
 
-def test_scores_that_are_no_numbers_are_refused() -> None:
+def test_scores_with_nan_are_refused() -> None:
     scores = torch.tensor([[0.0, math.nan], [0.0, 1.0]])
     with pytest.raises(ValueError, match="1 of 2 rows of scores hold NaN"):
         accuracy(scores, torch.tensor([0, 1]))

@@ -30,6 +30,7 @@ from svt_zoo.config import (
     expand_repeats,
 )
 from svt_zoo.data.lists import read_list
+from svt_zoo.evaluation.metrics import wilson_interval
 from svt_zoo.evaluation.results import read_result
 from svt_zoo.evaluation.run import (
     choose_clip,
@@ -87,7 +88,7 @@ def test_nearest_neighbors_find_classes_that_differ_in_brightness(common: dict[s
     assert result.versions["torch"]
 
 
-def test_predictions_and_a_picture_of_the_confusion_are_left(common: dict[str, Any], tmp_path: Path) -> None:
+def test_predictions_and_a_picture_of_the_confusion_are_written(common: dict[str, Any], tmp_path: Path) -> None:
     evaluate(KNNRecipe(**common, knn=KNN))
     rows = pyarrow.parquet.read_table(tmp_path / "run" / "predictions_knn_3_1x1_views.parquet").to_pylist()
     assert [(Path(row["file"]).parent.name, row["top1_class"]) for row in rows] == [
@@ -144,7 +145,7 @@ def test_a_missing_video_is_reported_and_not_replaced(
     assert "data.val: 1 of 6 videos cannot be read" in caplog.text
 
 
-def test_training_on_what_is_evaluated_is_refused(common: dict[str, Any], lists: dict[str, Path]) -> None:
+def test_training_on_evaluation_videos_is_refused(common: dict[str, Any], lists: dict[str, Path]) -> None:
     data = dataclasses.replace(common["data"], val=str(lists["train"]))
     for run in (
         lambda: evaluate(KNNRecipe(**{**common, "data": data})),
@@ -160,7 +161,7 @@ def test_videos_without_labels_are_refused(common: dict[str, Any], lists: dict[s
         evaluate(KNNRecipe(**{**common, "data": data}, knn=KNN))
 
 
-def test_more_neighbors_than_videos_are_left_out_and_said(
+def test_more_neighbors_than_videos_are_skipped_with_a_warning(
     common: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     results = evaluate(KNNRecipe(**common, knn=KNNConfig(ks=(1, 12, 20, 200))))
@@ -192,6 +193,18 @@ def test_seeds_and_splits_are_averaged(common: dict[str, Any], lists: dict[str, 
     assert len(list((tmp_path / "results").iterdir())) == 3
 
 
+def test_each_training_video_is_evaluated_in_one_of_the_folds(common: dict[str, Any], lists: dict[str, Path]) -> None:
+    repeat = RepeatConfig(folds=3, num_seeds=2)
+    [result] = evaluate(KNNRecipe(**common, knn=KNNConfig(ks=(1,)), repeat=repeat))
+    assert (result.split, result.n) == ("3 folds", len(read_list(lists["train"])))
+    assert result.metrics["top1"] == 100
+    low, _ = wilson_interval(result.n, result.n)  # of all videos, not of a fold
+    assert result.metrics["top1_low"] == pytest.approx(100 * low)
+    assert len(result.recipe["cases"]) == 6
+    with pytest.raises(ValueError, match="exclude each other"):
+        RepeatConfig(folds=3, splits=(1,))
+
+
 def test_splits_need_numbers_and_a_place_for_them(common: dict[str, Any]) -> None:
     own = KNNRecipe(**common, repeat=RepeatConfig(splits=(1, 2)))
     assert [case.data for case in expand_repeats(own)] == [own.data]  # lists without {split} are not changed
@@ -200,7 +213,7 @@ def test_splits_need_numbers_and_a_place_for_them(common: dict[str, Any]) -> Non
         expand_repeats(KNNRecipe(**{**common, "data": data}))
 
 
-def test_results_of_validation_videos_say_so(common: dict[str, Any], lists: dict[str, Path]) -> None:
+def test_results_of_validation_videos_are_named_validation(common: dict[str, Any], lists: dict[str, Path]) -> None:
     data = dataclasses.replace(common["data"], validation_fraction=0.5)
     [result] = evaluate(KNNRecipe(**{**common, "data": data}, knn=KNNConfig(ks=(1,))))
     assert result.split == "validation"
@@ -219,7 +232,7 @@ def test_the_seed_draws_random_weights_and_nothing_else_does(common: dict[str, A
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_checkpoint_in_the_original_format_drops_in(common: dict[str, Any], tmp_path: Path) -> None:
+def test_a_checkpoint_in_the_original_format_can_be_evaluated(common: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(3)
     backbone = create_model("svt_vitt", **SMALL)
     released = {f"backbone.{key}": value for key, value in backbone.state_dict().items()}
@@ -231,7 +244,7 @@ def test_a_checkpoint_in_the_original_format_drops_in(common: dict[str, Any], tm
     assert (result.name, result.metrics["top1"]) == ("kinetics400_vitt_ssl", 100)
 
 
-def test_a_folder_of_weights_says_its_architecture_and_its_clip(common: dict[str, Any], tmp_path: Path) -> None:
+def test_a_folder_of_weights_states_its_architecture_and_its_clip(common: dict[str, Any], tmp_path: Path) -> None:
     model = create_model("timesformer_vitt", **SMALL)
     spec = {"num_frames": 2, "sampling_rate": 3, "resize_size": 36, "crop_size": 32}
     model.meta["clip"] = {**spec, "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.5, 0.5)}
@@ -243,9 +256,7 @@ def test_a_folder_of_weights_says_its_architecture_and_its_clip(common: dict[str
     assert network.transforms().sampling_rate == 3
 
 
-def test_random_like_a_start_has_its_architecture_and_clip_and_other_weights(
-    common: dict[str, Any], tmp_path: Path
-) -> None:
+def test_random_weights_of_a_named_model_keep_its_architecture_and_clip(common: dict[str, Any], tmp_path: Path) -> None:
     model = create_model("timesformer_vitt", **SMALL)
     spec = {"num_frames": 2, "sampling_rate": 3, "resize_size": 36, "crop_size": 32}
     model.meta["clip"] = {**spec, "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.5, 0.5)}
@@ -258,7 +269,7 @@ def test_random_like_a_start_has_its_architecture_and_clip_and_other_weights(
     assert name_of(like["init"], "svt_vitb") == "mine untrained"
 
 
-def test_a_run_logs_on_what_it_runs(common: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_logs_its_device_and_its_network(common: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         evaluate(KNNRecipe(**common, knn=KNN))
     [line] = [text for text in caplog.messages if text.startswith("kNN evaluation on cpu")]
@@ -273,7 +284,7 @@ def test_a_run_logs_on_what_it_runs(common: dict[str, Any], caplog: pytest.LogCa
         assert part in line
 
 
-def test_the_run_that_has_not_ended_is_refused(common: dict[str, Any], tmp_path: Path) -> None:
+def test_a_run_that_has_not_finished_is_refused(common: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "unfinished").mkdir()
     with pytest.raises(RuntimeError, match=r"neither final\.safetensors nor model\.safetensors"):
         load_network(KNNRecipe(**{**common, "init": str(tmp_path / "unfinished")}))
@@ -309,7 +320,7 @@ def test_features_are_not_computed_twice(
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"),
+    ("changes", "expected"),
     [
         (ClipConfig(), (8, 32, 256, 224)),
         (ClipConfig(num_frames=16), (16, 16, 256, 224)),
@@ -318,16 +329,16 @@ def test_features_are_not_computed_twice(
         (ClipConfig(sampling_rate=4, resize_size=224), (8, 4, 224, 224)),
     ],
 )
-def test_a_recipe_changes_the_clip_of_the_weights(asked: ClipConfig, expected: tuple[Any, ...]) -> None:
-    said = ClipSpec(8, 32, 256, 224, (0.1,) * 3, (0.2,) * 3)
+def test_a_recipe_changes_the_clip_of_the_weights(changes: ClipConfig, expected: tuple[Any, ...]) -> None:
+    spec = ClipSpec(8, 32, 256, 224, (0.1,) * 3, (0.2,) * 3)
     with torch.device("meta"):
         network = create_model("svt_vitt", **SMALL)
-    clip = choose_clip(said, asked, network)
+    clip = choose_clip(spec, changes, network)
     assert (clip.num_frames, clip.sampling_rate, clip.resize_size, clip.crop_size) == expected
-    assert clip.mean == said.mean
+    assert clip.mean == spec.mean
 
 
-def test_weights_that_say_no_clip_are_shown_svts(common: dict[str, Any]) -> None:
+def test_weights_without_a_clip_get_svts(common: dict[str, Any]) -> None:
     with torch.device("meta"):
         network = create_model("svt_vitb")
     clip = choose_clip(None, ClipConfig(), network)
@@ -347,3 +358,28 @@ def test_weights_that_say_no_clip_are_shown_svts(common: dict[str, Any]) -> None
 )
 def test_a_result_is_named_by_what_was_evaluated(init: str, name: str) -> None:
     assert name_of(init, "svt_vitb") == name
+
+
+@pytest.mark.parametrize(
+    ("options", "values", "message"),
+    [
+        (KNNConfig, {"ks": (20, 0)}, r"ks must be >= 1, got \(20, 0\)"),
+        (KNNConfig, {"ks": ()}, "ks must hold one or more numbers"),
+        (KNNConfig, {"temperature": 0.0}, "temperature must be > 0, got 0"),
+        (KNNConfig, {"shots": 0}, "shots must be >= 1, got 0"),
+        (KNNConfig, {"views": "5x1"}, "views must be .* got '5x1'"),
+        (LinearConfig, {"lrs": (0.1, 0.0)}, "lrs must be > 0"),
+        (LinearConfig, {"lrs": ()}, "lrs must hold one or more learning rates"),
+        (LinearConfig, {"clips": 0}, "clips must be >= 1, got 0"),
+        (LinearConfig, {"hflip": 2.0}, "hflip must be >= 0 and <= 1, got 2"),
+        (LinearConfig, {"weight_decay": -1.0}, "weight_decay must be >= 0, got -1"),
+        (MultiviewConfig, {"views": "3"}, "views must be .* got '3'"),
+        (RepeatConfig, {"num_seeds": 0}, "num_seeds must be >= 1, got 0"),
+        (EvaluationRunConfig, {"output": ""}, "output must name a folder, got nothing"),
+        (EvaluationRunConfig, {"seed": -1}, "seed must be >= 0, got -1"),
+    ],
+    ids=str,
+)
+def test_an_option_out_of_range_is_refused_by_name(options: type, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        options(**values)

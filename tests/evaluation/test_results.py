@@ -49,7 +49,7 @@ def test_a_result_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     ]
 
 
-def test_a_result_says_where_it_comes_from() -> None:
+def test_a_result_states_its_origin() -> None:
     found = provenance("cpu")
     assert found["versions"]["torch"] == torch.__version__.split("+")[0]
     assert found["device"].startswith("cpu: ")
@@ -57,14 +57,14 @@ def test_a_result_says_where_it_comes_from() -> None:
     assert len(found["commit"].removesuffix("+changes")) in (0, 40)
 
 
-def test_a_number_that_is_none_is_refused_and_the_older_result_stays(tmp_path: Path) -> None:
+def test_a_metric_that_is_nan_is_refused_and_the_older_result_stays(tmp_path: Path) -> None:
     path = write_result(result(), tmp_path)
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_result(result(metrics={"top1": float("nan")}), tmp_path)
     assert read_result(path) == result()
 
 
-def test_a_file_that_is_no_result_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_result_is_named(tmp_path: Path) -> None:
     (tmp_path / "odd.json").write_text('{"name": "x", "accuracy": 3}')
     with pytest.raises(ValueError, match=r"odd\.json is no result .*accuracy.*list_sha256"):
         read_result(tmp_path / "odd.json")
@@ -83,7 +83,7 @@ def test_a_write_that_is_interrupted_leaves_the_old_file(tmp_path: Path, monkeyp
     assert path.read_bytes() == b"old"
 
 
-def test_predictions_are_a_parquet_table_with_a_row_a_video(tmp_path: Path) -> None:
+def test_predictions_are_a_parquet_table_with_one_row_per_video(tmp_path: Path) -> None:
     path = write_predictions(
         tmp_path / "p.parquet", ["a.mp4", "b.mp4"], torch.tensor([1, -1]), SCORES, classes=["x", "y", "z"], top=2
     )

@@ -40,7 +40,7 @@ def one(path: Path, views: str, **clip: Any) -> torch.Tensor:
     return torch.stack(load_views(path, parse_views(views, transform(**clip))))
 
 
-def test_one_view_is_the_centre_of_the_video(grey_video: Callable[..., Path]) -> None:
+def test_one_view_is_the_center_of_the_video(grey_video: Callable[..., Path]) -> None:
     views = one(grey_video(50), "1x1")
     assert views.shape == (1, 3, 4, 32, 32)
     [seen] = frames_seen(views)
@@ -58,7 +58,7 @@ def test_clips_are_spread_over_the_video_and_their_crops_lie_together(grey_video
     assert seen[3][-1] > 44
 
 
-def test_three_crops_are_left_centre_and_right(tmp_path: Path, make_video: Callable[..., Path]) -> None:
+def test_three_crops_are_left_center_and_right(tmp_path: Path, make_video: Callable[..., Path]) -> None:
     ramp = np.linspace(40, 200, 144, dtype=np.uint8)  # dark on the left
     frames = np.broadcast_to(ramp[None, None, :, None], (10, 72, 144, 3))
     views = one(make_video(tmp_path / "ramp.mp4", frames), "3x1")
@@ -75,7 +75,7 @@ def test_three_crops_show_all_of_the_short_side_and_a_single_one_a_part(views: s
     assert (view[0, 0, -1, 0] * 255).item() == pytest.approx(bottom, abs=1)
 
 
-def test_segments_spread_over_the_whole_video(grey_video: Callable[..., Path]) -> None:
+def test_segments_spread_over_the_video(grey_video: Callable[..., Path]) -> None:
     [seen] = frames_seen(one(grey_video(48), "1x1", sampling_rate=None))
     assert seen == [6, 18, 29, 41]
 

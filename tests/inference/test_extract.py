@@ -69,31 +69,31 @@ def videos(folder: Path) -> VideoList:
 
 
 @pytest.fixture(scope="module")
-def whole(videos: VideoList, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def complete(videos: VideoList, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The table of a single uninterrupted call."""
-    path = tmp_path_factory.mktemp("whole") / "features.parquet"
+    path = tmp_path_factory.mktemp("complete") / "features.parquet"
     summary = extract(videos, path, batch_size=2, shard_size=3)
     assert (summary.videos, summary.failed, summary.complete) == (7, 1, True)
     return path
 
 
-def test_rows_are_what_embed_says_of_each_video_in_the_order_of_the_list(whole: Path, folder: Path) -> None:
-    found = rows(whole)
+def test_rows_equal_embed_in_the_order_of_the_list(complete: Path, folder: Path) -> None:
+    found = rows(complete)
     assert [row["video"] for row in found] == [f"{i}.mp4" for i in range(7)]
     good = [row for row in found if row["error"] is None]
     expected = embed([folder / row["video"] for row in good], model=network(), dtype="float32", device="cpu")
     assert_close(torch.tensor([row["embedding"] for row in good]), expected)
 
 
-def test_a_video_that_cannot_be_read_is_a_row_with_the_reason(whole: Path) -> None:
-    [bad] = [row for row in rows(whole) if row["embedding"] is None]
+def test_a_video_that_cannot_be_read_is_a_row_with_the_reason(complete: Path) -> None:
+    [bad] = [row for row in rows(complete) if row["embedding"] is None]
     assert bad["video"] == "2.mp4"
     assert bad["error"]
     assert bad["start_sec"] is None
 
 
-def test_times_are_those_of_the_frames_that_were_seen(whole: Path, folder: Path) -> None:
-    row = rows(whole)[6]
+def test_times_are_those_of_the_frames_of_the_clip(complete: Path, folder: Path) -> None:
+    row = rows(complete)[6]
     with open_video(folder / "6.mp4") as video:
         seen = network().transforms().clip_indices(video.num_frames, fps=video.fps)
         assert row["start_sec"] == video.pts[seen[0]]
@@ -101,7 +101,7 @@ def test_times_are_those_of_the_frames_that_were_seen(whole: Path, folder: Path)
 
 
 @pytest.mark.parametrize("store", ["float16", "float32"])
-def test_embeddings_are_lists_of_fixed_size_and_the_table_says_whose_they_are(
+def test_embeddings_are_lists_of_fixed_size_and_the_metadata_names_their_origin(
     store: str, videos: VideoList, folder: Path, tmp_path: Path
 ) -> None:
     extract(videos, tmp_path / "f.parquet", store=store)
@@ -109,12 +109,17 @@ def test_embeddings_are_lists_of_fixed_size_and_the_table_says_whose_they_are(
     number = {"float16": pyarrow.float16(), "float32": pyarrow.float32()}[store]
     assert schema.names == ["video", "start_sec", "end_sec", "embedding", "error"]
     assert schema.field("embedding").type == pyarrow.list_(number, 24)
-    told = {key.decode(): value.decode() for key, value in schema.metadata.items()}
-    assert len(told["weights_sha256"]) == len(told["list_sha256"]) == 64
-    assert (told["pooling"], told["views"], told["shape"], told["store"]) == ("cls", "1x1", "[24]", store)
-    assert json.loads(told["clip"])["num_frames"] == 4
-    assert told["root"] == str(folder)
-    assert "recipe" in told
+    metadata = {key.decode(): value.decode() for key, value in schema.metadata.items()}
+    assert len(metadata["weights_sha256"]) == len(metadata["list_sha256"]) == 64
+    assert (metadata["pooling"], metadata["views"], metadata["shape"], metadata["store"]) == (
+        "cls",
+        "1x1",
+        "[24]",
+        store,
+    )
+    assert json.loads(metadata["clip"])["num_frames"] == 4
+    assert metadata["root"] == str(folder)
+    assert "recipe" in metadata
 
 
 def assert_same_rows(found: Path, expected: Path) -> None:
@@ -128,15 +133,15 @@ def assert_same_rows(found: Path, expected: Path) -> None:
 
 
 def test_workers_batches_and_shards_do_not_matter_but_for_rounding(
-    whole: Path, videos: VideoList, tmp_path: Path
+    complete: Path, videos: VideoList, tmp_path: Path
 ) -> None:
     extract(videos, tmp_path / "f.parquet", num_workers=2, batch_size=1, shard_size=2)
-    assert_same_rows(tmp_path / "f.parquet", whole)
+    assert_same_rows(tmp_path / "f.parquet", complete)
 
 
-def test_the_same_batches_give_the_same_rows_to_the_last_bit(whole: Path, videos: VideoList, tmp_path: Path) -> None:
+def test_the_same_batches_give_the_same_rows_to_the_last_bit(complete: Path, videos: VideoList, tmp_path: Path) -> None:
     extract(videos, tmp_path / "f.parquet", num_workers=2, batch_size=2, shard_size=3)
-    assert rows(tmp_path / "f.parquet") == rows(whole)
+    assert rows(tmp_path / "f.parquet") == rows(complete)
 
 
 def test_views_are_averaged(folder: Path, tmp_path: Path) -> None:
@@ -146,7 +151,7 @@ def test_views_are_averaged(folder: Path, tmp_path: Path) -> None:
     assert_close(embeddings(tmp_path / "f.parquet"), expected)
 
 
-def test_a_row_every_so_many_seconds_covers_the_video(folder: Path, tmp_path: Path) -> None:
+def test_rows_at_a_fixed_interval_cover_the_video(folder: Path, tmp_path: Path) -> None:
     extract(list_videos(folder / "6.mp4"), tmp_path / "f.parquet", every=0.2, batch_size=2)
     model, found = network(), rows(tmp_path / "f.parquet")
     with open_video(folder / "6.mp4") as video:
@@ -181,12 +186,12 @@ def test_damage_costs_only_the_rows_that_show_it(folder: Path, tmp_path: Path, m
     assert all(row["start_sec"] is not None and row["embedding"] is None for row in bad)
 
 
-def test_a_folder_behind_a_url_gives_the_same_rows(
-    whole: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_folder_given_by_a_url_gives_the_same_rows(
+    complete: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
     extract_features(network(), f"file://{folder}", tmp_path / "f.parquet", batch_size=2, num_workers=0, device="cpu")
-    assert_same_rows(tmp_path / "f.parquet", whole)
+    assert_same_rows(tmp_path / "f.parquet", complete)
 
 
 @pytest.mark.parametrize("pooling", ["frames", "patches"])
@@ -217,7 +222,7 @@ def test_a_classifier_gives_the_features_of_its_backbone(folder: Path, tmp_path:
 
 
 def test_processes_share_the_shards_and_the_last_one_writes_the_table(
-    whole: Path, videos: VideoList, tmp_path: Path
+    complete: Path, videos: VideoList, tmp_path: Path
 ) -> None:
     output, options = tmp_path / "f.parquet", {"batch_size": 2, "shard_size": 2}
     first = extract(videos, output, rank=0, world_size=2, **options)
@@ -225,11 +230,11 @@ def test_processes_share_the_shards_and_the_last_one_writes_the_table(
     assert len(list(output.with_name("f.parquet.parts").glob("shard_*"))) == 2
     second = extract(videos, output, rank=1, world_size=2, **options)
     assert (second.videos, second.complete) == (3, True)
-    assert [row["video"] for row in rows(output)] == [row["video"] for row in rows(whole)]
+    assert [row["video"] for row in rows(output)] == [row["video"] for row in rows(complete)]
     assert not output.with_name("f.parquet.parts").exists()
 
 
-def test_a_finished_table_is_left_alone(videos: VideoList, tmp_path: Path) -> None:
+def test_a_finished_table_is_not_written_again(videos: VideoList, tmp_path: Path) -> None:
     extract(videos, tmp_path / "f.parquet")
     before = (tmp_path / "f.parquet").stat().st_mtime_ns
     again = extract(videos, tmp_path / "f.parquet", shard_size=2)
@@ -248,7 +253,7 @@ def test_an_output_with_other_features_is_refused(videos: VideoList, tmp_path: P
         extract(videos, unfinished, every=1, shard_size=2)
 
 
-def test_a_run_that_left_no_shard_does_not_stand_in_the_way(videos: VideoList, tmp_path: Path) -> None:
+def test_a_run_without_a_shard_does_not_block_another_one(videos: VideoList, tmp_path: Path) -> None:
     output = tmp_path / "f.parquet"
     extract(videos, output, rank=7, world_size=8)  # this rank has no shard
     assert output.with_name("f.parquet.parts").exists()
@@ -328,7 +333,7 @@ def run(output, dies_at=None):
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
-whole, kills = pyarrow.parquet.read_table({whole!r}), 0
+complete, kills = pyarrow.parquet.read_table({complete!r}), 0
 while True:
     output = folder / str(kills) / "f.parquet"
     code = run(output, kills)
@@ -338,15 +343,19 @@ while True:
     kills += 1
     assert run(output) == 0
     table = pyarrow.parquet.read_table(output)
-    assert table.equals(whole) and table.schema.metadata == whole.schema.metadata
+    assert table.equals(complete) and table.schema.metadata == complete.schema.metadata
     assert [path.name for path in output.parent.iterdir()] == ["f.parquet"], list(output.parent.iterdir())
 print(kills)
 """
 
 
-def test_every_row_is_there_once_wherever_the_process_was_killed(whole: Path, folder: Path, tmp_path: Path) -> None:
+def test_every_row_is_there_once_wherever_the_process_was_killed(complete: Path, folder: Path, tmp_path: Path) -> None:
     program = KILLED.format(
-        root=str(ROOT), here=str(Path(__file__).parent), videos=str(folder), output=str(tmp_path), whole=str(whole)
+        root=str(ROOT),
+        here=str(Path(__file__).parent),
+        videos=str(folder),
+        output=str(tmp_path),
+        complete=str(complete),
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -409,7 +418,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_the_tool_writes_a_table_and_sums_up(
     folder: Path,
-    whole: Path,
+    complete: Path,
     weights: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -419,12 +428,12 @@ def test_the_tool_writes_a_table_and_sums_up(
     arguments = [str(folder), "-o", str(tmp_path / "f.parquet"), "--model", weights, "--device", "cpu"]
     with caplog.at_level(logging.INFO):
         assert main([*arguments, "--workers", "0", "--batch-size", "2"]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("7 videos in")
-    assert "1 failed" in said
+    printed = capsys.readouterr().out
+    assert printed.startswith("7 videos in")
+    assert "1 failed" in printed
     assert "7 of 7 videos (100%), 1 failed" in caplog.text  # no bar in a log
     assert "2.mp4: " in caplog.text
-    assert_same_rows(tmp_path / "f.parquet", whole)
+    assert_same_rows(tmp_path / "f.parquet", complete)
     assert main([*arguments, "--every", "-1"]) == 2
     assert capsys.readouterr().err.startswith("error: every must be > 0 seconds")
 
@@ -441,7 +450,9 @@ def test_the_tool_fails_when_its_only_video_cannot_be_read_also_the_second_time(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["torchrun", "ray"])
-def test_every_engine_gives_the_same_rows(engine: str, folder: Path, whole: Path, weights: str, tmp_path: Path) -> None:
+def test_every_engine_gives_the_same_rows(
+    engine: str, folder: Path, complete: Path, weights: str, tmp_path: Path
+) -> None:
     if engine == "ray":
         pytest.importorskip("ray", reason="Ray is not installed: pip install 'ray[data]'")
     launcher = [sys.executable] if engine == "ray" else [sys.executable, "-m", *TORCHRUN]
@@ -451,4 +462,4 @@ def test_every_engine_gives_the_same_rows(engine: str, folder: Path, whole: Path
     command = [*launcher, str(TOOL), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert_same_rows(tmp_path / "f.parquet", whole)
+    assert_same_rows(tmp_path / "f.parquet", complete)

@@ -81,7 +81,7 @@ def test_a_classifier_gives_its_backbones_features(videos: list[Path]) -> None:
     )
 
 
-def test_the_callers_model_is_left_as_it_is(videos: list[Path]) -> None:
+def test_the_callers_model_is_not_changed(videos: list[Path]) -> None:
     model = network().train()
     embed(videos[:1], model=model, dtype="bfloat16")
     assert model.training
@@ -142,7 +142,7 @@ def test_class_names_written_into_meta_are_used_if_they_fit(videos: list[Path], 
             call()
 
 
-def test_a_folder_stands_for_its_videos(videos: list[Path], tmp_path: Path) -> None:
+def test_a_folder_gives_all_its_videos(videos: list[Path], tmp_path: Path) -> None:
     model = network()
     for name, video in zip(("b.mp4", "a.mp4"), videos, strict=True):
         (tmp_path / name).symlink_to(video)
@@ -224,7 +224,7 @@ def test_a_row_without_a_classifier_is_refused_before_it_is_downloaded(videos: l
     [
         ({"dtype": "half"}, "dtype must be (one of )?auto, bfloat16, float16, float32, got 'half'"),
         ({"device": "gpu"}, "device='gpu' is not a device of torch"),
-        ({"views": "0x1"}, 'views are "CROPSxCLIPS" with 1 or 3 crops'),
+        ({"views": "0x1"}, 'views must be "CROPSxCLIPS" with 1 or 3 crops'),
         ({"batch_size": -1}, "batch_size must be >= 1, got -1"),
         ({"top": 0}, "top must be >= 1, got 0"),
     ],
@@ -251,9 +251,9 @@ def test_predict_prints_the_sound_videos_and_names_the_broken_one(
     main = command("predict")
     options = ["--model", str(folder), "--device", "cpu", "--dtype", "float32"]
     assert main([str(videos[0]), str(broken), str(videos[1]), *options]) == 1
-    said = capsys.readouterr()
-    assert [line for line in said.out.splitlines() if line[0] != " "] == [str(video) for video in videos]
-    [error] = said.err.splitlines()
+    printed = capsys.readouterr()
+    assert [line for line in printed.out.splitlines() if line[0] != " "] == [str(video) for video in videos]
+    [error] = printed.err.splitlines()
     assert error.startswith(f"error: {broken}: ")
     assert main([str(videos[0]), *options]) == 0
     assert main([str(videos[0]), *options, "--views", "0x1"]) == 2
@@ -270,9 +270,9 @@ def test_embed_writes_a_row_per_video_and_nan_for_a_broken_one(
     output = tmp_path / f"features{suffix}"
     options = ["--model", str(model.save_pretrained(tmp_path / "model")), "--device", "cpu", "--dtype", "float32"]
     assert command("embed")([str(folder), str(videos[1]), *options, "-o", str(output)]) == 1
-    said = capsys.readouterr()
-    assert said.err.startswith(f"error: {folder / 'b.mp4'}: ")
-    assert said.out == f"{output}: 3 features of 24 numbers, 1 failed\n"
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"error: {folder / 'b.mp4'}: ")
+    assert printed.out == f"{output}: 3 features of 24 numbers, 1 failed\n"
     if suffix == ".npy":
         found = np.load(output)
     else:
@@ -293,8 +293,8 @@ def test_embed_prints_the_start_of_each_feature(
 ) -> None:
     folder = network().save_pretrained(tmp_path / "model")
     assert command("embed")([*map(str, videos), "--model", str(folder), "--device", "cpu"]) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert [line.partition(": 24 numbers: ")[0] for line in said] == [str(video) for video in videos]
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.partition(": 24 numbers: ")[0] for line in printed] == [str(video) for video in videos]
 
 
 def test_a_model_without_a_clip_works_once_it_has_one_in_either_way_that_the_error_names(
@@ -305,10 +305,10 @@ def test_a_model_without_a_clip_works_once_it_has_one_in_either_way_that_the_err
     model = create_model("svt_vitb", depth=1)
     folder = str(model.save_pretrained(tmp_path / "model"))
     assert main([str(videos[0]), "--model", folder, *options]) == 2
-    said = capsys.readouterr().err
-    assert "no clip specification" in said
-    assert "--weights FILE --model ROW" in said
-    assert "model.meta['clip'] = get_weights(ROW).meta['clip']" in said
+    printed = capsys.readouterr().err
+    assert "no clip specification" in printed
+    assert "--weights FILE --model ROW" in printed
+    assert "model.meta['clip'] = get_weights(ROW).meta['clip']" in printed
     assert main([str(videos[0]), "--weights", folder, "--model", "svt_vitb_k400", *options]) == 0
     model.meta["clip"] = svt_zoo.get_weights("svt_vitb_k400").meta["clip"]
     assert main([str(videos[0]), "--model", str(model.save_pretrained(tmp_path / "again")), *options]) == 0

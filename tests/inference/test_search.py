@@ -102,7 +102,7 @@ def test_batches_hold_the_rows_that_have_a_feature_with_their_numbers(tmp_path: 
     assert (len(table), 10 in numbers) == (27, False)
 
 
-def test_rows_can_be_left_out_and_fewer_than_asked_for_are_no_error(tmp_path: Path) -> None:
+def test_rows_can_be_excluded_and_a_small_table_gives_fewer_rows(tmp_path: Path) -> None:
     table = table_of(tmp_path / "f.parquet", torch.eye(4))
     found = search(table, torch.tensor([1.0, 0.5, 0.2, 0.1]), top=9, without=[0])
     assert [one.row.video for one in found] == ["1.mp4", "2.mp4", "3.mp4"]
@@ -123,7 +123,7 @@ def test_the_index_of_a_small_table_finds_what_exact_search_finds(tmp_path: Path
     assert_close([one.similarity for one in found], [one.similarity for one in exact])
 
 
-def test_the_index_is_kept_and_made_anew_when_the_table_changes(tmp_path: Path) -> None:
+def test_the_index_is_kept_and_built_again_when_the_table_changes(tmp_path: Path) -> None:
     pytest.importorskip("faiss", reason="faiss is not installed: pip install faiss-cpu")
     path, index = tmp_path / "f.parquet", tmp_path / "f.parquet.faiss"
     search(table_of(path, torch.eye(4)), torch.eye(4)[1], use_faiss=True)
@@ -154,22 +154,20 @@ def test_a_query_has_the_feature_of_its_row(table: FeatureTable, folder: Path) -
     assert best.similarity == pytest.approx(1)
 
 
-def test_a_copy_of_other_quality_comes_first_when_the_query_itself_is_left_out(
-    table: FeatureTable, folder: Path
-) -> None:
+def test_a_copy_of_other_quality_is_first_when_the_query_itself_is_excluded(table: FeatureTable, folder: Path) -> None:
     feature = query_feature(table, folder / "0.mp4", device="cpu")
     [best, *others] = search(table, feature, without=overlapping(table, folder / "0.mp4"))
     assert best.row.video == "copy.mp4"
     assert "0.mp4" not in [one.row.video for one in others]
 
 
-def test_an_image_is_a_video_that_stands_still(table: FeatureTable, folder: Path) -> None:
+def test_an_image_is_searched_as_a_video_without_motion(table: FeatureTable, folder: Path) -> None:
     [best, *_] = search(table, query_feature(table, folder / "still.png", device="cpu"))
     assert best.row.video == "still.mp4"
     assert best.similarity > 0.99
 
 
-def test_a_part_of_a_video_finds_itself_and_leaves_out_only_what_overlaps(dense: FeatureTable, folder: Path) -> None:
+def test_a_part_of_a_video_finds_itself_and_excludes_only_rows_that_overlap(dense: FeatureTable, folder: Path) -> None:
     [first, *_] = [row for row in dense.rows(range(len(dense))) if row.video == "3.mp4"]
     part = {"start_sec": first.start_sec, "end_sec": first.end_sec}
     [best, *_] = search(dense, query_feature(dense, folder / "3.mp4", **part, device="cpu"))
@@ -243,7 +241,7 @@ def test_near_duplicates_are_pairs_of_different_videos(tmp_path: Path) -> None:
     assert 0.99 < pair.similarity <= 1.0001
 
 
-def test_a_threshold_that_is_no_similarity_is_refused(table: FeatureTable) -> None:
+def test_a_threshold_that_is_not_a_similarity_is_refused(table: FeatureTable) -> None:
     with pytest.raises(ValueError, match="> 0 and <= 1, got 90"):
         find_duplicates(table, 90)
 
@@ -271,9 +269,9 @@ def test_the_tool_searches_and_reports(
     main = command("search")
     arguments = [str(table.path), str(folder / "0.mp4"), "--device", "cpu"]
     assert main([*arguments, "--top", "2", "--sheet", str(tmp_path / "sheet.png")]) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert "copy.mp4" in said[0]
-    assert len(said) == 3
+    printed = capsys.readouterr().out.splitlines()
+    assert "copy.mp4" in printed[0]
+    assert len(printed) == 3
     assert Image.open(tmp_path / "sheet.png").height > 3 * 128
     assert main([str(table.path), "--duplicates", "0.999", "--report", str(tmp_path / "pairs.csv")]) == 0
     assert "pairs with a similarity of 0.999 or more" in capsys.readouterr().out
@@ -294,9 +292,9 @@ def test_the_tool_makes_folders_and_refuses_wrong_files_before_it_computes(
     capsys.readouterr()
     assert main([str(table.path), "--duplicates", "0.999", "--report", str(tmp_path / "pairs.txt")]) == 2
     assert main([str(table.path), str(folder / "0.mp4"), "--sheet", str(tmp_path / "sheet.xyz")]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert [line.split(": ")[-1] for line in said.err.splitlines()] == [
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert [line.split(": ")[-1] for line in printed.err.splitlines()] == [
         "the file to write ends in .csv",
         "the file to write ends in .png or .jpg",
     ]
@@ -316,19 +314,19 @@ def test_a_table_without_features_is_an_error(tmp_path: Path) -> None:
         find_duplicates(table, 0.9)
 
 
-def test_a_part_outside_the_video_is_said_in_plain_words(table: FeatureTable, folder: Path) -> None:
+def test_a_part_outside_the_video_is_a_clear_error(table: FeatureTable, folder: Path) -> None:
     with pytest.raises(VideoReadError, match=r"no frame from 100\.0 s on; the last is shown at 2\.36 s"):
         query_feature(table, folder / "0.mp4", start_sec=100.0, device="cpu")
     with pytest.raises(ValueError, match="the start of a query must be >= 0 seconds, got -3"):
         query_feature(table, folder / "0.mp4", start_sec=-3.0, device="cpu")
 
 
-def test_names_of_videos_are_shown_in_one_line_and_in_letters_that_are_there() -> None:
+def test_names_of_videos_are_one_line_and_use_only_letters_of_the_font() -> None:
     assert printable("a\nb é Привет 日本 \udcff.mp4") == "a\\nb é Привет 日本 \\udcff.mp4"
     assert drawable("a\nb é Привет 日本 \udcff.mp4") == "a\\nb é Привет \\u65e5\\u672c \\udcff.mp4"
 
 
-def test_a_sheet_shows_cyrillic_in_letters_of_its_own(table: FeatureTable, folder: Path, tmp_path: Path) -> None:
+def test_a_sheet_shows_cyrillic_letters(table: FeatureTable, folder: Path, tmp_path: Path) -> None:
     names = [shutil.copy(folder / "still.png", tmp_path / f"{letter}.png") for letter in "жфЖ"]
     sheets = {neighbor_sheet(table, name, []).tobytes() for name in names}
     assert len(sheets) == 3  # missing letters would look the same as boxes

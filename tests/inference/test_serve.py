@@ -78,7 +78,7 @@ def test_without_a_table_there_are_no_neighbors(folder: Path, tmp_path: Path) ->
     assert Answerer(network(), None, tmp_path)(folder / "first.mp4").neighbors is None
 
 
-def test_what_is_no_video_or_too_large_is_refused(refused: dict[str, Path], tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_video_or_too_large_is_refused(refused: dict[str, Path], tmp_path: Path) -> None:
     answer = Answerer(network(), None, tmp_path, limits=SMALL)
     for reason, path in refused.items():
         with pytest.raises(VideoReadError, match=f"(?i){reason}"):
@@ -105,13 +105,13 @@ def test_every_reading_of_an_upload_has_the_limits_of_the_page(
     assert {limits for name, limits in seen if name != "upload.mp4"} == {Limits()}  # neighbors may be larger
 
 
-@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("states_weights", [True, False])
 def test_the_model_is_that_of_the_table_unless_another_is_named(
-    told: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    states_weights: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = str(network().save_pretrained(tmp_path / "model") / "model.safetensors")
     table = tmp_path / "features.parquet"
-    extract_features(weights if told else network(), list_videos(folder), table, num_workers=0, device="cpu")
+    extract_features(weights if states_weights else network(), list_videos(folder), table, num_workers=0, device="cpu")
     named = []
 
     def no_page(answerer: Answerer, max_bytes: int) -> None:
@@ -119,7 +119,7 @@ def test_the_model_is_that_of_the_table_unless_another_is_named(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("svt_zoo.inference.serve.build_page", no_page)
-    if told:
+    if states_weights:
         with pytest.raises(KeyboardInterrupt), serve(features=table):
             pass
         assert named == [weights]
@@ -173,7 +173,7 @@ def browser(address: str) -> Iterator[Any]:
         chromium.close()
 
 
-def said(page: Any, text: str) -> None:
+def wait_for_text(page: Any, text: str) -> None:
     """Wait until the line under the upload shows `text`."""
     page.wait_for_function(
         "text => [...document.querySelectorAll('textarea, input')].some(box => box.value.includes(text))", arg=text
@@ -190,7 +190,7 @@ def test_a_browser_shows_the_answer(browser: Any, folder: Path, tmp_path: Path) 
     requests: list[str] = []
     browser.on("request", lambda request: requests.append(request.url))
     browser.set_input_files("input[type=file]", folder / "second.mp4")
-    said(browser, "second.mp4: 192x144 pixels, 2.0 s, 50 frames")
+    wait_for_text(browser, "second.mp4: 192x144 pixels, 2.0 s, 50 frames")
     browser.wait_for_selector("text=diving")
     browser.wait_for_function(
         "[...document.querySelectorAll('img')].filter(image => image.naturalHeight > 150).length >= 2"
@@ -208,12 +208,12 @@ def test_a_browser_shows_why_a_file_is_refused(browser: Any, refused: dict[str, 
             browser.click("[aria-label*=lear], [aria-label*=emove]")
             browser.wait_for_selector("input[type=file]", state="attached")
         browser.set_input_files("input[type=file]", path)
-        said(browser, f"refused: {path.name}: ")
+        wait_for_text(browser, f"refused: {path.name}: ")
         screenshot(browser, tmp_path / f"{path.stem}.png")
 
 
 @pytest.mark.slow
-def test_a_browser_says_that_a_file_is_too_large(browser: Any, tmp_path: Path) -> None:
+def test_a_browser_shows_that_a_file_is_too_large(browser: Any, tmp_path: Path) -> None:
     (tmp_path / "huge.mp4").write_bytes(b"\0" * 3_000_000)
     browser.set_input_files("input[type=file]", tmp_path / "huge.mp4")
     browser.wait_for_selector("text=/exceeds|maximum|too large/i")

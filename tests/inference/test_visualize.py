@@ -156,7 +156,7 @@ def test_the_hottest_pixel_lies_in_the_patch_where_the_map_peaks(t, row, column)
     assert heat[cold].max() < heat.max() / 2
 
 
-def test_overlay_keeps_the_picture_recognisable_and_its_size() -> None:
+def test_the_overlay_keeps_the_content_and_the_size_of_the_frame() -> None:
     frames = torch.randint(0, 256, (2, 31, 45, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     shown = overlay(frames, torch.full((2, 3, 4), 0.05))
     assert shown.shape == frames.shape
@@ -221,7 +221,7 @@ def test_the_sheet_has_a_scale_for_each_model() -> None:
         assert numbers.min() < 100
 
 
-def test_times_stand_above_the_columns() -> None:
+def test_times_are_above_the_columns() -> None:
     maps = torch.rand(4, 4, 5)
     without = contact_sheet(numbered(4), {"m": maps})
     with_times = contact_sheet(numbered(4), {"m": maps}, seconds=[0.0, 1.0, 2.0, 3.0])
@@ -235,7 +235,7 @@ def test_times_stand_above_the_columns() -> None:
 # The video
 
 
-def test_the_overlay_stands_to_the_right_of_the_original() -> None:
+def test_the_overlay_is_to_the_right_of_the_original() -> None:
     frames, maps = numbered(3), torch.rand(3, 4, 5)
     panels = side_by_side(frames, {"a": maps, "b": 1 - maps})
     assert panels.shape[0] == 3
@@ -369,11 +369,11 @@ def test_a_model_without_clip_specification_is_refused(square_video, tmp_path) -
         ("weights/dino.pth", "vitb", "weights/dino.pth"),
     ],
 )
-def test_a_familys_name_stands_for_its_one_row_of_the_same_size(name, size, full) -> None:
+def test_the_name_of_a_family_means_its_only_row_of_the_same_size(name, size, full) -> None:
     assert visualize._full_name(name, size) == full
 
 
-def test_random_weights_are_said_in_the_label_and_in_the_log(caplog) -> None:
+def test_random_weights_are_named_in_the_label_and_in_the_log(caplog) -> None:
     with caplog.at_level(logging.WARNING):
         models = load_models("dino_vits16", pretrained=False, num_frames=5, img_size=112)
     (label,) = models
@@ -394,7 +394,7 @@ def test_a_path_is_labelled_by_folder_and_name(saved) -> None:
     assert list(load_models(str(saved))) == ["bright/\nmodel.safetensors"]
 
 
-def test_a_model_asked_for_twice_is_refused(saved) -> None:
+def test_the_same_model_twice_is_refused(saved) -> None:
     with pytest.raises(ValueError, match="asked for twice"):
         load_models(str(saved), compare=[str(saved)])
 

@@ -85,6 +85,22 @@ def test_an_optimizer_steps_as_the_plain_one(name: Any, kind: type[torch.optim.O
     assert_close(dict(ours.state_dict()), dict(theirs.state_dict()))
 
 
+def test_nesterov_and_the_decay_of_vectors_are_torchs() -> None:
+    ours, theirs = nn.Linear(4, 3), nn.Linear(4, 3)
+    theirs.load_state_dict(ours.state_dict())
+    config = OptimConfig(name="sgd", lr=0.1, weight_decay=0.2, nesterov=True)
+    optimizer = build_optimizer(param_groups(ours, decay_vectors=True), config)
+    reference = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.2)
+    for _ in range(3):
+        for model, optim in ((ours, optimizer), (theirs, reference)):
+            optim.zero_grad()
+            model(torch.ones(2, 4)).square().sum().backward()
+            optim.step()
+    assert_close(ours.state_dict(), theirs.state_dict())
+    with pytest.raises(ValueError, match="nesterov=true needs momentum > 0"):
+        OptimConfig(nesterov=True, momentum=0.0)
+
+
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_a_parameter_whose_first_gradient_comes_late_is_trained(name: Any) -> None:
     model = nn.Linear(2, 2)

@@ -20,7 +20,7 @@ NUMBERS = ["loss", "grad_norm", "teacher_temp", "momentum", "lr"]
 
 
 def command(videos: Path, output: Path, *more: str) -> list[str]:
-    """Drop path is off, so that the sum of two halves differs from the whole by rounding alone."""
+    """Drop path is off, so that two half batches differ from the full batch only by rounding."""
     keys = ["model.options.drop_path_rate=0", "svt.momentum=0.9", "run.knn_every_epochs=3", *more]
     keys += [f"data.val={videos}", "data.allow_overlap=true"]
     return [str(TINY), f"data.train={videos}", f"run.output={output}", *keys]
@@ -68,7 +68,7 @@ def test_a_signal_to_one_process_stops_all_and_a_sharded_run_goes_on_whole(
         process.join()
     assert [process.exitcode for process in group] == [75, 75]
     assert 5 <= lines_so_far(tmp_path) < 12
-    # The rest of the run is done by one process: the checkpoint is whole.
+    # One process does the rest of the run: the checkpoint holds full tensors.
     assert run(command(videos, tmp_path, "data.batch_size=4")) == [0]
     assert_like(tmp_path, one)
 

@@ -28,7 +28,7 @@ def straight(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def kill_and_resume(arguments: list[str], output: Path, kills: int) -> None:
-    """Kill the run `kills` times, each time a little behind a random step to come, then let it end."""
+    """Kill the run `kills` times, each time shortly after a random later step, then let it end."""
     rng = np.random.default_rng(kills)
     for _ in range(kills):
         process = start(arguments)

@@ -2,13 +2,14 @@
 
 import os
 import signal
+import threading
 
 import pytest
 
-from svt_zoo.training.signals import ASKED_TO_STOP, StopRequest, exit_when_asked
+from svt_zoo.training.signals import ASKED_TO_STOP, STOP_SIGNALS, exit_when_asked, on_stop_signal
 
 
-@pytest.mark.parametrize("number", StopRequest.signals)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_outside_of_the_loop_a_request_to_stop_ends_the_process_with_75(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with pytest.raises(SystemExit) as ended, exit_when_asked():
@@ -18,6 +19,7 @@ def test_outside_of_the_loop_a_request_to_stop_ends_the_process_with_75(number: 
 
 
 def test_inside_the_loop_it_is_only_noted() -> None:
-    with exit_when_asked(), StopRequest() as stop:
+    stop = threading.Event()
+    with exit_when_asked(), on_stop_signal(stop.set):
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.asked
+        assert stop.is_set()
