@@ -12,6 +12,7 @@ how often a random video would have it.
 """
 
 import argparse
+import contextlib
 import csv
 import json
 import os
@@ -101,7 +102,8 @@ def kill_in_the_middle(process: "subprocess.Popen[bytes]", output: Path, shards:
     else:
         raise RuntimeError(f"the run ended before {shards} shards existed")
     for pid in family(process.pid):  # torchrun's processes have their own groups
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # torchrun may end its workers first
+            os.kill(pid, signal.SIGKILL)
     process.wait()
     time.sleep(2)  # until Ray's own processes have ended
     return len(list(folder.glob("shard_*")))
