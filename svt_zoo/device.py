@@ -3,6 +3,8 @@
 import functools
 import platform
 import timeit
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -58,6 +60,16 @@ def choose_precision(precision: Precision, device: torch.device) -> torch.dtype:
     if device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if _gpu_has_bfloat16() else torch.float16
+
+
+@contextmanager
+def memory_advice(work: str, advice: str) -> Iterator[None]:
+    """Context in which an out-of-memory error of the GPU becomes one line: what was computed, and what to change."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition("\n")[0].partition(". GPU")[0]
+        raise torch.OutOfMemoryError(f"out of GPU memory with {work}: {advice} ({reason})") from error
 
 
 def device_name(device: torch.device | str) -> str:

@@ -6,21 +6,23 @@ import json
 import logging
 import os
 import tempfile
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from .. import distributed
 from ..batch import Failure
 from ..data import pool as pools
 from ..data.lists import VideoList
-from ..data.pool import TaskResult, number_of_workers, start_worker
+from ..data.loader import WorkerLoader
+from ..data.pool import TaskResult, number_of_workers
 from ..data.views import Views
-from ..device import DType, choose_device, choose_dtype
+from ..device import DType, choose_device, choose_dtype, memory_advice
 from ..hub.loading import load_model
 from ..models import Features, ZooModel
 from .shards import ClipBatch, ClipReader, Computed, Shard, ShardFolder
@@ -134,20 +136,48 @@ class Compute:
         self.device = device
         self.dtype = dtype
         self.store = store
+        self.ahead = 1 if device.type == "cuda" else 0  # batches that start before the features of one are read
 
     def to(self, device: torch.device | str) -> "Compute":
         """Returns a copy on another device."""
         return Compute(self.network, self.pool, torch.device(device), self.dtype, self.store)
 
-    @torch.inference_mode()
     def features(self, views: Sequence[Tensor]) -> Tensor:
         """Features of V views (n, 3, T, H, W), in the stored type, on the CPU."""
-        clips = [view.to(device=self.device, dtype=self.dtype, non_blocking=True) for view in views]
-        return view_features(self.network, clips, self.pool).float().cpu().to(getattr(torch, self.store))
+        return self._wait(*self._start(views))
 
     def __call__(self, batch: ClipBatch) -> Computed:
         """Features of a batch; a row whose feature is not finite in the stored type gets an error."""
-        features = self.features(batch.views) if batch.views else torch.empty(0, 0)
+        return next(self.stream([batch]))
+
+    def stream(self, batches: Iterable[ClipBatch]) -> Iterator[Computed]:
+        """As `compute(batch)` for each batch; a GPU starts with the next one before the features are read."""
+        started: deque[tuple[ClipBatch, Tensor, torch.cuda.Event | None]] = deque()
+        for batch in batches:
+            started.append((batch, *self._start(batch.views)))
+            if len(started) > self.ahead:
+                yield self._finish(*started.popleft())
+        yield from (self._finish(*one) for one in started)
+
+    @torch.inference_mode()
+    def _start(self, views: Sequence[Tensor]) -> tuple[Tensor, torch.cuda.Event | None]:
+        """The features on the CPU, in float32; on a GPU they are there after the event."""
+        if not views:
+            return torch.empty(0, 0), None
+        with memory_advice(f"{len(views[0])} rows of {len(views)} x {tuple(views[0].shape[1:])}", "lower batch_size"):
+            # First to the device, then to the type: in one call, the CPU would convert.
+            clips = [view.to(self.device, non_blocking=True).to(self.dtype) for view in views]
+            features = view_features(self.network, clips, self.pool).float().to("cpu", non_blocking=True)
+        on_gpu = self.device.type == "cuda"
+        return features, torch.cuda.current_stream(self.device).record_event() if on_gpu else None
+
+    def _wait(self, features: Tensor, event: torch.cuda.Event | None) -> Tensor:
+        if event is not None:
+            event.synchronize()
+        return features.to(getattr(torch, self.store))
+
+    def _finish(self, batch: ClipBatch, features: Tensor, event: torch.cuda.Event | None) -> Computed:
+        features = self._wait(features, event)
         finite = features.isfinite()
         if self.pool == "softmax":
             finite |= features.isneginf()  # the logarithm of probability 0
@@ -197,16 +227,14 @@ def run_local(
 ) -> Iterator[Computed]:
     """Reads in `number_of_workers` worker processes and computes in this one."""
     workers = min(number_of_workers(num_workers), len(ranges))
-    loader: DataLoader[ClipBatch] = DataLoader(
+    loader = WorkerLoader(
         _Batches(reader, ranges),
         batch_size=None,
         num_workers=workers,
-        worker_init_fn=start_worker,
         pin_memory=compute.device.type == "cuda",
-        generator=torch.Generator(),  # the default one would change the random state of a training
-        prefetch_factor=1 if workers else None,  # float views of prefetched videos occupy shared memory
+        prefetch_factor=1,  # float views of prefetched videos occupy shared memory
     )
-    return map(compute, loader)
+    return compute.stream(loader)
 
 
 class _Batches(IterableDataset[ClipBatch]):

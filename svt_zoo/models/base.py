@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .layers import Features
+from .layers import Block, Features
+
+GradCheckpointing = bool | Literal["mlp"]
 
 if TYPE_CHECKING:
     from ..data.transforms import EvalTransform
@@ -130,15 +132,24 @@ class Backbone(ZooModel):
                 outputs.append(self.split(x, clip, norm=norm))
         return outputs
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each block in the backward pass: less memory, more time, the same gradients.
+    def set_grad_checkpointing(self, enable: GradCheckpointing = True) -> None:
+        """Compute parts again in the backward pass: less memory, more time, the same gradients.
+
+        Args:
+            enable: True for each block; "mlp" for the MLPs of the blocks alone, with less effect on both.
 
         Raises:
-            ValueError: a network without blocks.
+            ValueError: another value, or a network without (such) blocks.
         """
-        if enable:
-            self._known_blocks("gradient checkpointing")
-        self.grad_checkpointing = enable
+        if enable not in (True, False, "mlp"):
+            raise ValueError(f"grad_checkpointing must be true, false or mlp, got {enable!r}")
+        blocks = self._known_blocks("gradient checkpointing") if enable else getattr(self, "blocks", ())
+        self.grad_checkpointing = enable is True
+        with_mlp = [block for block in blocks if isinstance(block, Block)]
+        if enable == "mlp" and not with_mlp:
+            raise ValueError(f"grad_checkpointing=mlp is not possible for {type(self).__name__}; use true")
+        for block in with_mlp:
+            block.recompute_mlp = enable == "mlp"
 
     def reset_classifier(self, num_classes: int) -> None:
         """A backbone has no classifier, so this takes 0 only; `Classifier.reset_classifier` replaces one.
@@ -232,7 +243,7 @@ class Classifier(ZooModel):
         """As `Backbone.forward_intermediates`."""
         return self.backbone.forward_intermediates(clip, indices, norm=norm)
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
+    def set_grad_checkpointing(self, enable: GradCheckpointing = True) -> None:
         """As `Backbone.set_grad_checkpointing`."""
         self.backbone.set_grad_checkpointing(enable)
 

@@ -3,6 +3,7 @@
 Patrick et al., "Keeping Your Eye on the Ball: Trajectory Attention in Video Transformers" (NeurIPS 2021).
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from typing import Literal
@@ -10,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .base import Backbone
+from .base import Backbone, GradCheckpointing
 from .layers import (
     LAYER_NORM_EPS,
     Block,
@@ -18,6 +19,7 @@ from .layers import (
     Interpolation,
     PatchEmbed,
     check_choice,
+    check_sizes,
     drop_path_rates,
     grid_of,
     init_weights,
@@ -89,7 +91,7 @@ class Motionformer(Backbone):
         folded: has no effect; files written by earlier versions contain it.
         pre_logits: end with a linear layer and tanh on every token.
         pos_mode, time_mode: interpolation of the tables over space and over time.
-        grad_checkpointing: recompute each block in the backward pass, to save memory.
+        grad_checkpointing: see `Backbone.set_grad_checkpointing`.
 
     Raises:
         ValueError: unknown attention, positions or approximation, or num_frames is not a multiple of
@@ -118,17 +120,18 @@ class Motionformer(Backbone):
         pre_logits: bool = True,
         pos_mode: Interpolation = "cubic",
         time_mode: Interpolation = "nearest",
-        grad_checkpointing: bool = False,
+        grad_checkpointing: GradCheckpointing = False,
     ) -> None:
         super().__init__()
         check_choice("attention", attention, AttentionKind)
         check_choice("positions", positions, Positions)
-        if tubelet_frames < 1 or num_frames < 1 or num_frames % tubelet_frames:
+        check_sizes(embed_dim=embed_dim, num_frames=num_frames, num_landmarks=num_landmarks)
+        check_sizes(tubelet_frames=tubelet_frames)
+        if num_frames % tubelet_frames:
             raise ValueError(f"num_frames must be a multiple of tubelet_frames, got {num_frames} and {tubelet_frames}")
         self.embed_dim, self.num_frames, self.patch_size = embed_dim, num_frames, patch_size
         self.pos_mode, self.time_mode = pos_mode, time_mode
         self.tubelet_frames, self.joint_positions = tubelet_frames, positions == "joint"
-        self.grad_checkpointing = grad_checkpointing
         self.num_times, self.grid_size = num_frames // tubelet_frames, grid_of(img_size, patch_size)
         num_patches = self.grid_size[0] * self.grid_size[1]
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
@@ -156,11 +159,10 @@ class Motionformer(Backbone):
             blocks[attention](embed_dim, num_heads, mlp_ratio, qkv_bias, rate)
             for rate in drop_path_rates(drop_path_rate, depth)
         )
+        self.set_grad_checkpointing(grad_checkpointing)
         self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
-        self.pre_logits = nn.Sequential()
-        if pre_logits:
-            self.pre_logits.add_module("fc", nn.Linear(embed_dim, embed_dim))
-            self.pre_logits.add_module("act", nn.Tanh())
+        last = OrderedDict(fc=nn.Linear(embed_dim, embed_dim), act=nn.Tanh()) if pre_logits else OrderedDict()
+        self.pre_logits = nn.Sequential(last)
         # As in the original, a separate time table is zero at first.
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.st_embed if self.joint_positions else self.pos_embed, std=0.02)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .base import Backbone
+from .base import Backbone, GradCheckpointing
 from .layers import (
     LAYER_NORM_EPS,
     Attention,
@@ -17,6 +17,7 @@ from .layers import (
     Features,
     Interpolation,
     PatchEmbed,
+    check_sizes,
     drop_path,
     drop_path_rates,
     grid_of,
@@ -37,14 +38,14 @@ class DividedBlock(Block):
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
         """Tokens x (B, 1 + T*N, D), time-major after the class token -> the same shape."""
-        cls = x[:, :1]  # (B, 1, D)
-        patches = x[:, 1:].unflatten(1, (num_frames, -1))  # (B, T, N, D)
+        cls, patches = x.split((1, x.shape[1] - 1), dim=1)  # (B, 1, D), (B, T*N, D)
+        patches = patches.unflatten(1, (num_frames, -1))  # (B, T, N, D)
         patches = patches + self._along_time(patches)
-        from_frames = self._inside_frames(cls, patches)  # (B, T, 1+N, D)
-        cls = cls + from_frames[:, :, 0].mean(dim=1, keepdim=True)  # (B, 1, D): mean over frames
-        patches = patches + from_frames[:, :, 1:]
+        cls_in_frames, from_frames = self._inside_frames(cls, patches).split((1, patches.shape[2]), dim=2)
+        cls = cls + cls_in_frames.mean(dim=1)  # (B, 1, D): mean over frames
+        patches = patches + from_frames  # (B, T, N, D)
         x = torch.cat((cls, patches.flatten(1, 2)), dim=1)  # (B, 1+T*N, D)
-        return x + drop_path(self.mlp(self.norm2(x)), self.drop, self.training)
+        return self.add_mlp(x)
 
     def _along_time(self, patches: Tensor) -> Tensor:
         """Every patch position attends to itself in all frames; one drop-path decision per position."""
@@ -76,7 +77,7 @@ class TimeSformer(Backbone):
         pos_mode, time_mode: interpolation of the tables over space ("nearest", "nearest-exact", "linear", "cubic")
             and over time (the same without "cubic").
         table: has no effect; files written by earlier versions may contain it.
-        grad_checkpointing: recompute each block in the backward pass, to save memory.
+        grad_checkpointing: see `Backbone.set_grad_checkpointing`.
     """
 
     block: ClassVar[type[Block]] = DividedBlock
@@ -97,14 +98,14 @@ class TimeSformer(Backbone):
         pos_mode: Interpolation = "nearest",
         time_mode: Interpolation = "nearest",
         table: str = "per_view",
-        grad_checkpointing: bool = False,
+        grad_checkpointing: GradCheckpointing = False,
     ) -> None:
         super().__init__()
         if table != "per_view":
             raise ValueError(f"table={table!r} was removed: tables are stretched to each clip; delete this option")
+        check_sizes(embed_dim=embed_dim, num_frames=num_frames)
         self.embed_dim, self.num_frames, self.patch_size = embed_dim, num_frames, patch_size
         self.pos_mode, self.time_mode = pos_mode, time_mode
-        self.grad_checkpointing = grad_checkpointing
         self.grid_size = grid_of(img_size, patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid_size[0] * self.grid_size[1], embed_dim))
@@ -115,6 +116,7 @@ class TimeSformer(Backbone):
             self.block(embed_dim, num_heads, mlp_ratio, qkv_bias, rate)
             for rate in drop_path_rates(drop_path_rate, depth)
         )
+        self.set_grad_checkpointing(grad_checkpointing)
         self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
         # As in the originals, time has no effect at first: `temporal_fc` and `time_embed` are 0.
         nn.init.trunc_normal_(self.cls_token, std=0.02)

@@ -16,20 +16,24 @@ from torch import Tensor
 from ..batch import Batch
 from ..config import FinetuneRecipe, PretrainRecipe
 from ..data.loader import VideoLoader
-from ..device import choose_precision
+from ..device import choose_precision, memory_advice
 from ..distributed import all_mean, gather_objects, is_main, rank
 from ..evaluation.results import log_start
 from ..methods import Method
-from ..models import Backbone, ZooModel
+from ..models import ZooModel
 from ..schedules import cosine, multi_step, warmup_cosine
 from .checkpoint import NONFINITE_NAME, RunState, seed_all
 from .monitor import Monitor
 from .optim import build_optimizer, clip_gradients, param_groups, scaled_lr, set_hyperparameters
-from .parallel import full_state, gradient_exchange, parallelize, plain_copy
+from .parallel import compile_networks, full_state, gradient_exchange, parallelize, plain_copy
 from .signals import on_stop_signal
 
 _log = logging.getLogger(__name__)
 
+_LOWER = (
+    "halve data.batch_size and double optim.accumulation, or set model.options.grad_checkpointing=mlp or true; the "
+    "same command then continues the run"
+)
 Evaluate = Callable[[ZooModel], Mapping[str, float]]
 
 
@@ -80,9 +84,7 @@ class Trainer:
         self.peak_lr = scaled_lr(optim.lr, videos_per_step) if optim.scale_lr else optim.lr
         self.precision = choose_precision(run.precision, device)
         if run.compile:
-            for module in method.modules():
-                if isinstance(module, Backbone):
-                    module.compile()
+            compile_networks(method)
         self.network = parallelize(method, run.parallel, device)
         groups = param_groups(
             method,
@@ -229,8 +231,10 @@ class Trainer:
             batch = next(batches)
             self._data_seconds += time.monotonic() - started
             names += batch.names
-            batch = _augmented(batch.to(self.device), self.augment)
-            with gradient_exchange(self.network, on=number == self.optim.accumulation):
+            shapes = ", ".join(f"{t}x{h}x{w}" for _, t, h, w, _ in (view.shape for view in batch.views))
+            advice = memory_advice(f"{len(batch)} videos of views {shapes} (frames x pixels)", _LOWER)
+            with advice, gradient_exchange(self.network, on=number == self.optim.accumulation):
+                batch = _augmented(batch.to(self.device), self.augment)
                 with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
                     losses: dict[str, Tensor] = self.network(batch, epoch)
                 self.scaler.scale(torch.stack(list(losses.values())).sum() * weight).backward()

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -15,15 +16,28 @@ from torch.nn.parallel import DistributedDataParallel
 from ..distributed import is_main, world_size
 from ..methods import Method
 from ..models import Backbone, ZooModel, create_model
+from ..models.layers import Block
+
+
+def compile_networks(method: Method) -> None:
+    """Compile each transformer block for clips of any size, and networks without such blocks as a whole.
+
+    All blocks share compiled code: SVT's ten views need 4 graphs of one block, as networks they need 8 graphs of all.
+    """
+    for module in method.modules():
+        if isinstance(module, Block):
+            module.compile(dynamic=True)
+        elif isinstance(module, Backbone) and not any(isinstance(part, Block) for part in module.modules()):
+            module.compile()
 
 
 def parallelize(method: Method, kind: Literal["ddp", "fsdp"], device: torch.device) -> nn.Module:
-    """The module that the loop calls in place of `method`: with one process, the method itself.
+    """The module that the loop calls in place of `method`: without torchrun, the method itself.
 
     "ddp" wraps it: each process holds everything. "fsdp" shards the parameters of `method`, in place, over the
     processes, layer by layer; create optimizers after it.
     """
-    if world_size() == 1:
+    if not dist.is_initialized():
         return method
     if kind == "ddp":
         return DistributedDataParallel(method)

@@ -13,7 +13,8 @@ from torch.testing import assert_close
 from svt_zoo.data.clips import RandomClips
 from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.data.transforms import EvalTransform
-from svt_zoo.evaluation.features import extract, view_features
+from svt_zoo.evaluation.features import Compute, extract, view_features
+from svt_zoo.evaluation.shards import ClipReader
 from svt_zoo.evaluation.views import SlowFastViews, fast_transform, load_views, parse_views
 from svt_zoo.models import Classifier, ZooModel, create_model
 from svt_zoo.video import open_video
@@ -178,6 +179,29 @@ def test_workers_and_batch_sizes_do_not_matter(videos: VideoList) -> None:
     many = extract(model, videos, batch_size=4, num_workers=2, shard_size=3, device="cpu")
     assert_close(many.features, one.features)
     assert many.names == one.names
+
+
+def test_a_batch_may_start_before_the_features_of_the_one_before_are_read(broken: VideoList) -> None:
+    model = network()
+    reader = ClipReader(broken, parse_views("1x2", model.transforms()), batch_size=1)
+    outputs = []
+    for ahead in (0, 1):  # on a CPU, on a GPU
+        compute = Compute(model, "mean", torch.device("cpu"), torch.float32)
+        compute.ahead = ahead
+        outputs.append(list(compute.stream(reader.batches(range(len(broken))))))
+    assert [one.shard.rows for one in outputs[0]] == [one.shard.rows for one in outputs[1]]
+    for one, other in zip(*outputs, strict=True):
+        assert torch.equal(one.shard.features, other.shard.features)
+
+
+def test_a_batch_too_large_for_the_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a capacity of ...")
+
+    compute = Compute(network(), "mean", torch.device("cpu"), torch.float32)
+    monkeypatch.setattr(compute.network, "forward", full)
+    with pytest.raises(torch.OutOfMemoryError, match=r"3 rows of 1 x \(3, 2, 32, 32\): lower batch_size"):
+        compute.features([torch.zeros(3, 3, 2, 32, 32)])
 
 
 def test_missing_videos_are_reported_and_not_replaced(broken: VideoList, videos: VideoList) -> None:

@@ -4,10 +4,14 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor
+from small_svt import TINY, random_batch, svt_of
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from svt_zoo.models import Backbone, create_model, list_models
 from svt_zoo.models.layers import attend
+from svt_zoo.models.timesformer import timesformer
+from svt_zoo.training.parallel import compile_networks
 
 KINDS = [name for name in list_models() if name.endswith("_vitt") or name.startswith("cpc_resnet18")]
 SMALL = {"embed_dim": 48, "depth": 2, "num_heads": 2, "img_size": 32, "num_frames": 4}
@@ -97,3 +101,24 @@ def test_a_gradient_equals_that_of_the_cpu(name: str, device: torch.device) -> N
 
 def network_device(network: Backbone) -> torch.device:
     return next(network.parameters()).device
+
+
+def test_all_views_compile_into_four_graphs_of_a_block(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With and without drop path, with and without gradient; more would reach PyTorch's limit of eight."""
+    graphs = CompileCounterWithBackend("inductor" if device.type == "cuda" else "eager")
+    plain_compile = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: plain_compile(self, backend=graphs, **options))
+    shapes = [(8, 32), (16, 32), (2, 16), (4, 16)]
+    torch.manual_seed(0)
+    network = svt_of(timesformer(**TINY, drop_path_rate=0.1)).to(device)
+    eager = copy.deepcopy(network)
+    torch.compiler.reset()
+    compile_networks(network)
+    losses = []
+    for method in (network, eager):
+        torch.manual_seed(1)
+        loss = method(random_batch(shapes).to(device), 1.0)["svt"]
+        loss.backward()
+        losses.append(loss.item())
+    assert graphs.frame_count == 4
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

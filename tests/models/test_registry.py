@@ -129,6 +129,29 @@ def test_gradient_checkpointing_changes_no_gradient(name: str) -> None:
     assert len(runs) == 2  # forward, and again in the backward pass
 
 
+@pytest.mark.parametrize("name", [name for name in list_models() if name.endswith("_vitt")])
+def test_the_mlps_alone_can_be_computed_again(name: str) -> None:
+    model, clip = small(name), torch.randn(2, 3, 4, 32, 32)
+    expected = torch.autograd.grad(model(clip).patches.square().sum(), list(model.blocks.parameters()))
+    runs: list[str] = []
+    model.blocks[0].register_forward_pre_hook(lambda *_: runs.append("block"))
+    model.blocks[0].mlp.fc1.register_forward_pre_hook(lambda *_: runs.append("mlp"))
+    model.set_grad_checkpointing("mlp")
+    gradients = torch.autograd.grad(model(clip).patches.square().sum(), list(model.blocks.parameters()))
+    assert all(map(torch.equal, gradients, expected))
+    assert runs == ["block", "mlp", "mlp"]
+    model.set_grad_checkpointing(False)
+    model(clip).patches.sum().backward()
+    assert runs == ["block", "mlp", "mlp", "block", "mlp"]
+
+
+def test_another_gradient_checkpointing_is_refused() -> None:
+    with pytest.raises(ValueError, match="grad_checkpointing must be true, false or mlp, got 'some'"):
+        create_model("svt_vitt", grad_checkpointing="some")
+    with pytest.raises(ValueError, match="grad_checkpointing=mlp is not possible for CPCNetwork; use true"):
+        create_model("cpc_resnet18", grad_checkpointing="mlp")
+
+
 @pytest.mark.parametrize("name", list_models())
 def test_a_classifier_can_be_reset_to_other_classes(name: str) -> None:
     model = create_model(name, num_classes=3, **SMALL)
@@ -292,3 +315,41 @@ def test_table_std_is_refused_for_a_network_without_tables() -> None:
         create_model("cpc_resnet18", table_std=0.5)
     with pytest.raises(ValueError, match="must be > 0"):
         create_model("timesformer_vitt", table_std=0.0)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("num_heads", 0),
+        ("num_heads", 2.0),
+        ("embed_dim", 0),
+        ("embed_dim", 10**6),
+        ("embed_dim", "wide"),
+        ("depth", -1),
+        ("depth", 10**7),
+        ("num_frames", 0),
+        ("img_size", -32),
+    ],
+)
+@pytest.mark.parametrize("name", ["timesformer_vitt", "motionformer_vitt", "xvit_vitt", "cpc_resnet18"])
+def test_a_size_outside_its_bounds_is_refused_by_name(name: str, option: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"{option} must be an integer from . to [0-9]+, got "), torch.device("meta"):
+        create_model(name, **{**SMALL, option: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("timesformer_vitt", "patch_size", 0),
+        ("timesformer_vitt", "drop_path_rate", 1.0),
+        ("motionformer_vitt", "mlp_ratio", 0.0),
+        ("motionformer_vitt", "num_landmarks", 0),
+        ("xvit_vitt", "consensus_heads", 0),
+        ("xvit_vitt", "consensus_dim", 0),
+        ("cpc_resnet18", "mlp_dim", 0),
+        ("cpc_resnet18", "dropout", -0.1),
+    ],
+)
+def test_an_option_of_one_network_outside_its_bounds_is_refused(name: str, option: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{option.removeprefix('consensus_')} must be"):
+        create_model(name, **{**SMALL, option: value})
