@@ -26,11 +26,13 @@ def demo(args: Namespace) -> int:
     This takes two and a half minutes on two CPU cores. It can be stopped at any time; the same command continues.
     """
     from ..demo.run import REPORT_NAME, run_demo
+    from ..distributed import lock_folder
     from ..training.signals import ASKED_TO_STOP
 
     parts = ["demo", Path(args.videos).resolve().name if args.videos else "", "quick" if args.quick else ""]
     output = args.output or Path("runs", "_".join(filter(None, parts)))
-    scores = run_demo(output, videos=args.videos, quick=args.quick, seed=args.seed, overrides=args.overrides)
+    with lock_folder(output):
+        scores = run_demo(output, videos=args.videos, quick=args.quick, seed=args.seed, overrides=args.overrides)
     if scores is None:
         return ASKED_TO_STOP
     for score in scores:

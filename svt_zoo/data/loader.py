@@ -10,11 +10,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from ..batch import Batch, Failure
 from .datasets import VideoDataset
-from .pool import Outcomes, number_of_workers, start_worker
+from .pool import Outcomes, number_of_workers, share_with_few_files, start_worker
 
 _log = logging.getLogger(__name__)
 
@@ -79,6 +79,42 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         seed = np.random.SeedSequence(self.seed, spawn_key=(self.epoch,))
         order: Sequence[int] = np.random.Generator(np.random.Philox(seed)).permutation(self.size).tolist()
         return order
+
+
+class WorkerError(RuntimeError):
+    """Worker processes lack shared memory or open files; the message names the way out."""
+
+
+class WorkerLoader(DataLoader[Any]):
+    """A DataLoader for workers that read videos; takes the options of a DataLoader.
+
+    Iteration raises WorkerError where workers lack shared memory or open files.
+    """
+
+    def __init__(self, dataset: Dataset[Any], *, num_workers: int, prefetch_factor: int = 2, **options: Any) -> None:
+        if num_workers and share_with_few_files(num_workers):
+            _log.warning("few files may be open (ulimit -n): workers share memory through the file system")
+        super().__init__(
+            dataset,
+            num_workers=num_workers,
+            prefetch_factor=prefetch_factor if num_workers else None,
+            worker_init_fn=start_worker,
+            generator=torch.Generator(),  # the global one would change the random state of a training
+            **options,
+        )
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        try:
+            yield from super().__iter__()
+        except (RuntimeError, OSError) as error:
+            text = str(error)
+            if "shared memory" in text or "Bus error" in text:
+                lack = "shared memory (/dev/shm); start the container with --shm-size=8g"
+            elif "Too many open files" in text:
+                lack = "open files; raise their limit (ulimit -n 4096)"
+            else:
+                raise
+            raise WorkerError(f"the workers that read videos lack {lack}, or set data.num_workers=0") from error
 
 
 class VideoLoader:
@@ -218,17 +254,15 @@ def build_loader(
         len(dataset), batch_size, train=dataset.train, seed=dataset.seed, rank=rank, world_size=world_size
     )
     num_workers = number_of_workers(num_workers)
-    batches: DataLoader[Any] = DataLoader(
+    batches = WorkerLoader(
         dataset,
         batch_sampler=sampler,
         collate_fn=collate,
         num_workers=num_workers,
-        prefetch_factor=prefetch_factor if num_workers else None,
+        prefetch_factor=prefetch_factor,
         persistent_workers=num_workers > 0,
         multiprocessing_context=start_method if num_workers else None,
         pin_memory=pin_memory,
-        worker_init_fn=start_worker,
-        generator=torch.Generator(),  # else it uses the global generator, and dropout differs in a resumed run
     )
     return VideoLoader(dataset, sampler, batches, max_failure_fraction=max_failure_fraction, output_dir=output_dir)
 

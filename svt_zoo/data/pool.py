@@ -19,6 +19,7 @@ from tempfile import TemporaryFile
 from typing import Any, Generic, TypeVar, cast
 
 import torch
+from torch.utils.data import get_worker_info
 from tqdm import tqdm
 
 from ..files import atomic
@@ -156,6 +157,23 @@ def start_worker(worker: int) -> None:
         threading.Thread(target=_obey_parent, daemon=True).start()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+    if info := get_worker_info():
+        share_with_few_files(info.num_workers)
+
+
+def share_with_few_files(num_workers: int) -> bool:
+    """Whether this process may open few files; then workers share batches through the file system.
+
+    Otherwise each view of a prefetched batch is an open file in the parent, which could wait forever for the next one.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return False
+    few = 0 <= resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 64 * (num_workers + 1)
+    if few:
+        torch.multiprocessing.set_sharing_strategy("file_system")
+    return few
 
 
 def _obey_parent() -> None:

@@ -13,13 +13,14 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from .. import distributed
 from ..batch import Failure
 from ..data import pool as pools
 from ..data.lists import VideoList
-from ..data.pool import TaskResult, number_of_workers, start_worker
+from ..data.loader import WorkerLoader
+from ..data.pool import TaskResult, number_of_workers
 from ..data.views import Views
 from ..device import DType, choose_device, choose_dtype, memory_advice
 from ..hub.loading import load_model
@@ -226,14 +227,12 @@ def run_local(
 ) -> Iterator[Computed]:
     """Reads in `number_of_workers` worker processes and computes in this one."""
     workers = min(number_of_workers(num_workers), len(ranges))
-    loader: DataLoader[ClipBatch] = DataLoader(
+    loader = WorkerLoader(
         _Batches(reader, ranges),
         batch_size=None,
         num_workers=workers,
-        worker_init_fn=start_worker,
         pin_memory=compute.device.type == "cuda",
-        generator=torch.Generator(),  # the default one would change the random state of a training
-        prefetch_factor=1 if workers else None,  # float views of prefetched videos occupy shared memory
+        prefetch_factor=1,  # float views of prefetched videos occupy shared memory
     )
     return compute.stream(loader)
 

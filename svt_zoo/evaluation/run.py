@@ -73,6 +73,8 @@ def evaluate(recipe: KNNRecipe | LinearRecipe | MultiviewRecipe) -> list[Result]
     cases = expand_repeats(recipe)
     device = distributed.init(choose_device(recipe.run.device))
     try:
+        with distributed.lock_folder(Path(recipe.run.output)):
+            pass  # no training runs there; other evaluations may, because they share their features
         evaluated = [_evaluate(case, device) for case in cases]
         name = name_of(recipe.init, recipe.model.name)
         return write_results(evaluated, recipe.report, name=name, recipe=to_dict(recipe), device=device)

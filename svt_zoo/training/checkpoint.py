@@ -5,9 +5,10 @@ import os
 import pickle
 import random
 import re
+import shutil
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 
 from ..config import FinetuneRecipe, PretrainRecipe
+from ..data.lists import VideoList
 from ..data.loader import VideoLoader
 from ..distributed import from_main, gather_objects, is_main, rank, world_size
 from ..files import sha256_of
@@ -75,13 +77,24 @@ def save_checkpoint(folder: Path, step: int, payload: Mapping[str, Any]) -> Path
     """Write `payload` (tensors and plain data) as the newest checkpoint, then delete all but `KEEP`.
 
     The file gets its name, which contains its hash, after its bytes are on the disk: a kill leaves the old ones.
+
+    Raises:
+        CheckpointError: the disk is full, or the file cannot be written for another reason.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f"unfinished_{os.getpid()}.tmp"
-    with open(unfinished, "wb") as file:
-        torch.save({"format": FORMAT_VERSION, "step": step, **payload}, file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(unfinished, "wb") as file:
+            torch.save({"format": FORMAT_VERSION, "step": step, **payload}, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:  # torch may hide that the disk is full
+        unfinished.unlink(missing_ok=True)
+        free = shutil.disk_usage(folder).free / 1e6
+        raise CheckpointError(
+            f"the checkpoint of step {step} cannot be written to {folder}, where {free:.0f} MB are free ({error}); "
+            "make room, and repeat the command, which continues from the checkpoint before it"
+        ) from error
     path = folder / f"step_{step:09d}-{sha256_of(unfinished)[:16]}.pt"
     os.replace(unfinished, path)
     _sync_folder(folder)
@@ -101,7 +114,8 @@ def _sync_folder(folder: Path) -> None:
 
 def checkpoints(folder: Path) -> list[Path]:
     """Checkpoint files of a run, newest first, complete or not."""
-    named = [(name, path) for path in folder.glob("step_*.pt") if (name := _NAME.fullmatch(path.name))]
+    files = [path for path in folder.glob("step_*.pt") if path.is_file()]
+    named = [(name, path) for path in files if (name := _NAME.fullmatch(path.name))]
     newest_first = sorted(named, key=lambda pair: (int(pair[0][1]), pair[1].stat().st_mtime_ns), reverse=True)
     return [path for _, path in newest_first]
 
@@ -115,6 +129,9 @@ def load_newest(folder: Path) -> Checkpoint | None:
     for unfinished in folder.glob("unfinished_*.tmp"):
         _log.warning("deleted %s, an unfinished checkpoint of a run that was killed", unfinished)
         unfinished.unlink()
+    for path in folder.glob("step_*.pt"):
+        if path.is_dir():
+            _log.warning("%s is a folder, not a checkpoint", path)
     paths = checkpoints(folder)
     for path in paths:
         try:
@@ -194,6 +211,7 @@ class RunState:
 
     Attributes:
         videos_per_step: of all processes together; a checkpoint with another number is refused.
+        video_sizes: of some videos in the main process; if they differ from those of a checkpoint, the log warns.
     """
 
     method: Method
@@ -205,6 +223,10 @@ class RunState:
     folder: Path
     videos_per_step: int
     step: int = 0
+    video_sizes: dict[int, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.video_sizes = video_sizes(self.loader.dataset.videos, self.recipe.run.seed) if is_main() else {}
 
     def save(self) -> None:
         """Write a checkpoint; all processes call it."""
@@ -212,6 +234,7 @@ class RunState:
         payload = {
             "recipe": to_dict(self.recipe),
             "videos_per_step": self.videos_per_step,
+            "video_sizes": self.video_sizes,
             "method": full_state(self.method.state_dict()),
             "optimizer": full_state(self.optimizer.state_dict()),
             "scaler": self.scaler.state_dict(),
@@ -240,6 +263,7 @@ class RunState:
                 f"{self.videos_per_step}; set data.batch_size or optim.accumulation so that processes x batch_size x "
                 "accumulation stays the same"
             )
+        self._compare_sizes(payload.get("video_sizes", {}))
         load_full_state(self.method, payload["method"])
         load_full_optimizer_state(self.optimizer, payload["optimizer"])
         if payload["scaler"]:  # empty if the run was not in fp16 so far: then the scaler starts from its first scale
@@ -258,6 +282,28 @@ class RunState:
                 world_size(),
             )
         _log.info("resuming from %s, at step %d", path, self.step)
+
+    def _compare_sizes(self, before: Mapping[int, int]) -> None:
+        rows = self.loader.dataset.videos.rows
+        changed = [rows[row].path for row, size in self.video_sizes.items() if before.get(row, size) != size]
+        if changed:
+            _log.warning(
+                "%d of %d videos have another size than when the run was saved, such as %s; the run continues with "
+                "them, but differs from one whose videos did not change",
+                len(changed),
+                len(self.video_sizes),
+                ", ".join(changed[:3]),
+            )
+
+
+def video_sizes(videos: VideoList, seed: int, most: int = 1000) -> dict[int, int]:
+    """The sizes in bytes of up to `most` local files by their rows in the list, which `seed` draws."""
+    sizes = {}
+    for row in random.Random(seed).sample(range(len(videos)), min(most, len(videos))):
+        path = videos.rows[row].path
+        if os.path.isfile(path):  # not a URL, a folder of frames, or a missing file, which the loader counts as failed
+            sizes[row] = os.path.getsize(path)
+    return sizes
 
 
 def seed_all(seed: int, process: int = 0) -> None:

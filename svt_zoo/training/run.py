@@ -5,7 +5,8 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,10 @@ def pretrain(recipe: PretrainRecipe) -> bool:
         ConfigError: a recipe that cannot be run.
         WeightsError: the initial weights cannot be loaded.
         CheckpointError: there are checkpoints, but none to continue from.
+        FolderInUse: another command writes into `run.output`.
         NonFiniteLoss, TooManyFailures: see `Trainer.fit`.
     """
-    device = distributed.init(choose_device(recipe.run.device))
-    try:
+    with _process(recipe) as device:
         objective = OBJECTIVES[recipe.method](recipe)
         dataset = training_dataset(recipe.data, recipe.views, seed=recipe.run.seed, flow=objective.flow())
         seed_all(recipe.run.seed)  # the same weights in every process
@@ -66,6 +67,20 @@ def pretrain(recipe: PretrainRecipe) -> bool:
             val = evaluation_list(recipe.data, classes=dataset.videos.classes)
             knn = OnlineKNN(recipe, dataset.videos, val, device)
         return _train(recipe, method, dataset, objective.augment, device, knn, max_entropy=objective.max_entropy)
+
+
+@contextmanager
+def _process(recipe: PretrainRecipe | FinetuneRecipe) -> Iterator[torch.device]:
+    """Context of a run in this process: its device, its group of processes, and the lock of its folder."""
+    output = Path(recipe.run.output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"run.output={output} cannot be created ({error.strerror}); name another folder") from error
+    device = distributed.init(choose_device(recipe.run.device))
+    try:
+        with distributed.lock_folder(output):
+            yield device
     finally:
         distributed.shutdown()
 
@@ -120,8 +135,7 @@ def finetune(recipe: FinetuneRecipe) -> list[Result] | None:
         As `pretrain`, and ValueError for lists without labels or that share videos.
     """
     recipes = expand_repeats(recipe)
-    device = distributed.init(choose_device(recipe.run.device))
-    try:
+    with _process(recipe) as device:
         done = []
         for case in recipes:
             train = training_list(case.data, seed=case.run.seed)
@@ -137,8 +151,6 @@ def finetune(recipe: FinetuneRecipe) -> list[Result] | None:
             done.append(Evaluated(case.report.split, case.run.seed, Path(case.run.output), val, [outcome]))
         name = name_of(recipe.init, recipe.model.name)
         return write_results(done, recipe.report, name=name, recipe=to_dict(recipe), device=device)
-    finally:
-        distributed.shutdown()
 
 
 def train_classifier(recipe: FinetuneRecipe, train: VideoList, val: VideoList, device: torch.device) -> bool:
@@ -278,15 +290,7 @@ def trained_meta(
 
 
 def write_description(output: Path, recipe: PretrainRecipe | FinetuneRecipe, device: torch.device) -> None:
-    """Write `config.yaml`, the resolved recipe, and add this start of the run to `environment.json`.
-
-    Raises:
-        ConfigError: the folder cannot be created.
-    """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"run.output={output} cannot be created ({error.strerror}); name another folder") from error
+    """Write `config.yaml`, the resolved recipe, and add this start of the run to `environment.json`."""
     text = yaml.safe_dump(to_dict(recipe), sort_keys=False, default_flow_style=None)
     write_whole(output / "config.yaml", text.encode())
     path = output / "environment.json"

@@ -20,7 +20,15 @@ from svt_zoo.data.augment import Augment
 from svt_zoo.data.crops import ViewSpec, ViewTransform
 from svt_zoo.data.datasets import VideoDataset
 from svt_zoo.data.lists import Row, VideoList
-from svt_zoo.data.loader import EpochSampler, TooManyFailures, VideoLoader, build_loader, collate
+from svt_zoo.data.loader import (
+    EpochSampler,
+    TooManyFailures,
+    VideoLoader,
+    WorkerError,
+    WorkerLoader,
+    build_loader,
+    collate,
+)
 from svt_zoo.data.sampling import svt_views
 from svt_zoo.data.transforms import EvalTransform
 from svt_zoo.data.views import EvalViews, TrainViews
@@ -409,3 +417,50 @@ def test_workers_leave_a_signal_to_all_processes_to_their_parent(
                 os.kill(int(pid), signal.SIGUSR1)
     wait_until_all_ended(program)
     assert program.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left"), "--shm-size=8g"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error."), "--shm-size=8g"),
+        (OSError(24, "Too many open files"), "ulimit -n 4096"),
+    ],
+)
+def test_workers_that_lack_memory_or_files_name_the_way_out(error: Exception, advice: str) -> None:
+    def fail(samples: list[int]) -> None:
+        raise error
+
+    loader = WorkerLoader([1, 2], num_workers=0, batch_size=2, collate_fn=fail)
+    with pytest.raises(WorkerError, match=rf"the workers .* lack .*{advice}\)?, or set data\.num_workers=0"):
+        list(loader)
+
+
+def test_another_error_of_a_worker_stays_as_it_is() -> None:
+    loader = WorkerLoader([1, 2], num_workers=0, batch_size=2, collate_fn=lambda samples: [][0])
+    with pytest.raises(IndexError):
+        list(loader)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file descriptors carry tensors on Linux only")
+def test_workers_read_where_few_files_may_be_open(tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text("""
+import resource
+import torch
+from svt_zoo.data.loader import WorkerLoader
+
+class Views(torch.utils.data.Dataset):
+    def __len__(self):
+        return 16
+    def __getitem__(self, i):
+        return [torch.full((4, 4), i) for _ in range(10)]
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+    print(len(list(WorkerLoader(Views(), num_workers=2, batch_size=2))))
+""")
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "main.py")], env=env, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == "8\n", done.stderr

@@ -1,9 +1,10 @@
+import errno
 import io
 import os
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from svt_zoo.config import DataConfig, FinetuneRecipe, ModelConfig, OptimConfig, Recipe, RunConfig
+from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.training import checkpoint
 from svt_zoo.training.checkpoint import (
     CheckpointError,
@@ -23,6 +25,7 @@ from svt_zoo.training.checkpoint import (
     save_checkpoint,
     seed_all,
     set_random_state,
+    video_sizes,
 )
 
 CPU = torch.device("cpu")
@@ -110,6 +113,46 @@ def test_a_crash_at_any_stage_of_writing_leaves_the_old_checkpoint(
     assert found is not None
     assert found.payload["step"] == 1
     assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("unexpected pos 9")])
+def test_a_full_disk_is_an_error_that_leaves_the_old_checkpoint_and_no_other_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    old = save_checkpoint(tmp_path, 1, payload(1))
+
+    def fill(content: object, file: IO[bytes]) -> None:
+        file.write(b"half of a fi")
+        raise error
+
+    monkeypatch.setattr(torch, "save", fill)
+    with pytest.raises(CheckpointError, match=r"step 2 cannot be written to .*, where \d+ MB are free \(.*make room"):
+        save_checkpoint(tmp_path, 2, payload(2))
+    assert list(tmp_path.iterdir()) == [old]
+
+
+def test_a_folder_that_is_named_like_a_checkpoint_is_skipped_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = save_checkpoint(tmp_path, 1, payload(1))
+    (tmp_path / path.name.replace("01-", "02-")).mkdir()
+    newest = load_newest(tmp_path)
+    assert newest is not None
+    assert newest.path == path
+    assert "is a folder, not a checkpoint" in caplog.text
+    save_checkpoint(tmp_path, 3, payload(3))
+
+
+def test_up_to_a_thousand_sizes_are_compared_and_the_seed_draws_them(tmp_path: Path) -> None:
+    (tmp_path / "0.mp4").write_bytes(b"12345")
+    videos = VideoList((*(Row(f"{tmp_path}/{row}.mp4") for row in range(5)), Row("https://a.b/c.mp4")))
+    assert video_sizes(videos, seed=0) == {0: 5}
+    for row in range(5):
+        (tmp_path / f"{row}.mp4").write_bytes(bytes(row))
+    drawn = [video_sizes(videos, seed, most=3) for seed in range(8)]
+    assert all(size == row for sizes in drawn for row, size in sizes.items())
+    assert all(len(sizes) <= 3 for sizes in drawn)
+    assert len({tuple(sizes) for sizes in drawn}) > 1
 
 
 def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:

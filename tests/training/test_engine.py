@@ -1,5 +1,6 @@
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,18 @@ def test_a_run_whose_loss_was_not_finite_goes_on_with_a_lower_learning_rate(
     assert "optim.lr (was 1.0, is 0.01)" in caplog.text
 
 
+def test_a_video_that_changed_since_the_checkpoint_is_named(
+    videos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = shutil.copytree(videos, tmp_path / "videos")
+    changed = sorted(copy.rglob("*.mp4"))[3]
+    for size in (0, 7):
+        with open(changed, "ab") as file:
+            file.write(bytes(size))
+        assert trainer(copy, tmp_path / "run", Recorder()).fit()
+    assert f"1 of 18 videos have another size than when the run was saved, such as {changed};" in caplog.text
+
+
 def test_a_run_that_turns_to_fp16_starts_with_a_new_scaler(videos: Path, tmp_path: Path) -> None:
     assert trainer(videos, tmp_path, Recorder()).fit()
     again = trainer(videos, tmp_path, Recorder())
@@ -241,7 +254,7 @@ def test_a_run_folder_tells_the_whole_story(videos: Path, tmp_path: Path, caplog
     keys = [f"data.train={videos}", f"data.val={videos}", "data.allow_overlap=true", "run.knn_every_epochs=1"]
     recipe = load_recipe(TINY, [*keys, f"run.output={tmp_path}", "optim.epochs=1"])
     assert pretrain(recipe)
-    there = {path.name for path in tmp_path.iterdir()}
+    there = {path.name for path in tmp_path.iterdir() if path.name != ".lock"}
     assert there == {
         "config.yaml",
         "environment.json",

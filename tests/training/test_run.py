@@ -1,18 +1,23 @@
 import json
+import os
+import re
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.testing import assert_close
-from training_runs import TINY
+from training_runs import ROOT, TINY
 
+from svt_zoo.cli import main
 from svt_zoo.config import ConfigError, load_recipe
+from svt_zoo.distributed import FolderInUse, lock_folder
 from svt_zoo.hub.loading import load_model
 from svt_zoo.hub.publish import config_of, write_weights
 from svt_zoo.hub.sources import WeightsError
 from svt_zoo.models import create_model
-from svt_zoo.training.run import build_backbone, build_method, write_description
+from svt_zoo.training.run import build_backbone, build_method, pretrain
 
 
 def test_random_networks_of_one_recipe_have_one_story_and_no_paths() -> None:
@@ -87,7 +92,43 @@ def test_the_sections_of_a_recipe_are_the_keywords_of_the_method() -> None:
     assert (method.config.student_temp, method.config.correspondences, method.epochs) == (0.2, ("global_to_global",), 9)
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_an_error_of_the_recipe(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"run.output=.*file cannot be created \(File exists\); name another folder"):
-        write_description(tmp_path / "file", load_recipe(TINY), torch.device("cpu"))
+        pretrain(load_recipe(TINY, [f"run.output={tmp_path / 'file'}"]))
+    with pytest.raises(ConfigError, match=r"run: output must be a folder, got ''; is a shell variable unset\?"):
+        load_recipe(TINY, ["run.output="])
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_second_command_in_the_folder_of_a_run_is_refused_and_touches_no_file(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = [f"data.train={videos}", f"data.val={videos}", f"run.output={tmp_path}", "data.allow_overlap=true"]
+    finetuning, knn = str(ROOT / "configs" / "debug" / "finetune_tiny.yaml"), ["knn/ucf101", "init=random"]
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "unfinished_7.tmp").write_bytes(b"of the run")
+    with lock_folder(tmp_path):
+        before = files_of(tmp_path)
+        for command in (["pretrain", str(TINY)], ["finetune", finetuning], ["evaluate", *knn]):
+            assert main([*command, *places]) == 2
+            assert re.search(
+                rf"^error: {tmp_path} is in use by process {os.getpid()} on \S+ since 20", capsys.readouterr().err
+            )
+        assert files_of(tmp_path) == before
+    assert main(["pretrain", str(TINY), *places, "optim.epochs=1", "optim.warmup_epochs=0"]) == 0
+
+
+def test_a_run_on_another_machine_holds_its_folder_until_it_gives_no_sign_of_life(tmp_path: Path) -> None:
+    note = tmp_path / "running.json"
+    note.write_text(json.dumps({"pid": 7, "host": "node3", "since": "2026-11-29 08:00:00 +0000", "machine": "other"}))
+    refused = pytest.raises(FolderInUse, match=r"process 7 on node3 since 2026-11-29 .* delete running.json, or wait")
+    with refused, lock_folder(tmp_path):
+        pass
+    os.utime(note, (time.time() - 601,) * 2)
+    with lock_folder(tmp_path):
+        assert json.loads(note.read_text())["pid"] == os.getpid()
+    assert not note.exists()
