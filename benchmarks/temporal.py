@@ -49,14 +49,13 @@ MEAN = STD = (0.5, 0.5, 0.5)
 STRAIGHT = {"order": 1.0, "order_of": "straight"}
 LOW, FLOW = {"low_confidence": 1.0}, {"flow": 1.0}
 CODE = {**STRAIGHT, **LOW, **FLOW, "permutation": "batch", "flow_rule": "relative"}
-OTHER = ("input", "table_std", "head_std", "xavier")  # options of the frames, the network, the flow head, the network
+OTHER = ("input", "table_std", "head_std")  # options of the frames, the network, the flow head
 VARIANTS: dict[str, dict[str, Any]] = {  # options of TemporalConfig, and OTHER
     "baseline": {},
     "baseline, still frame": {"input": "still"},
     "baseline, shuffled frames": {"input": "shuffled"},
     "baseline, tables as the papers": {"table_std": None},
     "baseline, tables of 0.1": {"table_std": 0.1},
-    "baseline, linear layers of Xavier": {"xavier": True},
     "low confidence": LOW,
     "straight order": STRAIGHT,
     "shuffled order": {"order": 1.0, "order_of": "shuffled"},
@@ -228,10 +227,6 @@ def new_method(settings: Settings, variant: dict[str, Any], num_classes: int) ->
     backbone = create_model(settings.model, **options)
     assert isinstance(backbone, Backbone)
     terms = {name: value for name, value in variant.items() if name not in OTHER}
-    if "xavier" in variant:
-        for module in backbone.modules():
-            if isinstance(module, torch.nn.Linear):
-                torch.nn.init.xavier_uniform_(module.weight)
     smoothing = ClassifyConfig(label_smoothing=0.1)
     if not terms:
         return Classify(backbone, num_classes, smoothing)

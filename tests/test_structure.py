@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,24 @@ def test_imports_point_one_way(path: Path) -> None:
             continue
         assert (name, target) in WHEN_ASKED, f"{name} imports {target}"
         assert not at_module_level, f"{name} imports {target} at module level"
+
+
+def imported_modules(path: Path) -> set[Path]:
+    """The modules of the package that `path` imports at module level."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.level:
+            folder = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+            names = [folder / alias.name for alias in node.names]
+            places = [name.with_suffix(".py") for name in names] + [name / "__init__.py" for name in names]
+            submodules = {place for place in places if place.is_file()}
+            module = folder.with_suffix(".py")
+            found |= submodules or ({module} if module.is_file() else {folder / "__init__.py"})
+    return found
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    TopologicalSorter({path: imported_modules(path) for path in modules()}).prepare()  # raises CycleError
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))

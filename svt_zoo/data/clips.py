@@ -1,19 +1,20 @@
 """Random clips for a classifier or a linear probe: one clip, or a slow and a fast one with the same window and crop."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from ..options import bounds
-from .crops import POLICY_FILL, ViewSpec, ViewTransform, apply_policy, crop_and_resize, random_short_side_box
+from .crops import ViewSpec, ViewTransform, crop_and_resize, random_short_side_box
 from .flow import FlowLabels
 from .transforms import EvalTransform
-from .views import Indices, Made
+from .views import Indices, VideoViews
 
+_FILL = [128, 128, 128]  # gray, for pixels that a shift or rotation leaves empty
 _MOVING = ("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
 
 
@@ -37,6 +38,8 @@ class FinetuneViewsConfig:
     def __post_init__(self) -> None:
         bounds(self, "short_side", low=1)
         bounds(self, "hflip", low=0, high=1)
+        if self.policy not in ("none", "randaugment", "autoaugment"):
+            raise ValueError(f"policy must be none, randaugment or autoaugment, got {self.policy!r}")
         if self.slow_fast and self.policy != "none":
             raise ValueError(f"policy={self.policy} needs a single clip; set views.slow_fast=false")
 
@@ -53,6 +56,15 @@ class ColorOperation(v2.RandAugment):  # type: ignore[misc]
     _AUGMENTATION_SPACE = {  # noqa: RUF012
         k: v for k, v in v2.RandAugment._AUGMENTATION_SPACE.items() if k not in _MOVING[1:]
     }
+
+
+def apply_policy(policy: nn.Module, view: Tensor, rng: np.random.Generator) -> Tensor:
+    """Applies a torchvision policy to a view (T, H, W, 3), with the same operations for all frames."""
+    # Policies draw from torch's global generator, so it is seeded from `rng` here.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(rng.integers(2**63)))
+        images: Tensor = policy(view.permute(0, 3, 1, 2))  # (T, 3, H, W)
+    return images.permute(0, 2, 3, 1).contiguous()  # (T, H, W, 3)
 
 
 class RandomClips:
@@ -87,7 +99,7 @@ class RandomClips:
             for transform in self.transforms
         ]
 
-    def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> tuple[list[Tensor], list[Any]] | Made:
+    def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> VideoViews:
         """Float views (3, T, H, W), without parameters."""
         height, width = frames.shape[1:3]
         views = []
@@ -100,7 +112,7 @@ class RandomClips:
                 clip = crop_and_resize(frames, box, side, index=place, interpolation="bilinear", antialias=False)
                 clip = clip.flip(2) if flipped else clip  # (T, side, side, 3)
                 views.append(transform.resized(side)(clip))  # already resized and cropped
-        return views, []
+        return VideoViews(views, [])
 
 
 class FinetuneViews(RandomClips):
@@ -128,11 +140,16 @@ class FinetuneViews(RandomClips):
         if fast is not None and policy != "none":
             raise ValueError(f"policy={policy!r} needs a single clip, but there is a fast one as well; use one of them")
         self.flow = flow
-        self.halves: Sequence[nn.Module] = ()
+        self.policies: list[nn.Module] = []  # before the flow labels
+        self.late_policies: list[nn.Module] = []  # after them
         if flow is not None and flow.rule == "absolute" and policy != "none":
             if policy == "autoaugment":
                 raise ValueError('policy="autoaugment" mixes moves and colors; flow labels need "randaugment"')
-            self.halves, policy = [kind(1, fill=POLICY_FILL) for kind in (MovingOperation, ColorOperation)], "none"
+            self.policies, self.late_policies = [MovingOperation(1, fill=_FILL)], [ColorOperation(1, fill=_FILL)]
+        elif policy == "randaugment":
+            self.policies = [v2.RandAugment(fill=_FILL)]
+        elif policy == "autoaugment":
+            self.policies = [v2.AutoAugment(fill=_FILL)]
         self.view = ViewTransform(
             ViewSpec(
                 size=transform.crop_size[0],
@@ -143,21 +160,18 @@ class FinetuneViews(RandomClips):
                 grayscale=0.0,
                 interpolation="bilinear",
                 antialias=False,
-                policy=policy,
             )
         )
 
-    def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> Made:
+    def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> VideoViews:
         """Views uint8 (T, size, size, 3), the `ViewParams` of each, and the target "flow" (T-1, N)."""
         view, params = self.view(frames, rng, index=places[0])
-        targets = {}
-        if self.halves:
-            view = apply_policy(self.halves[0], view, rng)
-        if self.flow is not None:
-            targets["flow"] = self.flow(view, flip=bool(params.flip[0]))
-        if self.halves:
-            view = apply_policy(self.halves[1], view, rng)
+        for policy in self.policies:
+            view = apply_policy(policy, view, rng)
+        targets = {} if self.flow is None else {"flow": self.flow(view, flip=bool(params.flip[0]))}
+        for policy in self.late_policies:
+            view = apply_policy(policy, view, rng)
         views = [view]
         for transform, place in zip(self.transforms[1:], places[1:], strict=True):
             views.append(self.view.cut(frames, params.box[0].tolist(), place, transform.crop_size[0]))
-        return Made(views, [params] * len(views), targets)
+        return VideoViews(views, [params] * len(views), targets)

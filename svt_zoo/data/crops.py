@@ -12,14 +12,15 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.transforms import v2
 
 from ..options import bounds
 from .transforms import Frames
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # steps of the color jitter in ViewParams.order
-POLICY_FILL = [128, 128, 128]  # gray, for pixels that a shift or rotation leaves empty
+_RATIO = (3 / 4, 4 / 3)  # width / height of a crop by area, drawn log-uniformly
+_BLUR_SIGMA = (0.1, 2.0)  # range of the standard deviation of the blur, in pixels of the view
 
 
 class Box(NamedTuple):
@@ -38,24 +39,19 @@ class ViewSpec:
     Attributes:
         size: side of the square view in pixels.
         area: fraction of the frame area that the crop covers, drawn uniformly; None crops by `short_side`.
-        ratio: width / height of the crop, drawn log-uniformly.
         short_side: with `area=None`, range in pixels for the short side before a `size` crop, as in TimeSformer and
             SlowFast. If both are None, the full frame is resized to the view: no spatial variation (SVT, table 5).
         hflip, jitter, grayscale, blur, solarize: probability of each.
         brightness, contrast, saturation: factors are drawn from 1 - x to 1 + x.
         hue: shift is drawn from -x to x, as a fraction of the full hue circle (0 to 0.5).
         grayscale_by: "luma" weights the channels; "channel" repeats one random channel, as CPC does.
-        blur_sigma: standard deviation of the blur is drawn from this range, in pixels of the view.
         interpolation, antialias: how the crop is resized.
-        policy: torchvision's RandAugment or AutoAugment (ImageNet) of the cropped view, the same for all frames.
-        policy_ops, policy_magnitude: RandAugment's number of operations and magnitude (0 to 30).
-        consistent: draw once per view; False draws everything except the policy for each frame (SVT, table 7).
+        consistent: draw once per view; False draws everything for each frame (SVT, table 7).
         consistent_color: False draws the color jitter for each frame, but crop and flip once per view, as CPC does.
     """
 
     size: int = 224
     area: tuple[float, float] | None = (0.4, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
     short_side: tuple[int, int] | None = None
     hflip: float = 0.5
     jitter: float = 0.8
@@ -66,13 +62,9 @@ class ViewSpec:
     grayscale: float = 0.2
     grayscale_by: Literal["luma", "channel"] = "luma"
     blur: float = 0.0
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
     solarize: float = 0.0
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     antialias: bool = True
-    policy: Literal["none", "randaugment", "autoaugment"] = "none"
-    policy_ops: int = 2
-    policy_magnitude: int = 9
     consistent: bool = True
     consistent_color: bool = True
 
@@ -86,8 +78,6 @@ class ViewSpec:
             raise ValueError(
                 f"short_side must be (low, high) with low at least size={self.size}, got {self.short_side}"
             )
-        if self.policy not in ("none", "randaugment", "autoaugment"):
-            raise ValueError(f"policy must be 'none', 'randaugment' or 'autoaugment', got {self.policy!r}")
 
 
 class ViewParams(NamedTuple):
@@ -139,7 +129,7 @@ def draw_view(spec: ViewSpec, height: int, width: int, num_frames: int, rng: np.
 
 def _draw_box(spec: ViewSpec, height: int, width: int, rng: np.random.Generator) -> Box:
     if spec.area is not None:
-        return random_area_box(height, width, spec.area, spec.ratio, rng)
+        return random_area_box(height, width, spec.area, _RATIO, rng)
     if spec.short_side is not None:
         return random_short_side_box(height, width, spec.size, spec.short_side, rng)
     return Box(0, 0, height, width)
@@ -155,7 +145,7 @@ def _draw_color(spec: ViewSpec, rng: np.random.Generator) -> tuple[tuple[float, 
     change = (rng.uniform(-1, 1, size=4) * limits * jitter).astype(np.float32)
     order = rng.permutation(4)
     channel = int(rng.integers(2, 5))
-    strengths = (*(1 + change[:HUE]), change[HUE], rng.uniform(*spec.blur_sigma) * blur)
+    strengths = (*(1 + change[:HUE]), change[HUE], rng.uniform(*_BLUR_SIGMA) * blur)
     return strengths, order, gray * (1 if spec.grayscale_by == "luma" else channel), solarize
 
 
@@ -167,7 +157,6 @@ class ViewTransform:
 
     def __init__(self, spec: ViewSpec) -> None:
         self.spec = spec
-        self.policy = _policy(spec)
 
     def __call__(
         self, frames: Frames, rng: np.random.Generator, *, index: Sequence[int] | None = None
@@ -176,10 +165,7 @@ class ViewTransform:
         _, height, width, _ = frames.shape
         index = range(len(frames)) if index is None else index
         params = draw_view(self.spec, height, width, len(index), rng)
-        view = self.crop(frames, params.box, index)
-        if self.policy is not None:
-            view = apply_policy(self.policy, view, rng)
-        return view, params
+        return self.crop(frames, params.box, index), params
 
     def crop(self, frames: Frames, boxes: Tensor, index: Sequence[int]) -> Tensor:
         """Crops and resizes the frames in `index` by `boxes` (F, 4): one box for all frames, or one per frame."""
@@ -197,24 +183,6 @@ class ViewTransform:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.spec})"
-
-
-def apply_policy(policy: nn.Module, view: Tensor, rng: np.random.Generator) -> Tensor:
-    """Applies a torchvision policy to a view (T, H, W, 3), with the same operations for all frames."""
-    # Policies draw from torch's global generator, so it is seeded from `rng` here.
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(rng.integers(2**63)))
-        images: Tensor = policy(view.permute(0, 3, 1, 2))  # (T, 3, H, W)
-    return images.permute(0, 2, 3, 1).contiguous()  # (T, H, W, 3)
-
-
-def _policy(spec: ViewSpec) -> nn.Module | None:
-    policy: nn.Module | None = None
-    if spec.policy == "randaugment":
-        policy = v2.RandAugment(spec.policy_ops, spec.policy_magnitude, fill=POLICY_FILL)
-    elif spec.policy == "autoaugment":
-        policy = v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET, fill=POLICY_FILL)
-    return policy
 
 
 def random_area_box(

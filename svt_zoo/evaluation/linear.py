@@ -29,7 +29,7 @@ class LinearConfig:
         standardize: first scale each feature to mean 0 and standard deviation 1 of the training set; not in SVT's
             recipe. It is the BatchNorm before the probe of "Masked Autoencoders" (He et al. 2022), appendix A.1.
         validation_fraction: fraction of each class to hold out for the choice among `lrs`.
-        clips: random clips per training video whose features are stored; each epoch draws one of them. The paper's
+        clips: random clips per training video whose features are stored; each epoch shows another one. The paper's
             variation needs `clips` = `epochs`; fewer clips take less time.
         hflip: probability of a horizontal flip; set 0 where left and right matter.
         slow_fast: average the features of a slow and a fast clip in training too (SVT section 3.4).
@@ -105,7 +105,7 @@ def linear_probe(
     one. Then all train on the full set. The test set is not used for the selection.
 
     Args:
-        train: features (N, D), or (N, V, D) for V random clips per video, of which each epoch draws one.
+        train: features (N, D), or (N, V, D) for V random clips per video, of which each epoch shows one.
         test: features (M, D), averaged over the views of each video.
         options: of the training; options of the clips have no effect here.
         groups: scene of each training video (`Row.group`); no scene is in both the held-out part and the rest.
@@ -149,7 +149,7 @@ def train_heads(
     SVT's recipe: cross entropy, SGD with momentum, initial weights N(0, 0.01), initial biases 0. The learning rate
     follows a cosine per epoch towards 0.
 
-    `features` are (N, D), or (N, V, D), where each epoch draws one of V for each video; `labels` are (N,). All are
+    `features` are (N, D), or (N, V, D), where V epochs show each clip of a video once; `labels` are (N,). All are
     moved to `device`. A smaller last batch is also a step.
 
     Raises:
@@ -168,9 +168,12 @@ def train_heads(
     for epoch in range(options.epochs):
         rates = lrs * 0.5 * (1 + math.cos(math.pi * epoch / options.epochs))  # (L,)
         order = torch.randperm(num, generator=rng)
-        shown = torch.randint(features.shape[1], (num,), generator=rng) if features.ndim == 3 else None
+        if features.ndim == 3 and epoch % features.shape[1] == 0:
+            turns = torch.rand(num, features.shape[1], generator=rng).argsort(dim=1)  # (N, V)
         for rows in order.split(options.batch_size):
-            clips = features[rows] if shown is None else features[rows, shown[rows]]  # (B, D)
+            clips = features[rows]
+            if features.ndim == 3:
+                clips = features[rows, turns[rows, epoch % features.shape[1]]]  # (B, D)
             logits = clips @ weight.transpose(1, 2) + bias[:, None]  # (L, B, K)
             targets = labels[rows].repeat(len(lrs))
             # Sum over the layers: each layer gets only the gradient of its own mean loss.

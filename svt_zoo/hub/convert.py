@@ -6,7 +6,7 @@ refuses it. `convert_cpc` holds the rules for CPC.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,19 +15,19 @@ from torch import Tensor
 
 from .convert_cpc import UNUSED as _CPC_UNUSED
 from .convert_cpc import from_cpc
-from .state_dicts import StateDict, extras_of, from_classifier, matches, rename, strip, unwrap, without
+from .state_dicts import StateDict, from_classifier, matches, rename, unwrap, without
 
 # TIME's heads for frame order and flow direction, in the files of all its networks.
 _TIME_HEADS = ("temp_head.*", "mlp_q.*", "mlp_k.*", "mlp_v.*", "mlp_proj.*", "mlp_norm.*", "flow_head.*")
 _SVT_HEADS = ("head.mlp.*", "head.last_layer.*")
-_IMAGE_HEADS = ("head.*", "head_dist.*", "fc_norm.*", "pre_logits.*")
+_IMAGE_HEADS = ("head_dist.*", "fc_norm.*", "pre_logits.*")
 _TUBELETS = "patch_embed_3d.proj."
 
 
 class Converted(NamedTuple):
     """A checkpoint of other code in the zoo's names."""
 
-    kind: str  # name of its format
+    kind: str  # name of its format; "" if unknown
     state: StateDict  # of the backbone, with its classifier as `head.*`
     unused: list[str]  # keys of the file that are left out
 
@@ -40,21 +40,24 @@ class Format:
     """
 
     unused: tuple[str, ...]
-    convert: Callable[[StateDict], StateDict] = from_classifier
+    convert: Callable[[StateDict], StateDict] = dict
     superseded: Mapping[str, str] = field(default_factory=dict)
 
 
-def convert(checkpoint: Mapping[str, Any]) -> Converted:
-    """A checkpoint of any known format in the zoo's names.
+def convert(checkpoint: Mapping[str, Any], prefix: str = "") -> Converted:
+    """A checkpoint of any known format in the zoo's names; of kind "" if the format is unknown.
 
     Raises:
-        ValueError: the format is unknown.
+        ValueError: no entry has the prefix, or the checkpoint holds something else than dense tensors with names.
     """
-    kind, state = recognize(checkpoint), strip(unwrap(checkpoint), "model.")
+    state, others = unwrap(checkpoint, prefix)
+    backbone = from_classifier(state)
+    kind = recognize(backbone)
+    state = backbone if kind else state
     format_ = FORMATS[kind]
     unused = [*format_.unused, *(glob for glob, instead in format_.superseded.items() if instead in state)]
     dropped = [key for key in state if matches(key, unused)]
-    return Converted(kind, format_.convert(without(state, unused)), sorted([*dropped, *extras_of(checkpoint)]))
+    return Converted(kind, format_.convert(without(state, unused)), sorted([*dropped, *others]))
 
 
 def to_svt(state: Mapping[str, Tensor]) -> StateDict:
@@ -145,47 +148,39 @@ def to_xvit(state: Mapping[str, Tensor], *, original: bool = False) -> dict[str,
 
 
 FORMATS: dict[str, Format] = {
-    "svt": Format(_SVT_HEADS),
-    "timesformer": Format(_TIME_HEADS),
+    "": Format(()),
+    "timesformer": Format((*_SVT_HEADS, *_TIME_HEADS)),
     "hf_timesformer": Format((), _from_hf_timesformer),
-    "cpc": Format(_CPC_UNUSED, from_cpc),
     # Facebook's Motionformer also holds 2-D patches beside the 3-D ones and a grid beside the joint table.
     "motionformer": Format(
         _TIME_HEADS, _from_motionformer, {"patch_embed.*": "patch_embed_3d.proj.weight", "pos_embed": "st_embed"}
     ),
     # X-ViT's original has a second classifier, and without dropout a third.
     "xvit": Format((*_TIME_HEADS, "new_fc.*", "base_model.head.*"), _from_xvit),
-    "vit": Format(_IMAGE_HEADS),
+    "cpc": Format(()),
+    "original_cpc": Format(_CPC_UNUSED, from_cpc),
+    # An image network, or a TimeSformer of space-only attention: only there, `head.weight` is used.
+    "vit": Format((*_SVT_HEADS, *_IMAGE_HEADS)),
 }
 
 
-def recognize(checkpoint: Mapping[str, Any]) -> str:
-    """The format (a name in `FORMATS`) of a checkpoint of other code, found from its keys.
-
-    Raises:
-        ValueError: the format is unknown.
-    """
-    keys = set(unwrap(checkpoint))
-    if keys & {"timesformer.embeddings.cls_token", "embeddings.cls_token"}:
+def recognize(keys: Container[str]) -> str:
+    """The format (a name in `FORMATS`) of a state dict without wrappers, found from its keys; "" if unknown."""
+    if "timesformer.embeddings.cls_token" in keys or "embeddings.cls_token" in keys:
         return "hf_timesformer"
     if "base_model.cls_token" in keys:
         return "xvit"
-    if "cls_token" in keys and keys & {"temp_embed", "st_embed"}:
-        return "motionformer"
-    if "backbone.cls_token" in keys:
-        return "svt" if "backbone.time_embed" in keys else "vit"
-    if keys & {"model.cls_token", "temp_head.weight"} or {"cls_token", "time_embed"} <= keys:
-        return "timesformer"
-    if {"cls_token", "pos_embed", "patch_embed.proj.weight"} <= keys:
-        return "vit"
     if "agg.ConvGRUCell_00.reset_gate.weight" in keys:
+        return "original_cpc"
+    if "resnet.conv1.weight" in keys and "gru.reset_gate.weight" in keys:
         return "cpc"
-    shown = ", ".join(sorted(keys)[:4]) or ", ".join(map(str, list(checkpoint)[:4])) or "nothing"
-    raise ValueError(
-        f"not a checkpoint format of the zoo (it holds {shown}, ...); known are: "
-        "SVT, TimeSformer, Motionformer, X-ViT (the authors', TIME's, Hugging Face's), image ViT (DINO, timm), CPC "
-        "and our own"
-    )
+    if "cls_token" not in keys:
+        return ""
+    if "temp_embed" in keys or "st_embed" in keys:
+        return "motionformer"
+    if "time_embed" in keys or "temp_head.weight" in keys:
+        return "timesformer"
+    return "vit" if "pos_embed" in keys and "patch_embed.proj.weight" in keys else ""
 
 
 # Parts of video networks that image networks lack; they keep their initial values.

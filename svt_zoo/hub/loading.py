@@ -4,18 +4,20 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..models import Backbone, Classifier, ZooModel, create_empty, create_model, find_builder, list_models
 from .convert import start_from_image
 from .download import at_revision, fetch, fetched
-from .reading import Checkpoint, options_of, read_checkpoint
+from .reading import INDEX_NAMES, Checkpoint, read_checkpoint
 from .sources import HubFile, Source, UnfitWeightsError, WeightsError, parse_source
-from .state_dicts import StateDict, matches
+from .state_dicts import from_classifier, matches, without
 from .table import get_weights, list_weights
 from .weights import ClipSpec, Weights
 
@@ -34,6 +36,8 @@ def load_model(
     num_frames: int | None = None,
     img_size: int | None = None,
     revision: str | None = None,
+    prefix: str = "",
+    allow_nonfinite: bool = False,
     progress: bool = True,
     **options: Any,
 ) -> ZooModel:
@@ -53,6 +57,9 @@ def load_model(
             `.transforms()`. The position tables stay as trained and are resized in `forward`. (An image
             network has no table of frames: a new one is created for `num_frames`.)
         revision: another branch, tag or commit of a Hub file.
+        prefix: read only the file's entries with this prefix, and remove it. Names of nested dictionaries are joined
+            by dots. (The prefixes of DDP, FSDP and torch.compile are always removed.)
+        allow_nonfinite: load weights that contain NaN or infinity.
         progress: show a bar while downloading.
         options: keywords of the architecture's builder, such as `drop_path_rate`.
 
@@ -71,56 +78,84 @@ def load_model(
     sha256 = row.sha256 if row and revision is None else None
     source = at_revision(source, revision)
     with fetched(source, sha256=sha256, progress=progress) as path:
-        file = read_checkpoint(path, source)
-    name = name or file.config.get("model")
+        file = read_checkpoint(path, source, prefix=prefix, allow_nonfinite=allow_nonfinite)
+    clip = row.clip if row else _clip_of(file, source) or (like.clip if like else None)
     if name is None:
-        raise ValueError(
-            f"{source} does not state its architecture; load it by load_model(..., model=NAME), NAME being a row of "
-            f"list_weights(), which also gives the clip, or one of {', '.join(list_models())}"
-        )
-    kwargs = {**_keywords(file, like if like and like.model == name else None, num_frames), **options}
-    network = _network(name, kwargs, file, source)
-    if num_classes is None:
-        num_classes = len(file.head.get("bias", ()))
-    _report(source, file.unused if num_classes else [*file.unused, *(f"head.{key}" for key in file.head)])
-    clip = row.clip if row else ClipSpec(**file.config["clip"]) if file.config.get("clip") else like and like.clip
+        name = _architecture_of(file, source)
+    row_options = like.model_kwargs if like and like.model == name and file.kind != "ours" else {}
+    new_table = {"num_frames": num_frames} if file.kind == "vit" and num_frames else {}
+    network, file = _network(name, {**row_options, **file.options, **new_table, **options}, file, source)
     network.meta = {
         **file.config,
         **(row.meta if row else {}),
-        "model": name,
-        "model_kwargs": kwargs,
-        "num_classes": 0,
+        **network.meta,
         "clip": asdict(clip.resized(num_frames, img_size)) if clip else None,
         "weights": row.name if row else str(source),
         "file": str(source),
     }
-    return (_classifier(network, num_classes, file.head, source, row) if num_classes else network).eval()
+    return _with_classifier(network, file, num_classes, source, row).eval()
 
 
-def _keywords(file: Checkpoint, row: Weights | None, num_frames: int | None) -> dict[str, Any]:
-    """The keywords of the builder from `file`, or from `row` where the file does not state them."""
-    if file.config:
-        return dict(file.config.get("model_kwargs", {}))
-    keywords = {**(row.model_kwargs if row else {}), **options_of(file.state)}
-    if file.is_image and num_frames:
-        keywords["num_frames"] = num_frames  # its table of frames is new
-    return keywords
-
-
-def _network(name: str, kwargs: Mapping[str, Any], file: Checkpoint, source: Source) -> Backbone:
-    """The network `name` with the weights from `file`."""
+def _clip_of(file: Checkpoint, source: Source) -> ClipSpec | None:
     try:
-        network = cast(Backbone, create_model(name, **kwargs)) if file.is_image else create_empty(name, **kwargs)
-    except (TypeError, ValueError) as error:  # from a keyword, which may come from the file
+        return ClipSpec(**file.config["clip"]) if file.config.get("clip") else None
+    except TypeError as error:
+        raise WeightsError(f"{source}: its clip specification cannot be read ({error})") from error
+
+
+def _architecture_of(file: Checkpoint, source: Source) -> str:
+    if not file.config.get("model"):
+        raise ValueError(
+            f"{source} does not state its architecture; load it by load_model(..., model=NAME), NAME being a row of "
+            f"list_weights(), which also gives the clip, or one of {', '.join(list_models())}"
+        )
+    return str(file.config["model"])
+
+
+def _network(name: str, options: dict[str, Any], file: Checkpoint, source: Source) -> tuple[Backbone, Checkpoint]:
+    """The network `name` with the weights from `file`, and what of the file is used.
+
+    Keys and shapes are compared before memory is allocated.
+    """
+    device = torch.get_default_device()
+    is_ours = find_builder(name).__module__.startswith(Backbone.__module__.rpartition(".")[0])
+    try:
+        _check_sizes(options, file)
+        with torch.device("meta") if is_ours else nullcontext():
+            network = create_empty(name, **options)
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:  # the keyword may come from the file
         raise UnfitWeightsError(f"{source} does not fit {name}: {error}") from error
-    state = start_from_image(file.state, network.state_dict()) if file.is_image else file.state
-    lacking = [key for key in network.state_dict() if key not in state]
-    if new := [key for key in lacking if matches(key, network.new_parts)]:
-        fresh = create_model(name, **kwargs).state_dict()
+    own = network.state_dict()
+    state = file.state
+    if file.kind == "vit" and not own.keys() <= state.keys():
+        _log.info("%s: initial weights from an image network; temporal parts are new", source)
+        heads = [f"head.{key}" for key in file.head]
+        file = file._replace(head={}, unused=sorted([*file.unused, *heads]))
+        state = start_from_image(state, create_model(name, **options).state_dict())
+    elif not file.kind:  # only a network that a user has registered can fit
+        if own.keys() != state.keys():
+            head = {key.removeprefix("head."): value for key, value in state.items() if key.startswith("head.")}
+            state = from_classifier(without(state, ["head.*"]))
+            file = file._replace(head=head)
+        if own.keys() != state.keys():
+            raise UnfitWeightsError(f"{source}: {file.problem}")
+    if new := [key for key in own if key not in state and matches(key, network.new_parts)]:
+        fresh = create_model(name, **options).state_dict()
         state = {**state, **{key: fresh[key] for key in new}}
-        _log.warning("%s: new and untrained, for the file has none: %s", source, ", ".join(new))
-    load_strictly(network, state, source)
-    return network
+        _log.warning("%s: new and untrained, because the file has none: %s", source, ", ".join(new))
+    _check_fit(network, state, source)
+    if is_ours:
+        network.to_empty(device=device)
+    network.load_state_dict(state, strict=True)
+    return network, file
+
+
+def _check_sizes(options: Mapping[str, Any], file: Checkpoint) -> None:
+    """Refuse sizes that the file cannot have: to build many blocks takes long, even without memory for them."""
+    limits = {True: len(file.state), False: sum(value.numel() for value in file.state.values())}
+    for key, value in options.items():
+        if key in file.options and isinstance(value, int) and value > (limit := limits["depth" in key]):
+            raise ValueError(f"{key}={value} is more than its {limit} {'tensors' if 'depth' in key else 'numbers'}")
 
 
 def _resolve(weights: str | Path | Weights) -> tuple[Weights | None, Source]:
@@ -143,20 +178,25 @@ def file_inside(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    for name in (FINAL_NAME, WEIGHTS_NAME):
+    for name in (FINAL_NAME, WEIGHTS_NAME, *INDEX_NAMES):
         if (path / name).is_file():
             return path / name
     raise WeightsError(f"the folder {path} holds neither {FINAL_NAME} nor {WEIGHTS_NAME}; a run writes it when it ends")
 
 
-def _classifier(
-    backbone: Backbone, num_classes: int, head: StateDict, source: Source, row: Weights | None
-) -> Classifier:
-    """`backbone` with the file's classifier `head`, or with a new one if its size differs."""
+def _with_classifier(
+    backbone: Backbone, file: Checkpoint, num_classes: int | None, source: Source, row: Weights | None
+) -> ZooModel:
+    """`backbone` with the file's classifier, or with a new one if its size differs; `backbone` alone for 0 classes."""
+    there = len(file.head.get("bias", ()))
+    if num_classes is None:
+        num_classes = there
+    _report(source, file.unused if num_classes else [*file.unused, *(f"head.{key}" for key in file.head)])
+    if not num_classes:
+        return backbone
     classifier = Classifier(backbone, num_classes)
-    there = len(head.get("bias", ()))
     if there == num_classes:
-        load_strictly(classifier.head, head, source)
+        load_strictly(classifier.head, file.head, source)
         if row and row.labels:
             _fetch_labels(row.labels)
     else:
@@ -192,6 +232,11 @@ def load_strictly(network: nn.Module, state: Mapping[str, Tensor], source: Sourc
     Raises:
         UnfitWeightsError: one line that names the first keys that are missing, left over or of another shape.
     """
+    _check_fit(network, state, source)
+    network.load_state_dict(dict(state), strict=True)
+
+
+def _check_fit(network: nn.Module, state: Mapping[str, Tensor], source: Source | str) -> None:
     own = network.state_dict()
     shapes = [
         f"{key} is {tuple(state[key].shape)}, not {tuple(own[key].shape)}"
@@ -208,8 +253,28 @@ def load_strictly(network: nn.Module, state: Mapping[str, Tensor], source: Sourc
         if keys
     ]
     if problems:
-        raise UnfitWeightsError(f"{source} does not fit {type(network).__name__}: {'; '.join(problems)}")
-    network.load_state_dict(dict(state), strict=True)
+        raise UnfitWeightsError(
+            f"{source} does not fit {type(network).__name__}: {'; '.join(problems)}{_fitting_options(own, state)}"
+        )
+
+
+def _fitting_options(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """A hint: the options of the builder that tensors determine, where they differ from the network's."""
+
+    def sizes(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+        sizes: dict[str, int] = {}
+        for key, value in tensors.items():
+            if match := re.match(r"(?:base_model\.)?blocks\.(\d+)\.(.+)", key):
+                sizes["depth"] = max(sizes.get("depth", 0), int(match[1]) + 1)
+                if match[2] == "norm1.weight":
+                    sizes["embed_dim"] = len(value)
+                elif match[2] == "mlp.fc1.bias":
+                    sizes["mlp_dim"] = len(value)
+        return sizes
+
+    ours, theirs = sizes(own), sizes(state)
+    hints = [f"{name}={size}" for name, size in theirs.items() if ours.get(name) != size]
+    return f"; sizes of the file: {', '.join(hints)} (options of the architecture)" if hints else ""
 
 
 def from_pretrained(

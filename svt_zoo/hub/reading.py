@@ -1,25 +1,24 @@
 """Reads a weight file of any known format into tensors with the zoo's names; nothing in the file can run code."""
 
-import argparse
-import importlib.util
 import json
 import math
-import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .convert import convert
+from .convert import convert, recognize
+from .pickles import read_pickle
 from .sources import Source, UnfitWeightsError, WeightsError, one_line
-from .state_dicts import StateDict, from_classifier
+from .state_dicts import StateDict, from_classifier, unwrap
 
+FORMAT_VERSION = 1  # of our own files; increased when an older reader could misread a newer file
+INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")  # of a file in several shards
 _TUBELETS = "patch_embed_3d.proj.weight"
 _TRAINED_SIZE = 224  # frame size in pixels of a joint table, whose shape does not determine it
-FORMAT_VERSION = 1  # of our own files; increased when an older reader could misread a newer file
 
 
 class Checkpoint(NamedTuple):
@@ -29,93 +28,148 @@ class Checkpoint(NamedTuple):
     head: StateDict  # "weight" and "bias" of its classifier, or nothing
     config: dict[str, Any]  # `meta` of the network, if the file is one of ours
     unused: list[str]  # other keys of the file
-    is_image: bool  # an image network, from which a video network can start
+    kind: str  # as of `convert`
+    options: dict[str, Any]  # keywords of the builder that the file determines
+    problem: str = ""  # why the format is unknown
 
 
-def read_checkpoint(path: Path, source: Source | str = "") -> Checkpoint:
+def read_checkpoint(
+    path: Path, source: Source | str = "", *, prefix: str = "", allow_nonfinite: bool = False
+) -> Checkpoint:
     """Read a weight file of any known format: its tensors in the zoo's names, and its config if it is one of ours.
 
     Nothing in the file can run code. It reads safetensors, or uses `torch.load(weights_only=True)`, which also allows
     what the originals saved beside their tensors: `argparse.Namespace` (options), and NumPy numbers with their type.
 
+    Args:
+        path: the file, or the index (`.index.json`) of a file in several shards beside it.
+        source: where the file comes from, for messages.
+        prefix: only entries with this prefix are read, as in `unwrap`.
+        allow_nonfinite: accept NaN and infinity.
+
     Raises:
         WeightsError: not a weight file, a file with code in it, an unknown format, or written by a newer version.
     """
     source = source or path
-    raw, metadata = _read_safetensors(path, source) if _is_safetensors(path) else (_read_pickle(path, source), {})
-    config: dict[str, Any] = {}
-    unused: list[str] = []
-    kind = ""
-    if "config" in metadata and "format_version" in metadata:
-        if int(metadata["format_version"]) > FORMAT_VERSION:
-            raise WeightsError(
-                f"{source}: its format_version is {metadata['format_version']}, this version of svt_zoo reads up to "
-                f"{FORMAT_VERSION}; update svt_zoo"
-            )
+    raw, metadata = _read(path, source)
+    is_ours = "config" in metadata and "format_version" in metadata and not prefix
+    file = _ours(raw, metadata, source) if is_ours else _foreign(raw, source, prefix)
+    wrong = [key for key, value in {**file.state, **file.head}.items() if not value.isfinite().all()]
+    if wrong and not allow_nonfinite:
+        raise WeightsError(
+            f"{source}: NaN or infinite weights in {len(wrong)} tensors ({', '.join(wrong[:3])}); "
+            "load_model(..., allow_nonfinite=True) loads them"
+        )
+    return file
+
+
+def _ours(raw: StateDict, metadata: Mapping[str, str], source: Source | str) -> Checkpoint:
+    config = _config_of(metadata, source)
+    state = dict(raw)
+    head = _take_head(state) if config.get("num_classes") else {}
+    state = from_classifier(state) if head else state
+    return Checkpoint(_in_float32(state), head, config, [], "ours", dict(config.get("model_kwargs") or {}))
+
+
+def _foreign(raw: Mapping[str, Any], source: Source | str, prefix: str) -> Checkpoint:
+    try:
+        kind, state, unused = convert(raw, prefix)
+    except ValueError as error:
+        raise UnfitWeightsError(f"{source}: {error}") from None
+    options = options_of(state)
+    if kind == "xvit" and (heads := re.search(r"NUM_ATTENTION_HEADS: *(\d+)", str(raw.get("cfg", "")))):
+        options["consensus_heads"] = int(heads[1])  # no tensor determines it
+    head = _take_head(state) if kind else {}
+    problem = "" if kind else _problem(raw, state)
+    return Checkpoint(_in_float32(state), head, {}, unused, kind, options, problem)
+
+
+def _problem(raw: Mapping[str, Any], state: StateDict) -> str:
+    """Why a file of no known format cannot be read: what it holds, and which part of it could be read."""
+    keys = sorted(state) or list(map(str, raw))
+    parts = [key for key, value in raw.items() if isinstance(value, Mapping) and recognize(unwrap(value)[0])]
+    hint = f"; its part {parts[0]} is one: load_model(..., prefix='{parts[0]}.') reads it" if parts else ""
+    return (
+        f"not a checkpoint format of the zoo (it holds {', '.join(keys[:4]) or 'nothing'}, ...){hint}; known are SVT, "
+        "TimeSformer, Motionformer, X-ViT (the authors', TIME's, Hugging Face's), image ViT (DINO, timm), CPC and our "
+        "own; load_model(..., prefix=) takes off a wrapper's prefix"
+    )
+
+
+def _config_of(metadata: Mapping[str, str], source: Source | str) -> dict[str, Any]:
+    version = metadata["format_version"]
+    try:
+        newer = int(version) > FORMAT_VERSION
         config = json.loads(metadata["config"])
-        head = _take_head(raw) if config.get("num_classes") else {}
-        state = from_classifier(raw) if head else raw
-    else:
-        try:
-            kind, state, unused = convert(raw)
-        except ValueError as error:
-            raise UnfitWeightsError(f"{source}: {error}") from None
-        head = _take_head(state)
-    return Checkpoint(_in_float32(state), _in_float32(head), config, unused, is_image=kind == "vit")
+    except ValueError as error:
+        raise WeightsError(f"{source}: its metadata cannot be read ({one_line(error)}); it is damaged") from error
+    if newer:
+        raise WeightsError(
+            f"{source}: its format_version is {version}, this version of svt_zoo reads up to {FORMAT_VERSION}; "
+            "update svt_zoo"
+        )
+    for name, type_ in (("config", dict), ("model_kwargs", dict), ("clip", dict), ("model", str)):
+        value = config if name == "config" else config.get(name)
+        if not isinstance(value, type_) and (name == "config" or value is not None):
+            raise WeightsError(f"{source}: {name} in its metadata is a {type(value).__name__}; it is damaged")
+    return dict(config)
 
 
 def _take_head(state: StateDict) -> StateDict:
-    return {key: state.pop(f"head.{key}") for key in ("weight", "bias") if f"head.{key}" in state}
+    head = {key: state.pop(f"head.{key}") for key in ("weight", "bias") if f"head.{key}" in state}
+    return _in_float32(head)
 
 
 def _in_float32(state: StateDict) -> StateDict:
     return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
 
 
-def _is_safetensors(path: Path) -> bool:
-    """Whether the content is safetensors: 8 bytes of length, then a JSON header. The name is ignored."""
+def _read(path: Path, source: Source | str) -> tuple[dict[str, Any], dict[str, str]]:
+    """The content of a file, and the metadata of a safetensors file."""
     with path.open("rb") as file:
-        return file.read(9)[8:] == b"{"
+        start = file.read(512)
+    text = start.lstrip().lower()
+    if start[8:9] == b"{":  # 8 bytes of length, then a JSON header; the name is ignored
+        return _read_safetensors(path, source)
+    if text.startswith(b"{") and b"weight_map" in path.read_bytes()[: 1 << 26]:
+        return _read_shards(path, source), {}
+    kinds = {
+        b"<": "an HTML page, such as a sign-in or error page",
+        b"version https://git-lfs": "a Git LFS pointer, the file itself was not fetched (git lfs pull)",
+        b"\x1f\x8b": "compressed by gzip; unpack it first",
+        b"{": "a JSON file",
+        b"[": "a JSON file",
+    }
+    for beginning, kind in kinds.items():
+        if text.startswith(beginning):
+            raise WeightsError(f"{source}: not weights but {kind}; delete {path} and fetch the right file")
+    if not start:
+        raise WeightsError(f"{source}: an empty file; delete {path} and fetch it again")
+    return read_pickle(path, source), {}
 
 
 def _read_safetensors(path: Path, source: Source | str) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except SafetensorError as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{source}: not a complete safetensors file ({error}); fetch {path} again") from error
 
 
-def _numpy_number() -> list[Any]:
-    """The globals in a pickled NumPy float (CPC's best accuracy), under the names of NumPy 1 and 2."""
-    if importlib.util.find_spec("numpy") is None:
-        return []
-    import numpy as np
-
-    scalar = np.float64(0).__reduce__()[0]
-    names = [f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")]
-    return [np.dtype, type(np.dtype(np.float64)), *((scalar, name) for name in names)]
-
-
-def _read_pickle(path: Path, source: Source | str) -> dict[str, Any]:
+def _read_shards(index: Path, source: Source | str) -> dict[str, Any]:
+    tensors: dict[str, Any] = {}
     try:
-        with torch.serialization.safe_globals([argparse.Namespace, *_numpy_number()]):
-            raw = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        named = [line for line in str(error).splitlines() if "GLOBAL" in line or "Unpickler" in line]
-        reason = one_line(named[0] if named else error)
-        raise WeightsError(
-            f"{source}: refused, it holds more than tensors or is no PyTorch file ({reason}); "
-            "save its state_dict as safetensors where you trust it"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
-        raise WeightsError(
-            f"{source}: not a complete PyTorch or safetensors file ({type(error).__name__}: {one_line(error)}); "
-            "check that it is the right file, or fetch it again"
-        ) from error
-    if not isinstance(raw, Mapping):
-        raise WeightsError(f"{source}: holds a {type(raw).__name__}, not a state dict")
-    return dict(raw)
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{source}: not a complete index of shards ({one_line(error)}); fetch it again") from error
+    for name in names:
+        shard = index.with_name(Path(str(name)).name)
+        if name != shard.name or not shard.is_file() or shard.suffix == ".json":
+            raise WeightsError(
+                f"{source}: an index of {len(names)} shards, and {name} is not beside it; fetch them all"
+            )
+        tensors |= _read(shard, source)[0]
+    return tensors
 
 
 def options_of(state: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import Backbone, GradCheckpointing
-from .layers import Attention, Features, check_choice, check_clip
+from .layers import Attention, Features, check_choice, check_clip, check_sizes
 
 Pool = Literal["tokens", "context"]
 STRIDE = 32  # pixels per position of the ResNet's map, along either side
@@ -235,11 +235,15 @@ class CPCNetwork(Backbone):
     ) -> None:
         super().__init__()
         check_choice("pool", pool, Pool)
+        check_sizes(num_frames=num_frames, img_size=img_size, depth=depth, mlp_dim=mlp_dim)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be >= 0 and < 1, got {dropout}")
         depths, bottleneck, resnet_dim = RESNETS[resnet]
         embed_dim = resnet_dim if embed_dim is None else embed_dim
         self.embed_dim, self.num_frames, self.img_size, self.patch_size = embed_dim, num_frames, img_size, STRIDE
         self.relu, self.positions, self.pool = relu, positions, pool
         heads = max(1, embed_dim // 64) if num_heads is None else num_heads
+        check_sizes(embed_dim=embed_dim)
         self.resnet = FrameResNet(depths, embed_dim, bottleneck=bottleneck)
         self.blocks = nn.ModuleList(TokenBlock(embed_dim, heads, mlp_dim, dropout) for _ in range(depth))
         self.norm = StdNorm(embed_dim)

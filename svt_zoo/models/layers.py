@@ -6,6 +6,7 @@ D embed_dim, K outputs. Here also: R independent sequences, S tokens in a sequen
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from numbers import Integral
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -54,13 +55,25 @@ def check_choice(name: str, value: str, choices: Any) -> None:
         raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}")
 
 
+def check_sizes(**sizes: Any) -> None:
+    """Raise a ValueError unless each size of a network is an integer >= 1 (a depth: >= 0), and none is absurd.
+
+    The upper limits stop a damaged config before it allocates terabytes.
+    """
+    for name, size in sizes.items():
+        low, high = (0, 1000) if name.endswith("depth") else (1, 2**16)
+        if not isinstance(size, Integral) or not low <= int(size) <= high:
+            raise ValueError(f"{name} must be an integer from {low} to {high}, got {size!r}")
+
+
 class HeadProjections(nn.Module):
     """The linear layers of multi-head attention: `qkv` before it, `proj` after it."""
 
     def __init__(self, embed_dim: int, num_heads: int, *, qkv_bias: bool = True) -> None:
         super().__init__()
-        if num_heads < 1 or embed_dim < 1 or embed_dim % num_heads:
-            raise ValueError(f"embed_dim must be a multiple of num_heads >= 1, got {embed_dim} and {num_heads}")
+        check_sizes(embed_dim=embed_dim, num_heads=num_heads)
+        if embed_dim % num_heads:
+            raise ValueError(f"embed_dim must be a multiple of num_heads, got {embed_dim} and {num_heads}")
         self.num_heads = num_heads
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=qkv_bias)
         self.proj = nn.Linear(embed_dim, embed_dim)
@@ -111,6 +124,8 @@ class Block(nn.Module):
         self.attn = attn(embed_dim, num_heads, qkv_bias=qkv_bias)
         self.norm2 = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
         hidden_dim = int(embed_dim * mlp_ratio)
+        if hidden_dim < 1:
+            raise ValueError(f"mlp_ratio must be > 0, got {mlp_ratio}")
         fc1, fc2 = nn.Linear(embed_dim, hidden_dim), nn.Linear(hidden_dim, embed_dim)
         self.mlp = nn.Sequential(OrderedDict(fc1=fc1, act=nn.GELU(), fc2=fc2))
 
@@ -135,8 +150,7 @@ class Block(nn.Module):
 
 def drop_path_rates(last: float, depth: int) -> list[float]:
     """Stochastic depth of each of `depth` blocks: it grows linearly from 0 to that of the last block."""
-    if depth < 0:
-        raise ValueError(f"depth must be >= 0, got {depth}")
+    check_sizes(depth=depth)
     if not 0 <= last < 1:
         raise ValueError(f"drop_path_rate must be >= 0 and < 1, got {last}")
     return [last * i / max(1, depth - 1) for i in range(depth)]
@@ -192,9 +206,10 @@ class PatchEmbed(nn.Module):
 
 def grid_of(img_size: int | tuple[int, int], patch_size: int) -> tuple[int, int]:
     """Rows and columns of the patches of a frame of `img_size` pixels, (H, W) or one number for both."""
-    if patch_size < 1:
-        raise ValueError(f"patch_size must be >= 1, got {patch_size}")
+    check_sizes(patch_size=patch_size)
     height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    check_sizes(img_size=height)
+    check_sizes(img_size=width)
     if min(height, width) < patch_size:
         raise ValueError(f"img_size must hold a patch of {patch_size} pixels, got {img_size}")
     return height // patch_size, width // patch_size

@@ -3,6 +3,7 @@
 Patrick et al., "Keeping Your Eye on the Ball: Trajectory Attention in Video Transformers" (NeurIPS 2021).
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from typing import Literal
@@ -18,6 +19,7 @@ from .layers import (
     Interpolation,
     PatchEmbed,
     check_choice,
+    check_sizes,
     drop_path_rates,
     grid_of,
     init_weights,
@@ -123,7 +125,9 @@ class Motionformer(Backbone):
         super().__init__()
         check_choice("attention", attention, AttentionKind)
         check_choice("positions", positions, Positions)
-        if tubelet_frames < 1 or num_frames < 1 or num_frames % tubelet_frames:
+        check_sizes(embed_dim=embed_dim, num_frames=num_frames, num_landmarks=num_landmarks)
+        check_sizes(tubelet_frames=tubelet_frames)
+        if num_frames % tubelet_frames:
             raise ValueError(f"num_frames must be a multiple of tubelet_frames, got {num_frames} and {tubelet_frames}")
         self.embed_dim, self.num_frames, self.patch_size = embed_dim, num_frames, patch_size
         self.pos_mode, self.time_mode = pos_mode, time_mode
@@ -157,10 +161,8 @@ class Motionformer(Backbone):
         )
         self.set_grad_checkpointing(grad_checkpointing)
         self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
-        self.pre_logits = nn.Sequential()
-        if pre_logits:
-            self.pre_logits.add_module("fc", nn.Linear(embed_dim, embed_dim))
-            self.pre_logits.add_module("act", nn.Tanh())
+        last = OrderedDict(fc=nn.Linear(embed_dim, embed_dim), act=nn.Tanh()) if pre_logits else OrderedDict()
+        self.pre_logits = nn.Sequential(last)
         # As in the original, a separate time table is zero at first.
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.st_embed if self.joint_positions else self.pos_embed, std=0.02)

@@ -17,6 +17,7 @@ from .layers import (
     Features,
     Interpolation,
     PatchEmbed,
+    check_sizes,
     drop_path,
     drop_path_rates,
     grid_of,
@@ -102,6 +103,7 @@ class TimeSformer(Backbone):
         super().__init__()
         if table != "per_view":
             raise ValueError(f"table={table!r} was removed: tables are stretched to each clip; delete this option")
+        check_sizes(embed_dim=embed_dim, num_frames=num_frames)
         self.embed_dim, self.num_frames, self.patch_size = embed_dim, num_frames, patch_size
         self.pos_mode, self.time_mode = pos_mode, time_mode
         self.grid_size = grid_of(img_size, patch_size)

@@ -20,6 +20,7 @@ from .layers import (
     Interpolation,
     PatchEmbed,
     check_choice,
+    check_sizes,
     drop_path_rates,
     grid_of,
     init_weights,
@@ -119,6 +120,7 @@ class Consensus(nn.Module):
         self, embed_dim: int, depth: int, num_heads: int, mlp_ratio: float, out_dim: int, dropout: float
     ) -> None:
         super().__init__()
+        check_sizes(consensus_dim=out_dim)
         self.out_dim = out_dim
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.temporal_encoder = nn.ModuleList(
@@ -156,6 +158,7 @@ class XViT(Backbone):
             weights hold 8 frames, and were trained in this way on 16).
         pos_mode: interpolation of the grid of positions to other sizes.
         consensus_depth: blocks over the frames' class features.
+        consensus_heads: attention heads of these blocks; None is num_heads.
         consensus_dim: width of `cls`; None is embed_dim.
         dropout: dropout in training on `cls`, before the linear layer that follows (both originals: 0.5).
         frame_dropout: dropout in training on every frame's class feature (the original: 0.5; TIME: 0).
@@ -182,12 +185,14 @@ class XViT(Backbone):
         temporal_table: TemporalTable = "nearest",
         pos_mode: Interpolation = "cubic",
         consensus_depth: int = 1,
+        consensus_heads: int | None = None,
         consensus_dim: int | None = None,
         dropout: float = 0.0,
         frame_dropout: float = 0.0,
         grad_checkpointing: GradCheckpointing = False,
     ) -> None:
         super().__init__()
+        check_sizes(embed_dim=embed_dim, num_frames=num_frames, consensus_depth=consensus_depth)
         shifting = range(depth) if locations is None else tuple(locations)
         check_choice("temporal_table", temporal_table, TemporalTable)
         if shift_div < 2:
@@ -209,9 +214,9 @@ class XViT(Backbone):
         grid = grid_of(img_size, patch_size)
         self.base_model = FrameEncoder(embed_dim, patch_size, grid, num_frames, blocks, temporal_table, pos_mode)
         self.frame_dropout = nn.Dropout(frame_dropout)
-        self.consensus = Consensus(
-            embed_dim, consensus_depth, num_heads, mlp_ratio, consensus_dim or embed_dim, dropout
-        )
+        heads = num_heads if consensus_heads is None else consensus_heads
+        out_dim = embed_dim if consensus_dim is None else consensus_dim
+        self.consensus = Consensus(embed_dim, consensus_depth, heads, mlp_ratio, out_dim, dropout)
         self.set_grad_checkpointing(grad_checkpointing)
 
     @property

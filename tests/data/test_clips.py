@@ -14,7 +14,7 @@ from svt_zoo.data.flow import FlowLabels
 from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.data.loader import collate
 from svt_zoo.data.transforms import EvalTransform
-from svt_zoo.data.views import Made, TrainViews
+from svt_zoo.data.views import TrainViews, VideoViews
 
 CLIP = EvalTransform(num_frames=4, sampling_rate=None, resize_size=36, crop_size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
 
@@ -30,7 +30,7 @@ def moving_frames(num_frames: int = 12) -> torch.Tensor:
     return torch.stack([large[2 * t : 2 * t + 48, 3 * t : 3 * t + 64] for t in range(num_frames)])
 
 
-def made(seed: int, *, flow: FlowLabels | None = None, **options: Any) -> Made:
+def made(seed: int, *, flow: FlowLabels | None = None, **options: Any) -> VideoViews:
     views = FinetuneViews(CLIP, options_of(**options), flow=flow)
     return views.make(moving_frames(), [[0, 1, 2, 3]], np.random.default_rng(seed))
 
@@ -120,3 +120,28 @@ def test_labels_travel_to_the_batch(kind: str) -> None:
     assert batch.targets["flow"].shape == (2, 3, 4)
     for i in (0, 1):
         assert torch.equal(batch.targets["flow"][i], flow(batch.views[0][i], flip=bool(batch.params[0].flip[i])))
+
+
+@pytest.mark.parametrize("policy", ["randaugment", "autoaugment"])
+def test_a_policy_does_the_same_to_all_frames_and_leaves_the_global_generator(policy: str) -> None:
+    before = torch.get_rng_state()
+    still = moving_frames(1).expand(4, -1, -1, -1)
+    views = FinetuneViews(CLIP, options_of(policy=policy))
+    changed = 0
+    for seed in range(12):
+        [view], [params], _ = views.make(still, [[0, 1, 2, 3]], np.random.default_rng(seed))
+        assert torch.equal(view, view[:1].expand_as(view))
+        changed += not torch.equal(view, views.view.crop(still, params.box, range(4)))
+    assert changed >= 6
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_policy_keeps_every_frame_and_is_drawn_again_for_every_view() -> None:
+    views = [made(seed, policy="randaugment").views[0] for seed in range(8)]
+    assert all(len(view.unique(dim=0)) == 4 for view in views)
+    assert len(torch.stack(views).unique(dim=0)) == 8
+
+
+def test_an_unknown_policy_is_refused() -> None:
+    with pytest.raises(ValueError, match="policy must be none, randaugment or autoaugment, got 'augmix'"):
+        options_of(policy="augmix")

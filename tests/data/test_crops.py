@@ -27,7 +27,7 @@ def frames_of(num: int = 6, height: int = 40, width: int = 60) -> torch.Tensor:
 
 
 def test_a_view_is_a_function_of_its_generator():
-    transform = ViewTransform(ViewSpec(size=32, policy="randaugment"))
+    transform = ViewTransform(ViewSpec(size=32))
     first, first_params = transform(frames_of(), rng(7))
     torch.manual_seed(99)
     second, second_params = transform(frames_of(), rng(7))
@@ -35,36 +35,10 @@ def test_a_view_is_a_function_of_its_generator():
     assert_close(tuple(first_params), tuple(second_params))
 
 
-def test_a_policy_leaves_the_global_generator_as_it_was():
-    before = torch.get_rng_state()
-    ViewTransform(ViewSpec(size=32, policy="randaugment"))(frames_of(), rng())
-    assert_close(torch.get_rng_state(), before)
-
-
 def test_a_view_is_the_drawn_box_of_the_picked_frames():
     frames = frames_of()
     view, params = ViewTransform(ViewSpec(size=32))(frames, rng(), index=[4, 1])
     assert_close(view, crop_and_resize(frames[[4, 1]], params.box[0].tolist(), 32))
-
-
-@pytest.mark.parametrize("policy", ["randaugment", "autoaugment"])
-def test_a_policy_does_the_same_to_all_frames(policy):
-    still = frames_of(1).expand(5, -1, -1, -1)
-    transform = ViewTransform(ViewSpec(size=32, policy=policy))
-    changed = 0
-    for seed in range(12):
-        view, params = transform(still, rng(seed))
-        assert_close(view, view[:1].expand_as(view))
-        changed += not torch.equal(view, crop_and_resize(still, params.box[0].tolist(), 32))
-    assert changed >= 6
-
-
-def test_a_policy_keeps_every_frame_and_draws_anew_for_every_view():
-    frames = frames_of()
-    transform = ViewTransform(ViewSpec(size=32, area=None, policy="randaugment"))
-    views = [transform(frames, rng(seed))[0] for seed in range(8)]
-    assert all(len(view.unique(dim=0)) == len(frames) for view in views)
-    assert len(torch.stack(views).unique(dim=0)) == 8
 
 
 def test_parameters_are_drawn_once_for_a_consistent_view():
@@ -193,7 +167,6 @@ def test_collating_keeps_the_type_and_adds_the_batch():
         ({"area": (0.5, 0.4)}, "0 < low <= high <= 1"),
         ({"short_side": (256, 320)}, "exclude each other"),
         ({"area": None, "short_side": (200, 320)}, "at least size=224"),
-        ({"policy": "augmix"}, "'randaugment' or 'autoaugment', got 'augmix'"),
     ],
 )
 def test_a_wrong_option_is_named(options, message):

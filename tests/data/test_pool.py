@@ -67,6 +67,7 @@ def start_and_interrupt():
     os.killpg(0, signal.SIGINT)  # as Ctrl-C does, while the server of the processes still imports
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores Ctrl-C in a job in the background
     forkserver.ensure_running = start_and_interrupt
     try:
         print(list(run_tasks(int, ["7", "8"], workers=2)))

@@ -102,6 +102,16 @@ def test_each_epoch_draws_one_of_the_cached_clips() -> None:
     assert not torch.allclose(train_heads(useless, labels, **options).weight, once.weight)
 
 
+def test_as_many_epochs_as_clips_show_each_clip_once() -> None:
+    clips = torch.eye(40 * 3).view(40, 3, -1)  # each clip has a feature, and so a column of weights, of its own
+    labels = torch.arange(40) % 2
+    low, high = (
+        train_heads(clips, labels, num_classes=2, options=probe_options(lrs=(lr,), epochs=3, momentum=0.0)).weight[0]
+        for lr in (1e-6, 1.0)
+    )
+    assert ((high - low).abs().sum(dim=0) > 1e-4).all()
+
+
 def test_a_seed_repeats_a_probe_and_another_one_does_not() -> None:
     train, labels = blobs(50, 2, noise=3.0)
     options = probe_options(lrs=(0.1,), epochs=2)

@@ -137,7 +137,10 @@ def test_a_malicious_pickle_is_refused_and_does_not_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write({"teacher": Bomb()}, tmp_path / "weights.pth")
-    with pytest.raises(WeightsError, match=r"weights\.pth: refused, it holds more than tensors .*(GLOBAL|Unpickler)"):
+    with pytest.raises(
+        WeightsError,
+        match=r"weights\.pth: refused, it holds more than .*(GLOBAL posix.system|Unsupported operand)",
+    ):
         small(tmp_path / "weights.pth")
     assert not (tmp_path / "bomb_went_off").exists()
 

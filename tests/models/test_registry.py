@@ -315,3 +315,41 @@ def test_table_std_is_refused_for_a_network_without_tables() -> None:
         create_model("cpc_resnet18", table_std=0.5)
     with pytest.raises(ValueError, match="must be > 0"):
         create_model("timesformer_vitt", table_std=0.0)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("num_heads", 0),
+        ("num_heads", 2.0),
+        ("embed_dim", 0),
+        ("embed_dim", 10**6),
+        ("embed_dim", "wide"),
+        ("depth", -1),
+        ("depth", 10**7),
+        ("num_frames", 0),
+        ("img_size", -32),
+    ],
+)
+@pytest.mark.parametrize("name", ["timesformer_vitt", "motionformer_vitt", "xvit_vitt", "cpc_resnet18"])
+def test_a_size_outside_its_bounds_is_refused_by_name(name: str, option: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"{option} must be an integer from . to [0-9]+, got "), torch.device("meta"):
+        create_model(name, **{**SMALL, option: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("timesformer_vitt", "patch_size", 0),
+        ("timesformer_vitt", "drop_path_rate", 1.0),
+        ("motionformer_vitt", "mlp_ratio", 0.0),
+        ("motionformer_vitt", "num_landmarks", 0),
+        ("xvit_vitt", "consensus_heads", 0),
+        ("xvit_vitt", "consensus_dim", 0),
+        ("cpc_resnet18", "mlp_dim", 0),
+        ("cpc_resnet18", "dropout", -0.1),
+    ],
+)
+def test_an_option_of_one_network_outside_its_bounds_is_refused(name: str, option: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{option.removeprefix('consensus_')} must be"):
+        create_model(name, **{**SMALL, option: value})

@@ -216,6 +216,20 @@ def test_a_new_network_has_no_time_and_the_consensus_pytorchs_default_weights() 
     assert {m.eps for m in model.base_model.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-6}
 
 
+def test_the_consensus_can_have_heads_of_its_own() -> None:
+    torch.manual_seed(0)
+    model, clip = XViT(**TINY, consensus_heads=3).eval(), torch.randn(2, 3, 4, 32, 32)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    other = XViT(**TINY).eval()
+    other.load_state_dict(model.state_dict())  # a state dict does not tell the number of heads
+    assert_close(other(clip).patches, model(clip).patches)
+    assert (other(clip).cls - model(clip).cls).abs().max() > 1e-4
+    with record_attention(model) as maps:
+        model(clip)
+    assert maps["consensus.temporal_encoder.0.attn"].shape == (2, 3, 5, 5)
+
+
 def test_attention_inside_frames_can_be_recorded() -> None:
     model = XViT(**TINY).eval()
     with record_attention(model) as maps:
