@@ -123,11 +123,11 @@ class Nothing(Compute):
     """Reads without computing."""
 
     def __init__(self) -> None:
-        pass
+        self.device = torch.device("cpu")
 
-    def __call__(self, chunk: Any) -> Any:
+    def stream(self, batches: Any) -> Any:
         """Return the input."""
-        return chunk
+        return batches
 
 
 def cpu_seconds() -> float:
@@ -139,8 +139,8 @@ def cpu_seconds() -> float:
 def rate_per_core(reader: ClipReader, compute: Compute, count: int) -> float:
     """Videos per second of CPU time, read by one worker."""
     started = cpu_seconds()
-    parts = {first: range(first, min(first + 8, count)) for first in range(0, count, 8)}
-    for _ in run_local(reader, compute, parts, 1):
+    ranges = [range(first, min(first + 8, count)) for first in range(0, count, 8)]
+    for _ in run_local(reader, compute, ranges, 1):
         pass
     return count / (cpu_seconds() - started)
 
@@ -149,7 +149,7 @@ def search_accuracy(table: FeatureTable, info: dict[str, dict[str, str]]) -> dic
     """Top-1 in percent of the nearest neighbor and of a random training video, over all sets and per set."""
     names, label = table.videos(), {name: row["class"] for name, row in info.items()}
     train = {name for name, row in info.items() if row["split"] == "train"}
-    features = torch.cat([block.features for block in table.batches()])
+    features = torch.cat([batch.features for batch in table.batches()])
     hits: dict[str, list[tuple[float, float]]] = {}
     for group in ("all", *sorted({row["set"] for row in info.values()})):
         inside = [name for name in names if group in ("all", info[name]["set"])]
@@ -213,7 +213,7 @@ def main() -> int:
     videos, model = read_list(args.list), network(args.network)
     transform = model.transforms()
     reader = ClipReader(videos, parse_views("1x1", transform), transform, batch_size=8)
-    compute = Compute(network(args.network), "cls", "float32", torch.device("cpu"), getattr(torch, dtype))
+    compute = Compute(network(args.network), "mean", torch.device("cpu"), getattr(torch, dtype))
     rates = {
         "reading": rate_per_core(reader, Nothing(), len(videos)),
         "reading and computing": rate_per_core(reader, compute, 16 if base else len(videos)),

@@ -64,7 +64,7 @@ def gpu_parts(scratch: Path) -> list[Part]:
         backbone_part("timesformer", 90, "cuda", scratch, "--batch", "16", "--compile"),
         Part("short attention", 60, (*short, "--device", "cuda")),
         Part("extraction", 60, (__file__, "--part", "extraction", "--device", "cuda")),
-        step_part("step, 32 videos, checkpointing", 60, "cuda", batch=32, checkpointing=True),
+        step_part("step, 32 videos, mlp computed again", 60, "cuda", batch=32, checkpointing="mlp"),
         backbone_part("motionformer", 50, "cuda", scratch, "--batch", "8"),
         backbone_part("xvit", 50, "cuda", scratch, "--batch", "16"),
     ]
@@ -315,7 +315,7 @@ def main() -> int:
                 rows[part.name] = run(part, min(part.limit, left), log / f"{part.name}.log")
             row = rows[part.name]
             text = summary(part.name, row["result"]) if "result" in row else " | ".join(row.get("end_of_log", [])[-3:])
-            print(f"{part.name:32} {row['state']:8} {row['seconds']:6.1f} s  {text}", flush=True)
+            print(f"{part.name:36} {row['state']:8} {row['seconds']:6.1f} s  {text}", flush=True)
     reached = goals(rows) if on_gpu else {}
     for goal, value in reached.items():
         print(f"goal: {goal:50} {value}")

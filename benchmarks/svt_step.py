@@ -1,6 +1,7 @@
 """Measure the cost of a training step of SVT's ViT-B/16 with the paper's ten views: FLOPs, time and memory.
 
-    python benchmarks/svt_step.py --output benchmarks/results
+    python benchmarks/svt_step.py --output benchmarks/results            # FLOPs, bytes and time
+    python benchmarks/svt_step.py --count --output benchmarks/results    # FLOPs and bytes alone, in a minute
 
 FLOPs are counted on tensors without data. Then each case runs in its own process, so that its peak memory is separate.
 On a GPU the cases are every batch size with and without checkpointing and compile; on a CPU one video with and without
@@ -9,19 +10,19 @@ augmentation. The last step is profiled; its time is used only if it is the only
 divided by the number of threads, so that other processes do not count.
 
 Bytes are what each operator reads and writes without compilation, on tensors without data: a fused attention kernel
-counts its inputs and outputs once. They bound the time of a step together with the FLOPs.
+counts its inputs and outputs once. They bound the time of a step together with the FLOPs. Peak memory is that of all
+tensors that are alive at once, in the second step; a GPU needs a little more.
 """
 
 import argparse
 import json
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
+import weakref
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -29,7 +30,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
@@ -39,9 +40,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from svt_zoo.batch import Batch
 from svt_zoo.config import Recipe
+from svt_zoo.device import device_name
 from svt_zoo.methods import SVT, SVTConfig
 from svt_zoo.models import Backbone, create_model, layers
+from svt_zoo.models.base import GradCheckpointing
 from svt_zoo.training.optim import OptimConfig, build_optimizer, clip_gradients, param_groups
+from svt_zoo.training.parallel import compile_networks
 
 VIEWS = Recipe().views  # the defaults are the paper's
 TINY_VIEWS = replace(VIEWS, global_size=32, local_size=16)
@@ -57,7 +61,7 @@ def clock(device: torch.device) -> float:
     return time.process_time() / torch.get_num_threads()
 
 
-def build(checkpointing: bool, tiny: bool = False) -> SVT:
+def build(checkpointing: GradCheckpointing, tiny: bool = False) -> SVT:
     """SVT as in the paper with random weights, or a tiny one."""
     backbone = create_model("svt_vitb", grad_checkpointing=checkpointing, **(TINY if tiny else {}))
     assert isinstance(backbone, Backbone)
@@ -73,7 +77,7 @@ def random_batch(size: int, device: torch.device, tiny: bool = False) -> Batch:
     return Batch(views=views, labels=torch.full((size,), -1), video_index=torch.arange(size))
 
 
-def count_flops(checkpointing: bool) -> dict[str, float]:
+def count_flops(checkpointing: GradCheckpointing) -> dict[str, float]:
     """TFLOP per video: forward of student and teacher, backward, and total; a multiply-add counts as two."""
     with torch.device("meta"):
         method = build(checkpointing)
@@ -93,11 +97,27 @@ def count_flops(checkpointing: bool) -> dict[str, float]:
 
 
 class ByteCounter(TorchDispatchMode):
-    """Sums the bytes that operators read and write, by operator; views cost nothing."""
+    """Sums the bytes that operators read and write, by operator (views cost nothing), and those alive at once."""
 
     def __init__(self) -> None:
         super().__init__()
         self.bytes: Counter[str] = Counter()
+        self.sizes: dict[int, int] = {}
+        self.alive = self.peak = 0
+
+    def watch(self, tensor: Tensor) -> None:
+        """Count the memory of a tensor until it is freed."""
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self.sizes:
+            self.sizes[key] = storage.nbytes()
+            self.alive += self.sizes[key]
+            self.peak = max(self.peak, self.alive)
+            weakref.finalize(storage, self.forget, key)
+
+    def forget(self, key: int) -> None:
+        """Called when the memory is freed."""
+        self.alive -= self.sizes.pop(key)
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator and count its tensors."""
@@ -107,51 +127,45 @@ class ByteCounter(TorchDispatchMode):
         if not (free or name in ("detach", "_unsafe_view", "empty_like", "empty")):
             tensors = [leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor)]
             self.bytes[name] += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self.watch(leaf)
         return out
 
 
-def count_bytes(batch: int, checkpointing: bool = False) -> dict[str, Any]:
-    """GB that a step of `batch` videos reads and writes, by phase and by operator, and GB kept for backward."""
+def count_bytes(batch: int, checkpointing: GradCheckpointing = False) -> dict[str, Any]:
+    """GB that a step of `batch` videos reads and writes, by phase and by operator, and its peak memory."""
     with torch.device("meta"):
         method = build(checkpointing)
-    saved: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, nn.Parameter):
-            saved[tensor.untyped_storage()._cdata] = tensor
-        return tensor
-
     with FakeTensorMode(allow_non_fake_inputs=True):
         method = method.to_empty(device="cpu")
         views = random_batch(batch, torch.device("cpu"))
         optimizer = build_optimizer(param_groups(method), OptimConfig())
         trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
-        losses: list[Tensor] = []
-
-        def forward() -> None:
-            hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-            with torch.autocast("cpu", torch.bfloat16), hooks:
-                losses.append(method(views, 1.0)["svt"])
-
-        def update() -> None:
-            clip_gradients(trained, 3.0, mode="per_parameter")
-            optimizer.step()
-            method.after_step(1.0)
-
-        phases: dict[str, Callable[[], Any]] = {"forward": forward, "backward": lambda: losses[0].backward()}
-        counters = {name: ByteCounter() for name in (*phases, "update")}
+        counter = ByteCounter()
+        for tensor in (*method.parameters(), *method.buffers(), *views.views):
+            counter.watch(tensor)
         explicit, layers.attend = layers.attend, F.scaled_dot_product_attention  # as on a GPU
         try:
-            for name, phase in {**phases, "update": update}.items():
-                with counters[name]:
-                    phase()
+            for _ in range(2):  # the optimizer has its state from the second step on
+                counter.bytes.clear()
+                with counter:
+                    with torch.autocast("cpu", torch.bfloat16):
+                        loss = method(views, 1.0)["svt"]
+                    forward = counter.bytes.total()
+                    loss.backward()
+                    backward = counter.bytes.total() - forward
+                    clip_gradients(trained, 3.0, mode="per_parameter")
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    method.after_step(1.0)
+                del loss
         finally:
             layers.attend = explicit
-        kept = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
-    total = sum((counter.bytes for counter in counters.values()), Counter())
-    result = {name: sum(counter.bytes.values()) for name, counter in counters.items()}
-    result |= {"step": total.total(), "kept_for_backward": kept}
-    operators = {name: round(value / 1e9, 1) for name, value in total.most_common(12)}
+    total = counter.bytes.total()
+    result = {"forward": forward, "backward": backward, "update": total - forward - backward, "step": total}
+    result |= {"peak_memory": counter.peak}
+    operators = {name: round(value / 1e9, 1) for name, value in counter.bytes.most_common(12)}
     return {**{name: round(value / 1e9, 1) for name, value in result.items()}, "operators": operators}
 
 
@@ -163,9 +177,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     tiny = case.get("tiny", False)
     method = build(case["checkpointing"], tiny).to(device)
     if case["compile"]:
-        for module in method.modules():
-            if isinstance(module, Backbone):
-                module.compile()
+        compile_networks(method)
     optimizer = build_optimizer(param_groups(method), OptimConfig(lr=1e-4, weight_decay=0.0))
     trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
     batch = random_batch(case["batch"], device, tiny)
@@ -223,7 +235,7 @@ def run_cases(args: argparse.Namespace, device: torch.device, flops: float) -> l
     """Run all cases one after the other, each in its own process, and add their rates."""
     results = []
     compiled = (False, True) if device.type == "cuda" else (False,)
-    for batch, checkpointing, compile_it in product(args.batches, (False, True), compiled):
+    for batch, checkpointing, compile_it in product(args.batches, (False, "mlp", True), compiled):
         case = {"device": str(device), "batch": batch, "checkpointing": checkpointing, "compile": compile_it}
         case |= {"warmup": args.warmup, "steps": args.steps}
         child = [sys.executable, __file__, "--case", json.dumps(case)]
@@ -247,6 +259,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=5, help="steps per case; the last one is profiled")
     parser.add_argument("--warmup", type=int, default=2, help="steps before the timed ones")
     parser.add_argument("--output", type=Path, help="folder for the result as JSON")
+    parser.add_argument("--count", action="store_true", help="count FLOPs and bytes, measure no time")
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.case:
@@ -254,24 +267,25 @@ def main() -> int:
         return 0
     device = torch.device(args.device)
     args.batches = args.batches or ([8, 16, 32, 64] if device.type == "cuda" else [1])
-    flops = {"plain": count_flops(False), "checkpointing": count_flops(True)}
-    print("TFLOP per video:", flops, flush=True)
-    traffic = count_bytes(32)
-    print("GB per step of 32 videos:", traffic, flush=True)
-    result = {
+    kinds: dict[str, GradCheckpointing] = {"plain": False, "mlp": "mlp", "checkpointing": True}
+    result: dict[str, Any] = {
         "command": " ".join(["python", *sys.argv]),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "tflop_per_video": flops,
-        "gb_per_step_of_32_videos": traffic,
-        "matrix_product_tflop_per_second": round(matrix_product(device), 3),
-        "goal_videos_per_second": GOAL,
-        "cases": run_cases(args, device, flops["plain"]["step"]),
+        "tflop_per_video": {name: count_flops(kind) for name, kind in kinds.items()},
+        "gb_per_step_of_32_videos": {name: count_bytes(32, kind) for name, kind in kinds.items()},
     }
+    print(json.dumps(result, indent=2), flush=True)
+    if not args.count:
+        result |= {
+            "device": device_name(device),
+            "threads": torch.get_num_threads(),
+            "matrix_product_tflop_per_second": round(matrix_product(device), 3),
+            "goal_videos_per_second": GOAL,
+            "cases": run_cases(args, device, result["tflop_per_video"]["plain"]["step"]),
+        }
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)
-        file = args.output / f"svt_step_{device.type}.json"
+        file = args.output / f"svt_step_{'count' if args.count else device.type}.json"
         file.write_text(json.dumps(result, indent=2) + "\n")
         print(file)
     return 0

@@ -10,9 +10,10 @@ import torch
 
 
 def sequential(path: Path) -> Iterator[np.ndarray]:
-    """Decodes every frame of the first video stream in order, upright: uint8 (H, W, 3)."""
+    """Decodes every frame of the preferred video stream in order, turned as `rotation` states: uint8 (H, W, 3)."""
     with av.open(str(path)) as container:
-        stream = container.streams.video[0]
+        stream = container.streams.best("video")
+        assert isinstance(stream, av.VideoStream)
         stream.thread_type = "NONE"
         stream.codec_context.thread_count = 1
         for frame in container.decode(stream):

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ..files import atomic, local_path, remove
 from ..options import bounds
-from ..video import VideoReadError, open_video
+from ..video import Limits, VideoReadError, open_video
 from ..video.frames import FrameFolder
 from .pool import fingerprint
 
@@ -152,7 +152,7 @@ def _open(path: str, num_frames: int | None, fps: float) -> Iterator[_Reader]:
         time_base = 1 / Fraction(fps).limit_denominator(100_000)
         yield _Reader(Path(path), images, list(range(total)), total, time_base, height, width)
         return
-    with open_video(path) as video:
+    with open_video(path, limits=Limits(max_pixels=8192 * 4352)) as video:
         index = video._index
         ticks = [pts - index.pts[0] for pts in index.pts]
         frames = video._decode(range(video.num_frames))  # one at a time: a long video would not fit in memory

@@ -13,6 +13,7 @@ import safetensors
 import torch
 from filelock import FileLock
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from ..data import datasets, sampling
 from ..data.datasets import FrameReader, frame_range, shared_frames
@@ -83,7 +84,9 @@ class ClipReader:
         group = next(groups)  # every video has a row
         while group:
             following = next(groups, [])
-            views = [torch.stack(list(of)) for of in zip(*(views for _, views in group if views), strict=True)]
+            clips = [views for _, views in group if views]
+            # default_collate stacks directly into shared memory when a worker of a loader calls it.
+            views = [default_collate(list(view)) for view in zip(*clips, strict=True)]  # each (n, 3, T, H, W)
             yield ClipBatch(videos.start, [row for row, _ in group], views, last=not following)
             group = following
 

@@ -22,7 +22,7 @@ from ..models.layers import Block
 def compile_networks(method: Method) -> None:
     """Compile each transformer block for clips of any size, and networks without such blocks as a whole.
 
-    All blocks share compiled code: SVT's ten views need 4 graphs of one block, as networks they need 8 graphs of all.
+    All blocks share compiled code: SVT's ten views need 4 graphs of one block instead of 6 of the network.
     """
     for module in method.modules():
         if isinstance(module, Block):

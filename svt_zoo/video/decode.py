@@ -6,6 +6,7 @@ freed after a fork.
 
 import logging
 import os
+import struct
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from functools import partial
@@ -44,9 +45,10 @@ class Source:
         packets: all packets of the stream if they have been read and are small, else None.
     """
 
-    def __init__(self, path: str, limits: Limits, container: InputContainer, stream: VideoStream) -> None:
-        self.path, self.limits = path, limits
+    def __init__(self, path: str, file: str, limits: Limits, container: InputContainer, stream: VideoStream) -> None:
+        self.path, self.file, self.limits = path, file, limits
         self.container, self.stream = container, stream
+        self.number = stream.index  # reading it from a closed stream would be an error
         self.packets: list[av.Packet[VideoStream]] | None = None
 
     def __del__(self) -> None:
@@ -58,41 +60,56 @@ class Source:
         self.container.close()
 
 
-def open_source(path: str, limits: Limits) -> Source:
-    """Opens the first video stream that is not a cover picture, for decoding without threads."""
+def open_source(path: str, limits: Limits, number: int | None = None, file: str | None = None) -> Source:
+    """Opens a video stream for decoding without threads: stream `number`, or the one that FFmpeg prefers.
+
+    `file` is the absolute path, for a working folder that has changed.
+    """
+    file = file or os.path.abspath(path)  # FFmpeg reads a relative "a:b.mp4" as protocol "a"
     size_limit = {"max_pixels": str(limits.max_pixels)}
     try:
         container = av.open(
-            os.path.abspath(path),  # FFmpeg reads a relative "a:b.mp4" as protocol "a"
+            file,
             options=size_limit,
             container_options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"},
             **_TAGS,
         )
     except (av.FFmpegError, MemoryError) as error:
-        raise VideoReadError(path, f"not a video that FFmpeg can open ({ffmpeg_reason(error)})") from error
+        reason = ffmpeg_reason(error)
+        if isinstance(error, av.error.ArgumentError):  # its log holds FFmpeg's message, if logging is on
+            log: Any = error.log  # (level, name, message)
+            reason = log[-1].strip() if log else "format not allowed: only video files, no lists or images"
+        raise VideoReadError(path, f"not a video that FFmpeg can open ({reason})") from error
     try:
-        stream = _video_stream(path, container, limits)
+        stream = _video_stream(path, container, limits, number)
     except VideoReadError:
         container.close()
         raise
     stream.thread_type = "NONE"
     stream.codec_context.thread_count = 1
     stream.codec_context.options = size_limit
-    return Source(path, limits, container, stream)
+    return Source(path, file, limits, container, stream)
 
 
-def _video_stream(path: str, container: InputContainer, limits: Limits) -> VideoStream:
-    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+def _video_stream(path: str, container: InputContainer, limits: Limits, number: int | None) -> VideoStream:
+    streams = {s.index: s for s in container.streams.video if not s.disposition & Disposition.attached_pic}
     if not streams:
         covers = ", only a cover picture" if container.streams.video else ""
         raise VideoReadError(path, f"no video stream{covers}")
-    stream = streams[0]
+    if number is None:
+        best = container.streams.best("video")
+        number = best.index if best is not None and best.index in streams else min(streams)
+    if number not in streams:
+        raise VideoReadError(path, f"stream must be one of the video streams {sorted(streams)}, got {number}")
+    stream = streams[number]
     if stream.codec_context is None:
         raise VideoReadError(path, "FFmpeg has no decoder for its video stream; re-encode it")
     height, width = stream.codec_context.height, stream.codec_context.width
     if height * width > limits.max_pixels:
         raise VideoReadError(
-            path, f"frames of {width}x{height} pixels, more than the {limits.max_pixels} of Limits.max_pixels"
+            path,
+            f"frames of {width}x{height} pixels, more than the {limits.max_pixels} of Limits.max_pixels; "
+            "make it smaller with `svt-zoo prepare`, or pass limits=Limits(max_pixels=...)",
         )
     return stream
 
@@ -171,7 +188,7 @@ def decode_frames(source: Source, index: VideoIndex, wanted: Sequence[int]) -> G
                 if not by_pts:
                     return
         logger.debug("%s: the decoder contradicts the timestamps; decoding and counting all frames", source.path)
-        source = open_source(source.path, source.limits)
+        source = open_source(source.path, source.limits, index.stream, source.file)
 
     remaining = set(wanted)
     count = 0
@@ -194,4 +211,20 @@ def _to_rgb(index: VideoIndex, reformatter: VideoReformatter, frame: VideoFrame)
     plane = reformatter.reformat(frame, width=width, height=height, format="rgb24", threads=1).planes[0]
     rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)  # (H, bytes per padded row)
     image = rows[:height, : width * 3].reshape(height, width, 3)  # (H, W, 3)
-    return np.rot90(image, index.quarter_turns) if index.quarter_turns else image
+    return turn(image, *index.orientation)
+
+
+def orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
+    """The arguments of `turn` that make a frame upright, from the display matrix beside it."""
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False, False, False
+    # A pixel (x, y) is shown at (a x + c y, b x + d y). Other angles than quarter turns become the nearest one.
+    a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])
+    return (True, b < 0, c < 0) if abs(b) + abs(c) > abs(a) + abs(d) else (False, d < 0, a < 0)
+
+
+def turn(image: NDArray[Any], transpose: bool, flip_rows: bool, flip_columns: bool) -> NDArray[Any]:
+    """Turns and mirrors (H, W, 3) without a copy."""
+    image = image.transpose(1, 0, 2) if transpose else image
+    return image[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]

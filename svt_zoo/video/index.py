@@ -1,6 +1,7 @@
 """Scanning a video: one pass over its packets gives the number and the times of its frames."""
 
 import math
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -12,7 +13,8 @@ import av
 from av.video import VideoStream
 from av.video.frame import VideoFrame
 
-from .decode import Source, decode_packets, ffmpeg_reason, open_source
+from .cut import ends_early
+from .decode import Source, decode_packets, ffmpeg_reason, open_source, orientation
 from .errors import DamageError, Deadline, Limits, VideoReadError
 from .packets import SKIPPABLE_CODECS, Packet, VideoIndex
 from .pictures import HEADER_CODECS, Picture, PictureReader, count_pictures, one_frame_per_packet
@@ -25,7 +27,7 @@ _ORDERED_CODECS = HEADER_CODECS | {"mjpeg", "av1"}
 _MAX_KEPT = 32 * 1024**2
 
 
-def scan(path: str, limits: Limits) -> tuple[VideoIndex, Source | None]:
+def scan(path: str, limits: Limits, number: int | None = None) -> tuple[VideoIndex, Source | None]:
     """Reads all packets of a video and decodes its first frame.
 
     If the packets do not determine the frames and their order, all frames are decoded and counted.
@@ -37,7 +39,7 @@ def scan(path: str, limits: Limits) -> tuple[VideoIndex, Source | None]:
         VideoReadError: the file has no video stream, a packet cannot be read or decoded, or `limits` are exceeded.
     """
     with ExitStack() as stack:
-        source = stack.enter_context(closing(open_source(path, limits)))
+        source = stack.enter_context(closing(open_source(path, limits, number)))
         stream = _read_packets(source)
         first, packets = stream.first, None
         times = [p.pts for p in stream.packets if p.shown]
@@ -47,7 +49,7 @@ def scan(path: str, limits: Limits) -> tuple[VideoIndex, Source | None]:
             source.close()
             _check_duration(path, len(stream.packets) / stream.rate, limits)
             try:
-                first, times = _decode_times(path, limits)
+                first, times = _decode_times(path, limits, source.number)
             except DamageError:
                 # MP4 lists its frames. Those before the damage can be read.
                 if first is None or stream.container != "mov":
@@ -67,7 +69,9 @@ def scan(path: str, limits: Limits) -> tuple[VideoIndex, Source | None]:
             time_base=stream.time_base,
             height=first.height,
             width=first.width,
-            quarter_turns=round(first.rotation / 90) % 4,
+            stream=source.number,
+            orientation=orientation(first),
+            cut=ends_early(path) or _contradicts(stream.duration, float((end - pts[0]) * stream.time_base)),
             packets=packets,
             skippable=stream.codec in SKIPPABLE_CODECS and stream.pictures.exact_nonref,
         )
@@ -85,6 +89,7 @@ class _Stream:
     codec: str
     time_base: Fraction
     rate: Fraction  # frames per second as the header states it
+    duration: float | None  # in seconds as the container states it
     pictures: PictureReader
     packets: list[Packet] = field(default_factory=list)
     coded: list[tuple[tuple[int, int], Packet]] = field(default_factory=list)
@@ -105,6 +110,7 @@ def _read_packets(source: Source) -> _Stream:
     result = _Stream(
         container=container.format.name.split(",")[0],
         codec=codec,
+        duration=_stated_duration(stream),
         pictures=pictures,
         time_base=_fraction(stream.time_base or Fraction(1, 90_000)),
         rate=_fraction(stream.average_rate or stream.guessed_rate or Fraction(25)),
@@ -152,6 +158,18 @@ def _read_packets(source: Source) -> _Stream:
     if not count:
         raise VideoReadError(source.path, "the video stream holds no frame")
     return result
+
+
+def _stated_duration(stream: VideoStream) -> float | None:
+    """The duration in seconds that MP4 and Matroska state for the stream; other containers state none, or guess."""
+    if stream.duration and "mov" in stream.container.format.name:
+        return float(stream.duration * _fraction(stream.time_base))
+    tag = re.fullmatch(r"(\d+):(\d+):(\d+\.\d+)", stream.metadata.get("DURATION", ""))
+    return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3]) if tag else None
+
+
+def _contradicts(stated: float | None, seconds: float) -> bool:
+    return stated is not None and abs(seconds - stated) > 1 + 0.1 * stated
 
 
 def _fraction(value: Any) -> Fraction:
@@ -204,10 +222,10 @@ def _packets_count_frames(stream: _Stream) -> bool:
     return stream.codec == "mjpeg"
 
 
-def _decode_times(path: str, limits: Limits) -> tuple[VideoFrame, list[int | None]]:
+def _decode_times(path: str, limits: Limits, number: int) -> tuple[VideoFrame, list[int | None]]:
     """Decodes all frames. Returns the first frame and the timestamp of each, in the decoder's order."""
     first, times = None, []
-    with closing(decode_packets(open_source(path, limits))) as frames:
+    with closing(decode_packets(open_source(path, limits, number))) as frames:
         for frame in frames:
             first = first or frame
             times.append(frame.pts)

@@ -43,8 +43,10 @@ class VideoIndex:
         pts: presentation time of each frame, in units of `time_base`, ascending.
         end: end of the last frame, in the same units.
         time_base: seconds per unit.
-        height, width: size of the first frame as coded, in pixels, before rotation.
-        quarter_turns: number of counterclockwise 90-degree rotations to apply, 0 to 3.
+        height, width: size of the first frame as coded, in pixels.
+        stream: number of the video stream in the file.
+        orientation: (transpose, flip rows, flip columns) that make a frame upright, in this order.
+        cut: whether the file ends before what its container states, or its packets contradict the stated duration.
         skippable: whether packets that are not needed can be skipped.
         packets: all packets in decoding order. None if timestamps do not identify frames: then all packets are decoded
             and the frames are counted.
@@ -57,7 +59,9 @@ class VideoIndex:
     time_base: Fraction
     height: int
     width: int
-    quarter_turns: int
+    stream: int
+    orientation: tuple[bool, bool, bool]
+    cut: bool
     skippable: bool
     packets: tuple[Packet, ...] | None
 

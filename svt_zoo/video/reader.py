@@ -3,8 +3,9 @@
     with open_video("clip.mp4") as video:
         frames = video.frames_at(range(0, video.num_frames, 4))  # uint8 (len(indices), H, W, 3)
 
-Frames are numbered in presentation order, and the rotation in the metadata is applied. The reader uses the first video
-stream that is not a cover picture, and no audio.
+Frames are numbered in presentation order, turned and mirrored as the metadata states. The reader uses the video stream
+that FFmpeg and players prefer, and no audio. Where the headers of the stream contradict the timestamps, all frames are
+decoded and counted.
 
 A request decodes each packet at most once. It skips packets where this provably does not change the requested frames.
 A request fails if the decoder rejects a packet or marks a frame as damaged. It does not detect damage in skipped
@@ -22,6 +23,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .decode import Source, decode_frames, open_source
-from .errors import Limits, VideoReadError
+from .errors import Limits, MissingVideoError, VideoReadError
 from .index import scan
 from .packets import VideoIndex
 
@@ -38,23 +40,28 @@ from .packets import VideoIndex
 _SAME_TIME = 1e-6  # seconds
 
 
-def open_video(path: str | os.PathLike[str], *, limits: Limits | None = None) -> "EncodedVideo":
+def open_video(
+    path: str | os.PathLike[str], *, stream: int | None = None, limits: Limits | None = None
+) -> "EncodedVideo":
     """Opens a video file. Use it in a `with` statement.
 
     Reads all packets once, which takes milliseconds, and decodes one frame. Files without usable timestamps (raw
     streams, AVI with some codecs) are decoded once to count their frames.
 
     Args:
-        path: a regular file.
+        path: a regular file. A relative path stays valid if the working folder changes.
+        stream: number of a video stream, counted over all streams of the file from 0; None for the one that FFmpeg
+            prefers (the default stream, never a cover picture).
         limits: the largest video and request to accept; None for the defaults of `Limits`.
 
     Raises:
-        VideoReadError: the file is missing, not a regular file, empty, not a video, damaged, or exceeds the limits.
+        VideoReadError: the file is missing (then it is a `FileNotFoundError` too), not a regular file, empty, not a
+            video, damaged, or exceeds the limits.
     """
     limits = limits or Limits()
     name = os.fspath(path)
     _check_file(name)
-    index, source = scan(name, limits)
+    index, source = scan(name, limits, stream)
     return EncodedVideo(name, index, source, limits=limits)
 
 
@@ -62,6 +69,8 @@ def _check_file(path: str) -> None:
     """Rejects files on which FFmpeg would block (pipes, devices) or give an unclear message."""
     try:
         status = os.stat(path)
+    except FileNotFoundError as error:
+        raise MissingVideoError(path, "no such file or directory") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise VideoReadError(path, (getattr(error, "strerror", None) or str(error)).lower()) from error
     if stat.S_ISDIR(status.st_mode):
@@ -85,10 +94,11 @@ class EncodedVideo:
         self.path = path
         self.container, self.codec = index.container, index.codec
         self.height, self.width = index.height, index.width
-        if index.quarter_turns % 2:
+        if index.orientation[0]:
             self.height, self.width = self.width, self.height
         self._index = index
         self._source = source  # for one decoding pass
+        self._file = os.path.abspath(path)
         self._limits = limits
 
     @property
@@ -100,6 +110,11 @@ class EncodedVideo:
     def num_frames(self) -> int:
         """Exact number of frames, whatever the container states."""
         return len(self._index.pts)
+
+    @property
+    def cut(self) -> bool:
+        """Whether the file ends before what it states, or its times contradict the stated duration. It can be read."""
+        return self._index.cut
 
     @cached_property
     def pts(self) -> tuple[float, ...]:
@@ -113,7 +128,11 @@ class EncodedVideo:
 
     @property
     def fps(self) -> float:
-        """Average number of frames per second."""
+        """Average number of frames per second. A gap longer than all else is left out: one timestamp may be wrong."""
+        gap = max((b - a for a, b in pairwise(self._index.pts)), default=0)
+        ticks = self._index.end - self._index.pts[0]
+        if self.num_frames > 2 and gap * 2 > ticks:
+            return float((self.num_frames - 1) / ((ticks - gap) * self._index.time_base))
         return self.num_frames / self.duration
 
     def frames_at(self, indices: Iterable[int]) -> Tensor:
@@ -184,7 +203,10 @@ class EncodedVideo:
 
     def _decode(self, numbers: Sequence[int]) -> Iterator[tuple[int, NDArray[Any]]]:
         source, self._source = self._source, None
-        return decode_frames(source or open_source(self.path, self._limits), self._index, numbers)
+        return decode_frames(source or self._open(), self._index, numbers)
+
+    def _open(self) -> Source:
+        return open_source(self.path, self._limits, self._index.stream, self._file)
 
     def _check_memory(self, num_frames: int, bytes_per_value: int) -> None:
         size = num_frames * self.height * self.width * 3 * bytes_per_value

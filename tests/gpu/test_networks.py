@@ -104,7 +104,7 @@ def network_device(network: Backbone) -> torch.device:
 
 
 def test_all_views_compile_into_four_graphs_of_a_block(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With and without drop path, with and without gradient; more would reach PyTorch's limit of eight."""
+    """With and without drop path, with and without gradient."""
     graphs = CompileCounterWithBackend("inductor" if device.type == "cuda" else "eager")
     plain_compile = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda self, **options: plain_compile(self, backend=graphs, **options))

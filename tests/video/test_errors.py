@@ -1,5 +1,6 @@
 """For a faulty file, the reader raises an error with its path and the reason, or returns the frames that exist."""
 
+import errno
 import os
 import pickle
 import stat
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pytest
+from PIL import Image
 from video_files import encode, moving_square, sequential
 
 from svt_zoo.video import Limits, VideoReadError, errors, open_video
@@ -44,6 +46,15 @@ def refused(path: Path, reason: str, **options: Limits) -> None:
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "missing.mp4", "no such file or directory")
+
+
+def test_a_missing_file_is_a_file_not_found_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        open_video(tmp_path / "missing.mp4")
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert isinstance(copy, VideoReadError)
+    assert str(copy) == str(caught.value) == f"{tmp_path / 'missing.mp4'}: no such file or directory"
+    assert copy.errno == errno.ENOENT
 
 
 def test_a_name_with_a_null_byte_is_refused() -> None:
@@ -89,6 +100,27 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path, good: bytes, mon
 )
 def test_a_file_that_is_not_a_video_is_refused(tmp_path: Path, name: str, data: bytes) -> None:
     refused(write(tmp_path / name, data), "not a video that FFmpeg can open")
+
+
+def test_an_image_is_refused_for_its_format(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 48)).save(tmp_path / "image.png")
+    refused(tmp_path / "image.png", "format not allowed: only video files, no lists or images")
+
+
+def test_a_playlist_is_refused_for_its_format(shared: Path) -> None:
+    refused(shared / "reported" / "hls_file.m3u8", "format not allowed: only video files, no lists or images")
+
+
+def test_8k_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    path = tmp_path / "8k.mp4"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("mjpeg", rate=1, options={"strict": "unofficial"})
+        stream.height, stream.width, stream.pix_fmt = 4320, 7680, "yuvj420p"
+        out.mux(stream.encode(av.VideoFrame(7680, 4320, "yuvj420p")))
+        out.mux(stream.encode())
+    refused(path, r"Limits.max_pixels")
+    with open_video(path, limits=Limits(max_pixels=7680 * 4320)) as video:
+        assert (video.height, video.width) == (4320, 7680)
 
 
 def test_a_file_without_the_index_at_its_end_is_refused(tmp_path: Path) -> None:
@@ -186,7 +218,7 @@ def test_frames_of_100_megapixels_are_refused_before_they_are_decoded(tmp_path: 
         stream.height, stream.width, stream.pix_fmt = 9000, 12000, "yuvj420p"
         out.mux(stream.encode(av.VideoFrame(12000, 9000, "yuvj420p")))
         out.mux(stream.encode())
-    refused(path, "frames of more pixels than Limits.max_pixels")
+    refused(path, r"frames of more pixels than Limits.max_pixels|12000x9000 pixels, .* pass limits=Limits\(max_pixels=")
 
 
 def test_the_size_of_frames_is_limited(tmp_path: Path) -> None:

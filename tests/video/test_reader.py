@@ -9,6 +9,7 @@ from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
+import av
 import numpy as np
 import psutil
 import pytest
@@ -122,8 +123,6 @@ def test_rotated_videos_are_returned_upright(shared: Path, name: str, size: tupl
 
 
 def test_rotation_has_the_direction_that_players_use(tmp_path: Path) -> None:
-    import av
-
     image = np.zeros((48, 64, 3), np.uint8)
     image[:16, :16] = 255  # a white square in the top left corner
     path = tmp_path / "turned.mp4"
@@ -138,6 +137,86 @@ def test_rotation_has_the_direction_that_players_use(tmp_path: Path) -> None:
     assert frame.shape == (64, 48, 3)
     assert frame[4, -4].min() > 200  # it moved to the top right corner
     assert frame[4, 4].max() < 50
+
+
+UPRIGHT = [(1, 0, 0, 1), (-1, 0, 0, 1), (1, 0, 0, -1), (-1, 0, 0, -1)]
+SIDEWAYS = [(0, 1, 1, 0), (0, -1, 1, 0), (0, 1, -1, 0), (0, -1, -1, 0)]
+
+
+def with_matrix(source: Path, target: Path, matrix: tuple[int, ...]) -> Path:
+    """Writes an MP4 that shows the pixel (x, y) at (a x + c y, b x + d y), for `matrix` (a, b, c, d)."""
+    data = bytearray(source.read_bytes())
+    place = data.index(b"tkhd") + 44
+    for i, value in zip((0, 1, 3, 4), matrix, strict=True):
+        data[place + 4 * i : place + 4 * i + 4] = (value * 65536).to_bytes(4, "big", signed=True)
+    target.write_bytes(data)
+    return target
+
+
+@pytest.mark.parametrize("matrix", UPRIGHT + SIDEWAYS)
+def test_the_display_matrix_turns_and_mirrors(tmp_path: Path, matrix: tuple[int, int, int, int]) -> None:
+    plain = encode(tmp_path / "plain.mp4", np.random.default_rng(0).integers(0, 255, (2, 32, 48, 3), dtype=np.uint8))
+    with open_video(plain) as video:
+        image = video.frames_at([1])[0].numpy()
+    a, b, c, d = matrix
+    y, x = np.mgrid[:32, :48]
+    rows, columns = b * x + d * y, a * x + c * y
+    expected = np.zeros((48, 32, 3) if b else (32, 48, 3), np.uint8)
+    expected[rows - rows.min(), columns - columns.min()] = image
+    with open_video(with_matrix(plain, tmp_path / "turned.mp4", matrix)) as video:
+        assert (video.height, video.width) == expected.shape[:2]
+        assert np.array_equal(video.frames_at([1])[0].numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("mx_hflip.mp4", lambda image: image[:, ::-1]),
+        ("mx_vflip.mp4", lambda image: image[::-1]),
+        ("mx_90flip.mp4", lambda image: image.transpose(1, 0, 2)),
+    ],
+)
+def test_reported_mirrored_files_are_shown_as_players_show_them(shared: Path, name: str, shown: Callable) -> None:
+    path = shared / "reported" / name
+    with av.open(str(path)) as container:
+        coded = next(container.decode(video=0)).to_ndarray(format="rgb24")
+    with open_video(path) as video:
+        assert np.array_equal(video.frames_at([0])[0].numpy(), shown(coded))
+
+
+def test_the_preferred_stream_is_read_and_another_one_on_request(shared: Path) -> None:
+    path = shared / "reported" / "thumbnail_stream_first.mp4"
+    with open_video(path) as video:
+        assert (video.num_frames, video.codec, video.width) == (90, "h264", 128)
+    with open_video(path, stream=0) as video:
+        assert (video.num_frames, video.codec, video.width) == (1, "mjpeg", 64)
+        video.close()
+        assert video.frames_at([0]).shape == (1, 48, 64, 3)
+    with pytest.raises(VideoReadError, match=r"stream must be one of the video streams \[0, 1\], got 2"):
+        open_video(path, stream=2)
+
+
+def test_a_relative_path_stays_valid_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbered(tmp_path / "ten.mp4", 10)
+    monkeypatch.chdir(tmp_path)
+    with open_video("ten.mp4") as video:
+        assert numbers(video.frames_at([3])) == [3]
+        monkeypatch.chdir("/")
+        assert numbers(video.frames_at([4])) == [4]
+        assert video.path == "ten.mp4"
+
+
+def test_few_frames_per_second_are_read(shared: Path) -> None:
+    with open_video(shared / "reported" / "timelapse_0.05fps.mp4") as video:
+        assert (video.num_frames, video.cut) == (12, False)
+        assert video.fps == pytest.approx(0.0543, abs=1e-4)
+        assert len(video.frames_at(range(12))) == 12
+
+
+def test_one_wild_timestamp_does_not_change_the_frame_rate(tmp_path: Path) -> None:
+    with open_video(encode(tmp_path / "wild.mp4", moving_square(20), pts=[*range(19), 25 * 900])) as video:
+        assert video.fps == pytest.approx(25)
+        assert video.indices_at([0.4, 899]) == [10, 18]
 
 
 def test_a_closed_or_pickled_video_can_be_read(video: EncodedVideo) -> None:

@@ -1,0 +1,66 @@
+"""Files that were cut are read as far as they go, and say so."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from video_files import encode, make, moving_square
+
+from svt_zoo.video import VideoReadError, open_video
+from svt_zoo.video.cut import ends_early
+
+
+def test_the_frames_of_a_cut_webm_are_read(shared: Path) -> None:
+    with open_video(shared / "reported" / "cut_mid_packet.webm") as video:
+        assert (video.num_frames, video.cut) == (56, True)
+        assert len(video.frames_at([0, 55])) == 2
+
+
+@pytest.fixture(scope="module", params=[".webm", ".mkv", ".avi", ".mp4", "fragmented"])
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of 40 frames or more."""
+    if request.param == "fragmented":
+        return make("h264, fragmented", tmp_path_factory.mktemp("whole"))
+    codec = {".webm": "libvpx-vp9", ".avi": "mpeg4"}.get(request.param, "libx264")
+    path = tmp_path_factory.mktemp("whole") / f"video{request.param}"
+    return encode(path, moving_square(40), codec=codec, g="8")
+
+
+def test_a_whole_file_is_not_cut(whole: Path) -> None:
+    with open_video(whole) as video:
+        assert not video.cut
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(part=st.floats(0.1, 0.999))
+def test_a_file_cut_anywhere_is_cut_or_refused(whole: Path, part: float) -> None:
+    data = whole.read_bytes()
+    path = whole.with_name(f"cut{whole.suffix}")
+    path.write_bytes(data[: int(len(data) * part)])
+    try:
+        with open_video(path) as video:
+            assert video.cut or whole.suffix == ".mp4"  # fragments end where a shorter file would
+    except VideoReadError:
+        pass
+
+
+@pytest.mark.parametrize("size", range(0, 64, 3))
+def test_any_few_bytes_are_read_without_an_error(whole: Path, tmp_path: Path, size: int) -> None:
+    path = tmp_path / "start"
+    path.write_bytes(whole.read_bytes()[:size])
+    assert ends_early(str(path)) in (True, False)
+
+
+def test_the_sizes_of_real_files_are_right(shared: Path) -> None:
+    clips = [path for path in (shared / "clips").iterdir() if path.suffix != ".md"]
+    assert [path.name for path in clips if ends_early(str(path))] == []
+
+
+def test_a_time_scale_that_contradicts_the_stated_duration_counts_as_cut(tmp_path: Path) -> None:
+    data = encode(tmp_path / "a.mkv", moving_square(40)).read_bytes()
+    scale = data.index(b"\x2a\xd7\xb1\x83\x0f\x42\x40")  # 1,000,000 ns
+    slow = tmp_path / "slow.mkv"
+    slow.write_bytes(data[: scale + 4] + (10_000_000).to_bytes(3, "big") + data[scale + 7 :])
+    with open_video(slow) as video:
+        assert video.cut
