@@ -134,9 +134,9 @@ def check_videos(
     journal = Journal(target.with_name(f"{target.name}.jsonl"))
     tasks = list({row.path: (row.path, row.num_frames) for row in videos.rows}.values())
     keys = {path: _key(path, num_frames) for path, num_frames in tasks}
-    known = {} if again else {key: video for key, video in journal.read(_parse_entry) if video.status == "ok"}
-    checked = {path: replace(known[key], path=path) for path, key in keys.items() if key in known}
-    journal.start({"key": key, **asdict(video)} for key, video in known.items())
+    earlier = {} if again else {key: video for key, video in journal.read(_parse_entry) if video.status == "ok"}
+    checked = {path: replace(earlier[key], path=path) for path, key in keys.items() if key in earlier}
+    journal.start({"key": key, **asdict(video)} for key, video in earlier.items())
     todo = [task for task in tasks if task[0] not in checked]
     if checked:
         _log.info("%d of %d videos were sound in an earlier run and are not read again", len(checked), len(tasks))
@@ -162,33 +162,33 @@ def _parse_entry(entry: dict[str, Any]) -> tuple[tuple[Any, ...], CheckedVideo]:
 def check_video(task: tuple[str, int | None]) -> CheckedVideo:
     """Decodes the video `(path, num_frames)` to its end; `num_frames` is for a folder of frames. Raises nothing."""
     path, num_frames = task
-    known: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     try:
         file = local_path(path)
         if not os.path.exists(file):
             return CheckedVideo(path, "missing", "no such file or directory")
         if os.path.isdir(file):
-            known |= _read_folder(file, num_frames)
+            facts |= _read_folder(file, num_frames)
         else:
             if os.path.isfile(file):  # opening a pipe would block
-                known["bytes"], known["sha256"] = os.path.getsize(file), sha256_of(file)
-            _read_file(file, known)
+                facts["bytes"], facts["sha256"] = os.path.getsize(file), sha256_of(file)
+            _read_file(file, facts)
     except VideoReadError as error:
-        return CheckedVideo(path, "broken", error.reason, **known)
+        return CheckedVideo(path, "broken", error.reason, **facts)
     except OSError as error:
-        return CheckedVideo(path, "missing" if is_url(path) else "broken", str(error), **known)
-    return CheckedVideo(path, **{"status": "ok", **known})
+        return CheckedVideo(path, "missing" if is_url(path) else "broken", str(error), **facts)
+    return CheckedVideo(path, **{"status": "ok", **facts})
 
 
-def _read_file(path: str, known: dict[str, Any]) -> None:
-    """Decodes a file to its end, and fills `known`: metadata first, so that broken files have it too."""
+def _read_file(path: str, facts: dict[str, Any]) -> None:
+    """Decodes a file to its end, and fills `facts`: metadata first, so that broken files have it too."""
     with open_video(path) as video:
-        known |= {name: getattr(video, name) for name in ("codec", "container", "width", "height", "fps", "duration")}
-        known["frames"] = video.num_frames
+        facts |= {name: getattr(video, name) for name in ("codec", "container", "width", "height", "fps", "duration")}
+        facts["frames"] = video.num_frames
         for _ in video._decode(range(video.num_frames)):  # one at a time: a long video would not fit in memory
             pass
         if getattr(video, "cut", False):
-            known |= {"status": "cut", "reason": CUT}
+            facts |= {"status": "cut", "reason": CUT}
 
 
 def _read_folder(path: str, num_frames: int | None) -> dict[str, Any]:

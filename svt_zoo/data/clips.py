@@ -1,7 +1,7 @@
 """Random clips for a classifier or a linear probe: one clip, or a slow and a fast one with the same window and crop."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from ..options import bounds
 from .crops import ViewSpec, ViewTransform, crop_and_resize, random_short_side_box
 from .flow import FlowLabels
 from .transforms import EvalTransform
-from .views import Indices, Made
+from .views import Indices, VideoViews
 
 _FILL = [128, 128, 128]  # gray, for pixels that a shift or rotation leaves empty
 _MOVING = ("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
@@ -99,7 +99,7 @@ class RandomClips:
             for transform in self.transforms
         ]
 
-    def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> tuple[list[Tensor], list[Any]] | Made:
+    def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> VideoViews:
         """Float views (3, T, H, W), without parameters."""
         height, width = frames.shape[1:3]
         views = []
@@ -112,7 +112,7 @@ class RandomClips:
                 clip = crop_and_resize(frames, box, side, index=place, interpolation="bilinear", antialias=False)
                 clip = clip.flip(2) if flipped else clip  # (T, side, side, 3)
                 views.append(transform.resized(side)(clip))  # already resized and cropped
-        return views, []
+        return VideoViews(views, [])
 
 
 class FinetuneViews(RandomClips):
@@ -163,7 +163,7 @@ class FinetuneViews(RandomClips):
             )
         )
 
-    def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> Made:
+    def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> VideoViews:
         """Views uint8 (T, size, size, 3), the `ViewParams` of each, and the target "flow" (T-1, N)."""
         view, params = self.view(frames, rng, index=places[0])
         for policy in self.policies:
@@ -174,4 +174,4 @@ class FinetuneViews(RandomClips):
         views = [view]
         for transform, place in zip(self.transforms[1:], places[1:], strict=True):
             views.append(self.view.cut(frames, params.box[0].tolist(), place, transform.crop_size[0]))
-        return Made(views, [params] * len(views), targets)
+        return VideoViews(views, [params] * len(views), targets)

@@ -17,7 +17,7 @@ from .flow import FlowLabels
 from .lists import DataConfig, Row, VideoList, training_list
 from .pool import reason_of
 from .sampling import replacement_index, sample_rng
-from .views import CPCViewsConfig, Indices, Made, Views, ViewsConfig, train_views
+from .views import CPCViewsConfig, Indices, VideoViews, Views, ViewsConfig, train_views
 
 CUT = "the file was cut: it ends before the duration that it states"
 
@@ -102,34 +102,34 @@ class VideoDataset(Dataset[dict[str, Any]]):
         failures: list[Failure] = []
         attempts = min(self.max_attempts, len(self)) if self.train else 1
         for attempt in range(attempts):
-            shown = replacement_index(self.seed, epoch, index, attempt - 1, len(self)) if attempt else index
+            candidate = replacement_index(self.seed, epoch, index, attempt - 1, len(self)) if attempt else index
             try:
-                return self._sample(shown, self._read(shown, sample_rng(self.seed, epoch, index)), failures)
+                return self._sample(candidate, self._read(candidate, sample_rng(self.seed, epoch, index)), failures)
             except Exception as error:  # any error affects only this video
-                failures.append(Failure(self.videos.rows[shown].path, reason_of(error)))
+                failures.append(Failure(self.videos.rows[candidate].path, reason_of(error)))
         return self._sample(index, None, failures)
 
-    def _sample(self, index: int, made: Made | None, failures: list[Failure]) -> dict[str, Any]:
+    def _sample(self, index: int, views: VideoViews | None, failures: list[Failure]) -> dict[str, Any]:
         row = self.videos.rows[index]
         return {
-            "video": None if made is None else made.views[0] if len(made.views) == 1 else made.views,
+            "video": None if views is None else views.views[0] if len(views.views) == 1 else views.views,
             "label": -1 if row.label is None else row.label,
             "video_name": row.path,
             "video_index": index,
             "clip_index": 0,
-            "params": [] if made is None else made.params,
-            "targets": {} if made is None else made.targets,
+            "params": [] if views is None else views.params,
+            "targets": {} if views is None else views.targets,
             "failures": failures,
         }
 
-    def _read(self, index: int, rng: np.random.Generator) -> Made:
+    def _read(self, index: int, rng: np.random.Generator) -> VideoViews:
         row = self.videos.rows[index]
         with self.open_row(row) if self.open_row else open_row(row, frame_rate=self.videos.frame_rate) as reader:
             if self.train and not self.allow_cut and getattr(reader, "cut", False):
                 raise VideoReadError(row.path, f"{CUT}; repair the file, or set data.allow_cut=true")
             first, last = frame_range(row, reader)
             frames, places = shared_frames(reader, self.views.indices(last - first, reader.fps, rng), first)
-        return Made(*self.views.make(frames, places, rng))
+        return self.views.make(frames, places, rng)
 
 
 def training_dataset(

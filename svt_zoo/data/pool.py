@@ -189,7 +189,7 @@ def progress(
     results: Iterable[TaskResult[T, R]], total: int, *, is_good: Callable[[R], bool] = lambda result: True
 ) -> Iterator[TaskResult[T, R]]:
     """Yields the results and shows the progress: a bar on a terminal, else a log line every 10 seconds."""
-    start = shown = time.monotonic()
+    start = last_line = time.monotonic()
     failed = 0
     with tqdm(total=total, unit="video", disable=None, smoothing=0) as bar:
         for count, one in enumerate(results, start=1):
@@ -197,11 +197,11 @@ def progress(
             bar.update()
             bar.set_postfix(failed=failed, refresh=False)
             now = time.monotonic()
-            if bar.disable and (now - shown > _LOG_EVERY or count == total):
+            if bar.disable and (now - last_line > _LOG_EVERY or count == total):
                 left = (now - start) / count * (total - count)
                 percent = 100 * count / total
                 _log.info("%d of %d videos (%d%%), %d failed, %.0f s left", count, total, percent, failed, left)
-                shown = now
+                last_line = now
             yield one
 
 

@@ -70,7 +70,7 @@ def prepare_videos(
     Writes the videos; `<name>.csv`, the list with relative paths; `<name>_report.csv`, one `PreparedVideo` per row; and
     `failures.csv` if videos failed. Failed videos stay in the list, so that a later reader reports them.
 
-    A run that was stopped continues where it stopped. Each video appears only when it is complete. It is made again
+    A run that was stopped continues where it stopped. Each video appears only when it is complete. It is written again
     only if its source or the encoding has changed. `workers` is the number of processes; 0 works in this process.
 
     Raises:
@@ -101,16 +101,16 @@ def _prepare(
     journal = Journal(folder / _JOURNAL)
     entries = {video.output: (sign, video) for sign, video in journal.read(_parse_entry)}
     journal.start(_entry(sign, video) for sign, video in entries.values())
-    made = {
+    prepared = {
         output: video
         for output, (sign, video) in entries.items()
         if sign == signs.get(output) and fingerprint(str(folder / output))[0] == video.bytes
     }
-    todo = [task for output, task in tasks.items() if output not in made]
-    if made:
-        _log.info("%d of %d videos were written by an earlier run and are kept", len(made), len(tasks))
+    todo = [task for output, task in tasks.items() if output not in prepared]
+    if prepared:
+        _log.info("%d of %d videos were written by an earlier run and are kept", len(prepared), len(tasks))
     failures: dict[str, Failure] = {}
-    outcomes = Outcomes(len(tasks), was_read=bool(made))
+    outcomes = Outcomes(len(tasks), was_read=bool(prepared))
     work = partial(_prepare_one, folder=folder, encoding=encoding, fps=videos.frame_rate)
     for one in progress(run_tasks(work, todo, workers=workers), len(todo)):
         output = one.task.output
@@ -118,15 +118,15 @@ def _prepare(
         if one.result is None:
             failures[output] = Failure(one.task.source, one.reason)
         else:
-            made[output] = one.result
+            prepared[output] = one.result
             journal.append(_entry(signs[output], one.result))
     result = Preparation(
         folder / f"{name}.csv",
-        tuple(made[output] for output in tasks if output in made),
+        tuple(prepared[output] for output in tasks if output in prepared),
         tuple(failures[output] for output in tasks if output in failures),
         len(todo) - len(failures),
     )
-    _save(result, videos, names, {output: video.frames for output, video in made.items() if not encoding.suffix})
+    _save(result, videos, names, {output: video.frames for output, video in prepared.items() if not encoding.suffix})
     return result
 
 
@@ -139,8 +139,8 @@ def _parse_entry(entry: dict[str, Any]) -> tuple[list[Any], PreparedVideo]:
 
 
 def _prepare_one(task: _Task, *, folder: Path, encoding: Encoding, fps: float) -> PreparedVideo:
-    made = prepare_video(task.source, folder / task.output, encoding, num_frames=task.num_frames, fps=fps)
-    return replace(made, output=task.output)
+    prepared = prepare_video(task.source, folder / task.output, encoding, num_frames=task.num_frames, fps=fps)
+    return replace(prepared, output=task.output)
 
 
 def _save(result: Preparation, videos: VideoList, names: dict[str, str], num_frames: dict[str, int]) -> None:

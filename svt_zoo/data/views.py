@@ -17,7 +17,7 @@ from .transforms import EvalTransform
 Indices = Sequence[Sequence[int]]  # the frames of each view
 
 
-class Made(NamedTuple):
+class VideoViews(NamedTuple):
     """The result of `Views.make`: views, the random parameters of each, and targets of the first view by name."""
 
     views: list[Tensor]
@@ -32,7 +32,7 @@ class Views(Protocol):
         """Frame numbers of each view of a video of `total` frames."""
         ...
 
-    def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> tuple[list[Tensor], list[Any]] | Made:
+    def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> VideoViews:
         """Makes the views and the parameters of each from frames (n, H, W, 3); `places` are the rows of each view."""
         ...
 
@@ -57,13 +57,13 @@ class EvalViews:
         ]
         return [clip for clip in clips for _ in range(self.num_crops)]
 
-    def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> tuple[list[Tensor], list[Any]]:
+    def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> VideoViews:
         """Float views (3, T, H, W), without parameters."""
         views = [
             self.transform(frames[list(place)], crop=i % self.num_crops, num_crops=self.num_crops)
             for i, place in enumerate(places)
         ]
-        return views, []
+        return VideoViews(views, [])
 
 
 class TrainViews:
@@ -95,13 +95,13 @@ class TrainViews:
             raise ValueError(f"the sampler makes {len(indices)} views, there are {len(self.transforms)} transforms")
         return indices
 
-    def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> Made:
+    def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> VideoViews:
         """Makes one view and its parameters with each transform."""
         pairs = [transform(frames, rng, index=place) for transform, place in zip(self.transforms, places, strict=True)]
         views, params = [view for view, _ in pairs], [params for _, params in pairs]
         if self.flow is None:
-            return Made(views, params)
-        return Made(views, params, {"flow": self.flow(views[0], flip=bool(params[0].flip[0]))})
+            return VideoViews(views, params)
+        return VideoViews(views, params, {"flow": self.flow(views[0], flip=bool(params[0].flip[0]))})
 
 
 @dataclass(frozen=True)

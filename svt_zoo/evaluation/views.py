@@ -13,7 +13,7 @@ from torch import Tensor
 from ..data.datasets import shared_frames
 from ..data.pool import reason_of
 from ..data.transforms import EvalTransform
-from ..data.views import EvalViews, Indices, Views
+from ..data.views import EvalViews, Indices, VideoViews, Views
 from ..video import Limits, VideoReadError, open_video
 
 
@@ -106,11 +106,12 @@ class SlowFastViews:
         """Frame numbers of the slow views, then of the fast ones; nothing is random."""
         return [view for path in self.paths for view in path.indices(total, fps, rng)]
 
-    def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> tuple[list[Tensor], list[Any]]:
+    def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> VideoViews:
         """Float views (3, T, H, W) of two shapes, without parameters."""
         half = len(places) // 2
         slow, fast = self.paths
-        return slow.make(frames, places[:half], rng)[0] + fast.make(frames, places[half:], rng)[0], []
+        both = slow.make(frames, places[:half], rng).views + fast.make(frames, places[half:], rng).views
+        return VideoViews(both, [])
 
 
 def load_views(

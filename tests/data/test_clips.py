@@ -14,7 +14,7 @@ from svt_zoo.data.flow import FlowLabels
 from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.data.loader import collate
 from svt_zoo.data.transforms import EvalTransform
-from svt_zoo.data.views import Made, TrainViews
+from svt_zoo.data.views import TrainViews, VideoViews
 
 CLIP = EvalTransform(num_frames=4, sampling_rate=None, resize_size=36, crop_size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
 
@@ -30,7 +30,7 @@ def moving_frames(num_frames: int = 12) -> torch.Tensor:
     return torch.stack([large[2 * t : 2 * t + 48, 3 * t : 3 * t + 64] for t in range(num_frames)])
 
 
-def made(seed: int, *, flow: FlowLabels | None = None, **options: Any) -> Made:
+def made(seed: int, *, flow: FlowLabels | None = None, **options: Any) -> VideoViews:
     views = FinetuneViews(CLIP, options_of(**options), flow=flow)
     return views.make(moving_frames(), [[0, 1, 2, 3]], np.random.default_rng(seed))
 

@@ -31,7 +31,7 @@ from svt_zoo.data.loader import (
 )
 from svt_zoo.data.sampling import svt_views
 from svt_zoo.data.transforms import EvalTransform
-from svt_zoo.data.views import EvalViews, TrainViews
+from svt_zoo.data.views import EvalViews, TrainViews, VideoViews
 from svt_zoo.video import VideoReadError
 
 BROKEN = (3, 7, 11)
@@ -331,10 +331,8 @@ class ThreadCount:
     def indices(self, total: int, fps: float, rng: np.random.Generator) -> list[list[int]]:
         return [[0]]
 
-    def make(
-        self, frames: torch.Tensor, places: object, rng: np.random.Generator
-    ) -> tuple[list[torch.Tensor], list[Any]]:
-        return [torch.tensor(torch.get_num_threads())], []
+    def make(self, frames: torch.Tensor, places: object, rng: np.random.Generator) -> VideoViews:
+        return VideoViews([torch.tensor(torch.get_num_threads())], [])
 
 
 @pytest.mark.slow
