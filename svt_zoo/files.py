@@ -261,7 +261,7 @@ def _open(url: str) -> http.client.HTTPResponse:
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:
-    """The next bytes; errors of the network are told apart from errors of the disk."""
+    """The next bytes; an error here is one of the network, not of the disk."""
     try:
         return response.read(_CHUNK)
     except (OSError, http.client.HTTPException) as error:

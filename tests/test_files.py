@@ -1,11 +1,15 @@
-"""Files appear whole or not at all."""
+"""Files appear complete or not at all, and equal content gives equal files."""
 
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, safe_open
 
-from svt_zoo.files import atomic, sha256_of, write_whole
+from svt_zoo.files import atomic, sha256_of, write_tensors, write_whole
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
@@ -49,3 +53,28 @@ def test_the_hash_of_several_files_is_that_of_their_bytes_in_order(tmp_path: Pat
     for name in "ab":
         (tmp_path / name).write_text(name)
     assert sha256_of(tmp_path / "a", tmp_path / "b") == hashlib.sha256(b"ab").hexdigest()
+
+
+def test_written_tensors_are_read_back_with_their_metadata(tmp_path: Path) -> None:
+    tensors = {"b": torch.arange(3), "a": torch.ones(2, 3).T, "c": torch.ones(3, dtype=torch.float16)}
+    metadata = {"text": 'a "b" ü\n', "format": "pt"}
+    write_tensors(tmp_path / "w.safetensors", tensors, metadata)
+    torch.testing.assert_close(load_file(tmp_path / "w.safetensors"), tensors)
+    with safe_open(tmp_path / "w.safetensors", framework="pt") as file:
+        assert file.metadata() == metadata
+
+
+def test_equal_weights_are_equal_files_in_every_process(tmp_path: Path) -> None:
+    program = f"""
+import sys
+from pathlib import Path
+import torch
+from svt_zoo.models import create_model
+torch.manual_seed(0)
+model = create_model("svt_vitt", num_classes=3, embed_dim=24, depth=1, num_heads=2, img_size=32, num_frames=2)
+model.save_pretrained(Path({str(tmp_path)!r}) / sys.argv[1])
+"""
+    for folder in ("first", "second"):
+        subprocess.run([sys.executable, "-c", program, folder], check=True)
+    for name in ("model.safetensors", "config.json", "README.md"):
+        assert sha256_of(tmp_path / "first" / name) == sha256_of(tmp_path / "second" / name)

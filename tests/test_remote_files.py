@@ -1,4 +1,6 @@
+import socket
 import threading
+import urllib.request
 import uuid
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -8,8 +10,9 @@ import fsspec
 import pytest
 from iopath.common.file_io import PathHandler, g_pathmgr
 
+from svt_zoo import files
 from svt_zoo.data.lists import Row, read_list
-from svt_zoo.files import local_path
+from svt_zoo.files import DownloadError, download, local_path
 
 
 @pytest.fixture
@@ -120,3 +123,36 @@ def test_a_folder_behind_a_url_is_listed(bucket: str) -> None:
     videos = read_list(bucket)
     assert videos.classes == ("jump", "walk")
     assert [row.path for row in videos.rows] == [f"{bucket}/jump/a c.mp4", f"{bucket}/walk/b.mp4"]
+
+
+def test_a_download_has_a_limit_of_size_and_of_time(web_server: str, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match="the file is larger than 3 bytes"):
+        download(f"{web_server}/a.mp4", tmp_path / "a.mp4", max_bytes=3)
+    with pytest.raises(DownloadError, match="the download takes too long"):
+        download(f"{web_server}/a.mp4", tmp_path / "a.mp4", max_seconds=-1)
+
+
+def test_a_redirect_stays_on_https() -> None:
+    request = urllib.request.Request("https://server.org/a.mp4")
+    with pytest.raises(DownloadError, match=r"redirects from https to http://other\.org/a\.mp4"):
+        files._SameScheme().redirect_request(request, None, 302, "", {}, "http://other.org/a.mp4")
+    assert files._SameScheme().redirect_request(request, None, 302, "", {}, "https://other.org/a.mp4")
+
+
+def test_a_connection_that_is_dropped_before_the_answer_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drop() -> None:
+            for _ in range(3):
+                connection, _ = server.accept()
+                connection.recv(100)
+                connection.close()
+
+        threading.Thread(target=drop, daemon=True).start()
+        with pytest.raises(DownloadError, match=r"no network \(.*\) \(3 attempts\); try again later"):
+            download(f"http://127.0.0.1:{server.getsockname()[1]}/a.mp4", tmp_path / "a.mp4")
+    assert waits == [1.0, 2.0]

@@ -20,19 +20,18 @@ __all__ = sorted(TABLE)
 _ARGUMENTS = """
 
     Args:
-        pretrained: load the trained weights (the default); False gives fresh, random ones and needs no file.
-        weights: other weights to load: a row of `list_weights()`, a path, `https://...`,
-            `hf://org/repo/file@revision` or any path iopath reads. Implies loading.
-        num_classes: 0 gives the backbone, `model(clip) -> Features(cls (B, D), patches (B, T, N, D))`; K > 0 gives a
-            classifier, `model(clip) -> logits (B, K)`, with the file's own head if it has one of K classes.
+        pretrained: load the trained weights (the default); False gives random ones and needs no file.
+        weights: other weights to load, as of `load_model`.
+        num_classes: 0 gives the backbone: clip -> `Features(cls (B, D), patches (B, T, N, D))`. K > 0 gives a
+            classifier: clip -> logits (B, K), with the file's own head if it has K classes.
         num_frames, img_size: the clip, in frames and pixels, that `.transforms()` makes, by default that of the
             weights; the stored position tables stay as they are.
         revision: another branch, tag or commit of the weights' Hub repository.
         progress: show a bar while downloading.
 
     Returns:
-        The model in eval mode; its clip is float (B, 3, T, H, W), any T and any H, W of at least a patch.
-        `model.transforms()` makes one from uint8 frames, `model.meta` says where the weights come from.
+        The model in eval mode. Its clip is float (B, 3, T, H, W), any T and any H, W of at least a patch.
+        `model.transforms()` makes one from uint8 frames, `model.meta` states where the weights come from.
     """
 
 

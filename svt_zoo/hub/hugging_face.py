@@ -1,11 +1,13 @@
 """Fetches files of the Hugging Face Hub with its client, and states its errors in one line."""
 
 import errno
+import logging
 import os
 import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
@@ -21,6 +23,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from .sources import OWN_FILE, HubFile, WeightsError, disk_error, one_line
+
+_log = logging.getLogger(__name__)
 
 _WAITS = (1.0, 2.0)  # seconds before each retry of a request to the Hub
 
@@ -119,3 +123,12 @@ def _answer(file: HubFile, error: HfHubHTTPError, by_hand: str) -> str:
     if isinstance(error, RepositoryNotFoundError) or status == 401:
         return f"{file.repo} does not exist or is private (HTTP {status}); check the name, or {log_in}"
     return f"the server answered HTTP {status}; try again later, or {by_hand}"
+
+
+def at_commit(file: HubFile, path: Path) -> HubFile:
+    """`file` at the commit at which the client's cache holds it, as a branch or a tag may move."""
+    match = re.search(r"/snapshots/([0-9a-f]{40})/", path.absolute().as_posix())
+    if match is None or match[1] == file.revision:
+        return file
+    _log.warning("%s may change: load commit %s to get the same file again", file, match[1])
+    return replace(file, revision=match[1])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..models import Backbone, Classifier, ZooModel, create_empty, create_model, find_builder, list_models
 from .convert import start_from_image
 from .download import at_revision, fetch, fetched
+from .hugging_face import at_commit
 from .reading import INDEX_NAMES, Checkpoint, read_checkpoint
 from .sources import HubFile, Source, UnfitWeightsError, WeightsError, parse_source
 from .state_dicts import from_classifier, matches, without
@@ -79,6 +80,7 @@ def load_model(
     source = at_revision(source, revision)
     with fetched(source, sha256=sha256, progress=progress) as path:
         file = read_checkpoint(path, source, prefix=prefix, allow_nonfinite=allow_nonfinite)
+        source = at_commit(source, path) if isinstance(source, HubFile) else source
     clip = row.clip if row else _clip_of(file, source) or (like.clip if like else None)
     if name is None:
         name = _architecture_of(file, source)

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 # NAL unit types of H.264 (table 7-1) and HEVC (table 7-1). IDR: no later picture refers to one before it.
-_SLICES = {"h264": {1, 5}, "hevc": {*range(10), *range(16, 22)}}
+_SLICES = {"h264": {1, 5}, "hevc": {*range(10), 19, 20, 21}}
 _IDR = {"h264": {5}, "hevc": {19, 20}}
 _PARAMETER_SETS = {"h264": {7}, "hevc": {33, 34}}
 # After these a decoder may drop pictures: H.264 data partitions, ends of a sequence, HEVC's broken links.
 _UNKNOWN = {"h264": {2, 3, 4, 10}, "hevc": {16, 17, 18, 36, 37}}
-_FIRST_SLICE_SIZE = 64  # bytes, more than what is read of a slice header
+_FIRST_SLICE_SIZE = 32  # bytes, more than what is read of a slice header
 _H264_PROFILES_WITH_CHROMA = {44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244}
 
 # Start code and bits of the picture type; the type of B-pictures.
@@ -82,16 +82,18 @@ class PictureReader:
 
     def _read_nal_units(self, data: bytes) -> Picture:
         firsts = []
+        hevc, slices = self._codec == "hevc", _SLICES[self._codec]
         for start in _nal_starts(data, self._length_size):
-            kind = self._kind(data[start])
-            if self._codec == "hevc" and (data[start] & 1 or data[start + 1] >> 3):
+            kind = data[start] >> 1 & 63 if hevc else data[start] & 31
+            if hevc and (data[start] & 1 or data[start + 1] >> 3):
                 continue  # a second layer, for example the other eye
-            if kind in _UNKNOWN[self._codec]:
+            if kind in slices:
+                if data[start + 1 + hevc] & 0x80:
+                    firsts.append(data[start : start + _FIRST_SLICE_SIZE])
+            elif kind in _UNKNOWN[self._codec]:
                 return Picture(None)
-            if kind in _PARAMETER_SETS[self._codec]:
+            elif kind in _PARAMETER_SETS[self._codec]:
                 self._read_parameter_set(data[start:])
-            elif kind in _SLICES[self._codec] and data[start + 1 + (self._codec == "hevc")] & 0x80:
-                firsts.append(data[start : start + _FIRST_SLICE_SIZE])
         if len(firsts) != 1 or not self._known:
             return Picture(None)
         restart = self._kind(firsts[0][0]) in _IDR[self._codec]
@@ -185,10 +187,8 @@ class _Bits:
         return self._value >> self._left & (1 << size) - 1
 
     def golomb(self) -> int:
-        zeros = 0
-        while not self.read(1):
-            zeros += 1
-        return (1 << zeros) - 1 + self.read(zeros)
+        zeros = self._left - (self._value & (1 << self._left) - 1).bit_length()
+        return self.read(2 * zeros + 1) - 1
 
     def golombs(self, count: int) -> None:
         for _ in range(count):

@@ -88,13 +88,11 @@ class EncodedVideo:
         path: the file.
         height, width: size of the upright frames, in pixels.
         container, codec: FFmpeg's names.
-        cut: whether the file ends before what its container states, or its packets contradict the stated duration. The
-            frames that exist can be read.
     """
 
     def __init__(self, path: str, index: VideoIndex, source: Source | None, *, limits: Limits) -> None:
         self.path = path
-        self.container, self.codec, self.cut = index.container, index.codec, index.cut
+        self.container, self.codec = index.container, index.codec
         self.height, self.width = index.height, index.width
         if index.orientation[0]:
             self.height, self.width = self.width, self.height
@@ -112,6 +110,11 @@ class EncodedVideo:
     def num_frames(self) -> int:
         """Exact number of frames, whatever the container states."""
         return len(self._index.pts)
+
+    @property
+    def cut(self) -> bool:
+        """Whether the file ends before what it states, or its times contradict the stated duration. It can be read."""
+        return self._index.cut
 
     @cached_property
     def pts(self) -> tuple[float, ...]:

@@ -214,3 +214,13 @@ def test_a_missing_revision_of_a_repository_is_named(hub_server: HubServer) -> N
     create_model("svt_vitt", **TINY).push_to_hub("org/tiny")
     with pytest.raises(WeightsError, match="org/tiny has no revision 'nosuch'"):
         svt_zoo.from_pretrained("org/tiny", revision="nosuch")
+
+
+def test_xvits_number_of_consensus_heads_is_taken_from_the_files_options(tmp_path: Path) -> None:
+    options = {**TINY, "embed_dim": 24, "num_heads": 4}
+    model = create_model("xvit_vitt", **options, consensus_heads=3)
+    cfg = "TEMPORAL_HEAD:\n  HIDDEN_DIM: 24\n  NUM_ATTENTION_HEADS: 3\n"
+    torch.save({"model_state": model.state_dict(), "cfg": cfg}, tmp_path / "w.pyth")
+    again = load_model(tmp_path / "w.pyth", model="xvit_vitt", **options)
+    clip = torch.randn(1, 3, 4, 32, 32)
+    assert_close(again(clip).cls, model(clip).cls, atol=0, rtol=0)

@@ -409,15 +409,16 @@ def test_a_misspelled_model_is_refused_before_anything_is_fetched(hub_server: Hu
     assert hub_server.requests == []
 
 
-def test_another_revision_of_a_row_is_named_as_the_origin(
-    recorded: dict[str, Any], hub_server: HubServer, monkeypatch: pytest.MonkeyPatch
+def test_of_a_branch_the_commit_is_recorded(
+    recorded: dict[str, Any], hub_server: HubServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    hub_server.add_repo("org/svt", {"svt.pth": recorded["file"]})
+    sha = hub_server.add_repo("org/svt", {"svt.pth": recorded["file"]})
     row = replace(
         get_weights("svt_vitb_k400"), name="tiny", source=HubFile("org/svt", "svt.pth", "0" * 40), sha256="0" * 64
     )
     model = load_model(row, revision="main", embed_dim=48, depth=3, num_heads=4)
-    assert model.meta["file"] == "hf://org/svt/svt.pth@main"
+    assert model.meta["file"] == f"hf://org/svt/svt.pth@{sha}"  # main may move
+    assert f"hf://org/svt/svt.pth@main may change: load commit {sha}" in caplog.text
 
 
 def test_a_network_of_ones_own_with_a_backbone_inside_comes_back(
