@@ -1,3 +1,4 @@
+import re
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 
 from svt_zoo import config as recipes
 from svt_zoo.config import (
+    EVALUATIONS,
+    PRETRAINING,
     ConfigError,
     CPCRecipe,
     FinetuneRecipe,
@@ -252,3 +255,36 @@ def test_an_old_class_of_options_works_and_warns(name: str) -> None:
     with pytest.warns(DeprecationWarning, match=f"{name} is deprecated; use OptimConfig"):
         old = getattr(recipes, name)
     assert old(epochs=40) == replace(recipe.optim, epochs=40)
+
+
+@pytest.mark.parametrize("cls", [*PRETRAINING.values(), *EVALUATIONS.values(), FinetuneRecipe])
+def test_every_numeric_option_has_a_lower_bound(cls: type[Any]) -> None:
+    described = re.findall(r"^  (\S+)=.*  \((.*)\)$", describe(cls), re.MULTILINE)
+    for key, kind in described:
+        if not re.search("integer|number", kind) or key.endswith(".mean"):
+            continue
+        value: Any = -(10**9)
+        if count := re.search(r"a list of (\d*)", kind):
+            value = [value] * int(count[1] or 1)
+        section, _, name = key.rpartition(".")
+        with pytest.raises(ConfigError, match=rf"{name} must be .*, got"):
+            build(cls, {section: {name: value}} if section else {name: value})
+
+
+def test_an_absurd_number_of_workers_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"data: num_workers must be .*, got 100000"):
+        build(Recipe, {"data": {"num_workers": 100_000}})
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("run.checkpoint_every_steps=0", "run: checkpoint_every_steps must be >= 1, got 0"),
+        ("svt.out_dim=0", "svt: out_dim must be >= 1, got 0"),
+        ("optim.clip_grad=-1", r"optim: clip_grad must be > 0, got -1\.0"),
+    ],
+)
+def test_an_impossible_number_is_one_line_with_file_and_key(tmp_path: Path, override: str, message: str) -> None:
+    path = recipe_file(tmp_path, "init: random\n")
+    with pytest.raises(ConfigError, match=f"^{path}: {message}$"):
+        load_recipe(path, [override])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_runs import ROOT, lines_of, lines_so_far, make_training_videos, run, start, wait_for, weights_of
+from training_runs import ROOT, file_of, lines_of, lines_so_far, make_training_videos, run, start, wait_for
 
 from svt_zoo.config import (
     FinetuneRecipe,
@@ -161,4 +161,4 @@ def test_a_debug_recipe_trains_stops_goes_on_and_equals_the_straight_run(path: P
     assert lines_so_far(tmp_path / "stopped") < lines_so_far(tmp_path / "straight")
     assert run(command("stopped")) == [0]
     assert lines_of(tmp_path / "stopped") == lines_of(tmp_path / "straight")
-    assert weights_of(tmp_path / "stopped") == weights_of(tmp_path / "straight")
+    assert file_of(tmp_path / "stopped") == file_of(tmp_path / "straight")

@@ -34,12 +34,12 @@ ALLOWED = {
     "demo": {"files", "models", "video", "data", "hub", "training", "evaluation", "inference", "config"},
     "cli": {
         *("config", "data", "demo", "device", "distributed", "evaluation", "files"),
-        *("hub", "inference", "models", "training", "video"),
+        *("hub", "inference", "models", "options", "training", "video"),
     },
     "__main__": {"cli"},
 }
 # The options of training and of the evaluations are in modules that import no recipe.
-OPTIONS = {(f"config/{name}.py", part) for name in ("__init__", "recipe") for part in ("evaluation", "training")}
+OPTIONS = {("config.py", "evaluation"), ("config.py", "training")}
 # A network and a weights row know their transform and how to save themselves, but load that code only when asked.
 WHEN_ASKED = {
     ("models/base.py", "hub"),

@@ -15,11 +15,10 @@ from svt_zoo.config import (
     KNNRecipe,
     LinearRecipe,
     MultiviewRecipe,
-    expand_repeats,
     read_recipe,
 )
 from svt_zoo.data.lists import read_list
-from svt_zoo.evaluation.run import choose_clip
+from svt_zoo.evaluation.run import choose_clip, expand_repeats
 from svt_zoo.hub.initial import INITIAL_WEIGHTS
 from svt_zoo.hub.table import get_weights, list_weights
 from svt_zoo.hub.weights import ClipSpec

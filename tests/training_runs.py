@@ -35,6 +35,11 @@ def lines_of(output: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in line.items() if not name.endswith("_seconds")} for line in lines]
 
 
+def file_of(output: Path) -> bytes:
+    """`final.safetensors` of a run, byte for byte."""
+    return (output / "final.safetensors").read_bytes()
+
+
 def weights_of(output: Path) -> dict[str, Any]:
     """The bytes of all tensors of `final.safetensors`, and its story, whose order in the file is left to chance."""
     with safe_open(output / "final.safetensors", framework="pt") as file:

@@ -119,7 +119,7 @@ def add_recipes(parser: ArgumentParser) -> None:
 
 def recipes(args: Namespace) -> int:
     """List the recipes that come with the package, or print one."""
-    from ..config import find_recipe, list_recipes
+    from ..options import find_recipe, list_recipes  # without torch
 
     if args.recipe is None:
         if args.dump:

@@ -1,23 +1,25 @@
 """Runs an evaluation recipe and writes its results: the only evaluation module that reads complete recipes."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from .. import distributed
 from ..config import (
     ClipConfig,
+    ConfigError,
+    DataConfig,
     EvaluationRecipe,
     FinetuneRecipe,
     KNNRecipe,
     LinearRecipe,
     MultiviewRecipe,
     ReportConfig,
-    expand_repeats,
     to_dict,
 )
 from ..data.lists import VideoList, evaluation_list, training_list
@@ -38,10 +40,62 @@ from .protocols import (
 )
 from .results import Result, log_start, provenance, write_result
 
+_log = logging.getLogger(__name__)
+_MARK = "{split}"
 _UNTRAINED = "random:"  # prefix of `init`: the same architecture with random weights
 
 # SVT's evaluation clip, for weights without a specification: 8x32, mean 0.45 and std 0.225 for all channels.
 _CLIP = ClipSpec(8, 32, 256, 224, (0.45,) * 3, (0.225,) * 3)
+
+
+R = TypeVar("R", bound=EvaluationRecipe | FinetuneRecipe)
+
+
+def expand_repeats(recipe: R) -> list[R]:
+    """One recipe per split (or fold) and seed, splits first; several have folders of their own in `run.output`.
+
+    `repeat.splits` has no effect if no option of `data` contains {split}.
+
+    Raises:
+        ConfigError: an option of `data` contains {split}, but `repeat.splits` is empty.
+    """
+    marked = any(isinstance(value, str) and _MARK in value for value in vars(recipe.data).values())
+    splits = recipe.repeat.splits if marked else ()
+    if marked and not splits:
+        raise ConfigError(
+            "an option of data contains {split}, but repeat.splits is empty; add the numbers of the splits, such as "
+            f"repeat.splits=[1]; got data.train={recipe.data.train!r}, data.val={recipe.data.val!r}"
+        )
+    if recipe.repeat.splits and not marked:
+        _log.info("repeat.splits=%s is ignored, because no option of data contains {split}", list(recipe.repeat.splits))
+    folds = recipe.repeat.folds
+    single = recipe.repeat.num_seeds == 1 and not splits and not folds
+    # A result on held-out training videos must not look like a test result.
+    name = "fold" if folds else "validation" if recipe.data.validation_fraction else recipe.report.split
+    recipes = []
+    kind = "fold" if folds else "split"
+    for split in splits or (range(folds) if folds else (None,)):
+        for seed in range(recipe.run.seed, recipe.run.seed + recipe.repeat.num_seeds):
+            folder = f"seed{seed}" if split is None else f"{kind}{split}_seed{seed}"
+            output = recipe.run.output if single else f"{recipe.run.output}/{folder}"
+            changes: dict[str, Any] = {
+                "data": _with_split(recipe.data, split, folds),
+                "report": replace(recipe.report, split=name if split is None else f"{name} {split}"),
+                "run": replace(recipe.run, seed=seed, output=output),
+            }
+            recipes.append(replace(recipe, **changes))
+    return recipes
+
+
+def _with_split(data: DataConfig, split: int | None, folds: int | None) -> DataConfig:
+    if folds and split is not None:
+        return replace(data, fold=(split, folds))
+    texts: dict[str, Any] = {
+        option.name: value.replace(_MARK, str(split))
+        for option in fields(data)
+        if isinstance(value := getattr(data, option.name), str)
+    }
+    return data if split is None else replace(data, **texts)
 
 
 class Evaluated(NamedTuple):

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from .. import distributed
-from ..config import ConfigError, FinetuneRecipe, PretrainRecipe, expand_repeats, to_dict
+from ..config import ConfigError, FinetuneRecipe, PretrainRecipe, to_dict
 from ..data.augment import Augment
 from ..data.clips import FinetuneViews
 from ..data.datasets import VideoDataset, training_dataset
@@ -24,7 +24,7 @@ from ..data.loader import build_loader
 from ..device import choose_device
 from ..evaluation.protocols import Extractor, Outcome, multiview_protocol
 from ..evaluation.results import Result, provenance
-from ..evaluation.run import Evaluated, load_network, name_of, write_results
+from ..evaluation.run import Evaluated, expand_repeats, load_network, name_of, write_results
 from ..evaluation.views import fast_transform
 from ..files import write_whole
 from ..hub.initial import load_initial

@@ -1,6 +1,7 @@
 """Fine-tuning: it learns what can be learned, ends with a test, and goes on where it was stopped."""
 
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,19 @@ def test_lists_that_share_videos_or_have_no_labels_are_refused(lists: dict[str, 
         finetune(recipe({**lists, "val": lists["train"]}, tmp_path / "run"))
     with pytest.raises(ConfigError, match=r"data\.val: 2 of 2 videos have no label"):
         finetune(recipe({**lists, "val": f"{lists['val']}/dark"}, tmp_path / "run"))
+
+
+def test_a_video_with_a_frame_every_20_seconds_does_not_end_a_run(
+    lists: dict[str, str], tmp_path: Path, shared: Path
+) -> None:
+    video = shared / "reported" / "timelapse_0.05fps.mp4"
+    if not video.exists():
+        pytest.skip("needs ../shared/reported")
+    slow = {split: str(shutil.copytree(lists[split], tmp_path / split)) for split in ("train", "val")}
+    for split in slow:
+        shutil.copy(video, tmp_path / split / "dark" / f"{split}.mp4")
+    more = ["optim.epochs=1", "data.max_failure_fraction=0.1", "run.knn_every_epochs=1"]
+    assert finetune(recipe(slow, tmp_path / "run", *more)) is not None
 
 
 def test_training_logs_on_what_it_runs(lists: dict[str, str], straight: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training_runs import ROOT, TINY, lines_of, lines_so_far, run, start, wait_for, weights_of
+from training_runs import ROOT, TINY, file_of, lines_of, lines_so_far, run, start, wait_for, weights_of
 
 STEPS = 16  # 4 epochs of 4 steps
 
@@ -46,7 +46,7 @@ def kill_and_resume(arguments: list[str], output: Path, kills: int) -> None:
 def assert_same_run(output: Path, straight: Path) -> None:
     assert [line["step"] for line in lines_of(output)] == list(range(1, STEPS + 1))
     assert lines_of(output) == lines_of(straight)
-    assert weights_of(output) == weights_of(straight)
+    assert file_of(output) == file_of(straight)
 
 
 def test_a_run_that_is_killed_three_times_equals_the_straight_run(videos, straight, tmp_path) -> None:
@@ -60,7 +60,7 @@ def test_a_run_that_is_killed_twenty_times_equals_the_straight_run(videos, tmp_p
     assert run(command(videos, tmp_path / "straight", *more)) == [0]
     kill_and_resume(command(videos, tmp_path / "run", *more), tmp_path / "run", kills=20)
     assert lines_of(tmp_path / "run") == lines_of(tmp_path / "straight")
-    assert weights_of(tmp_path / "run") == weights_of(tmp_path / "straight")
+    assert file_of(tmp_path / "run") == file_of(tmp_path / "straight")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

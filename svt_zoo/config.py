@@ -1,30 +1,80 @@
 """Recipes: one dataclass per kind of run, and how it is read from YAML with `key=value` overrides."""
 
-import logging
 import os
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, TypeVar
 
-from ..data.clips import FinetuneViewsConfig
-from ..data.lists import DataConfig
-from ..data.transforms import ClipConfig
-from ..data.views import CPCViewsConfig, ViewsConfig
-from ..evaluation.knn import KNNConfig
-from ..evaluation.linear import LinearConfig
-from ..evaluation.protocols import EvaluationRunConfig, MultiviewConfig
-from ..evaluation.results import RepeatConfig, ReportConfig
-from ..evaluation.views import refuse_fast_views
-from ..methods.classify import ClassifyConfig
-from ..methods.cpc import CPCConfig
-from ..methods.svt import SVTConfig
-from ..methods.temporal import TemporalConfig
-from ..options import ConfigError, build, read_options
-from ..training.optim import OptimConfig, RunConfig
+from .data.clips import FinetuneViewsConfig
+from .data.lists import DataConfig
+from .data.transforms import ClipConfig
+from .data.views import CPCViewsConfig, ViewsConfig
+from .evaluation.knn import KNNConfig
+from .evaluation.linear import LinearConfig
+from .evaluation.protocols import EvaluationRunConfig, MultiviewConfig
+from .evaluation.results import RepeatConfig, ReportConfig
+from .evaluation.views import refuse_fast_views
+from .methods.classify import ClassifyConfig
+from .methods.cpc import CPCConfig
+from .methods.svt import SVTConfig
+from .methods.temporal import TemporalConfig
+from .options import (
+    ConfigError,
+    build,
+    describe,
+    find_recipe,
+    flatten,
+    list_recipes,
+    read_options,
+    to_dict,
+)
+from .training.optim import OptimConfig, RunConfig
+
+__all__ = [
+    "EVALUATIONS",
+    "PRETRAINING",
+    "CPCConfig",
+    "CPCRecipe",
+    "CPCViewsConfig",
+    "ClassifyConfig",
+    "ClipConfig",
+    "ConfigError",
+    "DataConfig",
+    "EvaluationRecipe",
+    "EvaluationRunConfig",
+    "FinetuneRecipe",
+    "FinetuneViewsConfig",
+    "KNNConfig",
+    "KNNRecipe",
+    "LinearConfig",
+    "LinearRecipe",
+    "ModelConfig",
+    "MultiviewConfig",
+    "MultiviewRecipe",
+    "OptimConfig",
+    "PretrainRecipe",
+    "Recipe",
+    "RepeatConfig",
+    "ReportConfig",
+    "RunConfig",
+    "SVTConfig",
+    "TemporalConfig",
+    "ViewsConfig",
+    "build",
+    "describe",
+    "find_recipe",
+    "flatten",
+    "list_recipes",
+    "load_any",
+    "load_evaluation",
+    "load_recipe",
+    "read_recipe",
+    "to_dict",
+]
 
 T = TypeVar("T")
-_MARK = "{split}"
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -225,54 +275,6 @@ class MultiviewRecipe(EvaluationRecipe):
 AnyEvaluation = KNNRecipe | LinearRecipe | MultiviewRecipe
 EVALUATIONS: dict[str, type[AnyEvaluation]] = {"knn": KNNRecipe, "linear": LinearRecipe, "test": MultiviewRecipe}
 KINDS: dict[str, type[AnyEvaluation | FinetuneRecipe]] = {"finetune": FinetuneRecipe, **EVALUATIONS}  # by key `kind`
-R = TypeVar("R", bound=EvaluationRecipe | FinetuneRecipe)
-
-
-def expand_repeats(recipe: R) -> list[R]:
-    """One recipe per split (or fold) and seed, splits first; several have folders of their own in `run.output`.
-
-    `repeat.splits` has no effect if no option of `data` contains {split}.
-
-    Raises:
-        ConfigError: an option of `data` contains {split}, but `repeat.splits` is empty.
-    """
-    marked = any(isinstance(value, str) and _MARK in value for value in vars(recipe.data).values())
-    splits = recipe.repeat.splits if marked else ()
-    if marked and not splits:
-        raise ConfigError(
-            "an option of data contains {split}, but repeat.splits is empty; add the numbers of the splits, such as "
-            f"repeat.splits=[1]; got data.train={recipe.data.train!r}, data.val={recipe.data.val!r}"
-        )
-    if recipe.repeat.splits and not marked:
-        _log.info("repeat.splits=%s is ignored, because no option of data contains {split}", list(recipe.repeat.splits))
-    folds = recipe.repeat.folds
-    single = recipe.repeat.num_seeds == 1 and not splits and not folds
-    # A result on held-out training videos must not look like a test result.
-    name = "fold" if folds else "validation" if recipe.data.validation_fraction else recipe.report.split
-    recipes = []
-    kind = "fold" if folds else "split"
-    for split in splits or (range(folds) if folds else (None,)):
-        for seed in range(recipe.run.seed, recipe.run.seed + recipe.repeat.num_seeds):
-            folder = f"seed{seed}" if split is None else f"{kind}{split}_seed{seed}"
-            output = recipe.run.output if single else f"{recipe.run.output}/{folder}"
-            changes: dict[str, Any] = {
-                "data": _with_split(recipe.data, split, folds),
-                "report": replace(recipe.report, split=name if split is None else f"{name} {split}"),
-                "run": replace(recipe.run, seed=seed, output=output),
-            }
-            recipes.append(replace(recipe, **changes))
-    return recipes
-
-
-def _with_split(data: DataConfig, split: int | None, folds: int | None) -> DataConfig:
-    if folds and split is not None:
-        return replace(data, fold=(split, folds))
-    texts: dict[str, Any] = {
-        option.name: value.replace(_MARK, str(split))
-        for option in fields(data)
-        if isinstance(value := getattr(data, option.name), str)
-    }
-    return data if split is None else replace(data, **texts)
 
 
 def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> PretrainRecipe:
@@ -318,3 +320,21 @@ def read_recipe(cls: type[T], path: str | os.PathLike[str], overrides: Sequence[
         ConfigError: a file that is not a recipe, an unknown key, a wrong type, a value that is not allowed.
     """
     return build(cls, read_options(path, overrides), source=str(path))
+
+
+def __getattr__(name: str) -> Any:
+    """Names that moved, for one release."""
+    if name == "expand_repeats":
+        from .evaluation import run
+
+        warnings.warn("config.expand_repeats is now evaluation.run.expand_repeats", DeprecationWarning, stacklevel=2)
+        return run.expand_repeats
+    recipe = {"CPCOptimConfig": CPCRecipe, "FinetuneOptimConfig": FinetuneRecipe}.get(name)
+    if recipe is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(
+        f"{name} is deprecated; use OptimConfig, or replace options of {recipe.__name__}().optim",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return partial(replace, recipe().optim)
