@@ -215,7 +215,7 @@ def encode(path: Path, seed: int) -> Path:
 PARTS: dict[str, Callable[[str], dict[str, Any]]] = {"machine": machine, "extraction": extraction}
 
 
-# What the table says.
+# The text of the table.
 
 
 def summary(name: str, result: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..models import Backbone, ZooModel, create_model, list_models
+from ..models import Backbone, ZooModel, create_model, find_builder, list_models
 from .loading import file_inside, load_model
 from .sources import UnfitWeightsError, WeightsError
 from .table import list_weights
@@ -38,7 +38,7 @@ def load_initial(
     """
     try:
         if init == "random":
-            return create_model(model, **options)
+            return _build(model, options)
         start = _of_width(init, model, options) if init in INITIAL_WEIGHTS else init
         if start not in list_weights() and Path(start).is_dir():
             start = str(file_inside(Path(start)))
@@ -55,12 +55,20 @@ def load_initial(
         ) from error
 
 
+def _build(model: str, options: dict[str, Any]) -> ZooModel:
+    find_builder(model)  # raises for an unknown name
+    try:
+        return create_model(model, **options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"model.options do not fit {model}: {error}") from error
+
+
 def _of_width(init: str, model: str, options: dict[str, Any]) -> str:
     """The row or the address for the word `init`."""
     if model not in list_models():
         raise ValueError(f"model.name={model!r} is not registered; one of {', '.join(list_models())}")
     with torch.device("meta"):
-        network = create_model(model, **options)
+        network = _build(model, options)
     assert isinstance(network, Backbone)
     width = network.embed_dim
     if width not in INITIAL_WEIGHTS[init]:
