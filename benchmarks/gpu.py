@@ -53,7 +53,8 @@ def backbone_part(network: str, limit: int, device: str, scratch: Path, *argumen
 
 def gpu_parts(scratch: Path) -> list[Part]:
     """The parts on a GPU, in the order in which they matter: the last ones are left out if time runs short."""
-    tests = ("-m", "pytest", "-m", "gpu", "-n", "6", "--tb=short", "-p", "no:cacheprovider", str(ROOT / "tests"))
+    marked = [str(ROOT / "tests" / name) for name in ("gpu", "data/test_augment.py", "test_batch.py")]
+    tests = ("-m", "pytest", "-m", "gpu", "-n", "6", "--tb=short", "-p", "no:cacheprovider", *marked)
     short = (str(BENCHMARKS / "short_attention.py"), "--output", str(scratch / "short attention.json"))
     return [
         Part("machine", 60, (__file__, "--part", "machine", "--device", "cuda")),
@@ -214,7 +215,7 @@ def encode(path: Path, seed: int) -> Path:
 PARTS: dict[str, Callable[[str], dict[str, Any]]] = {"machine": machine, "extraction": extraction}
 
 
-# What the table says.
+# The text of the table.
 
 
 def summary(name: str, result: dict[str, Any]) -> str:

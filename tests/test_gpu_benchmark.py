@@ -22,6 +22,12 @@ def test_every_part_runs_tiny_on_a_cpu(tmp_path: Path) -> None:
     assert status == 0
 
 
+def test_every_file_with_a_marked_test_is_run() -> None:
+    files = [path for path in (ROOT / "tests").rglob("test_*.py") if "\n@pytest.mark.gpu\n" in path.read_text()]
+    text = PROGRAM.read_text()
+    assert all(path.parent.name == "gpu" or str(path.relative_to(ROOT / "tests")) in text for path in files)
+
+
 def test_a_late_part_is_a_row(tmp_path: Path) -> None:
     status, table, parts = run(tmp_path, "--only", "step, 2 videos", "extraction", "--seconds", "10.5")
     assert parts["extraction"]["state"] == "not run"

@@ -187,7 +187,7 @@ def _read_file(path: str, facts: dict[str, Any]) -> None:
         facts["frames"] = video.num_frames
         for _ in video._decode(range(video.num_frames)):  # one at a time: a long video would not fit in memory
             pass
-        if getattr(video, "cut", False):
+        if video.cut:
             facts |= {"status": "cut", "reason": CUT}
 
 

@@ -50,7 +50,7 @@ class SVTObjective:
         try:
             with torch.device("meta"):
                 network = create_model(model.name, **model.options)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise ConfigError(f"model.options do not fit {model.name}: {error}") from error
         assert isinstance(network, Backbone)
         return build_flow(self.recipe.temporal, network.patch_size)

@@ -16,7 +16,6 @@ from video_files import encode, moving_square
 from svt_zoo.data import check
 from svt_zoo.data.check import check_video, check_videos
 from svt_zoo.data.lists import Row, VideoList, read_list
-from svt_zoo.video import EncodedVideo
 
 TOOL = str(Path(__file__).resolve().parents[2] / "tools" / "check_data.py")
 Grey = Callable[..., Path]
@@ -262,14 +261,16 @@ def test_a_line_of_the_journal_that_is_no_entry_is_skipped_with_a_warning(
     assert sum("report.csv.jsonl: skipped a line that is not an entry" in message for message in caplog.messages) == 5
 
 
-def test_a_cut_file_is_reported_and_the_exit_status_is_1(
-    grey_video: Grey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(EncodedVideo, "cut", True, raising=False)
-    path = grey_video(10)
-    found = check_video((str(path), None))
-    assert (found.status, found.frames, found.sha256 is not None) == ("cut", 10, True)
-    (tmp_path / "list.txt").write_text(f"{path}\n")
-    argv = [str(tmp_path / "list.txt"), "--workers", "0", "--report", str(tmp_path / "report.csv")]
+def test_a_cut_file_is_reported_and_the_exit_status_is_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = encode(tmp_path / "cut.mkv", moving_square(60), g="10").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(data[: len(data) * 2 // 3])
+    found = check_video((str(tmp_path / "cut.mkv"), None))
+    assert (found.status, found.reason.startswith("the file was cut")) == ("cut", True)
+    argv = [str(tmp_path), "--workers", "0", "--report", str(tmp_path / "report.csv")]
     assert command("check")(argv) == 1
     assert "1 videos: 0 ok, 0 broken, 0 missing, 1 cut" in capsys.readouterr().out
+
+
+def test_the_reported_cut_file_is_found(shared: Path) -> None:
+    found = check_video((str(shared / "reported" / "cut_mid_packet.webm"), None))
+    assert (found.status, found.frames) == ("cut", 56)

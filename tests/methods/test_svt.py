@@ -311,6 +311,10 @@ def test_the_loss_of_unit_targets_is_torchs_cross_entropy() -> None:
         ({"correspondences": ("slow_to_fast",)}, r"one or more of local_to_global, .*, got \('slow_to_fast',\)"),
         ({"correspondences": ()}, r"one or more of local_to_global, .*, got \(\)"),
         ({"num_global": 0}, "num_global must be >= 1, got 0"),
+        ({"out_dim": 0}, "out_dim must be >= 1, got 0"),
+        ({"student_temp": 0.0}, "student_temp must be > 0, got 0.0"),
+        ({"momentum": 1.5}, "momentum must be >= 0 and <= 1, got 1.5"),
+        ({"freeze_last_layer": -1.0}, "freeze_last_layer must be >= 0, got -1.0"),
     ],
 )
 def test_an_option_that_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:

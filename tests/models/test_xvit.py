@@ -1,6 +1,7 @@
 """X-ViT: equal to the originals' recorded runs, for any clip, and right where those were wrong."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
+import svt_zoo
 from svt_zoo.models import Classifier, create_model
 from svt_zoo.models.attention import record_attention
 from svt_zoo.models.xvit import XViT, shift_frames
@@ -216,7 +218,7 @@ def test_a_new_network_has_no_time_and_the_consensus_pytorchs_default_weights() 
     assert {m.eps for m in model.base_model.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-6}
 
 
-def test_the_consensus_can_have_heads_of_its_own() -> None:
+def test_the_consensus_can_have_heads_of_its_own(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, clip = XViT(**TINY, consensus_heads=3).eval(), torch.randn(2, 3, 4, 32, 32)
     for parameter in model.parameters():
@@ -228,6 +230,11 @@ def test_the_consensus_can_have_heads_of_its_own() -> None:
     with record_attention(model) as maps:
         model(clip)
     assert maps["consensus.temporal_encoder.0.attn"].shape == (2, 3, 5, 5)
+
+    saved = create_model("xvit_vitt", **TINY, consensus_heads=3)
+    saved.load_state_dict(model.state_dict())
+    again = svt_zoo.from_pretrained(saved.save_pretrained(tmp_path))
+    assert_close(again(clip).cls, model(clip).cls, atol=0, rtol=0)
 
 
 def test_attention_inside_frames_can_be_recorded() -> None:
