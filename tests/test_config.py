@@ -288,3 +288,8 @@ def test_an_impossible_number_is_one_line_with_file_and_key(tmp_path: Path, over
     path = recipe_file(tmp_path, "init: random\n")
     with pytest.raises(ConfigError, match=f"^{path}: {message}$"):
         load_recipe(path, [override])
+
+
+def test_a_function_that_moved_works_and_warns() -> None:
+    with pytest.warns(DeprecationWarning, match=r"config\.expand_repeats is now evaluation\.run\.expand_repeats"):
+        assert recipes.expand_repeats(FinetuneRecipe())

@@ -24,7 +24,7 @@ ALLOWED = {
     "video": {"files"},
     "data": {"files", "video", "batch", "options"},
     "methods": {"models", "batch", "distributed", "options", "schedules"},
-    "hub": {"files", "models"},
+    "hub": {"files", "models", "options"},
     "training": {
         *("files", "video", "methods", "models", "data", "hub", "evaluation"),
         *("batch", "config", "device", "distributed", "options", "schedules"),

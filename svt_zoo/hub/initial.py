@@ -33,18 +33,18 @@ def load_initial(
         progress: show a bar while downloading.
 
     Raises:
-        ValueError: no such model, or no such start for it.
+        ValueError: no such model, or no such initial weights for it.
         WeightsError: the weights cannot be fetched, or (`UnfitWeightsError`) they or the options do not fit.
     """
     try:
         if init == "random":
             return _build(model, options)
-        start = _of_width(init, model, options) if init in INITIAL_WEIGHTS else init
-        if start not in list_weights() and Path(start).is_dir():
-            start = str(file_inside(Path(start)))
-        says_itself = init not in INITIAL_WEIGHTS and (start in list_weights() or _says_architecture(start))
-        name = None if says_itself else model
-        return load_model(start, model=name, num_classes=num_classes, progress=progress, **options)
+        weights = _of_width(init, model, options) if init in INITIAL_WEIGHTS else init
+        if weights not in list_weights() and Path(weights).is_dir():
+            weights = str(file_inside(Path(weights)))
+        is_stated = init not in INITIAL_WEIGHTS and (weights in list_weights() or _states_architecture(weights))
+        name = None if is_stated else model
+        return load_model(weights, model=name, num_classes=num_classes, progress=progress, **options)
     except TypeError as error:
         raise ValueError(f"model.options do not fit {model}: {error}") from error
     except UnfitWeightsError as error:
@@ -64,7 +64,6 @@ def _build(model: str, options: dict[str, Any]) -> ZooModel:
 
 
 def _of_width(init: str, model: str, options: dict[str, Any]) -> str:
-    """The row or the address for the word `init`."""
     if model not in list_models():
         raise ValueError(f"model.name={model!r} is not registered; one of {', '.join(list_models())}")
     with torch.device("meta"):
@@ -80,12 +79,12 @@ def _of_width(init: str, model: str, options: dict[str, Any]) -> str:
     return INITIAL_WEIGHTS[init][width]
 
 
-def _says_architecture(start: str) -> bool:
-    """Whether `start` is a local file in the zoo's own format, which states its architecture."""
-    if not Path(start).is_file():
+def _states_architecture(path: str) -> bool:
+    """Whether `path` is a local file in the zoo's own format."""
+    if not Path(path).is_file():
         return False
     try:
-        with safe_open(start, framework="pt") as file:
+        with safe_open(path, framework="pt") as file:
             return "config" in (file.metadata() or {})
     except SafetensorError:
         return False

@@ -99,10 +99,16 @@ def load_model(
 
 
 def _clip_of(file: Checkpoint, source: Source) -> ClipSpec | None:
+    values = file.config.get("clip")
+    if not values:
+        return None
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     try:
-        return ClipSpec(**file.config["clip"]) if file.config.get("clip") else None
-    except TypeError as error:
+        clip = ClipSpec(**fields)
+        clip.resized()  # fails for sizes that are no numbers
+    except (TypeError, ValueError) as error:
         raise WeightsError(f"{source}: its clip specification cannot be read ({error})") from error
+    return clip
 
 
 def _architecture_of(file: Checkpoint, source: Source) -> str:

@@ -45,7 +45,15 @@ def unwrap(checkpoint: Mapping[str, Any], prefix: str = "") -> tuple[StateDict, 
             raise ValueError(f"a key is {key!r}, which is no text")
         if value.layout != torch.strided or value.is_quantized:
             raise ValueError(f"{key} is a sparse or quantized tensor; save it as a dense one")
-    return strip(state), [str(key) for key, value in checkpoint.items() if not isinstance(value, Tensor)]
+    return _strip(state), [str(key) for key, value in checkpoint.items() if not isinstance(value, Tensor)]
+
+
+def _strip(state: Mapping[str, Tensor]) -> StateDict:
+    """The state dict without the prefixes of wrappers."""
+    stripped = {_WRAPPERS.sub("", key): value for key, value in state.items()}
+    while stripped and (found := [p for p in _PREFIXES if all(key.startswith(p) for key in stripped)]):
+        stripped = {key.removeprefix(found[0]): value for key, value in stripped.items()}
+    return stripped
 
 
 def _flat(checkpoint: Mapping[Any, Any]) -> dict[str, Any]:
@@ -56,14 +64,6 @@ def _flat(checkpoint: Mapping[Any, Any]) -> dict[str, Any]:
         else:
             entries[str(key)] = value
     return entries
-
-
-def strip(state: Mapping[str, Tensor]) -> StateDict:
-    """The state dict without the prefixes of wrappers."""
-    stripped = {_WRAPPERS.sub("", key): value for key, value in state.items()}
-    while stripped and (found := [p for p in _PREFIXES if all(key.startswith(p) for key in stripped)]):
-        stripped = {key.removeprefix(found[0]): value for key, value in stripped.items()}
-    return stripped
 
 
 def matches(key: str, patterns: Iterable[str]) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..options import bounds
 from .sources import ByHand, HubFile, UrlFile
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ class ClipSpec:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     channel_order: Literal["RGB", "BGR"] = "RGB"
+
+    def __post_init__(self) -> None:
+        bounds(self, "num_frames", "resize_size", "crop_size", low=1)
+        bounds(self, "sampling_rate", "std", above=0)
 
     def resized(self, num_frames: int | None = None, img_size: int | None = None) -> "ClipSpec":
         """The same clip with another number of frames over the same seconds, and another crop at the same scale."""

@@ -92,7 +92,6 @@ def export_program(model: ZooModel, path: str | os.PathLike[str], format: Progra
 
 
 def _check_tools(format: str) -> None:
-    """Raise an `ExportError` if a tool that `format` needs is missing."""
     for package in ("onnx", "onnxscript", "onnxruntime") if format == "onnx" else ():
         if importlib.util.find_spec(package) is None:
             raise ExportError(f"{format} needs {package}: pip install onnx onnxruntime onnxscript")
@@ -116,7 +115,7 @@ class _Program(nn.Module):
 
 
 def clip_shape(model: ZooModel) -> tuple[int, int, int]:
-    """Returns the clip shape (T, H, W) of a network."""
+    """The clip shape (T, H, W) of a network."""
     backbone, clip = backbone_of(model), model.meta.get("clip")
     if clip:
         return clip["num_frames"], clip["crop_size"], clip["crop_size"]
@@ -126,7 +125,7 @@ def clip_shape(model: ZooModel) -> tuple[int, int, int]:
 
 
 def _trace(network: _Program, native: tuple[int, int, int], free: tuple[int, ...]) -> ExportedProgram:
-    """Traces the network as a graph, with a different size for each axis so that the tracer keeps them separate."""
+    # Sizes differ, so that the tracer keeps the axes apart.
     frames, height, width = native
     batch = 2 if frames != 2 else 3
     clip = torch.zeros(batch, 3, frames, height, width + 2 * network.patch_size * (4 in free))
@@ -134,7 +133,7 @@ def _trace(network: _Program, native: tuple[int, int, int], free: tuple[int, ...
 
 
 def _shapes(native: tuple[int, int, int], free: tuple[int, ...], patch: int) -> tuple[Shape, Shape, Shape]:
-    """Clip shape of the network, and a larger and a smaller one that use all free axes, also with partial patches."""
+    """The network's clip shape, a larger and a smaller one: all free axes vary, also with partial patches."""
     frames, height, width = native
     more, less = (frames, height, width), (frames, height, width)
     if 2 in free:
@@ -146,7 +145,7 @@ def _shapes(native: tuple[int, int, int], free: tuple[int, ...], patch: int) -> 
 
 
 def max_difference(network: Run, program: Run, shapes: Sequence[Shape]) -> float:
-    """Returns the largest difference of all outputs at `shapes`, on seeded noise.
+    """The largest difference of all outputs at `shapes`, on seeded noise.
 
     Raises:
         ExportError: the difference is above `TOLERANCE`, or NaN.

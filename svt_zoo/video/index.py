@@ -47,7 +47,7 @@ def scan(path: str, limits: Limits, number: int | None = None) -> tuple[VideoInd
             packets = tuple(stream.packets)
         elif first is None or not _packets_count_frames(stream):
             source.close()
-            _check_duration(path, len(stream.packets) / stream.rate, limits)
+            check_duration(path, len(stream.packets) / stream.rate, limits)
             try:
                 first, times = _decode_times(path, limits, source.number)
             except DamageError:
@@ -60,7 +60,7 @@ def scan(path: str, limits: Limits, number: int | None = None) -> tuple[VideoInd
         if len(pts) < len(times):  # missing or repeated times: assume a constant rate
             pts = [i * ticks_per_frame for i in range(len(times))]
         end = pts[-1] + (stream.last_duration if stream.last_duration > 0 else ticks_per_frame)
-        _check_duration(path, (end - pts[0]) * stream.time_base, limits)
+        check_duration(path, (end - pts[0]) * stream.time_base, limits)
         index = VideoIndex(
             container=stream.container,
             codec=stream.codec,
@@ -234,7 +234,8 @@ def _decode_times(path: str, limits: Limits, number: int) -> tuple[VideoFrame, l
     return first, times
 
 
-def _check_duration(path: str, seconds: Fraction, limits: Limits) -> None:
+def check_duration(path: str, seconds: Fraction, limits: Limits) -> None:
+    """Raises a VideoReadError if a video is longer than `limits` allow."""
     if seconds > limits.max_duration:
         raise VideoReadError(
             path, f"lasts {float(seconds):.0f} s, more than the {limits.max_duration:.0f} s of Limits.max_duration"

@@ -33,8 +33,9 @@ from torch import Tensor
 
 from .decode import Source, decode_frames, open_source
 from .errors import Limits, MissingVideoError, VideoReadError
-from .index import scan
+from .index import check_duration, scan
 from .packets import VideoIndex
+from .store import load_index, save_index
 
 # Times that differ by less are equal, so that rounding adds or drops no frame.
 _SAME_TIME = 1e-6  # seconds
@@ -46,7 +47,8 @@ def open_video(
     """Opens a video file. Use it in a `with` statement.
 
     Reads all packets once, which takes milliseconds, and decodes one frame. Files without usable timestamps (raw
-    streams, AVI with some codecs) are decoded once to count their frames.
+    streams, AVI with some codecs) are decoded once to count their frames. A video of hours takes seconds, each time it
+    is opened; if the environment variable SVT_ZOO_VIDEO_INDEXES names a folder, its index is kept there.
 
     Args:
         path: a regular file. A relative path stays valid if the working folder changes.
@@ -61,7 +63,11 @@ def open_video(
     limits = limits or Limits()
     name = os.fspath(path)
     _check_file(name)
+    if (index := load_index(name, stream)) is not None:
+        check_duration(name, (index.end - index.pts[0]) * index.time_base, limits)
+        return EncodedVideo(name, index, None, limits=limits)
     index, source = scan(name, limits, stream)
+    save_index(name, stream, index)
     return EncodedVideo(name, index, source, limits=limits)
 
 

@@ -261,11 +261,9 @@ def test_a_line_of_the_journal_that_is_no_entry_is_skipped_with_a_warning(
     assert sum("report.csv.jsonl: skipped a line that is not an entry" in message for message in caplog.messages) == 5
 
 
-def test_a_cut_file_is_reported_and_the_exit_status_is_1(
-    grey_video: Grey, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = grey_video(50, suffix=".mkv").read_bytes()
-    (tmp_path / "cut.mkv").write_bytes(data[: len(data) // 2])
+def test_a_cut_file_is_reported_and_the_exit_status_is_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = encode(tmp_path / "cut.mkv", moving_square(60), g="10").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(data[: len(data) * 2 // 3])
     found = check_video((str(tmp_path / "cut.mkv"), None))
     assert (found.status, found.reason.startswith("the file was cut")) == ("cut", True)
     argv = [str(tmp_path), "--workers", "0", "--report", str(tmp_path / "report.csv")]

@@ -17,6 +17,7 @@ from torch.testing import assert_close
 import svt_zoo
 from svt_zoo.hub.download import lock_path
 from svt_zoo.hub.loading import load_model
+from svt_zoo.hub.publish import config_of, write_weights
 from svt_zoo.hub.sources import WeightsError
 from svt_zoo.models import Backbone, create_model, list_models
 
@@ -224,3 +225,12 @@ def test_xvits_number_of_consensus_heads_is_taken_from_the_files_options(tmp_pat
     again = load_model(tmp_path / "w.pyth", model="xvit_vitt", **options)
     clip = torch.randn(1, 3, 4, 32, 32)
     assert_close(again(clip).cls, model(clip).cls, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("clip", [{"num_frames": 0}, {"std": [0, 1, 1]}, {"crop_size": "224"}, {"unknown": 1}])
+def test_a_clip_specification_that_cannot_be_is_refused(clip: dict[str, Any], tmp_path: Path) -> None:
+    model = create_model("svt_vitt", **TINY)
+    model.meta["clip"] = {**svt_zoo.get_weights("svt_vitb_k400").meta["clip"], **clip}
+    path = tmp_path / "w.safetensors"
+    write_weights(path, model.state_dict(), config_of(model))
+    assert "its clip specification cannot be read" in refusal(path, model=None)
