@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,14 @@ settings.load_profile("zoo")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("SVT_ZOO_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Captured output may name files that are not UTF-8, but parallel processes send reports as UTF-8."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report
 
 
 @pytest.fixture(scope="session")

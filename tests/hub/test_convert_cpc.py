@@ -155,7 +155,7 @@ def test_a_training_checkpoint_is_recognized_and_loads(record: dict[str, Any], t
         "best_acc": np.float64(0.5),
         "iteration": 7,
     }
-    assert convert(checkpoint).kind == "cpc"
+    assert convert(checkpoint).kind == "original_cpc"
     path = tmp_path / "epoch3.pth.tar"
     torch.save(checkpoint, path)
     network: Any = load_model(path, model="cpc_resnet18")
