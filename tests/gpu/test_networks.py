@@ -4,29 +4,20 @@ import copy
 
 import pytest
 import torch
+from small_models import small
 from small_svt import TINY, random_batch, svt_of
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._inductor import config as inductor
 
-from svt_zoo.models import Backbone, create_model, list_models
+from svt_zoo.models import Backbone, list_models
 from svt_zoo.models.layers import attend
 from svt_zoo.models.timesformer import timesformer
 from svt_zoo.training.parallel import compile_networks
 
 KINDS = [name for name in list_models() if name.endswith("_vitt") or name.startswith("cpc_resnet18")]
-SMALL = {"embed_dim": 48, "depth": 2, "num_heads": 2, "img_size": 32, "num_frames": 4}
 # Largest relative errors; on the CPU the measured ones are below a third of them.
 ERRORS = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
-
-
-def small(name: str) -> Backbone:
-    torch.manual_seed(0)
-    model = create_model(name, **SMALL)
-    assert isinstance(model, Backbone)
-    for parameter in model.parameters():  # so that parameters initialized to zero have an effect
-        parameter.data += 0.05 * torch.randn_like(parameter)
-    return model.eval()
 
 
 def clips() -> Tensor:

@@ -5,23 +5,13 @@ import math
 
 import pytest
 import torch
+from small_models import SMALL, small
 from torch import Tensor
 from torch.testing import assert_close
 
 import svt_zoo
 from svt_zoo import models
 from svt_zoo.models import Backbone, Features, create_model, list_models
-
-SMALL = {"embed_dim": 48, "depth": 2, "num_heads": 2, "img_size": 32, "num_frames": 4}
-
-
-def small(name: str) -> Backbone:
-    torch.manual_seed(0)
-    model = create_model(name, **SMALL)
-    assert isinstance(model, Backbone)
-    for parameter in model.parameters():  # so that parameters initialized to zero have an effect
-        parameter.data += 0.05 * torch.randn_like(parameter)
-    return model.eval()
 
 
 @pytest.mark.parametrize("name", list_models())

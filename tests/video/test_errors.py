@@ -111,13 +111,18 @@ def test_a_playlist_is_refused_for_its_format(shared: Path) -> None:
     refused(shared / "reported" / "hls_file.m3u8", "format not allowed: only video files, no lists or images")
 
 
-def test_8k_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    path = tmp_path / "8k.mp4"
+def one_frame(path: Path, width: int, height: int) -> Path:
+    """A Motion JPEG video of one frame."""
     with av.open(str(path), "w") as out:
         stream = out.add_stream("mjpeg", rate=1, options={"strict": "unofficial"})
-        stream.height, stream.width, stream.pix_fmt = 4320, 7680, "yuvj420p"
-        out.mux(stream.encode(av.VideoFrame(7680, 4320, "yuvj420p")))
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuvj420p"
+        out.mux(stream.encode(av.VideoFrame(width, height, "yuvj420p")))
         out.mux(stream.encode())
+    return path
+
+
+def test_8k_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    path = one_frame(tmp_path / "8k.mp4", 7680, 4320)
     refused(path, r"Limits.max_pixels")
     with open_video(path, limits=Limits(max_pixels=7680 * 4320)) as video:
         assert (video.height, video.width) == (4320, 7680)
@@ -212,12 +217,7 @@ def test_the_frames_of_a_raw_stream_without_times_are_counted(tmp_path: Path) ->
 
 
 def test_frames_of_100_megapixels_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
-    path = tmp_path / "huge.mp4"
-    with av.open(str(path), "w") as out:
-        stream = out.add_stream("mjpeg", rate=1, options={"strict": "unofficial"})
-        stream.height, stream.width, stream.pix_fmt = 9000, 12000, "yuvj420p"
-        out.mux(stream.encode(av.VideoFrame(12000, 9000, "yuvj420p")))
-        out.mux(stream.encode())
+    path = one_frame(tmp_path / "huge.mp4", 12000, 9000)
     refused(path, r"frames of more pixels than Limits.max_pixels|12000x9000 pixels, .* pass limits=Limits\(max_pixels=")
 
 
