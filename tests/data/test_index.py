@@ -40,19 +40,19 @@ def test_indexes_of_a_list_are_written_beside_the_videos_and_kept(bucket: str, t
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     videos = VideoList(tuple(Row(path) for path in [*paths, str(tmp_path / "broken.mp4"), paths[0]]))
     report = index_videos(videos, workers=0)
-    assert (report.new, report.old, report.frames, [f.path for f in report.failures]) == (
+    assert (report.new, report.kept, report.frames, [f.path for f in report.failures]) == (
         (3, 0, 60, [str(tmp_path / "broken.mp4")])
     )
     numbered(tmp_path / "1.mp4", 30)  # newer than its index
     report = index_videos(videos, workers=0)
-    assert (report.new, report.old, report.frames) == (1, 2, 30)
+    assert (report.new, report.kept, report.frames) == (1, 2, 30)
 
 
 def test_indexes_of_urls_are_uploaded(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     url = put(bucket, numbered(tmp_path / "a.mp4", 20))
     assert index_videos(VideoList((Row(url),)), workers=0).new == 1
-    assert index_videos(VideoList((Row(url),)), workers=0).old == 1
+    assert index_videos(VideoList((Row(url),)), workers=0).kept == 1
     assert numbers(open_remote(url).frames_at([4])) == [4]
     assert not (tmp_path / "torch").exists()
 
