@@ -64,8 +64,12 @@ def read_checkpoint(
     source = source or path
     raw, metadata = _read(path, source)
     is_ours = "config" in metadata and "format_version" in metadata and not prefix
-    config = _config_of(metadata, source) if is_ours else {} if prefix else config_beside(path)
-    file = _with_config(raw, config, source) if config else _foreign(raw, source, prefix)
+    if is_ours:
+        file = _with_config(raw, _config_of(metadata, source), source)
+    elif config := {} if prefix else config_beside(path):
+        file = _with_config(convert(raw).state, config, source)
+    else:
+        file = _foreign(raw, source, prefix)
     wrong = [key for key, value in {**file.state, **file.head}.items() if not value.isfinite().all()]
     if wrong and not allow_nonfinite:
         raise WeightsError(
@@ -79,9 +83,9 @@ def _with_config(raw: StateDict, config: dict[str, Any], source: Source | str) -
     for name, type_ in (("model_kwargs", dict), ("clip", dict), ("model", str)):
         if not isinstance(value := config.get(name), type_) and value is not None:
             raise WeightsError(f"{source}: {name} in its config is a {type(value).__name__}; it is damaged")
-    # a folder for transformers may have the names of its TimeSformer
-    state = convert(raw).state if any(key.endswith("embeddings.cls_token") for key in raw) else from_classifier(raw)
+    state = dict(raw)
     head = _take_head(state) if config.get("num_classes") else {}
+    state = from_classifier(state) if head else state
     kind = "ours" if config.get("library_name") else "hf_timesformer"
     return Checkpoint(_in_float32(state), head, config, [], kind, dict(config.get("model_kwargs") or {}))
 

@@ -49,7 +49,7 @@ def export_transformers(model: ZooModel, folder: str | os.PathLike[str]) -> Expo
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists already; name a new folder")
     network = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval()
-    frames, *sizes = clip_shape(model)
+    frames, height, width = clip_shape(model)
     own_code = not _is_timesformer(network)
     with atomic(folder) as temporary:
         temporary.mkdir()
@@ -61,7 +61,7 @@ def export_transformers(model: ZooModel, folder: str | os.PathLike[str]) -> Expo
         if keys["missing_keys"] or keys["unexpected_keys"]:
             raise ExportError(f"transformers misses {keys['missing_keys']}, does not know {keys['unexpected_keys']}")
         lengths = (frames, 3, 1) if own_code else (frames,) * 3
-        shapes: tuple[Shape, ...] = tuple((i + 1, 3, length, *sizes) for i, length in enumerate(lengths))
+        shapes: tuple[Shape, ...] = tuple((i + 1, 3, length, height, width) for i, length in enumerate(lengths))
         difference = max_difference(_first(network), _run(theirs.eval()), shapes)
     return Exported(folder, ("batch", "frames", "height", "width") if own_code else ("batch",), difference, shapes)
 
@@ -181,27 +181,28 @@ def _flat(path: Path, text: str) -> tuple[str, list[Path]]:
     """
     tree, lines = ast.parse(text), text.splitlines(keepends=True)
     only_types = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
-    needed, left_out = [], [*only_types]
-    names = {alias.name for block in only_types for node in block.body for alias in getattr(node, "names", [])}
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.ImportFrom) or not node.level or any(node in block.body for block in only_types):
-            continue
+    typing = {inner for node in only_types for inner in ast.walk(node)}
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
+    needed: list[Path] = []
+    cut: list[ast.stmt] = [*only_types]
+    for node in imports:
         target = path.parents[node.level - 1].joinpath(*str(node.module).split(".")).with_suffix(".py")
-        if target.relative_to(_PACKAGE).parts[0] in _COPIED:
+        if node in typing or target.relative_to(_PACKAGE).parts[0] not in _COPIED:
+            cut.append(node)
+        else:
             needed.append(target)
             row = node.lineno - 1
             lines[row] = re.sub(r"from \.[\w.]+", f"from .{target.stem}", lines[row])
-        else:
-            left_out.append(node)
-            names |= {alias.name for alias in node.names}
-    cut = [*left_out]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef):
-            inside = list(ast.walk(node))
-            if any(n in left_out or (isinstance(n, ast.Name) and n.id in names) for n in inside):
-                cut.append(node)
-    for node in cut:
-        decorators = getattr(node, "decorator_list", [])
-        first = min(n.lineno for n in (node, *decorators))
-        lines[first - 1 : node.end_lineno] = [""] * (node.end_lineno - first + 1)
+    names = {alias.name for node in imports if node in cut for alias in node.names}
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    cut += [function for function in functions if any(_uses(inner, names) for inner in ast.walk(function))]
+    for part in cut:
+        first = min(each.lineno for each in (part, *getattr(part, "decorator_list", [])))
+        lines[first - 1 : part.end_lineno] = [""] * (cast(int, part.end_lineno) - first + 1)
     return re.sub(r"\n{4,}", "\n\n\n", "".join(lines)), needed
+
+
+def _uses(node: ast.AST, names: set[str]) -> bool:
+    if isinstance(node, ast.ImportFrom):
+        return any(alias.name in names for alias in node.names)
+    return isinstance(node, ast.Name) and node.id in names

@@ -11,7 +11,6 @@ import av
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from transformers import BatchFeature
 from transformers.video_processing_utils import BaseVideoProcessor
 
@@ -72,11 +71,10 @@ class SvtZooVideoProcessor(BaseVideoProcessor):  # type: ignore[misc]
         clips = []
         for video in _videos(videos):
             if isinstance(video, str):
-                frames = read_clip(video, transform if sampled else None)
-            else:
-                indices = transform.clip_indices(len(video), fps=video_fps) if sampled else range(len(video))
-                frames = video[list(indices)]
-            clips.append(transform(frames).transpose(0, 1))  # (T, 3, H, W)
+                video = read_clip(video, transform if sampled else None)
+            elif sampled:
+                video = video[transform.clip_indices(len(video), fps=video_fps)]
+            clips.append(transform(video).transpose(0, 1))  # (T, 3, H, W)
         return BatchFeature({"pixel_values": torch.stack(clips)}, tensor_type=return_tensors)
 
     def _transform(self, num_frames: int | None) -> EvalTransform:
@@ -91,7 +89,7 @@ class SvtZooVideoProcessor(BaseVideoProcessor):  # type: ignore[misc]
         )
 
 
-def read_clip(path: str, transform: EvalTransform | None) -> Tensor:
+def read_clip(path: str, transform: EvalTransform | None) -> NDArray[np.uint8]:
     """The frames of the center clip of a file (all frames without a transform), RGB uint8 (T, H, W, 3)."""
     if path.startswith(("http://", "https://")):
         raise VideoReadError(path, "an address; download the file first")
@@ -101,7 +99,7 @@ def read_clip(path: str, transform: EvalTransform | None) -> Tensor:
     indices = list(range(total)) if transform is None else transform.clip_indices(total, fps=index.fps)
     source = source or open_source(path, limits, index.stream)
     frames = {number: image.copy() for number, image in decode_frames(source, index, sorted(set(indices)))}
-    return torch.from_numpy(np.stack([frames[number] for number in indices]))
+    return np.stack([frames[number] for number in indices])
 
 
 def _videos(videos: Any) -> list[str | NDArray[np.uint8]]:
