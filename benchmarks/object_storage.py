@@ -137,7 +137,8 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         cpu, log = server.cpu() - cpu, server.counts(fail=args.fail)
         loaders["store"].set_epoch(args.rounds + 1)
         seconds, samples, failed = epoch(loaders["store"])
-        broken = {"samples": samples, "failed_videos": failed, "samples_per_second": samples / seconds, **server.counts()}
+        broken = {"samples": samples, "failed_videos": failed, "samples_per_second": samples / seconds}
+        broken |= server.counts()
         written = sum(path.stat().st_size for path in Path(home).rglob("*") if path.is_file())
     needed = needed_bytes(paths, range(1, args.rounds + 1), used)
     samples = used * args.rounds
