@@ -137,7 +137,8 @@ class PacketSource(Source):
     def _chunks(self, actions: Actions | None) -> Iterator[list[int]]:
         """The numbers of the packets to decode, in groups of at most `_CHUNK` bytes."""
         sizes = self.stored.places["size"]
-        chunk, total = [], 0
+        chunk: list[int] = []
+        total = 0
         for number in range(len(sizes) if actions is None else len(actions)):
             if actions is None or actions[number] is not None:
                 if chunk and total + sizes[number] > _CHUNK:
@@ -206,7 +207,7 @@ def _verify(path: str, stored: StoredIndex, limits: Limits, fetch: Fetch) -> Non
     expected = decode_frames(open_source(path, limits, stored.index.stream), stored.index, numbers)
     found = decode_frames(PacketSource(path, stored, limits, fetch), stored.index, numbers)
     with closing(expected), closing(found):
-        pairs = zip_longest(expected, found, fillvalue=(-1, None))
+        pairs = zip_longest(expected, found, fillvalue=(-1, np.empty(0)))
         same = all(a[0] == b[0] and np.array_equal(a[1], b[1]) for a, b in pairs)
     if not same:
         raise VideoReadError(path, "single packets decode to other frames; make a copy with `svt-zoo prepare`")
