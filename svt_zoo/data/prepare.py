@@ -187,8 +187,11 @@ def _check_output(folder: Path, videos: VideoList) -> None:
     sources = {os.path.dirname(os.path.realpath(row.path)) for row in videos.rows if not is_url(row.path)}
     if videos.format in ("class_folders", "folder") and not is_url(videos.root):
         sources.add(os.path.realpath(videos.root))
-    if inside := next((source for source in sources if os.path.commonpath([source, target]) == source), None):
-        raise ValueError(f"{folder} lies in {inside}, which holds the sources; name a folder elsewhere")
+    inside = {target} & sources
+    if videos.format != "video":
+        inside = {source for source in sources if os.path.commonpath([source, target]) == source}
+    if inside:
+        raise ValueError(f"{folder} lies in {min(inside)}, which holds the sources; name a folder elsewhere")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; name a folder")
     foreign = [entry.name for entry in os.scandir(folder) if entry.name[0] != "."] if folder.exists() else []

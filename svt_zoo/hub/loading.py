@@ -87,6 +87,11 @@ def load_model(
     row_options = like.model_kwargs if like and like.model == name and file.kind != "ours" else {}
     new_table = {"num_frames": num_frames} if file.kind == "vit" and num_frames else {}
     network, file = _network(name, {**row_options, **file.options, **new_table, **options}, file, source)
+    if file.kind == "xvit" and like is None and "consensus_heads" not in {**file.options, **options}:
+        raise UnfitWeightsError(
+            f"{source} does not state its number of consensus heads, and no tensor shows it; state it: load_model(..., "
+            "consensus_heads=12), as in the files of X-ViT and TIME (recipes: model.options.consensus_heads)"
+        )
     network.meta = {
         **file.config,
         **(row.meta if row else {}),

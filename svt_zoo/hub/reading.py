@@ -76,9 +76,14 @@ def _foreign(raw: Mapping[str, Any], source: Source | str, prefix: str) -> Check
         kind, state, unused = convert(raw, prefix)
     except ValueError as error:
         raise UnfitWeightsError(f"{source}: {error}") from None
+    cfg = str(raw.get("cfg", ""))  # the options of the authors' code
     options = options_of(state)
-    if kind == "xvit" and (heads := re.search(r"NUM_ATTENTION_HEADS: *(\d+)", str(raw.get("cfg", "")))):
+    if kind == "xvit" and (heads := re.search(r"NUM_ATTENTION_HEADS\W+(\d+)", cfg)):
         options["consensus_heads"] = int(heads[1])  # no tensor determines it
+    if kind in ("timesformer", "hf_timesformer", "vit"):
+        stated = re.search(r"ATTENTION_TYPE\W+(\w+)", cfg)
+        attention = stated[1] if stated else _attention(kind, state, unwrap(raw, prefix)[0])
+        options |= {"attention": attention} if attention else {}
     head = _take_head(state) if kind else {}
     problem = "" if kind else _problem(raw, state)
     return Checkpoint(_in_float32(state), head, {}, unused, kind, options, problem)
@@ -192,6 +197,16 @@ def options_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
         options["consensus_dim"] = len(state.get("consensus.mlp_head.1.bias", ())) or None
         options["temporal_table"] = "tile"  # for longer clips both originals repeat their table
     return options
+
+
+def _attention(kind: str, state: StateDict, wrapped: StateDict) -> str | None:
+    """The attention of a TimeSformer. Without a classifier, space-only has the keys of an image network: then None."""
+    if "blocks.0.temporal_attn.qkv.weight" in state:
+        return None  # divided, the default
+    if "time_embed" in state:
+        return "joint_space_time"
+    is_ours = "backbone.cls_token" in wrapped and "head.weight" in wrapped
+    return "space_only" if kind != "vit" or is_ours else None
 
 
 def _motionformer(state: Mapping[str, Tensor], kernel: Tensor) -> dict[str, Any]:

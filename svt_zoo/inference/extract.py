@@ -23,8 +23,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from ..data.list_formats import is_video
-from ..data.lists import Row, VideoList, read_list
+from ..data.lists import VideoList, read_list
 from ..data.pool import output_file
 from ..device import DType, choose_dtype
 from ..evaluation.features import Compute, Store, count_failures, prepare, run_local, weights_sha256
@@ -62,18 +61,6 @@ class Summary(NamedTuple):
         return f"{self.videos} videos in {self.seconds:.1f} s{rate}, {self.failed} failed: {self.output}{state}"
 
 
-def list_videos(source: str | os.PathLike[str], **options: Any) -> VideoList:
-    """Read the videos of a list, a folder, a URL of either, or one video; options as in `read_list`.
-
-    Raises:
-        ListError, OSError: as in `read_list`.
-    """
-    name = os.fspath(source)
-    if is_video(name.split("?")[0]) and not os.path.isdir(name):
-        return VideoList((Row(name),), root=os.path.dirname(name))
-    return read_list(name, **options)
-
-
 def extract_features(
     model: str | ZooModel,
     videos: VideoList | str | os.PathLike[str],
@@ -99,7 +86,7 @@ def extract_features(
 
     Args:
         model: a name or address for `load_model`, or a model (not changed); a classifier stands for its backbone.
-        videos: a list, or a source for `list_videos`.
+        videos: a list, or a source for `read_list`.
         output: the .parquet file to write.
         views: of each video, whose features are averaged: "3x1" (crops x clips), "slow-fast 3x1".
         every: seconds between two rows of one video, each of one clip; None for one row per video.
@@ -121,7 +108,7 @@ def extract_features(
     """
     _check(engine, pooling, views, every, num_workers, rank, world_size)
     start = time.monotonic()
-    videos = videos if isinstance(videos, VideoList) else list_videos(videos)
+    videos = videos if isinstance(videos, VideoList) else read_list(videos)
     output = output_file(output, ".parquet")
     # With Ray, the actors use the GPUs.
     network, at, _ = prepare(model, "cpu" if engine == "ray" else device, "float32")
