@@ -80,7 +80,9 @@ def load_model(
     source = at_revision(source, revision)
     with fetched(source, sha256=sha256, progress=progress) as path:
         file = read_checkpoint(path, source, prefix=prefix, allow_nonfinite=allow_nonfinite)
-        source = at_commit(source, path) if isinstance(source, HubFile) else source
+        if isinstance(source, HubFile) and source != (pinned := at_commit(source, path)):
+            _log.warning("%s may change: load commit %s to get the same file again", source, pinned.revision)
+            source = pinned
     clip = row.clip if row else _clip_of(file, source) or (like.clip if like else None)
     if name is None:
         name = _architecture_of(file, source)
