@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..files import foreign_kind
 from .convert import convert, recognize
 from .pickles import read_pickle
 from .sources import Source, UnfitWeightsError, WeightsError, one_line
@@ -138,16 +139,8 @@ def _read(path: Path, source: Source | str) -> tuple[dict[str, Any], dict[str, s
         return _read_safetensors(path, source)
     if text.startswith(b"{") and b"weight_map" in path.read_bytes()[: 1 << 26]:
         return _read_shards(path, source), {}
-    kinds = {
-        b"<": "an HTML page, such as a sign-in or error page",
-        b"version https://git-lfs": "a Git LFS pointer, the file itself was not fetched (git lfs pull)",
-        b"\x1f\x8b": "compressed by gzip; unpack it first",
-        b"{": "a JSON file",
-        b"[": "a JSON file",
-    }
-    for beginning, kind in kinds.items():
-        if text.startswith(beginning):
-            raise WeightsError(f"{source}: not weights but {kind}; delete {path} and fetch the right file")
+    if kind := foreign_kind(path):
+        raise WeightsError(f"{source}: not weights but {kind}; delete {path} and fetch the right file")
     if not start:
         raise WeightsError(f"{source}: an empty file; delete {path} and fetch it again")
     return read_pickle(path, source), {}

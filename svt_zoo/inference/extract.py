@@ -13,7 +13,7 @@ import pickle
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from ..data.lists import VideoList, read_list
 from ..data.pool import output_file
@@ -31,6 +31,7 @@ from ..evaluation.results import log_start
 from ..evaluation.shards import ClipReader, Computed, ShardFolder, differences
 from ..evaluation.views import parse_views
 from ..files import is_url
+from ..lock import hold
 from ..models import ZooModel, backbone_of
 from .feature_table import FeatureTable, make_schema, write_table
 
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
 Engine = Literal["local", "ray"]
 Pooling = Literal["cls", "frames", "patches"]
-_LOCK_SECONDS = 5  # the workers of a killed process hold its lock until they have ended
 _MOST_RAY_BLOCKS = 2000  # Ray Data has a cost per block
 
 
@@ -103,6 +103,7 @@ def extract_features(
 
     Raises:
         ValueError: the output holds other features or cannot be written, or options exclude each other.
+        FolderInUse: another process with the same rank writes this output.
         ImportError: pyarrow, or ray for that engine, is not installed.
         WeightsError: the weights cannot be loaded.
     """
@@ -122,7 +123,7 @@ def extract_features(
     folder = ShardFolder(output.with_name(f"{output.name}.parts"), videos, settings, shard_size)
     what = "extraction by Ray, whose actors use the cluster's GPUs; this process" if engine == "ray" else "extraction"
     run = partial(run_ray, device=device) if engine == "ray" else run_local
-    with _only_writer(output, folder.folder / f"rank_{rank}.lock"):
+    with nullcontext() if output.exists() else hold(folder.folder, f"rank_{rank}"):  # a table is not written again
         ranges = plan(output, folder, rank, world_size, batch_size)
         total = sum(map(len, ranges))
         facts = {"videos": len(videos), "videos_left": total}
@@ -131,23 +132,6 @@ def extract_features(
         failed = count_failures(outcomes, total, show_progress=rank == 0)
         complete = merge(folder, output, schema)
     return Summary(output, total, failed, time.monotonic() - start, complete)
-
-
-@contextmanager
-def _only_writer(output: Path, lock_file: Path) -> Iterator[None]:
-    """Refuse a process that would write what another one is writing."""
-    if output.exists():
-        yield
-        return
-    lock = FileLock(lock_file, timeout=_LOCK_SECONDS)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ValueError(f"{output} is being written by another process; wait for it, or stop it") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _settings(reader: ClipReader, compute: Compute, views: str) -> dict[str, str]:

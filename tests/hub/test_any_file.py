@@ -144,7 +144,7 @@ def test_every_pickle_protocol_and_numbers_of_numpy_are_read(
     ("content", "kind"),
     [
         (b"", "an empty file"),
-        (b"<!DOCTYPE html><title>Sign in</title>", "an HTML page"),
+        (b"<!DOCTYPE html><title>Sign in</title>", "an HTML or XML page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "a Git LFS pointer"),
         (b"\x1f\x8b\x08\x00", "compressed by gzip"),
         (b'{"error": "not found"}', "a JSON file"),
@@ -194,7 +194,7 @@ HOSTILE = {
     "config_bad_json": "its metadata cannot be read",
     "format_version_abc": "its metadata cannot be read",
     "num_heads_0": "does not fit",
-    "sign_in_page": "an HTML page",
+    "sign_in_page": "an HTML or XML page",
 }
 
 

@@ -28,8 +28,8 @@ FILES: dict[str, tuple[str, dict[str, Any]]] = {
     "motionformer_time_stembed224": ("motionformer_vitb", {"depth": 1, "embed_dim": 16, "num_heads": 2}),
     "motionformer_fb": ("motionformer_vitb", {"depth": 2}),
     "motionformer_fb_divided": ("motionformer_vitb", {"depth": 1}),
-    "xvit_time": ("xvit_vitb", {"depth": 2}),
-    "xvit_orig": ("xvit_vitb", {"depth": 2}),
+    "xvit_time": ("xvit_vitb", {"depth": 2, "consensus_heads": 4}),
+    "xvit_orig": ("xvit_vitb", {"depth": 2, "consensus_heads": 4}),
 }
 WRITERS = {"timesformer": to_timesformer, "motionformer": to_motionformer, "xvit": to_xvit}
 UNUSED = ("temp_head", "mlp_", "flow_head", "new_fc")  # absent from the backbone

@@ -15,7 +15,6 @@ import pyarrow.parquet
 import pytest
 import torch
 from commands import command
-from filelock import FileLock
 from processes import ROOT
 
 from svt_zoo import VideoReadError, embed, predict
@@ -23,12 +22,12 @@ from svt_zoo.data.clips import RandomClips
 from svt_zoo.data.lists import Row, VideoList, read_list
 from svt_zoo.evaluation.features import extract
 from svt_zoo.evaluation.results import write_predictions
-from svt_zoo.inference import extract as extraction
 from svt_zoo.inference.extract import extract_features
 from svt_zoo.inference.feature_table import FeatureTable
 from svt_zoo.inference.pictures import neighbor_sheet
 from svt_zoo.inference.search import overlapping, query_feature, search
 from svt_zoo.inference.serve import Answerer
+from svt_zoo.lock import FolderInUse, hold
 from svt_zoo.models import ZooModel, create_model
 
 CLIP = {"num_frames": 4, "sampling_rate": 5, "resize_size": 36, "crop_size": 32, "mean": (0.45,) * 3, "std": (0.2,) * 3}
@@ -154,14 +153,11 @@ def test_predictions_keep_names_that_are_not_utf8(tmp_path: Path) -> None:
     assert b"caf\xe9.mp4" in path.read_bytes()
 
 
-def test_a_second_extraction_of_the_same_output_is_refused(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(extraction, "_LOCK_SECONDS", 0)
+def test_a_second_extraction_of_the_same_output_is_refused(folder: Path, tmp_path: Path) -> None:
     shards = tmp_path / "f.parquet.parts"
     with (
-        FileLock(shards / "rank_0.lock"),
-        pytest.raises(ValueError, match=r"f\.parquet is being written by another process; wait for it, or stop it"),
+        hold(shards, "rank_0"),
+        pytest.raises(FolderInUse, match=r"f\.parquet\.parts is in use by process"),
     ):
         extract_features(network(), folder, tmp_path / "f.parquet", num_workers=0, device="cpu")
     assert not list(shards.glob("shard_*"))
