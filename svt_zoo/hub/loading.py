@@ -80,20 +80,15 @@ def load_model(
     source = at_revision(source, revision)
     with fetched(source, sha256=sha256, progress=progress) as path:
         file = read_checkpoint(path, source, prefix=prefix, allow_nonfinite=allow_nonfinite)
-        if isinstance(source, HubFile) and source != (pinned := at_commit(source, path)):
-            _log.warning("%s may change: load commit %s to get the same file again", source, pinned.revision)
-            source = pinned
+        source = _pinned(source, path)
     clip = row.clip if row else _clip_of(file, source) or (like.clip if like else None)
     if name is None:
         name = _architecture_of(file, source)
     row_options = like.model_kwargs if like and like.model == name and file.kind != "ours" else {}
     new_table = {"num_frames": num_frames} if file.kind == "vit" and num_frames else {}
     network, file = _network(name, {**row_options, **file.options, **new_table, **options}, file, source)
-    if file.kind == "xvit" and like is None and "consensus_heads" not in {**file.options, **options}:
-        raise UnfitWeightsError(
-            f"{source} does not state its number of consensus heads, and no tensor shows it; state it: load_model(..., "
-            "consensus_heads=12), as in the files of X-ViT and TIME (recipes: model.options.consensus_heads)"
-        )
+    if like is None:
+        _require_consensus_heads(file, options, source)
     network.meta = {
         **file.config,
         **(row.meta if row else {}),
@@ -103,6 +98,22 @@ def load_model(
         "file": str(source),
     }
     return _with_classifier(network, file, num_classes, source, row).eval()
+
+
+def _pinned(source: Source, path: Path) -> Source:
+    """The source of the cached file `path`: for a branch of the Hub, its commit."""
+    if not isinstance(source, HubFile) or source == (pinned := at_commit(source, path)):
+        return source
+    _log.warning("%s may change: load commit %s to get the same file again", source, pinned.revision)
+    return pinned
+
+
+def _require_consensus_heads(file: Checkpoint, options: Mapping[str, Any], source: Source) -> None:
+    if file.kind == "xvit" and "consensus_heads" not in {**file.options, **options}:
+        raise UnfitWeightsError(
+            f"{source} does not state its number of consensus heads, and no tensor shows it; state it: load_model(..., "
+            "consensus_heads=12), as in the files of X-ViT and TIME (recipes: model.options.consensus_heads)"
+        )
 
 
 def _clip_of(file: Checkpoint, source: Source) -> ClipSpec | None:
