@@ -105,8 +105,8 @@ def test_a_file_that_is_not_a_video_is_refused(tmp_path: Path, name: str, data: 
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\na.ts\n", r"whitelist\); it is a playlist; fetch the video"),
-        (b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=-\nt=0 0\nm=video 5004 RTP/AVP 96\n", r"whitelist\); it is a .*SDP"),
+        (b"#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\na.ts\n", "it is a playlist; fetch the video"),
+        (b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=-\nt=0 0\nm=video 5004 RTP/AVP 96\n", r"it is a .*SDP"),
         (b"1\n00:00:01,000 --> 00:00:02,000\nHello\n\n2\n00:00:03,000 --> 00:00:04,000\nWorld\n", "subtitles"),
         (b"WEBVTT\n\n00:01.000 --> 00:02.000\nHello\n", r"whitelist\); it is subtitles"),
         (b"\x89PNG\r\n\x1a\n" + bytes(64), "it is an image; a folder of images can be read as a video"),
