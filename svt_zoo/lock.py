@@ -37,7 +37,7 @@ def hold(folder: Path, name: str = "running") -> Iterator[None]:
     """
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    lock, note = FileLock(folder / f".{name}.lock", is_singleton=False), folder / f"{name}.json"
+    lock, note = FileLock(folder / f".{name.lstrip('.')}.lock", is_singleton=False), folder / f"{name}.json"
     try:
         with suppress(NotImplementedError):  # a file system without locks
             lock.acquire(timeout=0.2 if _is_alive(_read(note)) else _WAIT)
