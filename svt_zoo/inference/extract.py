@@ -111,8 +111,7 @@ def extract_features(
     start = time.monotonic()
     videos = videos if isinstance(videos, VideoList) else read_list(videos)
     output = output_file(output, ".parquet")
-    # With Ray, the actors use the GPUs.
-    network, at, _ = prepare(model, "cpu" if engine == "ray" else device, "float32")
+    network, at, _ = prepare(model, "cpu" if engine == "ray" else device, "float32")  # Ray's actors use the GPUs
     transform = network.transforms()
     network = backbone_of(network)
     reader = ClipReader(videos, parse_views(views, transform), transform, every=every, batch_size=batch_size)

@@ -79,7 +79,7 @@ def _process(recipe: PretrainRecipe | FinetuneRecipe) -> Iterator[torch.device]:
         try:
             stack.enter_context(distributed.lock_folder(output))
         except OSError as error:
-            message = f"run.output={output} cannot be written to ({error.strerror}); name another folder"
+            message = f"run.output={output} cannot be created or written ({error.strerror}); name another folder"
             raise ConfigError(message) from error
         yield device
 

@@ -89,7 +89,7 @@ def test_what_no_network_computes_with_is_named(oracle: Oracle) -> None:
 def test_a_longer_clip_begins_a_released_xvits_time_table_anew(oracle: Oracle, tmp_path: Path) -> None:
     tensors, _ = oracle("time/xvit_orig")
     torch.save(weights_of(tensors), tmp_path / "xvit.pth")
-    model = load_model(tmp_path / "xvit.pth", model="xvit_vitb", num_classes=7, **TINY, depth=2)
+    model = load_model(tmp_path / "xvit.pth", model="xvit_vitb", num_classes=7, **TINY, depth=2, consensus_heads=4)
     expected = tensors["eval/logits_double_T"]
     assert_close(model(tensors["in/x_double_T_u8"].float() / 127.5 - 1), expected, atol=1e-4, rtol=0)
 
