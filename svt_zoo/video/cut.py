@@ -51,8 +51,8 @@ def _chunks_end(file: BinaryIO, total: int) -> int:
         if size < 8:  # not stated, or nonsense
             return 0
         end += size
-        if head[4:8] == b"sidx":  # ISO/IEC 14496-12, 8.16.3
-            version, body = head[8], file.read(min(size, 1 << 20))  # from the time scale on
+        if head[4:8] == b"sidx" and len(head) == 16 < size:  # ISO/IEC 14496-12, 8.16.3
+            version, body = head[8], file.read(min(size, 1 << 20) - 16)  # from the time scale on
             offset = int.from_bytes(body[12:20] if version else body[8:12], "big")
             entries = body[24 if version else 16 :]
             sizes = (int.from_bytes(entries[i : i + 4], "big") & 0x7FFFFFFF for i in range(0, len(entries) - 11, 12))

@@ -96,9 +96,7 @@ def test_the_sections_of_a_recipe_are_the_keywords_of_the_method() -> None:
 
 def test_a_folder_that_cannot_be_created_is_an_error_of_the_recipe(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(
-        ConfigError, match=r"run.output=.*file cannot be created or written \(File exists\); name another folder"
-    ):
+    with pytest.raises(ConfigError, match=r"run.output=.*file cannot be created or written \(File exists\)"):
         pretrain(load_recipe(TINY, [f"run.output={tmp_path / 'file'}"]))
     with pytest.raises(ConfigError, match=r"run: output must be a folder, got ''; is a shell variable unset\?"):
         load_recipe(TINY, ["run.output="])
