@@ -178,7 +178,8 @@ for name in ("fcntl", "pwd", "resource", "termios"):
     sys.modules[name] = None
 import svt_zoo
 for module in pkgutil.walk_packages(svt_zoo.__path__, "svt_zoo."):
-    if not module.name.endswith("__main__"):
+    # inference/hf_*.py are copied into folders for transformers, and need transformers
+    if not module.name.endswith("__main__") and ".hf_" not in module.name:
         importlib.import_module(module.name)
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)

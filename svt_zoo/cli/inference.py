@@ -299,7 +299,8 @@ def add_export(parser: ArgumentParser) -> None:
 def export(args: Namespace) -> int:
     """Export a model as a torch program, as ONNX, for transformers or for the original code, and check the result."""
     from ..inference.export import export_program
-    from ..inference.export_weights import export_original, export_transformers
+    from ..inference.export_transformers import export_transformers
+    from ..inference.export_weights import export_original
 
     size = {"num_frames": args.num_frames, "img_size": args.img_size}
     model = load_network(args, num_classes=0 if args.features else None, **size)

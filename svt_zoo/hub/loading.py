@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models import Backbone, Classifier, ZooModel, create_empty, create_model, find_builder, list_models
+from ..models import OURS, Backbone, Classifier, ZooModel, create_empty, create_model, find_builder, list_models
 from .convert import start_from_image
 from .download import at_revision, fetch, fetched
 from .hugging_face import at_commit
-from .reading import INDEX_NAMES, Checkpoint, read_checkpoint
+from .reading import INDEX_NAMES, Checkpoint, config_beside, read_checkpoint
 from .sources import HubFile, Source, UnfitWeightsError, WeightsError, parse_source
 from .state_dicts import from_classifier, matches, without
 from .table import get_weights, list_weights
@@ -144,7 +144,7 @@ def _network(name: str, options: dict[str, Any], file: Checkpoint, source: Sourc
     Keys and shapes are compared before memory is allocated.
     """
     device = torch.get_default_device()
-    is_ours = find_builder(name).__module__.startswith(Backbone.__module__.rpartition(".")[0])
+    is_ours = name in OURS
     try:
         _check_sizes(options, file)
         with torch.device("meta") if is_ours else nullcontext():
@@ -306,7 +306,10 @@ def _fitting_options(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> 
 def from_pretrained(
     repo: str | Path, *, revision: str | None = None, progress: bool = True, **options: Any
 ) -> ZooModel:
-    """Load a model that `save_pretrained` or `push_to_hub` wrote: a Hub repository `org/name`, or a folder.
+    """Load a model from a Hub repository `org/name`, or from a folder.
+
+    It was written by `save_pretrained`, `push_to_hub` or `svt-zoo export --format transformers`, or transformers
+    saved it again, for example after fine-tuning. TimeSformers that others made for transformers are read too.
 
     Args:
         repo: the repository, or the path of a folder that holds `config.json` and `model.safetensors`.
@@ -334,10 +337,10 @@ def from_pretrained(
             f"{str(repo)!r} is neither a folder nor a Hub repository org/name; load_model() loads rows of the table "
             "and single files"
         )
-    if not _is_ours(config_path):
+    if not (_is_ours(config_path) or config_beside(config_path)):
         raise WeightsError(
-            f"{repo}: its {CONFIG_NAME} was not written by svt_zoo; load the weight file itself: "
-            "load_model(FILE, model=NAME)"
+            f"{repo}: its {CONFIG_NAME} was written neither by svt_zoo nor for transformers' TimeSformer; load the "
+            "weight file itself: load_model(FILE, model=NAME)"
         )
     return load_model(source, progress=progress, **{"num_classes": None, **options})
 
