@@ -7,7 +7,7 @@ from .arguments import add_list_options, add_recipe, add_workers, list_options, 
 
 
 def add_check(parser: ArgumentParser) -> None:
-    parser.add_argument("list", help="a list of videos in any format, or a folder of videos")
+    parser.add_argument("list", help="a list of videos in any format, a folder of videos, or one video")
     parser.add_argument("--report", help="file to write, .parquet or .csv (by default in runs/, named after the list)")
     parser.add_argument("--again", action="store_true", help="decode also what an earlier run found sound")
     add_workers(parser)
@@ -30,7 +30,7 @@ def check(args: Namespace) -> int:
 
 
 def add_prepare(parser: ArgumentParser) -> None:
-    parser.add_argument("list", help="a list of videos in any format, or a folder of videos")
+    parser.add_argument("list", help="a list of videos in any format, a folder of videos, or one video")
     parser.add_argument("--output", type=Path, required=True, help="folder for the new videos and the new list")
     parser.add_argument("--short-side", type=int, default=256, help="pixels; never enlarges (%(default)s)")
     mode = parser.add_mutually_exclusive_group()

@@ -162,15 +162,16 @@ def extract(args: Namespace) -> int:
     cannot be read becomes a row with the reason. The exit status is 1 if no video can be read.
     """
     from .. import distributed
+    from ..data.lists import read_list
     from ..device import choose_device
-    from ..inference.extract import extract_features, list_videos
+    from ..inference.extract import extract_features
     from ..inference.feature_table import FeatureTable
 
     device = distributed.init(choose_device(args.device))
     try:
         summary = extract_features(
             load_network(args),
-            list_videos(args.videos, **list_options(args)),
+            read_list(args.videos, **list_options(args)),
             args.output,
             views=args.views,
             every=args.every,

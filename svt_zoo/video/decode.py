@@ -22,6 +22,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
+from ..files import foreign_kind
 from .errors import DamageError, Deadline, Limits, VideoReadError
 from .packets import SkipFrame, VideoIndex, plan
 
@@ -90,10 +91,10 @@ def open_source(path: str, limits: Limits, number: int | None = None, file: str 
         )
     except (av.FFmpegError, MemoryError) as error:
         reason = ffmpeg_reason(error)
-        if isinstance(error, av.error.ArgumentError):  # its log holds FFmpeg's message, if logging is on
-            log: Any = error.log  # (level, name, message)
-            reason = log[-1].strip() if log else "format not allowed: only video files, no lists or images"
-        raise VideoReadError(path, f"not a video that FFmpeg can open ({reason})") from error
+        if isinstance(error, av.error.ArgumentError):  # FFmpeg writes its message to the log, which may be off
+            reason = "Format not on whitelist"
+        kind = f"; it is {kind}" if (kind := foreign_kind(file)) else ""
+        raise VideoReadError(path, f"not a video that FFmpeg can open ({reason}){kind}") from error
     try:
         stream = _video_stream(path, container, limits, number)
     except VideoReadError:
