@@ -24,6 +24,8 @@ COMMANDS: dict[str, tuple[AddArguments, Run]] = {
     "visualize": (inference.add_visualize, inference.visualize),
     "extract": (inference.add_extract, inference.extract),
     "search": (inference.add_search, inference.search),
+    "search-index": (inference.add_search_index, inference.search_index),
+    "dedup": (inference.add_dedup, inference.dedup),
     "serve": (inference.add_serve, inference.serve),
     "pretrain": (training.add_pretrain, training.pretrain),
     "finetune": (training.add_finetune, training.finetune),
@@ -40,7 +42,7 @@ COMMANDS: dict[str, tuple[AddArguments, Run]] = {
     "page": (hub.add_page, hub.page),
     "doctor": (doctor.add_doctor, doctor.doctor),
 }
-RESUMABLE = ("demo", "extract", "pretrain", "finetune", "evaluate", "prepare", "check")
+RESUMABLE = ("demo", "extract", "search-index", "pretrain", "finetune", "evaluate", "prepare", "check")
 ERRORS = (ValueError, OSError, RuntimeError, ImportError, FloatingPointError)
 EPILOG = """exit status: 0 on success; 1 if something that was asked about is broken; 2 after an error;
 75 if a signal asked a training to stop and it saved its state; 130 after Ctrl-C"""
