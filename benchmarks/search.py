@@ -2,7 +2,7 @@
 
     python benchmarks/search.py LIST --rows 1000000 --folder SCRATCH --output benchmarks/results
 
-The rows are mixtures of real features and noise: clips of the videos of LIST, every 0.25 s, by a network of width 768
+The rows are mixtures of real features and noise: clips of the videos of LIST, every second, by a network of width 768
 with random weights (standardized, because such features have a large vector in common). A row is w * a + (1 - w) * b +
 noise for two random clips a and b, with w from 0.5 to 1. Every 100th row is a near-copy of an earlier row (planted
 duplicates). The queries are made in the same way and are not in the table. Needs faiss-cpu, and on the disk two bytes
@@ -50,9 +50,9 @@ def base_features(videos: str, folder: Path) -> np.ndarray:
     path = folder / "base.parquet"
     if not path.exists():
         torch.manual_seed(0)
-        model = create_model("svt_vitt", img_size=64, num_frames=4, embed_dim=768, depth=2, num_heads=12).eval()
+        model = create_model("svt_vitt", img_size=64, num_frames=4, embed_dim=768, depth=1, num_heads=12).eval()
         model.meta["clip"] = CLIP
-        extract_features(model, videos, path, every=0.25, num_workers=1, device="cpu")
+        extract_features(model, videos, path, every=1.0, num_workers=1, device="cpu")
     features = torch.cat([batch.features for batch in FeatureTable(path).batches()])
     scaled, _ = standardized(features, features)
     return torch.nn.functional.normalize(scaled).numpy()

@@ -240,7 +240,7 @@ def search_index(args: Namespace) -> int:
     facts = index.facts
     print(
         f"{index.path}: {facts['rows']} rows in {facts['cells']} cells, {index.path.stat().st_size / 1e6:.0f} MB; "
-        f"a query reads {facts['nprobe']} cells and finds {facts['recall']:.1%} of the 10 nearest rows"
+        f"a query reads {facts['nprobe']} cells; half of them give {facts['recall']:.1%} of the 10 nearest rows"
     )
     return 0
 
@@ -281,9 +281,7 @@ def dedup(args: Namespace) -> int:
     )
     for similarity, first, second in pairs[:20]:
         print(f"{similarity:.4f}  {printable(first.video)}  {printable(second.video)}")
-    print(
-        f"{output}: {kept} of {len(table)} rows; {len(pairs)} duplicates and {failed} rows without a feature left out"
-    )
+    print(f"{output}: {kept} of {len(table)} rows; {len(pairs)} duplicates and {failed} without a feature left out")
     if report:
         names = [f"{name}_{side}" for side in ("kept", "removed") for name in ("video", "start_sec", "end_sec")]
         write_table(report, ("similarity", *names), ((f"{found:.4f}", *a[:3], *b[:3]) for found, a, b in pairs))

@@ -177,6 +177,10 @@ class FeatureTable:
         """All columns but the features."""
         return self._dataset.to_table(list(FeatureRow._fields))
 
+    def videos(self) -> list[str]:
+        """Returns the video of each row."""
+        return self._facts.column("video").to_pylist()
+
     def video_codes(self) -> Array:
         """Returns a number for the video of each row, the same for the same video."""
         return self._facts.column("video").combine_chunks().dictionary_encode().indices.to_numpy()
@@ -187,7 +191,7 @@ class FeatureTable:
 
         return np.flatnonzero(pyarrow.compute.ends_with(self._facts.column("video"), name).to_numpy()).tolist()
 
-    def rows(self, numbers: Sequence[int]) -> list[FeatureRow]:
+    def rows(self, numbers: Sequence[int] | Array) -> list[FeatureRow]:
         """Returns the rows with these numbers, without their features."""
         rows = self._facts.take(np.asarray(numbers, np.int64)).to_pylist()
         return [FeatureRow(**row) for row in rows]

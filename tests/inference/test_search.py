@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from commands import command
-from feature_tables import table_of
+from feature_tables import network, table_of
 from PIL import Image
 from torch.nn.functional import normalize
 from torch.testing import assert_close
@@ -19,17 +19,6 @@ from svt_zoo.inference.extract import extract_features, list_videos
 from svt_zoo.inference.feature_table import FeatureTable, make_schema, write_table
 from svt_zoo.inference.pictures import drawable, neighbor_sheet, printable
 from svt_zoo.inference.search import overlapping, query_feature, search
-from svt_zoo.models import ZooModel, create_model
-
-CLIP = {"num_frames": 4, "sampling_rate": 5, "resize_size": 36, "crop_size": 32, "mean": (0.45,) * 3, "std": (0.2,) * 3}
-
-
-def network(seed: int = 0) -> ZooModel:
-    torch.manual_seed(seed)
-    options = {"embed_dim": 24, "depth": 2, "num_heads": 2, "img_size": 32, "num_frames": 4}
-    model = create_model("svt_vitt", **options).eval()
-    model.meta["clip"] = CLIP
-    return model
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from commands import command
 from feature_tables import table_of
+from torch import Tensor
 
 from svt_zoo.inference import search_index
 from svt_zoo.inference.feature_table import FeatureTable
@@ -24,15 +25,20 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FeatureTable:
 
 
 def features_table(folder: Path) -> FeatureTable:
-    generator = torch.Generator().manual_seed(0)
-    centers = torch.randn(100, 16, generator=generator)
-    features = centers.repeat(20, 1) + 0.5 * torch.randn(2000, 16, generator=generator)
-    return table_of(folder / "f.parquet", features, store="float16")
+    return table_of(folder / "f.parquet", mixtures(2000, seed=1), store="float16")
+
+
+def mixtures(count: int, seed: int) -> Tensor:
+    """Features near 100 points, the same for every seed."""
+    points = torch.randn(100, 16, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(seed)
+    near = points[torch.randint(100, (count,), generator=generator)]
+    return near + 0.5 * torch.randn(count, 16, generator=generator)
 
 
 def test_a_query_finds_the_exact_neighbors_and_similarities(table: FeatureTable) -> None:
-    generator, shared = torch.Generator().manual_seed(1), 0
-    for query in torch.randn(50, 16, generator=generator):
+    shared = 0
+    for query in mixtures(50, seed=2):
         exact, found = (search(table, query, use_faiss=use) for use in (False, True))
         same = {one.row: one.similarity for one in exact}
         shared += sum(one.row in same for one in found)
