@@ -65,7 +65,7 @@ def embed(args: Namespace) -> int:
 
 def _files(paths: list[str]) -> list[str]:
     """The video files in `paths`: those named directly, and those inside folders."""
-    from ..data.list_formats import find_videos
+    from ..data.list_files import find_videos
 
     files: list[str] = []
     for path in paths:

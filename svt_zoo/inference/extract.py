@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from ..data.list_formats import is_video
+from ..data.list_files import is_video
 from ..data.lists import Row, VideoList, read_list
 from ..data.pool import output_file
 from ..device import DType, choose_dtype
@@ -212,7 +212,7 @@ def merge(folder: ShardFolder, output: Path, schema: "pyarrow.Schema") -> bool:
         with suppress(FileNotFoundError), FileLock(folder.folder / "merge.lock"):
             if not output.exists():  # another process may have merged the shards and removed the folder
                 root = folder.videos.root.rstrip("/") + "/"
-                names = [row.path.removeprefix(root) for row in folder.videos.rows]
+                names = [path.removeprefix(root) for path in folder.videos.columns.paths()]
                 write_table(output, schema, folder.read(), names)
     if output.exists():
         shutil.rmtree(folder.folder, ignore_errors=True)

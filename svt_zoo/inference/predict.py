@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.list_formats import find_videos, write_table
+from ..data.list_files import find_videos
+from ..data.list_formats import write_table
 from ..device import DType
 from ..evaluation.features import prepare
 from ..evaluation.views import load_views, parse_views
