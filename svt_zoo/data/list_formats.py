@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from ..files import atomic, local_path
+from ..files import atomic, is_url, local_path
 from .list_columns import Block, Entry, ListError, Parsed, error_at
 from .list_files import SUFFIXES, find_videos, group_of, slashes
 from .rows import BLOCK
@@ -36,7 +36,8 @@ def lines(path: str) -> Iterator[tuple[int, str]]:
     with open_text(path) as file:
         for number, text in enumerate(file, start=1):
             if "\0" in text:
-                raise error_at(path, number, "contains a NUL character; the list is not text in UTF-8")
+                message = "contains a NUL character, so it is not text in UTF-8; format=video reads a video"
+                raise error_at(path, number, message)
             if text := text.strip():
                 yield number, text
 
@@ -113,6 +114,11 @@ def parse_class_folders(path: str) -> Parsed:
 def parse_folder(path: str) -> Parsed:
     """Every video below a folder, without labels."""
     return Parsed(Entry(name, group=group_of(name)) for name in find_videos(path))
+
+
+def parse_video(path: str) -> Parsed:
+    """One video, without a label."""
+    return Parsed([Entry(path if is_url(path) else os.path.basename(path), group=group_of(path))])
 
 
 def parse_csv(path: str) -> Parsed:

@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 
 from . import list_formats as formats
 from .list_columns import Entry, ListError, Parsed, error_at
-from .list_files import files_in, find_videos, group_of, is_folder, slashes
+from .list_files import files_in, find_videos, group_of, is_folder, is_video, slashes
 from .list_formats import load_json, matching_lines
 
 _log = logging.getLogger(__name__)
@@ -170,6 +170,7 @@ def parse_cpc(path: str) -> Parsed:
 FORMATS: dict[str, Callable[[str], Parsed]] = {
     "class_folders": formats.parse_class_folders,
     "folder": formats.parse_folder,
+    "video": formats.parse_video,
     "csv": formats.parse_csv,
     "parquet": formats.parse_parquet,
     "paths": formats.parse_paths,
@@ -186,6 +187,8 @@ FORMATS: dict[str, Callable[[str], Parsed]] = {
 def detect(path: str) -> str:
     """Detects the format, a key of `FORMATS`, of the list at `path`."""
     name, suffix = posixpath.basename(path), posixpath.splitext(path)[1].lower()
+    if is_video(path.split("?")[0] if "://" in path else path) and not os.path.isdir(path):
+        return "video"
     if suffix in (".json", ".parquet"):
         return "ssv2" if suffix == ".json" else "parquet"
     if _UCF_FILE.fullmatch(name):

@@ -176,7 +176,7 @@ def read_list(
     """Reads a list of videos in any format of `FORMATS`.
 
     Args:
-        path: a folder, a file, or a URL of either.
+        path: a folder, a list, one video, or a URL of these.
         root: base folder of relative paths in the list; by default the folder of the list.
         format: a key of `FORMATS`; "auto" detects the format.
         labels: class names in the order of their labels, or a file of them (`read_labels`). For an evaluation list,
@@ -193,14 +193,14 @@ def read_list(
     """
     source = os.fspath(path)
     if not is_url(source) and not os.path.exists(source):
-        raise FileNotFoundError(f"{source}: no such list or folder of videos")
+        raise FileNotFoundError(f"{source}: no such list, folder or video")
     if format not in ("auto", *FORMATS):
         raise ValueError(f"format must be auto, {', '.join(FORMATS)}; got {format!r}")
     if not frame_rate > 0:
         raise ValueError(f"frame_rate must be > 0, got {frame_rate}")
     kind = detect(source) if format == "auto" else format
     parsed = FORMATS[kind](source)
-    if root is not None:
+    if root is not None and kind != "video":
         base = os.fspath(root)
     else:
         base = source if kind in ("class_folders", "folder", "hmdb51") else posixpath.dirname(source) or "."
