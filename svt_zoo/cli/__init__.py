@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[AddArguments, Run]] = {
     "export": (inference.add_export, inference.export),
     "prepare": (data.add_prepare, data.prepare),
     "check": (data.add_check, data.check),
+    "index": (data.add_index, data.index),
     "preview": (data.add_preview, data.preview),
     "publish": (hub.add_publish, hub.publish),
     "models": (hub.add_models, hub.models),
@@ -42,7 +43,7 @@ COMMANDS: dict[str, tuple[AddArguments, Run]] = {
     "page": (hub.add_page, hub.page),
     "doctor": (doctor.add_doctor, doctor.doctor),
 }
-RESUMABLE = ("demo", "extract", "search-index", "pretrain", "finetune", "evaluate", "prepare", "check")
+RESUMABLE = ("demo", "extract", "search-index", "pretrain", "finetune", "evaluate", "prepare", "check", "index")
 ERRORS = (ValueError, OSError, RuntimeError, ImportError, FloatingPointError)
 EPILOG = """exit status: 0 on success; 1 if something that was asked about is broken; 2 after an error;
 75 if a signal asked a training to stop and it saved its state; 130 after Ctrl-C"""
