@@ -263,9 +263,9 @@ def dedup(args: Namespace) -> int:
     Beyond 10,000 rows it needs faiss, and compares only rows in the same clusters. Rows of one video are not compared.
     """
     from ..data.list_formats import write_table
+    from ..data.lists import read_list
     from ..data.pool import output_file
     from ..inference.dedup import find_duplicates, write_kept
-    from ..inference.extract import list_videos
     from ..inference.feature_table import FeatureTable
     from ..inference.pictures import duplicate_sheet, printable
 
@@ -274,7 +274,7 @@ def dedup(args: Namespace) -> int:
     report = output_file(args.report, ".csv") if args.report else None
     table = FeatureTable(args.features)
     found = find_duplicates(table, args.similarity)
-    kept = write_kept(table, found, output, list_videos(args.list, **list_options(args)) if args.list else None)
+    kept = write_kept(table, found, output, read_list(args.list, **list_options(args)) if args.list else None)
     failed = len(table) - len(table.vectors.numbers)
     order = found.similarity.argsort()[::-1]
     pairs = list(

@@ -115,7 +115,7 @@ def write_kept(
         if in_parts or table.metadata.get("list_sha256") != videos.sha256:
             reason = "has several rows per video" if in_parts else "was made from another list, or other columns of it"
             raise ValueError(f"{table.path} {reason}; leave out --list to write paths without labels")
-        replace(videos, rows=tuple(videos.rows[i] for i in kept.tolist())).save(output)
+        replace(videos, rows=videos.columns.take(kept)).save(output)
         return len(kept)
     rows = [(table.locate(row.video), row.start_sec, row.end_sec) for row in table.rows(kept)]
     header: Any = ("file", "start_sec", "end_sec") if in_parts else ("file",)
