@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from io import TextIOWrapper
 
 from ..hub.sources import one_line
-from . import data, doctor, hub, inference, training
+from . import data, doctor, hub, inference, search, training
 
 AddArguments = Callable[[argparse.ArgumentParser], None]
 Run = Callable[[argparse.Namespace], int]
@@ -23,9 +23,9 @@ COMMANDS: dict[str, tuple[AddArguments, Run]] = {
     "predict": (inference.add_predict, inference.predict),
     "visualize": (inference.add_visualize, inference.visualize),
     "extract": (inference.add_extract, inference.extract),
-    "search": (inference.add_search, inference.search),
-    "search-index": (inference.add_search_index, inference.search_index),
-    "dedup": (inference.add_dedup, inference.dedup),
+    "search": (search.add_search, search.search),
+    "search-index": (search.add_search_index, search.search_index),
+    "dedup": (search.add_dedup, search.dedup),
     "serve": (inference.add_serve, inference.serve),
     "pretrain": (training.add_pretrain, training.pretrain),
     "finetune": (training.add_finetune, training.finetune),
