@@ -1,19 +1,27 @@
-"""Extraction on a Ray cluster of two nodes on this machine, from and to an object store, when one node is killed."""
+"""Extraction to an object store, and on a Ray cluster of two nodes (on this machine) of which one is killed."""
 
+import io
 import os
 import subprocess
 import sys
+import uuid
 from pathlib import Path
+from typing import Any
 
+import fsspec
+import pyarrow.parquet
 import pytest
 from processes import ROOT
+from small_models import small
 from video_files import numbered
 
 from benchmarks.range_server import RangeServer
 from svt_zoo.data.index import index_videos
 from svt_zoo.data.lists import read_list
+from svt_zoo.inference.extract import Summary, extract_features
 
 VIDEOS = 40
+CLIP = {"num_frames": 4, "sampling_rate": 2, "resize_size": 36, "crop_size": 32, "mean": (0.45,) * 3, "std": (0.2,) * 3}
 PROGRAM = """
 import sys, threading, time
 import pyarrow.parquet
@@ -26,8 +34,7 @@ from small_models import small
 
 url, output = sys.argv[1:]
 model = small("svt_vitt")
-size = {{"num_frames": 4, "sampling_rate": 2, "resize_size": 36, "crop_size": 32}}
-model.meta["clip"] = {{**size, "mean": (0.45,) * 3, "std": (0.2,) * 3}}
+model.meta["clip"] = {clip}
 videos = VideoList(tuple(Row(f"{{url}}/{{i}}.mp4") for i in range({videos})))
 cluster = Cluster(initialize_head=True, head_node_args={{"num_cpus": 2}})
 second = cluster.add_node(num_cpus=2)
@@ -52,6 +59,31 @@ print(alive, "node alive,", tables[0].num_rows, "rows,", tables[0]["error"].null
 """
 
 
+def test_a_table_at_a_url_is_complete_or_absent_and_not_computed_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    (tmp_path / "videos").mkdir()
+    numbered(tmp_path / "videos" / "a.mp4", 20)
+    model, url = small("svt_vitt"), f"memory://{uuid.uuid4().hex}/sub/features.parquet"
+    model.meta["clip"] = CLIP
+
+    def run(**options: Any) -> Summary:
+        return extract_features(model, tmp_path / "videos", url, device="cpu", num_workers=0, **options)
+
+    first = run()
+    assert (first.output, first.videos, first.failed, first.complete) == (url, 1, 0, True)
+    assert len(pyarrow.parquet.read_table(io.BytesIO(fsspec.filesystem("memory").cat_file(url)))) == 1
+    assert (run().videos, run().complete) == (0, True)
+    assert list((tmp_path / "torch").rglob("*.parquet*")) == []
+    with pytest.raises(ValueError, match="holds other features: store was float32, is float16"):
+        run(store="float16")
+    with pytest.raises(ValueError, match="2 processes cannot write memory://"):
+        run(world_size=2)
+    with pytest.raises(ValueError, match=r"ends in \.parquet"):
+        extract_features(model, tmp_path / "videos", "memory://a/b.csv", device="cpu", num_workers=0)
+
+
 @pytest.mark.slow
 def test_a_node_that_is_killed_costs_no_row(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
@@ -71,7 +103,7 @@ def test_a_node_that_is_killed_costs_no_row(tmp_path: Path) -> None:
     with RangeServer() as server:
         server.files = {path.name: path.read_bytes() for path in [*paths, *tmp_path.glob("*.index")]}
         output = f"file://{tmp_path}/store/features.parquet"
-        command = [sys.executable, "-c", PROGRAM.format(videos=VIDEOS), server.url, output]
+        command = [sys.executable, "-c", PROGRAM.format(videos=VIDEOS, clip=CLIP), server.url, output]
         done = subprocess.run(command, capture_output=True, text=True, env=env, check=False, timeout=500)
         assert done.returncode == 0, done.stderr
         assert int(done.stdout.split("killed after ")[1].split()[0]) < VIDEOS
