@@ -217,7 +217,10 @@ def parse_parquet(path: str) -> Parsed:
         import pyarrow.parquet
     except ImportError as error:
         raise ListError(f"{path}: a Parquet list needs pyarrow: pip install pyarrow") from error
-    rows = pyarrow.parquet.read_table(local_path(path)).to_pylist()
+    try:
+        rows = pyarrow.parquet.read_table(local_path(path)).to_pylist()
+    except pyarrow.ArrowInvalid as error:
+        raise ListError(f"{path}: not a complete Parquet file ({error})") from None
     texts = ({key.strip().lower(): "" if cell is None else str(cell) for key, cell in row.items()} for row in rows)
     return Parsed(_entries(path, enumerate(texts, start=1)))
 
