@@ -220,9 +220,7 @@ def test_a_video_with_a_foreign_suffix_is_read_if_the_format_is_stated(tmp_path:
 
 def test_what_is_no_list_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.csv")
-    with pytest.raises(
-        ListError, match=r"pipe\.csv: a pipe or a device, which cannot be read twice; copy it to a file"
-    ):
+    with pytest.raises(ListError, match=r"pipe\.csv: a pipe or a device, .* copy it to a file"):
         read_list(tmp_path / "pipe.csv")
     with pytest.raises(ListError, match="/dev/zero: a pipe or a device"):
         read_list("/dev/zero")
