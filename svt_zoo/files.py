@@ -133,13 +133,10 @@ def local_path(path: str, *, cache_dir: str | os.PathLike[str] | None = None) ->
     """
     if not is_url(path):
         return path
-    folder = Path(cache_dir) if cache_dir is not None else torch_folder("videos")
-    # Keep the suffix: FFmpeg recognizes some containers by it.
-    name = hashlib.sha256(path.encode()).hexdigest()[:32] + posixpath.splitext(path.split("?")[0])[1]
-    target = folder / name
+    target = fetched_path(path, cache_dir)
     if not target.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{name}.lock"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(f"{target.name}.lock")):
             if not target.exists():
                 try:
                     with atomic(target) as part:
@@ -147,6 +144,13 @@ def local_path(path: str, *, cache_dir: str | os.PathLike[str] | None = None) ->
                 except Exception as error:  # file systems raise different error types
                     raise OSError(f"{path} cannot be fetched: {type(error).__name__}: {error}") from error
     return str(target)
+
+
+def fetched_path(url: str, cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Where `local_path` keeps the file of a URL."""
+    folder = Path(cache_dir) if cache_dir is not None else torch_folder("videos")
+    # Keep the suffix: FFmpeg recognizes some containers by it.
+    return folder / (hashlib.sha256(url.encode()).hexdigest()[:32] + posixpath.splitext(url.split("?")[0])[1])
 
 
 def torch_folder(name: str) -> Path:

@@ -82,7 +82,7 @@ def prepare_videos(
     if encoding.mode == "frames" and any(row.start_sec is not None or row.end_sec is not None for row in videos.rows):
         raise ValueError("the list has start_sec and end_sec, but folders of frames keep no times; write H.264 instead")
     target = Path(output)
-    names = output_names([row.path for row in videos.rows], videos.root, encoding.suffix)
+    names = output_names([*videos.columns.paths()], videos.root, encoding.suffix)
     _check_output(target, videos)
     with hold(target, ".prepare"):
         return _prepare(videos, target, encoding, names, name, workers)
@@ -180,7 +180,7 @@ def _absolute(path: str) -> str:
 def _check_output(folder: Path, videos: VideoList) -> None:
     """Raises ValueError for a folder where writing could destroy sources or other files of the user."""
     target = os.path.realpath(folder)
-    sources = {os.path.dirname(os.path.realpath(row.path)) for row in videos.rows if not is_url(row.path)}
+    sources = {os.path.dirname(os.path.realpath(path)) for path in videos.columns.paths() if not is_url(path)}
     if videos.format in ("class_folders", "folder") and not is_url(videos.root):
         sources.add(os.path.realpath(videos.root))
     inside = {target} & sources

@@ -182,7 +182,7 @@ def merge(folder: ShardFolder, output: Path, schema: "pyarrow.Schema") -> bool:
         with suppress(FileNotFoundError), FileLock(folder.folder / "merge.lock"):
             if not output.exists():  # another process may have merged the shards and removed the folder
                 root = folder.videos.root.rstrip("/") + "/"
-                names = [row.path.removeprefix(root) for row in folder.videos.rows]
+                names = [path.removeprefix(root) for path in folder.videos.columns.paths()]
                 write_table(output, schema, folder.read(), names)
     if output.exists():
         shutil.rmtree(folder.folder, ignore_errors=True)

@@ -148,7 +148,7 @@ def finetune(recipe: FinetuneRecipe) -> list[Result] | None:
             train = training_list(case.data, seed=case.run.seed)
             val = evaluation_list(case.data, classes=train.classes)
             for name, videos in (("train", train), ("val", val)):
-                if unlabeled := sum(row.label is None for row in videos.rows):
+                if unlabeled := (videos.columns.labels < 0).sum():
                     raise ConfigError(
                         f"data.{name}: {unlabeled} of {len(videos)} videos have no label; add labels to the list"
                     )

@@ -28,6 +28,9 @@ from .packets import SkipFrame, VideoIndex, plan
 
 logger = logging.getLogger(__name__)
 
+Actions = Sequence[SkipFrame | None]  # one per packet, from `plan`
+Step = tuple[SkipFrame | None, "av.Packet[VideoStream] | None"]
+
 # Allowed containers. FFmpeg would also render text files as video and follow playlists to other files and hosts.
 _FORMATS = (
     "mov,matroska,avi,mpegts,mpeg,mpegvideo,asf,flv,live_flv,ogg,rm,mxf,nut,ivf,dv,gif,apng,wtv,swf,nsv,gxf,bink,smk,"
@@ -43,14 +46,25 @@ class Source:
     """An open file and its video stream, for one decoding pass.
 
     Attributes:
+        codec: the decoder.
         packets: all packets of the stream if they have been read and are small, else None.
     """
 
     def __init__(self, path: str, file: str, limits: Limits, container: InputContainer, stream: VideoStream) -> None:
         self.path, self.file, self.limits = path, file, limits
-        self.container, self.stream = container, stream
+        self.container, self.stream, self.codec = container, stream, stream.codec_context
         self.number = stream.index  # reading it from a closed stream would be an error
         self.packets: list[av.Packet[VideoStream]] | None = None
+
+    def read(self, actions: Actions | None) -> Iterable[Step]:
+        """Yields the action of each packet and the packet; None for `actions` decodes all packets."""
+        skips: Iterable[SkipFrame | None] = repeat("DEFAULT") if actions is None else actions
+        # An empty packet is the end, or a repeated frame in AVI. The decoder would take both for the end.
+        return zip(skips, (p for p in self.packets or self.container.demux(self.stream) if p.size), strict=False)
+
+    def reopen(self) -> "Source":
+        """Opens the same stream again, from its start."""
+        return open_source(self.path, self.limits, self.number, self.file)
 
     def __del__(self) -> None:
         self.close()  # PyAV's objects form a reference cycle: without this, the file stays open until the next GC run
@@ -115,7 +129,7 @@ def _video_stream(path: str, container: InputContainer, limits: Limits, number: 
     return stream
 
 
-def decode_packets(source: Source, actions: Sequence[SkipFrame | None] | None = None) -> Generator[VideoFrame]:
+def decode_packets(source: Source, actions: Actions | None = None) -> Generator[VideoFrame]:
     """Yields frames in the decoder's order and closes `source`.
 
     Args:
@@ -125,16 +139,13 @@ def decode_packets(source: Source, actions: Sequence[SkipFrame | None] | None = 
     Raises:
         VideoReadError: the decoder rejects a packet or marks a frame as damaged, or the time limit is exceeded.
     """
-    skips: Iterable[SkipFrame | None] = repeat("DEFAULT") if actions is None else actions
     with closing(source):
-        codec = source.stream.codec_context
+        codec = source.codec
         deadline = Deadline(source.path, source.limits)
-        # An empty packet is the end, or a repeated frame in AVI. The decoder would take both for the end.
-        packets = (packet for packet in source.packets or source.container.demux(source.stream) if packet.size)
-        flush: tuple[SkipFrame, None] = ("DEFAULT", None)
+        flush: Step = ("DEFAULT", None)
         position = -1
         try:
-            steps = chain(zip(skips, packets, strict=False), [flush])
+            steps = chain(source.read(actions), [flush])
             for position, (skip, packet) in enumerate(steps):  # noqa: B007  # the error below names it
                 deadline.check()
                 if skip is None:
@@ -189,7 +200,7 @@ def decode_frames(source: Source, index: VideoIndex, wanted: Sequence[int]) -> G
                 if not by_pts:
                     return
         logger.debug("%s: the decoder contradicts the timestamps; decoding and counting all frames", source.path)
-        source = open_source(source.path, source.limits, index.stream, source.file)
+        source = source.reopen()
 
     remaining = set(wanted)
     count = 0
