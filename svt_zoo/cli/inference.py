@@ -185,7 +185,7 @@ def extract(args: Namespace) -> int:
     finally:
         distributed.shutdown()
     print(summary)
-    if summary.complete and isinstance(summary.output, Path) and not FeatureTable(summary.output).has_features():
+    if summary.complete and not isinstance(summary.output, str) and not FeatureTable(summary.output).has_features():
         print(f"error: no video could be read; see column `error` of {summary.output}", file=sys.stderr)
         return 1
     return 0
