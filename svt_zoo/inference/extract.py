@@ -89,7 +89,7 @@ def extract_features(
     Args:
         model: a name or address for `load_model`, or a model (not changed); a classifier stands for its backbone.
         videos: a list, or a source for `read_list`.
-        output: the .parquet file, or its URL: then all is in `torch.hub.get_dir()/features` until the table is uploaded.
+        output: the .parquet file, or its URL: then all is in `torch.hub.get_dir()/features` until it is uploaded.
         views: of each video, whose features are averaged: "3x1" (crops x clips), "slow-fast 3x1".
         every: seconds between two rows of one video, each of one clip; None for one row per video.
         pooling: content of a row. "cls": the class feature, D numbers. "frames": the mean of the patches of each
