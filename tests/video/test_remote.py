@@ -179,9 +179,9 @@ def test_a_video_without_an_index_is_downloaded_and_a_line_states_it(
     with open_row(Row(url)) as video:
         assert numbers(video.frames_at([7])) == [7]
     assert fetched_path(url).exists()
-    assert f"videos in {bucket} have no index beside them" in caplog.text
+    assert f"videos in {bucket} are read without an index (FileNotFoundError)" in caplog.text
     with open_row(Row(put(bucket, numbered(tmp_path / "b.mp4", 20), index=False))):
-        assert caplog.text.count("no index beside them") == 1
+        assert caplog.text.count("without an index") == 1
     with open_row(Row(put(bucket, numbered(tmp_path / "c.mp4", 20)))) as video:
         assert isinstance(video, RemoteVideo)
 
