@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..models.int8 import to_float
 from .convert import convert, recognize
 from .pickles import read_pickle
 from .sources import Source, UnfitWeightsError, WeightsError, one_line
@@ -65,7 +66,10 @@ def read_checkpoint(
 
 def _ours(raw: StateDict, metadata: Mapping[str, str], source: Source | str) -> Checkpoint:
     config = _config_of(metadata, source)
-    state = dict(raw)
+    try:
+        state = to_float(raw)
+    except ValueError as error:
+        raise WeightsError(f"{source}: {error}; it is damaged") from None
     head = _take_head(state) if config.get("num_classes") else {}
     state = from_classifier(state) if head else state
     return Checkpoint(_in_float32(state), head, config, [], "ours", dict(config.get("model_kwargs") or {}))
