@@ -4,9 +4,9 @@
     python benchmarks/int8.py cosine VIDEOS
     python benchmarks/int8.py neighbors LIST --weights FILE
 
-All contenders run the same weights and clip in turns, on one thread; the ratio is that of median CPU seconds. Cosine uses
-a ViT-B with random weights, which has no outliers: trained weights may differ more. Neighbors compares, for each video
-of the list, the most similar other video in float32 and in int8.
+All contenders run the same weights and clip in turns, on one thread; the ratio is that of median CPU seconds. Cosine
+is of a ViT-B with random weights, which has no outliers: trained weights may differ more. Neighbors compares,
+for each video of the list, the most similar other video in float32 and in int8.
 """
 
 import argparse
