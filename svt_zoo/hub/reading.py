@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..files import foreign_kind
 from .convert import convert, recognize
 from .pickles import read_pickle
 from .sources import Source, UnfitWeightsError, WeightsError, one_line
@@ -115,9 +116,14 @@ def _foreign(raw: Mapping[str, Any], source: Source | str, prefix: str) -> Check
         kind, state, unused = convert(raw, prefix)
     except ValueError as error:
         raise UnfitWeightsError(f"{source}: {error}") from None
+    cfg = str(raw.get("cfg", ""))  # the options of the authors' code
     options = options_of(state)
-    if kind == "xvit" and (heads := re.search(r"NUM_ATTENTION_HEADS: *(\d+)", str(raw.get("cfg", "")))):
+    if kind == "xvit" and (heads := re.search(r"NUM_ATTENTION_HEADS\W+(\d+)", cfg)):
         options["consensus_heads"] = int(heads[1])  # no tensor determines it
+    if kind in ("timesformer", "hf_timesformer", "vit"):
+        stated = re.search(r"ATTENTION_TYPE\W+(\w+)", cfg)
+        attention = stated[1] if stated else _attention(kind, state, unwrap(raw, prefix)[0])
+        options |= {"attention": attention} if attention else {}
     head = _take_head(state) if kind else {}
     problem = "" if kind else _problem(raw, state)
     return Checkpoint(_in_float32(state), head, {}, unused, kind, options, problem)
@@ -170,16 +176,8 @@ def _read(path: Path, source: Source | str) -> tuple[dict[str, Any], dict[str, s
         return _read_safetensors(path, source)
     if text.startswith(b"{") and b"weight_map" in path.read_bytes()[: 1 << 26]:
         return _read_shards(path, source), {}
-    kinds = {
-        b"<": "an HTML page, such as a sign-in or error page",
-        b"version https://git-lfs": "a Git LFS pointer, the file itself was not fetched (git lfs pull)",
-        b"\x1f\x8b": "compressed by gzip; unpack it first",
-        b"{": "a JSON file",
-        b"[": "a JSON file",
-    }
-    for beginning, kind in kinds.items():
-        if text.startswith(beginning):
-            raise WeightsError(f"{source}: not weights but {kind}; delete {path} and fetch the right file")
+    if kind := foreign_kind(path):
+        raise WeightsError(f"{source}: not weights but {kind}; delete {path} and fetch the right file")
     if not start:
         raise WeightsError(f"{source}: an empty file; delete {path} and fetch it again")
     return read_pickle(path, source), {}
@@ -229,6 +227,16 @@ def options_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
         options["consensus_dim"] = len(state.get("consensus.mlp_head.1.bias", ())) or None
         options["temporal_table"] = "tile"  # for longer clips both originals repeat their table
     return options
+
+
+def _attention(kind: str, state: StateDict, wrapped: StateDict) -> str | None:
+    """The attention of a TimeSformer. Without a classifier, space-only has the keys of an image network: then None."""
+    if "blocks.0.temporal_attn.qkv.weight" in state:
+        return None  # divided, the default
+    if "time_embed" in state:
+        return "joint_space_time"
+    is_ours = "backbone.cls_token" in wrapped and "head.weight" in wrapped
+    return "space_only" if kind != "vit" or is_ours else None
 
 
 def _motionformer(state: Mapping[str, Tensor], kernel: Tensor) -> dict[str, Any]:
