@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.list_formats import find_videos, write_table
+from ..data.list_files import find_videos
+from ..data.list_formats import write_table
 from ..data.pool import number_of_workers
 from ..device import DType, clip_dtype, memory_advice
 from ..evaluation.features import prepare
