@@ -186,7 +186,7 @@ def _top(similarity: Tensor, k: int) -> Neighbors:
 
 
 def _some_top(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """As `similarity.topk(k)`, faster for wide rows: the k largest are in the k groups of 16 with the largest maxima"""
+    """As `similarity.topk(k)`, faster for wide rows: the k largest are in the k groups of 16 of largest maximum."""
     width = similarity.shape[1] // 16
     if width < 4 * k:
         return similarity.topk(k, dim=1)
