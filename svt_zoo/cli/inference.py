@@ -136,7 +136,7 @@ def visualize(args: Namespace) -> int:
 
 def add_extract(parser: ArgumentParser) -> None:
     parser.add_argument("videos", help="a list in any format, a folder, a URL of either, or one video")
-    parser.add_argument("-o", "--output", default="runs/features.parquet", help="file to write (%(default)s)")
+    parser.add_argument("-o", "--output", default="runs/features.parquet", help="file or URL to write (%(default)s)")
     add_model(parser, FEATURES_MODEL)
     add_views(parser)
     parser.add_argument("--every", type=float, help="one row every so many seconds, instead of one per video")
@@ -185,7 +185,7 @@ def extract(args: Namespace) -> int:
     finally:
         distributed.shutdown()
     print(summary)
-    if summary.complete and not FeatureTable(summary.output).has_features():
+    if summary.complete and not isinstance(summary.output, str) and not FeatureTable(summary.output).has_features():
         print(f"error: no video could be read; see column `error` of {summary.output}", file=sys.stderr)
         return 1
     return 0

@@ -93,6 +93,8 @@ def _with_config(raw: StateDict, config: dict[str, Any], source: Source | str) -
 
 def config_beside(weights: Path) -> dict[str, Any]:
     """The config of a network from the `config.json` beside its weights, if they are a folder for transformers."""
+    if not weights.name.startswith(("model.safetensors", "pytorch_model.bin")):  # other files are not described by it
+        return {}
     try:
         theirs = json.loads(weights.with_name("config.json").read_text())
         is_classifier = "ForVideoClassification" in str(theirs.get("architectures"))
