@@ -52,13 +52,13 @@ class EvaluationRunConfig:
         output: folder of features, predictions and figures; existing features are reused.
         seed: seed of everything random, and of the weights of init=random.
         device: "auto" uses a GPU if there is one.
-        dtype: data type of the network; "auto" is bfloat16 where that is faster.
+        dtype: data type of the network; "auto" is bfloat16 where that is faster, "int8" is for CPUs.
     """
 
     output: str = "runs/evaluation"
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "float32"
 
     def __post_init__(self) -> None:
         bounds(self, "seed", low=0)
@@ -85,8 +85,10 @@ class Extractor:
         Raises:
             ValueError: a video has no label, or no video can be read.
         """
-        if unlabeled := [row.path for row in videos.rows if row.label is None]:
-            raise ValueError(f"data.{name}: {len(unlabeled)} videos have no label, the first is {unlabeled[0]}")
+        unlabeled = (videos.columns.labels < 0).nonzero()[0]
+        if len(unlabeled):
+            first = videos.rows[unlabeled[0]].path
+            raise ValueError(f"data.{name}: {len(unlabeled)} videos have no label, the first is {first}")
         extracted = extract(
             self.network,
             videos,
