@@ -69,12 +69,12 @@ class Factors:
 class Settings:
     """What the arms of a claim share, and what some of them change."""
 
-    steps: int = 320
+    steps: int = 200
     batch: int = 32
     lr: float = 2e-3
     width: int = 64
     depth: int = 2
-    table_std: float | None = 0.5
+    table_std: float | None = None
     contrast: float = 0.0
     correspondences: tuple[str, ...] = ("local_to_global", "global_to_global")
     spatial: bool = True
