@@ -384,7 +384,8 @@ def summed_up(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
             "shuffled": round(statistics.mean(value for _, value in seeds.values()), 1),
             "steps_to_90": [row["steps_to_90"] for row in mine],
         }
-        if name != "baseline" and any(row["variant"] == "baseline" for row in rows):
+        others = [row for row in rows if row["variant"] == "baseline"] if name != "baseline" else []
+        if others and all("right" in row for row in (*mine, *others)):  # rows of older versions have none
             table[name] |= paired(by_seed(rows, name), by_seed(rows, "baseline"))
     return table
 
