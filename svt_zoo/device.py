@@ -1,6 +1,7 @@
 """The device and the precision of a computation."""
 
 import functools
+import logging
 import platform
 import timeit
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ from contextlib import contextmanager
 from typing import Literal
 
 import torch
+
+_log = logging.getLogger(__name__)
 
 DType = Literal["auto", "bfloat16", "float16", "float32"] | torch.dtype
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
@@ -39,11 +42,11 @@ def choose_dtype(dtype: DType, device: torch.device) -> torch.dtype:
         ValueError: the type does not exist.
     """
     if isinstance(dtype, torch.dtype) and dtype in _DTYPES.values():
-        return dtype
+        return _warned(dtype, device)
     if dtype == "auto":
         return fastest_dtype(device)
     if isinstance(dtype, str) and dtype in _DTYPES:
-        return _DTYPES[dtype]
+        return _warned(_DTYPES[dtype], device)
     raise ValueError(f"dtype must be auto, {', '.join(_DTYPES)}, got {dtype!r}")
 
 
@@ -56,7 +59,7 @@ def choose_precision(precision: Precision, device: torch.device) -> torch.dtype:
     if precision == "fp16" and device.type != "cuda":
         raise ValueError(f"run.precision=fp16 needs a GPU, the device is {device}; use bf16 or fp32")
     if precision != "auto":
-        return _PRECISIONS[precision]
+        return _warned(_PRECISIONS[precision], device)
     if device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if _gpu_has_bfloat16() else torch.float16
@@ -86,6 +89,20 @@ def fastest_dtype(device: torch.device) -> torch.dtype:
         return torch.bfloat16 if _gpu_has_bfloat16() else torch.float32
     seconds = {dtype: _layer_seconds(device, dtype) for dtype in (torch.float32, torch.bfloat16)}
     return min(seconds, key=lambda dtype: seconds[dtype])
+
+
+def _warned(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """The same type; warns of bfloat16 on a processor that has no instructions for it."""
+    if dtype == torch.bfloat16 and device.type == "cpu":
+        _warn_if_slow(device)
+    return dtype
+
+
+@functools.cache  # one warning per process
+def _warn_if_slow(device: torch.device) -> None:
+    cost = _layer_seconds(device, torch.bfloat16) / _layer_seconds(device, torch.float32)
+    if cost > 1.5:
+        _log.warning("bfloat16 takes %.1f times as long as float32 on this processor; use float32 (fp32)", cost)
 
 
 def _gpu_has_bfloat16() -> bool:

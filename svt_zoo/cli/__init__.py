@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from io import TextIOWrapper
 
 from ..hub.sources import one_line
-from . import data, doctor, hub, inference, training
+from . import data, doctor, hub, inference, search, training
 
 AddArguments = Callable[[argparse.ArgumentParser], None]
 Run = Callable[[argparse.Namespace], int]
@@ -23,7 +23,9 @@ COMMANDS: dict[str, tuple[AddArguments, Run]] = {
     "predict": (inference.add_predict, inference.predict),
     "visualize": (inference.add_visualize, inference.visualize),
     "extract": (inference.add_extract, inference.extract),
-    "search": (inference.add_search, inference.search),
+    "search": (search.add_search, search.search),
+    "search-index": (search.add_search_index, search.search_index),
+    "dedup": (search.add_dedup, search.dedup),
     "serve": (inference.add_serve, inference.serve),
     "pretrain": (training.add_pretrain, training.pretrain),
     "finetune": (training.add_finetune, training.finetune),
@@ -31,6 +33,7 @@ COMMANDS: dict[str, tuple[AddArguments, Run]] = {
     "export": (inference.add_export, inference.export),
     "prepare": (data.add_prepare, data.prepare),
     "check": (data.add_check, data.check),
+    "index": (data.add_index, data.index),
     "preview": (data.add_preview, data.preview),
     "publish": (hub.add_publish, hub.publish),
     "models": (hub.add_models, hub.models),
@@ -40,7 +43,7 @@ COMMANDS: dict[str, tuple[AddArguments, Run]] = {
     "page": (hub.add_page, hub.page),
     "doctor": (doctor.add_doctor, doctor.doctor),
 }
-RESUMABLE = ("demo", "extract", "pretrain", "finetune", "evaluate", "prepare", "check")
+RESUMABLE = ("demo", "extract", "search-index", "pretrain", "finetune", "evaluate", "prepare", "check", "index")
 ERRORS = (ValueError, OSError, RuntimeError, ImportError, FloatingPointError)
 EPILOG = """exit status: 0 on success; 1 if something that was asked about is broken; 2 after an error;
 75 if a signal asked a training to stop and it saved its state; 130 after Ctrl-C"""

@@ -5,15 +5,17 @@
 The shards of the list stand beside the output until all are complete. They are then merged in the order of the list.
 """
 
+import hashlib
 import json
 import logging
 import math
 import os
 import pickle
+import posixpath
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,17 +23,17 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from ..data.list_formats import is_video
-from ..data.lists import Row, VideoList, read_list
+from ..data.lists import VideoList, read_list
 from ..data.pool import output_file
 from ..device import DType, choose_dtype
 from ..evaluation.features import Compute, Store, count_failures, prepare, run_local, weights_sha256
 from ..evaluation.results import log_start
 from ..evaluation.shards import ClipReader, Computed, ShardFolder, differences
 from ..evaluation.views import parse_views
-from ..files import is_url
+from ..files import is_url, torch_folder
+from ..lock import hold
 from ..models import ZooModel, backbone_of
 from .feature_table import FeatureTable, make_schema, write_table
 
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
 
 Engine = Literal["local", "ray"]
 Pooling = Literal["cls", "frames", "patches"]
-_LOCK_SECONDS = 5  # the workers of a killed process hold its lock until they have ended
 _MOST_RAY_BLOCKS = 2000  # Ray Data has a cost per block
 
 
@@ -50,7 +51,7 @@ class Summary(NamedTuple):
     `complete` states whether the table exists; with several processes, it exists after the last one finishes.
     """
 
-    output: Path
+    output: str | Path
     videos: int
     failed: int
     seconds: float
@@ -60,18 +61,6 @@ class Summary(NamedTuple):
         rate = f" ({self.videos / self.seconds:.1f} a second)" if self.videos else ", nothing was left to do"
         state = "" if self.complete else ", written by the process that finishes last"
         return f"{self.videos} videos in {self.seconds:.1f} s{rate}, {self.failed} failed: {self.output}{state}"
-
-
-def list_videos(source: str | os.PathLike[str], **options: Any) -> VideoList:
-    """Read the videos of a list, a folder, a URL of either, or one video; options as in `read_list`.
-
-    Raises:
-        ListError, OSError: as in `read_list`.
-    """
-    name = os.fspath(source)
-    if is_video(name.split("?")[0]) and not os.path.isdir(name):
-        return VideoList((Row(name),), root=os.path.dirname(name))
-    return read_list(name, **options)
 
 
 def extract_features(
@@ -99,8 +88,8 @@ def extract_features(
 
     Args:
         model: a name or address for `load_model`, or a model (not changed); a classifier stands for its backbone.
-        videos: a list, or a source for `list_videos`.
-        output: the .parquet file to write.
+        videos: a list, or a source for `read_list`.
+        output: the .parquet file, or its URL: then all is in `torch.hub.get_dir()/features` until it is uploaded.
         views: of each video, whose features are averaged: "3x1" (crops x clips), "slow-fast 3x1".
         every: seconds between two rows of one video, each of one clip; None for one row per video.
         pooling: content of a row. "cls": the class feature, D numbers. "frames": the mean of the patches of each
@@ -116,15 +105,15 @@ def extract_features(
 
     Raises:
         ValueError: the output holds other features or cannot be written, or options exclude each other.
+        FolderInUse: another process with the same rank writes this output.
         ImportError: pyarrow, or ray for that engine, is not installed.
         WeightsError: the weights cannot be loaded.
     """
     _check(engine, pooling, views, every, num_workers, rank, world_size)
     start = time.monotonic()
-    videos = videos if isinstance(videos, VideoList) else list_videos(videos)
-    output = output_file(output, ".parquet")
-    # With Ray, the actors use the GPUs.
-    network, at, _ = prepare(model, "cpu" if engine == "ray" else device, "float32")
+    videos = videos if isinstance(videos, VideoList) else read_list(videos)
+    place, output = output, _file_for(output, world_size)
+    network, at, _ = prepare(model, "cpu" if engine == "ray" else device, "float32")  # Ray's actors use the GPUs
     transform = network.transforms()
     network = backbone_of(network)
     reader = ClipReader(videos, parse_views(views, transform), transform, every=every, batch_size=batch_size)
@@ -135,7 +124,7 @@ def extract_features(
     folder = ShardFolder(output.with_name(f"{output.name}.parts"), videos, settings, shard_size)
     what = "extraction by Ray, whose actors use the cluster's GPUs; this process" if engine == "ray" else "extraction"
     run = partial(run_ray, device=device) if engine == "ray" else run_local
-    with _only_writer(output, folder.folder / f"rank_{rank}.lock"):
+    with nullcontext() if output.exists() else hold(folder.folder, f"rank_{rank}"):  # a table is not written again
         ranges = plan(output, folder, rank, world_size, batch_size)
         total = sum(map(len, ranges))
         facts = {"videos": len(videos), "videos_left": total}
@@ -143,24 +132,37 @@ def extract_features(
         outcomes = folder.collect(run(reader, compute, ranges, num_workers), ranges)
         failed = count_failures(outcomes, total, show_progress=rank == 0)
         complete = merge(folder, output, schema)
-    return Summary(output, total, failed, time.monotonic() - start, complete)
+    return Summary(_deliver(output, os.fspath(place)), total, failed, time.monotonic() - start, complete)
 
 
-@contextmanager
-def _only_writer(output: Path, lock_file: Path) -> Iterator[None]:
-    """Refuse a process that would write what another one is writing."""
-    if output.exists():
-        yield
-        return
-    lock = FileLock(lock_file, timeout=_LOCK_SECONDS)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ValueError(f"{output} is being written by another process; wait for it, or stop it") from None
-    try:
-        yield
-    finally:
-        lock.release()
+def _file_for(output: str | os.PathLike[str], world_size: int) -> Path:
+    """The file to write; for a URL a local one, which holds the content of the URL if it exists."""
+    url = os.fspath(output)
+    if not is_url(url):
+        return output_file(output, ".parquet")
+    if world_size > 1:
+        raise ValueError(f"{world_size} processes cannot write {url} together; name a file, or use engine=ray")
+    import fsspec
+
+    files, remote = fsspec.url_to_fs(url)
+    output_file(torch_folder("features") / posixpath.basename(url), ".parquet")  # checks the suffix
+    target = torch_folder("features") / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.parquet"
+    if files.exists(remote):
+        files.get_file(remote, str(target))
+    return target
+
+
+def _deliver(table: Path, place: str) -> str | Path:
+    """Uploads the table if its place is a URL; returns where it is."""
+    if not is_url(place) or not table.exists():
+        return table
+    import fsspec
+
+    files, remote = fsspec.url_to_fs(place)
+    files.makedirs(posixpath.dirname(remote), exist_ok=True)
+    files.put_file(str(table), remote)
+    table.unlink()
+    return place
 
 
 def _settings(reader: ClipReader, compute: Compute, views: str) -> dict[str, str]:
@@ -212,7 +214,7 @@ def merge(folder: ShardFolder, output: Path, schema: "pyarrow.Schema") -> bool:
         with suppress(FileNotFoundError), FileLock(folder.folder / "merge.lock"):
             if not output.exists():  # another process may have merged the shards and removed the folder
                 root = folder.videos.root.rstrip("/") + "/"
-                names = [row.path.removeprefix(root) for row in folder.videos.rows]
+                names = [path.removeprefix(root) for path in folder.videos.columns.paths()]
                 write_table(output, schema, folder.read(), names)
     if output.exists():
         shutil.rmtree(folder.folder, ignore_errors=True)
@@ -247,7 +249,8 @@ def run_ray(
     """Computes the ranges on the Ray cluster at `RAY_ADDRESS`, else on this machine; in any order.
 
     Some actors read, others compute. Ray Data connects them and limits the data between the two: reading waits if
-    computing is slower. Every node needs svt_zoo and access to the videos under the same paths or URLs.
+    computing is slower. Every node needs svt_zoo and access to the videos under the same paths or URLs. The actors of a
+    lost node start again on the others. Without a GPU for them, the command waits; stop it and run it again.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # disables usage reports to the makers of Ray
     try:
@@ -271,14 +274,15 @@ def run_ray(
     rows = rows.map_batches(
         _Read,
         batch_size=1,
-        num_cpus=1,
+        num_cpus=0.5,  # each reader uses one; so those of a lost node find a place on the others
+        scheduling_strategy="SPREAD",
         compute=ray.data.ActorPoolStrategy(size=readers),
         fn_constructor_args=(reader,),
     )
     rows = rows.map_batches(
         _Compute,
         batch_size=1,
-        num_cpus=0 if on_gpu or cpus < 2 else 1,
+        num_cpus=0,
         num_gpus=1 if on_gpu else 0,
         compute=ray.data.ActorPoolStrategy(size=models),
         fn_constructor_args=(compute, "cuda" if on_gpu else "cpu"),

@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from ..methods import Classify, Method, Temporal
 from ..methods.temporal import reversed_classes
 from ..models import Backbone, ZooModel, list_models
 from .checkpoint import seed_all
+from .compare import Comparison
 from .engine import Trainer
 from .monitor import OnlineKNN
 from .objectives import OBJECTIVES, build_flow
@@ -66,23 +67,29 @@ def pretrain(recipe: PretrainRecipe) -> bool:
         if recipe.run.knn_every_epochs:
             val = evaluation_list(recipe.data, classes=dataset.videos.classes)
             knn = OnlineKNN(recipe, dataset.videos, val, device)
-        return _train(recipe, method, dataset, objective.augment, device, knn, max_entropy=objective.max_entropy)
+        comparison = Comparison.of(recipe, dataset.videos) if recipe.run.compare else None
+        if not _train(recipe, method, dataset, objective.augment, device, knn, max_entropy=objective.max_entropy):
+            return False
+        if comparison is not None:
+            seed_all(recipe.run.seed)  # init=random gives the same weights again
+            after = load_model(str(Path(recipe.run.output) / FINAL_NAME))
+            comparison.report(build_backbone(recipe), after, recipe, device)
+        return True
 
 
 @contextmanager
 def _process(recipe: PretrainRecipe | FinetuneRecipe) -> Iterator[torch.device]:
     """Context of a run in this process: its device, its group of processes, and the lock of its folder."""
     output = Path(recipe.run.output)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"run.output={output} cannot be created ({error.strerror}); name another folder") from error
     device = distributed.init(choose_device(recipe.run.device))
-    try:
-        with distributed.lock_folder(output):
-            yield device
-    finally:
-        distributed.shutdown()
+    with ExitStack() as stack:
+        stack.callback(distributed.shutdown)
+        try:
+            stack.enter_context(distributed.lock_folder(output))
+        except OSError as error:
+            message = f"run.output={output} cannot be created or written ({error.strerror}); name another folder"
+            raise ConfigError(message) from error
+        yield device
 
 
 def build_method(recipe: PretrainRecipe, backbone: Backbone) -> Method:
@@ -141,7 +148,7 @@ def finetune(recipe: FinetuneRecipe) -> list[Result] | None:
             train = training_list(case.data, seed=case.run.seed)
             val = evaluation_list(case.data, classes=train.classes)
             for name, videos in (("train", train), ("val", val)):
-                if unlabeled := sum(row.label is None for row in videos.rows):
+                if unlabeled := (videos.columns.labels < 0).sum():
                     raise ConfigError(
                         f"data.{name}: {unlabeled} of {len(videos)} videos have no label; add labels to the list"
                     )
