@@ -35,7 +35,6 @@ from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.data.loader import VideoLoader, build_loader
 from svt_zoo.data.sampling import sample_rng, svt_views
 from svt_zoo.data.views import train_views
-from svt_zoo.video.packets import plan
 from svt_zoo.video.store import StoredIndex
 
 SERVER = Path(__file__).with_name("range_server.py")
@@ -100,12 +99,12 @@ def needed_bytes(paths: list[Path], epochs: range, used: int) -> int:
         order = [index for batch in loader.sampler for _, index in batch][:used]
         for index in order:
             stored = StoredIndex.from_bytes(Path(f"{paths[index]}.index").read_bytes())
-            pts, sizes = stored.index.pts, stored.places["size"]
-            wanted = {pts[i] for view in svt_views(len(pts), sample_rng(0, number, index)) for i in view}
-            actions = [1] * len(sizes)
-            if stored.index.packets is not None and stored.index.skippable:
-                actions = [action is not None for action in plan(stored.index.packets, wanted)]
-            total += int(sizes[[i for i, action in enumerate(actions) if action]].sum())
+            views = svt_views(len(stored.index.pts), sample_rng(0, number, index))
+            actions = stored.index.actions(i for view in views for i in view)
+            sizes = stored.places["size"]
+            if actions is not None:
+                sizes = sizes[[i for i, action in enumerate(actions) if action is not None]]
+            total += int(sizes.sum())
     return total
 
 
@@ -139,6 +138,11 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         seconds, samples, failed = epoch(loaders["store"])
         broken = {"samples": samples, "failed_videos": failed, "samples_per_second": samples / seconds}
         broken |= server.counts()
+        cpu_seconds: dict[str, float] = {}
+        for name, where in (("local", list(map(str, paths))), ("store", urls)):  # in this process, with its threads
+            start = time.process_time()
+            epoch(loader_of(where, 0, args.batch_size))
+            cpu_seconds[name] = (time.process_time() - start) / used
         written = sum(path.stat().st_size for path in Path(home).rglob("*") if path.is_file())
     needed = needed_bytes(paths, range(1, args.rounds + 1), used)
     samples = used * args.rounds
@@ -156,6 +160,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         "local_samples_per_second": rates["local"],
         "store_samples_per_second": rates["store"],
         "store_over_local": statistics.median(b / a for a, b in zip(rates["local"], rates["store"], strict=True)),
+        "cpu_seconds_per_sample": cpu_seconds,
         "server_cpu_per_sample": cpu / samples,
         "with_failures": broken,
         "bytes_on_disk": written,

@@ -1,7 +1,7 @@
 """Videos in an object store or on a web server: an index beside each file names the packets that a request needs.
 
-Only these packets are fetched, and nothing is written to disk. The decoder gets the same packets as from a local file,
-and each is compared with its checksum in the index, so frames are those of the local file, or the request fails.
+Only these packets are fetched, and nothing is written to disk. The decoder gets the same packets as from a local file.
+Each packet is compared with its checksum in the index. Frames are those of the local file, or the request fails.
 """
 
 import mmap
@@ -19,7 +19,6 @@ from av.video.codeccontext import VideoCodecContext
 from .decode import Actions, Source, Step, decode_frames, open_source
 from .errors import Limits, VideoReadError
 from .index import check_duration, scan
-from .packets import plan
 from .ranges import merge_ranges, read_file, read_ranges
 from .reader import EncodedVideo
 from .store import NO_TIME, StoredIndex
@@ -74,12 +73,8 @@ class RemoteVideo(EncodedVideo):
 
     def prefetch(self, indices: Iterable[int]) -> None:
         """Fetches the packets of these frames, up to 32 MB, for the next request."""
-        index, wanted = self._index, set(indices)
-        actions = None
-        if index.packets is not None and index.skippable:
-            actions = plan(index.packets, {index.pts[i] for i in wanted})
         source = self._open()
-        source.prefetch(actions)
+        source.prefetch(self._index.actions(indices))
         self._source = source
 
     def _open(self) -> "PacketSource":
