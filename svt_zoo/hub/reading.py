@@ -19,17 +19,9 @@ from .state_dicts import StateDict, from_classifier, unwrap
 FORMAT_VERSION = 1  # of our own files; increased when an older reader could misread a newer file
 INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")  # of a file in several shards
 _TUBELETS = "patch_embed_3d.proj.weight"
-# The fields of transformers' TimeSformer that are keywords of ours.
-_TIMESFORMER_CONFIG = {
-    "attention_type": "attention",
-    "num_frames": "num_frames",
-    "image_size": "img_size",
-    "patch_size": "patch_size",
-    "hidden_size": "embed_dim",
-    "num_hidden_layers": "depth",
-    "num_attention_heads": "num_heads",
-    "qkv_bias": "qkv_bias",
-}
+# Keywords of a TimeSformer, and what transformers calls them.
+_OURS = ["attention", "num_frames", "img_size", "patch_size", "embed_dim", "depth", "num_heads", "qkv_bias"]
+_THEIRS = "attention_type num_frames image_size patch_size hidden_size num_hidden_layers num_attention_heads qkv_bias"
 _TRAINED_SIZE = 224  # frame size in pixels of a joint table, whose shape does not determine it
 
 
@@ -104,7 +96,7 @@ def config_beside(weights: Path) -> dict[str, Any]:
             return {**theirs["svt_zoo"], **labels}
         if theirs.get("model_type") != "timesformer" or theirs.get("attention_type") == "space_only":
             return {}
-        kwargs = {ours: theirs[name] for name, ours in _TIMESFORMER_CONFIG.items() if name in theirs}
+        kwargs = {ours: theirs[name] for ours, name in zip(_OURS, _THEIRS.split(), strict=True) if name in theirs}
         ratio = theirs.get("intermediate_size", 3072) / theirs.get("hidden_size", 768)
         return {"model": "timesformer_vitb", "model_kwargs": {**kwargs, "mlp_ratio": ratio}, **labels}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
