@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..files import foreign_kind
+from ..signatures import foreign_kind
 from .convert import convert, recognize
 from .pickles import read_pickle
 from .sources import Source, UnfitWeightsError, WeightsError, one_line
