@@ -172,7 +172,7 @@ def _merged(first: Neighbors, second: Neighbors, k: int) -> Neighbors:
 
 def _top(similarity: Tensor, k: int) -> Neighbors:
     """The `k` largest values of each row and their positions; among equal values the first."""
-    values, places = similarity.topk(min(k + 1, similarity.shape[1]), dim=1)
+    values, places = _some_top(similarity, min(k + 1, similarity.shape[1]))
     equal = values[:, 1:] == values[:, :-1]  # topk returns equal values in any order
     undecided, tied = equal[:, k - 1 :].any(dim=1), equal.any(dim=1)
     values, places = values[:, :k], places[:, :k]
@@ -183,6 +183,20 @@ def _top(similarity: Tensor, k: int) -> Neighbors:
         values[tied], order = similarity[tied].gather(1, first).sort(dim=1, descending=True, stable=True)
         places[tied] = first.gather(1, order)
     return Neighbors(values, places)
+
+
+def _some_top(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """As `similarity.topk(k)`, faster for wide rows: the k largest are in the k groups of 16 of largest maximum."""
+    width = similarity.shape[1] // 16
+    if width < 4 * k:
+        return similarity.topk(k, dim=1)
+    body = similarity[:, : 16 * width].unflatten(1, (16, width))  # (Q, 16, width)
+    groups = body.amax(dim=1).topk(k, dim=1, sorted=False).indices[:, :, None]  # (Q, k, 1)
+    places = torch.arange(similarity.shape[1], device=similarity.device)
+    tail = places[16 * width :].expand(len(similarity), -1)
+    candidates = torch.cat(((groups + width * places[:16]).flatten(1), tail), dim=1)
+    values, best = similarity.gather(1, candidates).topk(k, dim=1)
+    return values, candidates.gather(1, best)
 
 
 def _normalized(features: Tensor, device: torch.device) -> Tensor:

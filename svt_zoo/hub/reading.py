@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..models.int8 import to_float
 from ..signatures import foreign_kind
 from .convert import convert, recognize
 from .pickles import read_pickle
@@ -76,7 +77,10 @@ def _with_config(raw: StateDict, config: dict[str, Any], source: Source | str) -
     for name, type_ in (("model_kwargs", dict), ("clip", dict), ("model", str)):
         if not isinstance(value := config.get(name), type_) and value is not None:
             raise WeightsError(f"{source}: {name} in its config is a {type(value).__name__}; it is damaged")
-    state = dict(raw)
+    try:
+        state = to_float(raw)
+    except ValueError as error:
+        raise WeightsError(f"{source}: {error}; it is damaged") from None
     head = _take_head(state) if config.get("num_classes") else {}
     state = from_classifier(state) if head else state
     kind = "ours" if config.get("library_name") else "hf_timesformer"

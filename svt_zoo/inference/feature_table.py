@@ -148,12 +148,13 @@ class FeatureTable:
         if "embedding" not in schema.names or "weights_sha256" not in self.metadata:
             raise ValueError(f"{path} is not a table of features; svt-zoo extract writes them")
         self.width: int = schema.field("embedding").type.list_size
+        self._maps: list[tuple[Array, Array]] = []  # all row groups, once they have been mapped
 
     def __len__(self) -> int:
         """Number of rows, including failures."""
         return self._dataset.count_rows()
 
-    def batches(self, size: int = 1024) -> Iterator[FeatureBatch]:
+    def batches(self, size: int = 512) -> Iterator[FeatureBatch]:
         """Yields the rows that have a feature, in order, at most `size` at a time."""
         for numbers, features in self._groups():
             for start in range(0, len(numbers), size):
@@ -200,17 +201,25 @@ class FeatureTable:
         """Yields the row numbers (n,) and features (n, D) of each row group, without a copy where the file allows."""
         import pyarrow.parquet
 
-        first = 0
+        if self._maps:
+            yield from self._maps
+            return
+        first, plain = 0, True
+        groups: list[tuple[Array, Array]] = []
         for path in self._dataset.files:
             with pyarrow.parquet.ParquetFile(path) as file:
-                for group in range(file.num_row_groups):
-                    missing = file.read_row_group(group, ["error"]).column("error").is_valid().to_numpy()
-                    values = _mapped(path, file.metadata.row_group(group), self.width, int(missing.sum()))
+                for i in range(file.num_row_groups):
+                    missing = file.read_row_group(i, ["error"]).column("error").is_valid().to_numpy()
+                    values = _mapped(path, file.metadata.row_group(i), self.width, int(missing.sum()))
                     if values is None:
-                        column = file.read_row_group(group, ["embedding"]).column("embedding").combine_chunks()
+                        column = file.read_row_group(i, ["embedding"]).column("embedding").combine_chunks()
                         missing, values = column.is_null().to_numpy(zero_copy_only=False), np.array(column.flatten())
-                    yield first + np.flatnonzero(~missing), values.reshape(-1, self.width)
+                        plain = False
+                    group = first + np.flatnonzero(~missing), values.reshape(-1, self.width)
+                    yield group
+                    groups += [group] * plain  # memory maps take no memory
                     first += len(missing)
+        self._maps = groups if plain else []
 
     def locate(self, video: str) -> str:
         """Returns the path or URL of a `video` of the table."""
