@@ -58,12 +58,10 @@ def read_checkpoint(
     source = source or path
     raw, metadata = _read(path, source)
     is_ours = "config" in metadata and "format_version" in metadata and not prefix
-    if is_ours:
-        file = _with_config(raw, _config_of(metadata, source), source)
-    elif config := {} if prefix else config_beside(path):
-        file = _with_config(convert(raw).state, config, source)
-    else:
-        file = _foreign(raw, source, prefix)
+    file = _ours(raw, metadata, source) if is_ours else _foreign(raw, source, prefix)
+    if config := {} if is_ours or prefix else config_beside(path):
+        kind = "ours" if "library_name" in config else file.kind
+        file = file._replace(config=_checked(config, source), kind=kind, options=config.get("model_kwargs") or {})
     wrong = [key for key, value in {**file.state, **file.head}.items() if not value.isfinite().all()]
     if wrong and not allow_nonfinite:
         raise WeightsError(
@@ -73,18 +71,15 @@ def read_checkpoint(
     return file
 
 
-def _with_config(raw: StateDict, config: dict[str, Any], source: Source | str) -> Checkpoint:
-    for name, type_ in (("model_kwargs", dict), ("clip", dict), ("model", str)):
-        if not isinstance(value := config.get(name), type_) and value is not None:
-            raise WeightsError(f"{source}: {name} in its config is a {type(value).__name__}; it is damaged")
+def _ours(raw: StateDict, metadata: Mapping[str, str], source: Source | str) -> Checkpoint:
+    config = _config_of(metadata, source)
     try:
         state = to_float(raw)
     except ValueError as error:
         raise WeightsError(f"{source}: {error}; it is damaged") from None
     head = _take_head(state) if config.get("num_classes") else {}
     state = from_classifier(state) if head else state
-    kind = "ours" if config.get("library_name") else "hf_timesformer"
-    return Checkpoint(_in_float32(state), head, config, [], kind, dict(config.get("model_kwargs") or {}))
+    return Checkpoint(_in_float32(state), head, config, [], "ours", dict(config.get("model_kwargs") or {}))
 
 
 def config_beside(weights: Path) -> dict[str, Any]:
@@ -149,9 +144,15 @@ def _config_of(metadata: Mapping[str, str], source: Source | str) -> dict[str, A
             f"{source}: its format_version is {version}, this version of svt_zoo reads up to {FORMAT_VERSION}; "
             "update svt_zoo"
         )
-    if not isinstance(config, dict):
-        raise WeightsError(f"{source}: config in its metadata is a {type(config).__name__}; it is damaged")
-    return config
+    return _checked(config, source)
+
+
+def _checked(config: Any, source: Source | str) -> dict[str, Any]:
+    for name, type_ in (("config", dict), ("model_kwargs", dict), ("clip", dict), ("model", str)):
+        value = config if name == "config" else config.get(name)
+        if not isinstance(value, type_) and (name == "config" or value is not None):
+            raise WeightsError(f"{source}: {name} in its metadata is a {type(value).__name__}; it is damaged")
+    return dict(config)
 
 
 def _take_head(state: StateDict) -> StateDict:

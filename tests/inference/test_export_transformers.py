@@ -114,7 +114,7 @@ def test_a_timesformer_that_others_made_for_transformers_is_read(tmp_path: Path)
 def test_a_damaged_config_is_named(damage: dict[str, Any], tmp_path: Path) -> None:
     folder = write(build("svt"), tmp_path / "folder")
     (folder / "config.json").write_text(json.dumps(damage))
-    with pytest.raises(WeightsError, match=r"in its config is a (list|int); it is damaged"):
+    with pytest.raises(WeightsError, match=r"in its metadata is a (list|int); it is damaged"):
         svt_zoo.from_pretrained(folder)
 
 
