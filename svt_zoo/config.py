@@ -13,6 +13,7 @@ from .data.transforms import ClipConfig
 from .data.views import CPCViewsConfig, ViewsConfig
 from .evaluation.knn import KNNConfig
 from .evaluation.linear import LinearConfig
+from .evaluation.probe import ProbeConfig
 from .evaluation.protocols import EvaluationRunConfig, MultiviewConfig
 from .evaluation.results import RepeatConfig, ReportConfig
 from .evaluation.views import refuse_fast_views
@@ -55,6 +56,8 @@ __all__ = [
     "MultiviewRecipe",
     "OptimConfig",
     "PretrainRecipe",
+    "ProbeConfig",
+    "ProbeRecipe",
     "Recipe",
     "RepeatConfig",
     "ReportConfig",
@@ -70,6 +73,7 @@ __all__ = [
     "load_any",
     "load_evaluation",
     "load_recipe",
+    "read_options",
     "read_recipe",
     "to_dict",
 ]
@@ -272,9 +276,37 @@ class MultiviewRecipe(EvaluationRecipe):
     multiview: MultiviewConfig = field(default_factory=MultiviewConfig)
 
 
+@dataclass(frozen=True)
+class ProbeRecipe(EvaluationRecipe):
+    """Probes with controls, on any number of sets.
+
+    Attributes:
+        kind: "probe".
+        lists: one entry per set: LIST, or TRAIN,TEST; followed by @COLUMN=VALUE to take some rows of a table. Without a
+            column `split` (train, test), a quarter of the groups is held out for the test.
+    """
+
+    kind: Literal["probe"] = "probe"
+    lists: tuple[str, ...] = ()
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unused = {"data.train": self.data.train, "data.val": self.data.val, "data.fold": self.data.fold}
+        if named := [name for name, value in unused.items() if value]:
+            raise ValueError(f"{named[0]} has no effect on a probe; name the videos in lists")
+        if self.repeat != RepeatConfig():
+            raise ValueError("repeat has no effect on a probe; its intervals come from the groups of the test videos")
+
+
 AnyEvaluation = KNNRecipe | LinearRecipe | MultiviewRecipe
 EVALUATIONS: dict[str, type[AnyEvaluation]] = {"knn": KNNRecipe, "linear": LinearRecipe, "test": MultiviewRecipe}
-KINDS: dict[str, type[AnyEvaluation | FinetuneRecipe]] = {"finetune": FinetuneRecipe, **EVALUATIONS}  # by key `kind`
+AnyOfNetwork = FinetuneRecipe | ProbeRecipe | AnyEvaluation
+KINDS: dict[str, type[AnyOfNetwork]] = {
+    "finetune": FinetuneRecipe,
+    "probe": ProbeRecipe,
+    **EVALUATIONS,
+}  # by key `kind`
 
 
 def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> PretrainRecipe:
@@ -282,7 +314,7 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     recipe = load_any(path, overrides)
     if isinstance(recipe, PretrainRecipe):
         return recipe
-    command = "finetune" if isinstance(recipe, FinetuneRecipe) else "evaluate"
+    command = recipe.kind if recipe.kind in ("finetune", "probe") else "evaluate"
     raise ConfigError(f"{path}: kind={recipe.kind} is not a pre-training; use svt-zoo {command}")
 
 
@@ -292,9 +324,7 @@ def load_evaluation(path: str | os.PathLike[str], overrides: Sequence[str] = ())
     return build(_choose(EVALUATIONS, "kind", values.get("kind"), path), values, source=str(path))
 
 
-def load_any(
-    path: str | os.PathLike[str], overrides: Sequence[str] = ()
-) -> PretrainRecipe | FinetuneRecipe | AnyEvaluation:
+def load_any(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> PretrainRecipe | AnyOfNetwork:
     """Read any recipe; its `kind` or its `method` selects the class. Raises as `read_recipe`."""
     values = read_options(path, overrides)
     if "kind" in values:

@@ -39,6 +39,29 @@ def mean_interval(successes: Sequence[int], trials: Sequence[int], confidence: f
     return max(0.0, mean - below / count), min(1.0, mean + above / count)
 
 
+def group_interval(
+    values: Tensor, groups: Sequence[str], *, resamples: int = 2000, seed: int = 0, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Confidence interval of the mean of `values` (N,), which are alike within a group (the same scene or person).
+
+    The percentile bootstrap: whole groups are drawn with replacement. For the difference of two methods, pass the
+    difference of each video.
+
+    Raises:
+        ValueError: there are fewer than two groups.
+    """
+    names, codes = np.unique(np.asarray(groups), return_inverse=True)
+    if len(names) < 2:
+        raise ValueError(f"an interval needs videos of two or more groups, got {len(names)}")
+    sums, counts = np.bincount(codes, values.double().numpy()), np.bincount(codes)
+    rng, means = np.random.default_rng(seed), []
+    for part in np.array_split(np.arange(resamples), 1 + resamples * len(names) // 1_000_000):
+        drawn = rng.integers(len(names), size=(len(part), len(names)))
+        means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
+    low, high = np.quantile(np.concatenate(means), ((1 - confidence) / 2, (1 + confidence) / 2))
+    return float(low), float(high)
+
+
 def check_classes(numbers: Tensor, num_classes: int, name: str) -> None:
     """Check that all `numbers` are class numbers; a video without a label has -1.
 
