@@ -20,7 +20,7 @@ from ..data.list_formats import write_table
 from ..data.lists import VideoList, check_overlap, list_columns
 from ..data.pool import Journal
 from ..device import choose_device, choose_dtype
-from ..files import write_whole
+from ..files import is_url, write_whole
 from .features import weights_sha256
 from .metrics import group_interval, wilson_interval
 from .probe import ProbeData, Prober
@@ -62,7 +62,7 @@ def read_set(text: str, data: DataConfig) -> ProbeSet:
     if comma and not os.path.exists(path):
         train = data.read(first, where, data.labels)
         test = data.read(second, where, train.classes or None)
-    elif "split" in list_columns(path, format=data.format):
+    elif (is_url(path) or os.path.exists(path)) and "split" in list_columns(path, format=data.format):
         train, test = (data.read(path, f"{where},split={part}", data.labels) for part in ("train", "test"))
     else:
         train, test = data.read(path, where, data.labels).hold_out(_TEST_FRACTION)
