@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import product
@@ -111,7 +110,7 @@ def probe(recipe: ProbeRecipe) -> list[Result]:
 def _probe_set(one: ProbeSet, recipe: ProbeRecipe, compute: TokenCompute) -> list[Result]:
     """Extract the features of a set, then, in the main process, train and test all probes."""
     output, videos = Path(recipe.run.output) / one.name, replace(one.train, rows=one.train.rows + one.test.rows)
-    workers, start = recipe.data.num_workers, time.monotonic()
+    workers, start = recipe.data.num_workers, _processor_time()
     folder, seed = output / "features", recipe.run.seed
     tokens = extract_tokens(compute, videos, folder, batch_size=recipe.data.batch_size, num_workers=workers, seed=seed)
     if not distributed.is_main():
@@ -119,7 +118,7 @@ def _probe_set(one: ProbeSet, recipe: ProbeRecipe, compute: TokenCompute) -> lis
     if tokens.missing:
         write_table(output / "missing.csv", ("path", "reason"), tokens.missing)
         _log.warning("%s: %d of %d videos cannot be read", one.name, len(tokens.missing), len(videos))
-    middle, rows = time.monotonic(), [videos.rows[i] for i in tokens.video_index]
+    middle, rows = _processor_time(), [videos.rows[i] for i in tokens.video_index]
     names, labels = torch.tensor([row.label for row in rows]).unique(return_inverse=True)
     is_train = torch.tensor(tokens.video_index) < len(one.train)
     groups = [row.group or row.path for row in rows]
@@ -128,9 +127,14 @@ def _probe_set(one: ProbeSet, recipe: ProbeRecipe, compute: TokenCompute) -> lis
     prober = Prober(data, recipe.probe, seed=seed, device=compute.device)
     results = list(_results(one, recipe, prober, _outcomes(prober, output, weights_sha256(compute.network))))
     kilobytes = 2e-3 * max(part.end for part in tokens.parts.values())
-    text = "%s: features in %.0f s (%.1f kB per video), %d probes with controls in %.0f s"
-    _log.info(text, one.name, middle - start, kilobytes, len(results), time.monotonic() - middle)
+    text = "%s: processor time %.1f s for features (%.1f kB per video) and %.1f s for %d probes with controls"
+    _log.info(text, one.name, middle - start, kilobytes, _processor_time() - middle, len(results))
     return results
+
+
+def _processor_time() -> float:
+    """Seconds of this process and of its workers that have ended."""
+    return sum(os.times()[:4])
 
 
 def _outcomes(prober: Prober, folder: Path, weights: str) -> dict[tuple[str, int], dict[str, Outcome]]:
