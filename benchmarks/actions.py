@@ -134,7 +134,7 @@ def prepare(data: Path, output: Path, workers: int) -> tuple[dict[str, Path], di
             lists[f"{name} {split}"] = made.list
         train, test = (read_list(str(lists[f"{name} {split}"])) for split in ("train", "test"))
         lists[f"{name} all"] = output / "clips" / f"{name}_all.csv"
-        replace(train, rows=train.rows + test.rows).save(lists[f"{name} all"])
+        replace(train, rows=(*train.rows, *test.rows)).save(lists[f"{name} all"])
     return lists, {name: len({row["class"] for row in rows if row["set"] == name}) for name in sets}
 
 

@@ -4,28 +4,20 @@ With one process all functions are no-ops, so callers need no `if distributed`. 
 sets the environment variables that `init` reads.
 """
 
-import json
-import math
 import os
 import pickle
-import socket
-import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from filelock import FileLock, Timeout
 from torch import Tensor
 
-from .files import write_whole
+from .lock import FolderInUse, hold
 
 T = TypeVar("T")
-_LOCK_WAIT = 2.0  # seconds in which the workers of a killed run end, which inherited its file lock
-_LOCK_EXPIRES = 600  # seconds without a sign of life of another machine
 
 
 def init(device: torch.device | str) -> torch.device:
@@ -148,16 +140,9 @@ def from_main(value: Any) -> Any:
     return values[0]
 
 
-class FolderInUse(RuntimeError):
-    """Another command writes into a folder; the message names its process, its machine and its start."""
-
-
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Context in which no other command that locks `folder` can run; every process of a group enters it.
-
-    A file lock holds for the commands of this machine, and ends with the process. For other machines the file
-    `running.json` counts, for 10 minutes after its last change: this process touches it every minute.
+    """`lock.hold` of a run's folder by the main process; every process of a group enters it.
 
     Raises:
         FolderInUse: another command holds the lock.
@@ -167,61 +152,9 @@ def lock_folder(folder: Path) -> Iterator[None]:
         error: Exception | None = None
         if is_main():
             try:
-                stack.enter_context(_hold_lock(folder))
+                stack.enter_context(hold(folder))
             except (FolderInUse, OSError) as caught:
                 error = caught
         if error := from_main(error):
             raise error
         yield
-
-
-@contextmanager
-def _hold_lock(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    lock, note = FileLock(folder / ".lock", is_singleton=False), folder / "running.json"
-    try:
-        with suppress(NotImplementedError):  # a file system without locks
-            lock.acquire(timeout=_LOCK_WAIT)
-        os.utime(lock.lock_file)  # now, by the clock of the file system
-        idle = os.path.getmtime(lock.lock_file) - note.stat().st_mtime if note.exists() else math.inf
-        if idle < _LOCK_EXPIRES and json.loads(note.read_text())["machine"] != _machine():
-            raise FolderInUse(
-                f"{_in_use(note)}, {idle:.0f} s ago at the latest; if it has ended, delete {note.name}, or wait until "
-                f"{_LOCK_EXPIRES} s have passed"
-            )
-    except Timeout as error:
-        raise FolderInUse(f"{_in_use(note)}; wait for its end, or name another folder") from error
-    except BaseException:
-        lock.release()
-        raise
-    since = time.strftime("%Y-%m-%d %H:%M:%S %z")
-    process = {"pid": os.getpid(), "host": socket.gethostname(), "since": since, "machine": _machine()}
-    write_whole(note, json.dumps(process).encode())
-    ended = threading.Event()
-    threading.Thread(target=_touch_regularly, args=(note, ended), daemon=True).start()
-    try:
-        yield
-    finally:
-        ended.set()
-        note.unlink(missing_ok=True)
-        lock.release()
-
-
-def _in_use(note: Path) -> str:
-    try:
-        process = json.loads(note.read_text())
-        return f"{note.parent} is in use by process {process['pid']} on {process['host']} since {process['since']}"
-    except OSError:  # the other process has just started, or ends
-        return f"{note.parent} is in use by another process"
-
-
-def _touch_regularly(note: Path, ended: threading.Event) -> None:
-    while not ended.wait(60):
-        with suppress(OSError):
-            os.utime(note)
-
-
-def _machine() -> str:
-    """An identity of the running kernel, which containers of one machine share."""
-    boot_id = Path("/proc/sys/kernel/random/boot_id")
-    return boot_id.read_text().strip() if boot_id.exists() else socket.gethostname()

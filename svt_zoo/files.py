@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import posixpath
+import re
 import shutil
 import time
 import urllib.error
@@ -25,6 +26,17 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 20  # bytes read at a time
 _TIMEOUT = 30.0  # seconds without a byte
 _WAITS = (1.0, 2.0)  # seconds before each retry of a download
+_KINDS = {
+    rb"<": "an HTML or XML page, such as a sign-in or error page",
+    rb"version https://git-lfs": "a Git LFS pointer, the file itself was not fetched (git lfs pull)",
+    rb"\x1f\x8b": "compressed by gzip; unpack it first",
+    rb"\x89PNG|\xff\xd8\xff|BM|II\*\0|MM\0\*|RIFF....WEBP": "an image; a folder of images can be read as a video",
+    rb"RIFF....WAVE|ID3|fLaC": "a sound file",
+    rb"#EXTM3U|ffconcat": "a playlist; fetch the video that it names",
+    rb"v=0\s": "a description of a stream (SDP); record the stream to a file",
+    rb"WEBVTT|\[Script Info\]|\d+\s+[\d:,]+ -->": "subtitles",
+    rb"[{\[]": "a JSON file",
+}
 
 
 @contextmanager
@@ -86,6 +98,16 @@ def sha256_of(*paths: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
+def foreign_kind(path: str | os.PathLike[str]) -> str | None:
+    """What a file is that is neither video nor weights, from its first bytes, and what to do; None if unknown."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(512).lstrip()
+    except OSError:
+        return None
+    return next((kind for pattern, kind in _KINDS.items() if re.match(pattern, start, re.DOTALL)), None)
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder if it exists."""
     if path.is_dir() and not path.is_symlink():
@@ -111,13 +133,10 @@ def local_path(path: str, *, cache_dir: str | os.PathLike[str] | None = None) ->
     """
     if not is_url(path):
         return path
-    folder = Path(cache_dir) if cache_dir is not None else torch_folder("videos")
-    # Keep the suffix: FFmpeg recognizes some containers by it.
-    name = hashlib.sha256(path.encode()).hexdigest()[:32] + posixpath.splitext(path.split("?")[0])[1]
-    target = folder / name
+    target = fetched_path(path, cache_dir)
     if not target.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{name}.lock"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(f"{target.name}.lock")):
             if not target.exists():
                 try:
                     with atomic(target) as part:
@@ -125,6 +144,13 @@ def local_path(path: str, *, cache_dir: str | os.PathLike[str] | None = None) ->
                 except Exception as error:  # file systems raise different error types
                     raise OSError(f"{path} cannot be fetched: {type(error).__name__}: {error}") from error
     return str(target)
+
+
+def fetched_path(url: str, cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Where `local_path` keeps the file of a URL."""
+    folder = Path(cache_dir) if cache_dir is not None else torch_folder("videos")
+    # Keep the suffix: FFmpeg recognizes some containers by it.
+    return folder / (hashlib.sha256(url.encode()).hexdigest()[:32] + posixpath.splitext(url.split("?")[0])[1])
 
 
 def torch_folder(name: str) -> Path:

@@ -16,13 +16,14 @@ ALLOWED = {
     "batch": set(),
     "device": set(),
     "files": set(),
+    "lock": {"files"},
     "options": set(),
     "config": {"methods", "data", "options"},
-    "distributed": {"files"},
+    "distributed": {"lock"},
     "schedules": set(),
     "models": set(),
     "video": {"files"},
-    "data": {"files", "video", "batch", "options"},
+    "data": {"files", "lock", "video", "batch", "options"},
     "methods": {"models", "batch", "distributed", "options", "schedules"},
     "hub": {"files", "models", "options"},
     "training": {
@@ -30,7 +31,7 @@ ALLOWED = {
         *("batch", "config", "device", "distributed", "options", "schedules"),
     },
     "evaluation": {"files", "models", "video", "data", "hub", "batch", "config", "device", "distributed", "options"},
-    "inference": {"files", "models", "video", "data", "hub", "evaluation", "device"},
+    "inference": {"files", "lock", "models", "video", "data", "hub", "evaluation", "device"},
     "demo": {"files", "models", "video", "data", "hub", "training", "evaluation", "inference", "config"},
     "cli": {
         *("config", "data", "demo", "device", "distributed", "evaluation", "files"),
@@ -177,7 +178,8 @@ for name in ("fcntl", "pwd", "resource", "termios"):
     sys.modules[name] = None
 import svt_zoo
 for module in pkgutil.walk_packages(svt_zoo.__path__, "svt_zoo."):
-    if not module.name.endswith("__main__"):
+    # inference/hf_*.py are copied into folders for transformers, and need transformers
+    if not module.name.endswith("__main__") and ".hf_" not in module.name:
         importlib.import_module(module.name)
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)

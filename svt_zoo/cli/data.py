@@ -1,4 +1,4 @@
-"""Commands about videos: check, prepare, preview."""
+"""Commands about videos: check, prepare, index, preview."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -7,7 +7,7 @@ from .arguments import add_list_options, add_recipe, add_workers, list_options, 
 
 
 def add_check(parser: ArgumentParser) -> None:
-    parser.add_argument("list", help="a list of videos in any format, or a folder of videos")
+    parser.add_argument("list", help="a list of videos in any format, a folder of videos, or one video")
     parser.add_argument("--report", help="file to write, .parquet or .csv (by default in runs/, named after the list)")
     parser.add_argument("--again", action="store_true", help="decode also what an earlier run found sound")
     add_workers(parser)
@@ -30,7 +30,7 @@ def check(args: Namespace) -> int:
 
 
 def add_prepare(parser: ArgumentParser) -> None:
-    parser.add_argument("list", help="a list of videos in any format, or a folder of videos")
+    parser.add_argument("list", help="a list of videos in any format, a folder of videos, or one video")
     parser.add_argument("--output", type=Path, required=True, help="folder for the new videos and the new list")
     parser.add_argument("--short-side", type=int, default=256, help="pixels; never enlarges (%(default)s)")
     mode = parser.add_mutually_exclusive_group()
@@ -68,6 +68,30 @@ def prepare(args: Namespace) -> int:
     if made.failures:
         print(f"all failures: {made.list.with_name('failures.csv')}; their rows are in the list without a video")
     return 1 if made.failures else 0
+
+
+def add_index(parser: ArgumentParser) -> None:
+    parser.add_argument("list", help="a list of videos in any format, or a folder of videos; a path or a URL")
+    parser.add_argument("--again", action="store_true", help="write also the indexes that exist")
+    add_workers(parser)
+    add_list_options(parser)
+
+
+def index(args: Namespace) -> int:
+    """Write an index beside each video, so that training can read it from an object store in parts.
+
+    The exit status is 1 if a video cannot be read or its index cannot be written.
+    """
+    from ..data.index import index_videos
+    from ..data.lists import read_list
+
+    report = index_videos(read_list(args.list, **list_options(args)), workers=args.workers, again=args.again)
+    print(report.summary())
+    for path, reason in report.failures[:20]:
+        print(f"failed: {path}: {reason}")
+    if len(report.failures) > 20:
+        print(f"... and {len(report.failures) - 20} more")
+    return 1 if report.failures else 0
 
 
 def add_preview(parser: ArgumentParser) -> None:

@@ -65,7 +65,7 @@ def embed(args: Namespace) -> int:
 
 def _files(paths: list[str]) -> list[str]:
     """The video files in `paths`: those named directly, and those inside folders."""
-    from ..data.list_formats import find_videos
+    from ..data.list_files import find_videos
 
     files: list[str] = []
     for path in paths:
@@ -162,15 +162,16 @@ def extract(args: Namespace) -> int:
     cannot be read becomes a row with the reason. The exit status is 1 if no video can be read.
     """
     from .. import distributed
+    from ..data.lists import read_list
     from ..device import choose_device
-    from ..inference.extract import extract_features, list_videos
+    from ..inference.extract import extract_features
     from ..inference.feature_table import FeatureTable
 
     device = distributed.init(choose_device(args.device))
     try:
         summary = extract_features(
             load_network(args),
-            list_videos(args.videos, **list_options(args)),
+            read_list(args.videos, **list_options(args)),
             args.output,
             views=args.views,
             every=args.every,
@@ -298,7 +299,8 @@ def add_export(parser: ArgumentParser) -> None:
 def export(args: Namespace) -> int:
     """Export a model as a torch program, as ONNX, for transformers or for the original code, and check the result."""
     from ..inference.export import export_program
-    from ..inference.export_weights import export_original, export_transformers
+    from ..inference.export_transformers import export_transformers
+    from ..inference.export_weights import export_original
 
     size = {"num_frames": args.num_frames, "img_size": args.img_size}
     model = load_network(args, num_classes=0 if args.features else None, **size)

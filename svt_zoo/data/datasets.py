@@ -1,24 +1,33 @@
 """A list of videos as a dataset: each index returns the views of one video, equal in any worker or process."""
 
+import logging
 import os
+import posixpath
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import cache
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..batch import Failure
-from ..files import is_url, local_path
+from ..files import fetched_path, is_url, local_path
 from ..video import Limits, VideoReadError, open_video
 from ..video.frames import FrameFolder
+from ..video.remote import RemoteVideo, open_remote
 from .flow import FlowLabels
 from .lists import DataConfig, Row, VideoList, training_list
 from .pool import reason_of
 from .sampling import replacement_index, sample_rng
 from .views import CPCViewsConfig, Indices, VideoViews, Views, ViewsConfig, train_views
 
+_AHEAD = 2  # videos from URLs that are fetched while one is decoded
+_log = logging.getLogger(__name__)
 CUT = "the file was cut: it ends before the duration that it states"
 
 
@@ -94,17 +103,41 @@ class VideoDataset(Dataset[dict[str, Any]]):
         self.epoch = epoch
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        return self._load(key)
+
+    def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> list[dict[str, Any]]:
+        """The samples of a batch, as a DataLoader asks for them; while one is decoded, the next URLs are fetched."""
+        rows = [self.videos.rows[key[1] if isinstance(key, tuple) else key] for key in keys]
+        if self.open_row or not any(is_url(row.path) for row in rows):
+            return [self[key] for key in keys]
+        with ThreadPoolExecutor(_AHEAD) as pool:
+            opened = deque(pool.submit(self._open, *self._place(key)) for key in keys[:_AHEAD])
+            samples = []
+            for i, key in enumerate(keys):
+                first = opened.popleft()
+                opened.extend(pool.submit(self._open, *self._place(key)) for key in keys[i + _AHEAD : i + _AHEAD + 1])
+                samples.append(self._load(key, first))
+        return samples
+
+    def _place(self, key: int | tuple[int, int]) -> tuple[int, int, int]:
+        """The index of the video, and the epoch and index that the random values depend on."""
         epoch, index = key if isinstance(key, tuple) else (self.epoch, key)
         if not 0 <= index < len(self):
             raise IndexError(f"video {index} of a list of {len(self)}")
-        if not self.train:
-            epoch = 0  # the same clip in every epoch
+        return index, epoch if self.train else 0, index  # in evaluation, the same clip in every epoch
+
+    def _load(self, key: int | tuple[int, int], opened: "Future[_Opened] | None" = None) -> dict[str, Any]:
+        """A sample; `opened` is its video, which another thread opens."""
+        index, epoch, _ = self._place(key)
         failures: list[Failure] = []
         attempts = min(self.max_attempts, len(self)) if self.train else 1
         for attempt in range(attempts):
             candidate = replacement_index(self.seed, epoch, index, attempt - 1, len(self)) if attempt else index
             try:
-                return self._sample(candidate, self._read(candidate, sample_rng(self.seed, epoch, index)), failures)
+                ready = self._open(candidate, epoch, index) if opened is None or attempt else opened.result()
+                with ready.reader as reader:
+                    frames, places = shared_frames(reader, ready.indices, ready.first)
+                return self._sample(candidate, self.views.make(frames, places, ready.rng), failures)
             except Exception as error:  # any error affects only this video
                 failures.append(Failure(self.videos.rows[candidate].path, reason_of(error)))
         return self._sample(index, None, failures)
@@ -122,14 +155,29 @@ class VideoDataset(Dataset[dict[str, Any]]):
             "failures": failures,
         }
 
-    def _read(self, index: int, rng: np.random.Generator) -> VideoViews:
-        row = self.videos.rows[index]
-        with self.open_row(row) if self.open_row else open_row(row, frame_rate=self.videos.frame_rate) as reader:
+    def _open(self, video: int, epoch: int, index: int) -> "_Opened":
+        """Opens a video, draws its frames with the random values of (epoch, index), and fetches them from a URL."""
+        row, rng = self.videos.rows[video], sample_rng(self.seed, epoch, index)
+        with ExitStack() as stack:
+            reader = self.open_row(row) if self.open_row else open_row(row, frame_rate=self.videos.frame_rate)
+            stack.enter_context(reader)
             if self.train and not self.allow_cut and getattr(reader, "cut", False):
                 raise VideoReadError(row.path, f"{CUT}; repair the file, or set data.allow_cut=true")
             first, last = frame_range(row, reader)
-            frames, places = shared_frames(reader, self.views.indices(last - first, reader.fps, rng), first)
-        return self.views.make(frames, places, rng)
+            indices = self.views.indices(last - first, reader.fps, rng)
+            if isinstance(reader, RemoteVideo):
+                reader.prefetch(first + i for view in indices for i in view)
+            stack.pop_all()  # keeps the video open
+        return _Opened(reader, indices, first, rng)
+
+
+class _Opened(NamedTuple):
+    """An open video, the frames of its views counted from `first`, and the generator of further random values."""
+
+    reader: FrameReader
+    indices: Indices
+    first: int
+    rng: np.random.Generator
 
 
 def training_dataset(
@@ -142,6 +190,11 @@ def training_dataset(
 
 def open_row(row: Row, *, frame_rate: float = 30.0, limits: Limits | None = None) -> FrameReader:
     """Opens the video of a row: a file, a URL, or a folder of frames at `frame_rate` frames per second."""
+    if is_url(row.path) and not fetched_path(row.path).exists():
+        try:
+            return open_remote(row.path, limits=limits)
+        except (FileNotFoundError, PermissionError, ImportError, ValueError) as error:
+            _warn_of_missing_index(posixpath.dirname(row.path), type(error).__name__)
     try:
         path = local_path(row.path)
     except OSError as error:
@@ -149,6 +202,17 @@ def open_row(row: Row, *, frame_rate: float = 30.0, limits: Limits | None = None
     if not is_url(row.path) and os.path.isdir(path):
         return FrameFolder(path, fps=frame_rate, num_frames=row.num_frames)
     return open_video(path, limits=limits)
+
+
+@cache  # once per folder and process
+def _warn_of_missing_index(folder: str, cause: str) -> None:
+    _log.warning(
+        "videos in %s have no index beside them (%s): each file is downloaded as a whole and kept in %s; "
+        "`svt-zoo index` makes indexes, and then only the packets that are needed are fetched",
+        folder,
+        cause,
+        fetched_path(folder).parent,
+    )
 
 
 def shared_frames(reader: FrameReader, indices: Indices, first: int = 0) -> tuple[Tensor, list[list[int]]]:

@@ -4,61 +4,26 @@ import csv
 import json
 import math
 import os
-import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..files import atomic, is_url, list_remote, local_path
-from ..video.frames import is_image
+import numpy as np
 
-_suffixes = "3gp|avi|flv|h264|m2ts|m4v|mkv|mov|mp4|mpeg|mpg|mts|ogv|ts|vob|webm|wmv"
-VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffix in _suffixes.split("|"))
-_MAX_CLASSES = 1_000_000
+from ..files import atomic, is_url, local_path
+from .list_columns import Block, Entry, ListError, Parsed, error_at
+from .list_files import SUFFIXES, find_videos, group_of, slashes
+from .rows import BLOCK
+
+_SUFFIXES = {*SUFFIXES.split("|"), *SUFFIXES.upper().split("|")}
+_CSV: Any = {"skipinitialspace": True, "strict": True}
 PATH_COLUMNS = ("file", "path", "video", "video_path", "filename")
 
 # The path ends at the last video suffix that ends a word, because paths may contain spaces.
-VIDEO_LINE = re.compile(rf"(.*\.(?:{_suffixes})\"?)(?:[ \t,]+(.*))?", re.IGNORECASE)
-
-# File names of UCF-101 and HMDB-51 contain the recording that a clip was cut from.
-_UCF_NAME = re.compile(r"(v_\w+_g\d+)_c\d+")
-_HMDB_NAME = re.compile(r"(.+)_[hulf]_(?:cm|nm)_np\d_(?:fr|ba|le|ri)_(?:goo|med|bad)_\d+")
-
-
-class ListError(ValueError):
-    """A list cannot be parsed; the message names the file, the line and the accepted formats."""
-
-
-@dataclass(slots=True)
-class Entry:
-    """One video as described by its list, before labels and paths are resolved."""
-
-    path: str
-    line: int = 0  # line number in the list; 0 for none
-    label: str = ""  # a name or a number; empty for none
-    name: str = ""  # class name, if the list has both a number and a name
-    group: str | None = None
-    start_sec: float | None = None
-    end_sec: float | None = None
-    num_frames: int | None = None  # of a folder of frames
-    columns: Mapping[str, str] = field(default_factory=dict)  # columns for filters
-    by_stem: bool = False  # `path` is only a stem: search for the file below the root
-
-
-@dataclass(slots=True)
-class Parsed:
-    """The result of a parser: the entries and the properties of the list."""
-
-    entries: list[Entry]
-    classes: tuple[str, ...] = ()  # class names in the order of the labels, if the format has them
-    choose: tuple[str, ...] = ()  # columns that a filter must name
-
-
-def error_at(source: str, line: int, message: str) -> ListError:
-    """Makes the error for one line of a list."""
-    return ListError(f"{source}, line {line}: {message}" if line else f"{source}: {message}")
+VIDEO_LINE = re.compile(rf"(.*\.(?:{SUFFIXES})\"?)(?:[ \t,]+(.*))?", re.IGNORECASE)
 
 
 def open_text(path: str) -> TextIO:
@@ -71,7 +36,8 @@ def lines(path: str) -> Iterator[tuple[int, str]]:
     with open_text(path) as file:
         for number, text in enumerate(file, start=1):
             if "\0" in text:
-                raise error_at(path, number, "contains a NUL character; the list is not text in UTF-8")
+                message = "contains a NUL character, so it is not text in UTF-8; format=video reads a video"
+                raise error_at(path, number, message)
             if text := text.strip():
                 yield number, text
 
@@ -85,13 +51,17 @@ def matching_lines(path: str, pattern: str, expected: str) -> Iterator[tuple[int
         yield line, match
 
 
-def table(path: str, separator: str = ",") -> Iterator[tuple[int, dict[str, str]]]:
-    """Yields the line number and the cells, by column, of each row of a table with a header."""
-    with open_text(path) as file:
-        reader = csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
-        header: list[str] = []
+def table(
+    path: str, separator: str = ",", rest: Iterable[str] = (), header: Sequence[str] = (), first: int = 1
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yields the line number and the cells, by column, of each row of a table with a header.
+
+    `rest` are the lines from number `first` on of a table whose `header` was read before.
+    """
+    with nullcontext(rest) if rest else open_text(path) as file:
+        reader = csv.reader(file, delimiter=separator, **_CSV)
         while True:
-            line = reader.line_num + 1
+            line = reader.line_num + first
             try:
                 cells = next(reader)
             except StopIteration:
@@ -99,7 +69,7 @@ def table(path: str, separator: str = ",") -> Iterator[tuple[int, dict[str, str]
             except csv.Error as error:
                 raise error_at(path, line, f"a cell has wrong quotes ({error}); close them, or double them") from None
             if not header:
-                header = [cell.strip().lower() for cell in cells]
+                header = _column_names(cells)
                 if len(set(header)) < len(header):
                     raise error_at(path, line, f"two columns have the same name: {', '.join(header)}")
             elif len(cells) == len(header):
@@ -108,6 +78,10 @@ def table(path: str, separator: str = ",") -> Iterator[tuple[int, dict[str, str]
                 advice = f"; put quotes around a cell with {separator!r}" if len(cells) > len(header) else ""
                 columns = f"the header has {len(header)} columns: {', '.join(header)}"
                 raise error_at(path, line, f"the row has {len(cells)} cells, {columns}{advice}")
+
+
+def _column_names(cells: Sequence[str]) -> list[str]:
+    return [cell.strip().lower() for cell in cells]
 
 
 def write_table(path: str | os.PathLike[str], header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
@@ -130,70 +104,21 @@ def load_json(path: str) -> Any:
             raise ListError(f"{path} is not json: {error}") from error
 
 
-def is_folder(path: str) -> bool:
-    """Whether `path`, local or a URL, is a folder."""
-    return list_remote(path) is not None if is_url(path) else os.path.isdir(path)
-
-
-def files_in(folder: str) -> list[str]:
-    """Names of the files in a folder, local or a URL, sorted."""
-    if is_url(folder):
-        return [name for name in list_remote(folder) or [] if "/" not in name]
-    return sorted(os.listdir(folder or "."))
-
-
-def find_videos(root: str) -> list[str]:
-    """Videos below `root`, relative to it and sorted: files with a video suffix, and folders that hold only images.
-
-    Skips hidden files and folders, and follows links. Below a URL it finds only files.
-    """
-    if is_url(root):
-        names = list_remote(root) or []
-        return [name for name in names if is_video(name) and not re.search(r"(^|/)\.", name)]
-    videos: list[str] = []
-    visited: set[str] = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in visited:  # by a link
-            subfolders.clear()
-            continue
-        visited.add(real)
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        below = os.path.relpath(folder, root).replace(os.sep, "/")
-        files = [posixpath.normpath(f"{below}/{name}") for name in names if is_video(name)]
-        videos += files
-        if below != "." and not files and not subfolders and any(is_image(name) for name in names):
-            videos.append(below)
-    return sorted(videos)
-
-
-def is_video(name: str) -> bool:
-    """Whether a file name is that of a video: visible, with one of VIDEO_SUFFIXES."""
-    return posixpath.splitext(name)[1].lower() in VIDEO_SUFFIXES and not posixpath.basename(name).startswith(".")
-
-
-def group_of(path: str) -> str | None:
-    """The recording of a clip of UCF-101 or HMDB-51, from its file name; None for other names."""
-    stem = re.sub(rf"\.(?:{_suffixes})$", "", posixpath.basename(path.rstrip("/")), flags=re.IGNORECASE)
-    match = _UCF_NAME.fullmatch(stem) or _HMDB_NAME.fullmatch(stem)
-    return match[1] if match else None
-
-
-def slashes(path: str) -> str:
-    """Replaces backslashes in a path by slashes, unless the path has both."""
-    return path.replace("\\", "/") if "/" not in path else path
-
-
 def parse_class_folders(path: str) -> Parsed:
     """`root/class/video`: the sorted folder names are the classes."""
     names = [name for name in find_videos(path) if "/" in name]
-    entries = [Entry(name, label=name.split("/")[0], group=group_of(name)) for name in names]
-    return Parsed(entries, tuple(sorted({entry.label for entry in entries})))
+    classes = tuple(sorted({name.split("/")[0] for name in names}))
+    return Parsed((Entry(name, label=name.split("/")[0], group=group_of(name)) for name in names), classes)
 
 
 def parse_folder(path: str) -> Parsed:
     """Every video below a folder, without labels."""
-    return Parsed([Entry(name, group=group_of(name)) for name in find_videos(path)])
+    return Parsed(Entry(name, group=group_of(name)) for name in find_videos(path))
+
+
+def parse_video(path: str) -> Parsed:
+    """One video, without a label."""
+    return Parsed([Entry(path if is_url(path) else os.path.basename(path), group=group_of(path))])
 
 
 def parse_csv(path: str) -> Parsed:
@@ -202,7 +127,30 @@ def parse_csv(path: str) -> Parsed:
     Filters can use the other columns. The separator may also be a tab.
     """
     _, first = next(lines(path), (0, ""))
-    return Parsed(_entries(path, table(path, "\t" if "\t" in first else ",")))
+    return Parsed(_csv_entries(path, "\t" if "\t" in first else ","))
+
+
+def _csv_entries(path: str, separator: str) -> Iterator[Entry | Block]:
+    """Blocks of plain rows; the entries of all rows from the first block on that holds something unusual."""
+    header: list[str] = []
+    number = 1  # of the next line
+    with open_text(path) as file:
+        while texts := list(islice(file, BLOCK)):
+            try:
+                rows = list(csv.reader(texts, delimiter=separator, **_CSV))
+            except csv.Error:
+                rows = []
+            names = header or (_column_names(rows[0]) if rows else [])
+            cells = rows if header else rows[1:]
+            block = None
+            if len(rows) == len(texts) and len(set(names)) == len(names) and {*map(len, cells)} == {len(names)}:
+                columns = dict(zip(names, zip(*cells, strict=True), strict=True))
+                block = _plain_table(columns, range(number + len(rows) - len(cells), number + len(rows)))
+            if block is None:
+                yield from _entries(path, table(path, separator, chain(texts, file), header, number))
+                return
+            yield block
+            header, number = names, number + len(texts)
 
 
 def parse_parquet(path: str) -> Parsed:
@@ -211,9 +159,22 @@ def parse_parquet(path: str) -> Parsed:
         import pyarrow.parquet
     except ImportError as error:
         raise ListError(f"{path}: a Parquet list needs pyarrow: pip install pyarrow") from error
-    rows = pyarrow.parquet.read_table(local_path(path)).to_pylist()
-    texts = ({key.strip().lower(): "" if cell is None else str(cell) for key, cell in row.items()} for row in rows)
-    return Parsed(_entries(path, enumerate(texts, start=1)))
+    return Parsed(_parquet_entries(path, pyarrow.parquet.ParquetFile(local_path(path)).iter_batches(BLOCK)))
+
+
+def _parquet_entries(path: str, batches: Iterable[Any]) -> Iterator[Entry | Block]:
+    number = 1  # of the next row
+    for batch in batches:
+        columns = {
+            name.strip().lower(): ["" if cell is None else str(cell) for cell in column.to_pylist()]
+            for name, column in zip(batch.schema.names, batch.columns, strict=True)
+        }
+        if block := _plain_table(columns, range(number, number + len(batch))):
+            yield block
+        else:
+            rows = (dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True))
+            yield from _entries(path, enumerate(rows, start=number))
+        number += len(batch)
 
 
 def parse_paths(path: str) -> Parsed:
@@ -221,29 +182,90 @@ def parse_paths(path: str) -> Parsed:
 
     Spaces in a path are kept if it ends in a video suffix. SlowFast, SVT, VideoMAE and mmaction2 use these formats.
     """
-    entries: list[Entry] = []
-    for line, text in lines(path):
-        match = VIDEO_LINE.fullmatch(text) or re.fullmatch(r"(.*\S)[ \t,]+(\S+)", text) or re.fullmatch(r"(.*)()", text)
-        assert match is not None  # the last pattern matches any line
-        file, label, name = slashes(match[1].strip('"')), match[2] or "", ""
-        if re.fullmatch(r"-?\d+([ \t,]+-?\d+)+", label) or "," in label:
-            raise error_at(
-                path,
-                line,
-                f"one label expected after the path, got {label!r}; `path num_frames label` is read by "
-                "format=rawframes, other columns with a header such as file,label,...",
-            )
-        if (both := re.fullmatch(r"(.*\S)[ \t]+(\d+)", label)) and not both[1].isdigit():
-            name, label = both[1], both[2]
-        if entries and bool(label) != bool(entries[0].label):
-            raise error_at(path, line, f"{text!r}: either every line has a label or none has")
-        entries.append(Entry(file, line, label, name, group_of(file)))
-    return Parsed(entries)
+    return Parsed(_path_entries(path))
 
 
-def _entries(path: str, rows: Iterable[tuple[int, Mapping[str, str]]]) -> list[Entry]:
+def _path_entries(path: str) -> Iterator[Entry | Block]:
+    numbered = lines(path)
+    labeled: bool | None = None
+    while some := list(islice(numbered, BLOCK)):
+        block = _plain_lines(some)
+        if block is not None and labeled in (None, bool(block.label[0])):
+            labeled = bool(block.label[0])
+            yield block
+            continue
+        for line, text in some:
+            entry = _path_entry(path, line, text)
+            if labeled not in (None, bool(entry.label)):
+                raise error_at(path, line, f"{text!r}: either every line has a label or none has")
+            labeled = bool(entry.label)
+            yield entry
+
+
+def _path_entry(path: str, line: int, text: str) -> Entry:
+    match = VIDEO_LINE.fullmatch(text) or re.fullmatch(r"(.*\S)[ \t,]+(\S+)", text) or re.fullmatch(r"(.*)()", text)
+    assert match is not None  # the last pattern matches any line
+    file, label, name = slashes(match[1].strip('"')), match[2] or "", ""
+    if re.fullmatch(r"-?\d+([ \t,]+-?\d+)+", label) or "," in label:
+        raise error_at(
+            path,
+            line,
+            f"one label expected after the path, got {label!r}; `path num_frames label` is read by "
+            "format=rawframes, other columns with a header such as file,label,...",
+        )
+    if (both := re.fullmatch(r"(.*\S)[ \t]+(\d+)", label)) and not both[1].isdigit():
+        name, label = both[1], both[2]
+    return Entry(file, line, label, name, group_of(file))
+
+
+def _plain_lines(numbered: Sequence[tuple[int, str]]) -> Block | None:
+    """The columns of lines that surely are all `path.mp4 number` or all `path.mp4`; None for any doubt."""
+    numbers, texts = zip(*numbered, strict=True)
+    empty, none = ("",) * len(texts), (-1,) * len(texts)
+    end = texts[0].rpartition(".")[2]
+    if any(sign in "".join(texts) for sign in '\\"'):
+        return None
+    files, labels = texts, empty
+    if end not in _SUFFIXES:
+        separator = next((sign for sign in " \t," if sign in end), " ")
+        files, _, labels = zip(*(text.rpartition(separator) for text in texts), strict=True)
+        if not "".join(labels).isdecimal() or "" in labels:
+            return None
+    if not {file.rpartition(".")[2] for file in files} <= _SUFFIXES:
+        return None
+    return Block(files, numbers, labels, empty, [*map(group_of, files)], none, none, none, {})
+
+
+def _plain_table(columns: Mapping[str, Sequence[str]], line: Sequence[int]) -> Block | None:
+    """The columns of a table whose cells all are as `_entries` expects them; None for any doubt."""
+    file = next((name for name in PATH_COLUMNS if name in columns), None)
+    if file is None:
+        return None
+
+    def cells(name: str) -> list[str]:
+        return [*map(str.strip, columns[name])] if name in columns else [""] * len(line)
+
+    paths, names = cells(file), cells("class")
+    numbers = []
+    for name in ("start_sec", "end_sec", "num_frames"):
+        texts = cells(name)
+        try:
+            values = np.asarray([float(text) if text else -1.0 for text in texts])
+        except ValueError:
+            return None
+        if not (values < math.inf).all() or np.count_nonzero(values < 0) != texts.count(""):
+            return None
+        numbers.append(values)
+    start, end, frames = numbers
+    if not all(paths) or "\\" in "".join(paths) or ((end >= 0) & (end <= np.maximum(start, 0))).any():
+        return None
+    labels = [label or name for label, name in zip(cells("label"), names, strict=True)]
+    groups = [group or group_of(path) for group, path in zip(cells("group"), paths, strict=True)]
+    return Block(paths, line, labels, names, groups, start, end, frames, columns)
+
+
+def _entries(path: str, rows: Iterable[tuple[int, Mapping[str, str]]]) -> Iterator[Entry]:
     """The entries of a table, given as line numbers and cells by column."""
-    entries = []
     for line, row in rows:
         file = next((column for column in PATH_COLUMNS if column in row), None)
         if file is None:
@@ -254,20 +276,17 @@ def _entries(path: str, rows: Iterable[tuple[int, Mapping[str, str]]]) -> list[E
         if end is not None and end <= (start or 0.0):
             raise error_at(path, line, f"end_sec must be > start_sec, got {start or 0.0:g} to {end:g}")
         name = row.get("class", "").strip()
-        entries.append(
-            Entry(
-                slashes(row[file].strip()),
-                line,
-                label=row.get("label", "").strip() or name,
-                name=name,
-                group=row.get("group", "").strip() or group_of(row[file]),
-                start_sec=start,
-                end_sec=end,
-                num_frames=None if frames is None else int(frames),
-                columns=row,
-            )
+        yield Entry(
+            slashes(row[file].strip()),
+            line,
+            label=row.get("label", "").strip() or name,
+            name=name,
+            group=row.get("group", "").strip() or group_of(row[file].strip()),
+            start_sec=start,
+            end_sec=end,
+            num_frames=None if frames is None else int(frames),
+            columns=row,
         )
-    return entries
 
 
 def _number(path: str, line: int, row: Mapping[str, str], column: str) -> float | None:
@@ -279,51 +298,3 @@ def _number(path: str, line: int, row: Mapping[str, str], column: str) -> float 
     if not 0 <= number < math.inf:
         raise error_at(path, line, f"{column} must be a number >= 0 or empty, got {text!r}")
     return number if text else None
-
-
-def normalize_label(source: str, entry: Entry) -> None:
-    """Writes a label such as 2.0 as 2, and -1 as no label; refuses paths and labels that no file or class can have."""
-    if "\0" in entry.path:
-        raise error_at(source, entry.line, f"{entry.path!r} contains a NUL character; the list is not text in UTF-8")
-    if any("\udc80" <= letter <= "\udcff" for letter in entry.label + entry.name):
-        raise error_at(source, entry.line, f"the label {entry.label!r} is not text in UTF-8")
-    if number := re.fullmatch(r"(-?\d+)(\.0*)?", entry.label):
-        entry.label = "" if number[1] == "-1" else number[1]
-        if not -1 <= float(number[1]) < _MAX_CLASSES:
-            message = f"a label must be >= 0 (or -1 for none) and < {_MAX_CLASSES}, got {number[1]}"
-            raise error_at(source, entry.line, message)
-
-
-def classes_of(source: str, entries: Sequence[Entry]) -> tuple[str, ...]:
-    """Class names of a list without a class file: its labels, sorted, or the names next to its numbers."""
-    labeled = [entry for entry in entries if entry.label]
-    if not all(entry.label.isdecimal() for entry in labeled):
-        return tuple(sorted({entry.label for entry in labeled}))
-    names: dict[int, str] = {}
-    for entry in labeled:
-        number = int(entry.label)
-        if entry.name and names.setdefault(number, entry.name) != entry.name:
-            raise error_at(source, entry.line, f"label {number} is {entry.name!r} here and {names[number]!r} before")
-    return tuple(names.get(number, str(number)) for number in range(max(names) + 1)) if names else ()
-
-
-def resolve_labels(source: str, entries: Sequence[Entry], classes: Sequence[str]) -> list[int | None]:
-    """Labels as numbers. Matches names exactly, then without case, quotes and underscores; keeps numbers."""
-    exact = {name: number for number, name in enumerate(classes)}
-    loose = {_fold(name): number for number, name in enumerate(classes)}
-    numbers: list[int | None] = []
-    for entry in entries:
-        text = entry.name if entry.name and classes else entry.label
-        number = exact.get(text, loose.get(_fold(text)))
-        if number is None and text.isdecimal() and (not classes or int(text) < len(classes)):
-            number = int(text)
-        if number is None and text:
-            known = f"{', '.join(classes[:3])}, ..." if len(classes) > 3 else ", ".join(classes)
-            message = f"label {text!r} is none of the {len(classes)} classes ({known}), nor a number below that"
-            raise error_at(source, entry.line, message)
-        numbers.append(number)
-    return numbers
-
-
-def _fold(name: str) -> str:
-    return name.strip('"').replace("_", " ").casefold()

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from fnmatch import fnmatch
 
 from . import list_formats as formats
-from .list_formats import Entry, ListError, Parsed, error_at, files_in, group_of, load_json, matching_lines, slashes
+from .list_columns import Entry, ListError, Parsed, error_at
+from .list_files import files_in, find_videos, group_of, is_folder, is_video, slashes
+from .list_formats import load_json, matching_lines
 
 _log = logging.getLogger(__name__)
 _HMDB_FILE = re.compile(r"(.+)_test_split([123])\.txt")
@@ -97,8 +99,8 @@ def parse_kinetics(path: str) -> Parsed:
         except (KeyError, ValueError) as error:
             raise error_at(path, line, f"time_start and time_end must be integers, got {row}") from error
         label, group = row.get("label", ""), row["youtube_id"]
-        entries.append(Entry(f"{stem}.mp4", line, label, group=group, columns=row, by_stem=True))
-    return Parsed(entries)
+        entries.append(Entry(f"{stem}.mp4", line, label, group=group, columns=row))
+    return Parsed(entries, by_stem=True)
 
 
 def parse_ssv2(path: str) -> Parsed:
@@ -110,10 +112,8 @@ def parse_ssv2(path: str) -> Parsed:
     if not isinstance(videos, list) or not all(isinstance(video, dict) and "id" in video for video in videos):
         raise ListError(f"{path}: a json list is Something-Something's: [{{'id': ..., 'template': ...}}, ...]")
     classes = _ssv2_classes(path) if any("template" in video for video in videos) else ()
-    entries = [
-        Entry(f"{video['id']}.webm", label=_ssv2_label(video.get("template", "")), by_stem=True) for video in videos
-    ]
-    return Parsed(entries, classes)
+    entries = [Entry(f"{video['id']}.webm", label=_ssv2_label(video.get("template", ""))) for video in videos]
+    return Parsed(entries, classes, by_stem=True)
 
 
 def parse_ssv2_frames(path: str) -> Parsed:
@@ -170,6 +170,7 @@ def parse_cpc(path: str) -> Parsed:
 FORMATS: dict[str, Callable[[str], Parsed]] = {
     "class_folders": formats.parse_class_folders,
     "folder": formats.parse_folder,
+    "video": formats.parse_video,
     "csv": formats.parse_csv,
     "parquet": formats.parse_parquet,
     "paths": formats.parse_paths,
@@ -186,6 +187,8 @@ FORMATS: dict[str, Callable[[str], Parsed]] = {
 def detect(path: str) -> str:
     """Detects the format, a key of `FORMATS`, of the list at `path`."""
     name, suffix = posixpath.basename(path), posixpath.splitext(path)[1].lower()
+    if is_video(path.split("?")[0] if "://" in path else path) and not os.path.isdir(path):
+        return "video"
     if suffix in (".json", ".parquet"):
         return "ssv2" if suffix == ".json" else "parquet"
     if _UCF_FILE.fullmatch(name):
@@ -194,7 +197,7 @@ def detect(path: str) -> str:
         raise ListError(
             f"{path} is one class of an HMDB-51 split: give the folder of all 51 and where='fold=1,split=train'"
         )
-    if formats.is_folder(path):
+    if is_folder(path):
         if any(map(_HMDB_FILE.fullmatch, files_in(path))):
             return "hmdb51"
         return _detect_folder(path)
@@ -222,7 +225,7 @@ def detect(path: str) -> str:
 
 
 def _detect_folder(path: str) -> str:
-    videos = formats.find_videos(path)
+    videos = find_videos(path)
     classes = {video.split("/")[0] for video in videos if video.count("/") == 1}
     others = [video for video in videos if video.count("/") != 1]
     if len(classes) > 1 and not others:

@@ -7,26 +7,18 @@ import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 
 from ..files import is_url
 from ..options import bounds
-from .list_formats import (
-    Entry,
-    ListError,
-    Parsed,
-    classes_of,
-    error_at,
-    find_videos,
-    is_folder,
-    normalize_label,
-    resolve_labels,
-    write_table,
-)
+from .list_columns import Columns, ListError, classes_of, resolve_labels
+from .list_files import find_videos, is_folder
+from .list_formats import write_table
 from .list_official import FORMATS, detect, read_labels
-
-_PARTS = ("split", "fold")  # columns that split a data set; its classes are those of all parts
+from .rows import Row as Row
+from .rows import Rows
 
 
 @dataclass(frozen=True)
@@ -86,18 +78,6 @@ class DataConfig:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One video of a list: a file, or a folder of frames."""
-
-    path: str
-    label: int | None = None
-    group: str | None = None  # videos of one group show the same scene; keep them on one side of a split
-    start_sec: float | None = None  # the used part starts here
-    end_sec: float | None = None  # the used part ends before this time
-    num_frames: int | None = None  # of a folder of frames, from its list
-
-
 @dataclass(frozen=True)
 class VideoList:
     """Videos in the order of their list.
@@ -106,11 +86,20 @@ class VideoList:
     `frame_rate` is the rate of folders of frames in frames per second, because folders do not store it.
     """
 
-    rows: tuple[Row, ...]
+    rows: Sequence[Row]
     classes: tuple[str, ...] = ()
     root: str = ""
     format: str = "csv"
     frame_rate: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.rows, Rows):
+            object.__setattr__(self, "rows", Rows.of(self.rows))
+
+    @property
+    def columns(self) -> Rows:
+        """The rows as columns, which are faster to go through than the rows."""
+        return cast(Rows, self.rows)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -118,17 +107,15 @@ class VideoList:
     @property
     def num_classes(self) -> int:
         """Number of classes; without class names, the highest label plus one."""
-        return len(self.classes) or max((row.label + 1 for row in self.rows if row.label is not None), default=0)
+        return len(self.classes) or int(self.columns.labels.max(initial=-1)) + 1
 
     @cached_property
     def sha256(self) -> str:
         """Hash of rows and class names; it does not depend on the location of the root."""
-        root = self.root.rstrip("/") + "/"
         rate = [] if self.frame_rate == 30.0 else [self.frame_rate]
         digest = hashlib.sha256(json.dumps([*self.classes, *rate]).encode())
-        for row in self.rows:
-            cells = [row.path.removeprefix(root), row.label, row.group, row.start_sec, row.end_sec, row.num_frames]
-            digest.update(json.dumps(cells).encode())
+        for rows in self.columns.as_json(self.root.rstrip("/") + "/"):
+            digest.update(rows.encode())
         return digest.hexdigest()
 
     def subset(self, n: int, seed: int = 0) -> "VideoList":
@@ -136,7 +123,7 @@ class VideoList:
         if not 1 <= n <= len(self):
             raise ValueError(f"a subset of {n} videos was requested, the list has {len(self)}")
         chosen = np.random.default_rng(seed).permutation(len(self))[:n]
-        return replace(self, rows=tuple(self.rows[i] for i in sorted(chosen)))
+        return replace(self, rows=self.columns.take(np.sort(chosen)))
 
     def hold_out(self, fraction: float) -> tuple["VideoList", "VideoList"]:
         """Splits the list into a training and a validation part, for model selection without the test videos.
@@ -144,31 +131,29 @@ class VideoList:
         Holds out a fraction of each class's complete groups, at least one per class that has two or more, and keeps at
         least one. A video without a group is its own group. The split depends only on the list.
         """
-        groups: dict[int | None, dict[str, None]] = {}  # the groups of each label, in order
-        for row in self.rows:
-            groups.setdefault(row.label, {})[row.group or row.path] = None
+        groups: dict[int, dict[str, None]] = {}  # the groups of each label, in order; label -1 is none
+        for label, group in zip(self.columns.labels.tolist(), self.columns.groups(), strict=True):
+            groups.setdefault(label, {})[group] = None
         held: set[str] = set()
         for label, known in groups.items():
             names = list(known)
-            order = np.random.default_rng(0 if label is None else label + 1).permutation(len(names))
+            order = np.random.default_rng(label + 1).permutation(len(names))
             number = min(max(1, round(fraction * len(names))), len(names) - 1)
             held |= {names[i] for i in order[:number]}
         return self._without(held)
 
     def fold(self, number: int, total: int) -> tuple["VideoList", "VideoList"]:
         """The videos outside and inside fold `number` of `total`; complete groups are dealt in turn, class by class."""
-        by_class = sorted(self.rows, key=lambda row: -1 if row.label is None else row.label)
-        names = list(dict.fromkeys(row.group or row.path for row in by_class))
+        by_class = self.columns.take(np.argsort(self.columns.labels, kind="stable"))
+        names = list(dict.fromkeys(by_class.groups()))
         if len(names) < total:
             raise ListError(f"{len(names)} groups of videos cannot be divided into {total} folds; lower repeat.folds")
         return self._without(set(names[number::total]))
 
     def _without(self, groups: set[str]) -> tuple["VideoList", "VideoList"]:
         """The videos outside of `groups`, and those inside; a video without a group is its own."""
-        parts: tuple[list[Row], list[Row]] = ([], [])
-        for row in self.rows:
-            parts[(row.group or row.path) in groups].append(row)
-        return replace(self, rows=tuple(parts[0])), replace(self, rows=tuple(parts[1]))
+        inside = np.fromiter((group in groups for group in self.columns.groups()), bool, len(self))
+        return replace(self, rows=self.columns.take(~inside)), replace(self, rows=self.columns.take(inside))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the list as a CSV with a header for `read_list`. File names that are not UTF-8 keep their bytes."""
@@ -191,7 +176,7 @@ def read_list(
     """Reads a list of videos in any format of `FORMATS`.
 
     Args:
-        path: a folder, a file, or a URL of either.
+        path: a folder, a list, one video, or a URL of these.
         root: base folder of relative paths in the list; by default the folder of the list.
         format: a key of `FORMATS`; "auto" detects the format.
         labels: class names in the order of their labels, or a file of them (`read_labels`). For an evaluation list,
@@ -208,36 +193,30 @@ def read_list(
     """
     source = os.fspath(path)
     if not is_url(source) and not os.path.exists(source):
-        raise FileNotFoundError(f"{source}: no such list or folder of videos")
+        raise FileNotFoundError(f"{source}: no such list, folder or video")
     if format not in ("auto", *FORMATS):
         raise ValueError(f"format must be auto, {', '.join(FORMATS)}; got {format!r}")
     if not frame_rate > 0:
         raise ValueError(f"frame_rate must be > 0, got {frame_rate}")
     kind = detect(source) if format == "auto" else format
     parsed = FORMATS[kind](source)
-    for entry in parsed.entries:
-        normalize_label(source, entry)
-    columns_wanted = _parse_where(where)
-    entries = _filter(source, parsed, columns_wanted)
-    if not entries:
-        raise ListError(f"{source}: no videos" + (f" with {where}" if where else "") + f" (read as {kind})")
-    if root is not None:
+    if root is not None and kind != "video":
         base = os.fspath(root)
     else:
         base = source if kind in ("class_folders", "folder", "hmdb51") else posixpath.dirname(source) or "."
+    wanted = _parse_where(where)
+    columns = Columns(source, base, wanted, _stems(base) if parsed.by_stem else {})
+    columns.add_all(parsed.entries)
+    _check_filter(columns, parsed.choose)
+    kept = columns.labels(kept=True)
+    if not kept:
+        raise ListError(f"{source}: no videos" + (f" with {where}" if where else "") + f" (read as {kind})")
     if labels is not None:
         classes = read_labels(labels) if isinstance(labels, str | os.PathLike) else tuple(labels)
     else:
-        data_set = {key: value for key, value in columns_wanted.items() if key not in _PARTS}
-        classes = parsed.classes or classes_of(source, [e for e in parsed.entries if _matches(e, data_set)])
-    paths = _resolve_paths(entries, base)
-    numbers = resolve_labels(source, entries, classes)
-    rows = tuple(
-        Row(path, number, entry.group, entry.start_sec, entry.end_sec, entry.num_frames)
-        for path, number, entry in zip(paths, numbers, entries, strict=True)
-    )
-    _refuse_two_labels(source, rows, entries)
-    return VideoList(rows, classes if any(entry.label for entry in entries) else (), base, kind, frame_rate)
+        classes = parsed.classes or classes_of(source, columns.labels(kept=False))
+    rows = columns.rows(resolve_labels(source, kept, classes))
+    return VideoList(rows, classes if any(one.label for one in kept) else (), base, kind, frame_rate)
 
 
 def list_columns(path: str, *, format: str = "auto") -> set[str]:
@@ -281,7 +260,7 @@ def check_overlap(train: VideoList, evaluation: VideoList, *, allow: bool = Fals
     """The files and groups, sorted, that are in both lists; ValueError if there are any, unless `allow`."""
 
     def keys(videos: VideoList) -> set[str]:
-        files = {row.path if is_url(row.path) else os.path.realpath(row.path) for row in videos.rows}
+        files = {path if is_url(path) else os.path.realpath(path) for path in videos.columns.paths()}
         return files | {f"group {row.group}" for row in videos.rows if row.group is not None}
 
     shared = sorted(keys(train) & keys(evaluation))
@@ -300,37 +279,19 @@ def _parse_where(where: str | Mapping[str, str] | None) -> dict[str, str]:
     return {key: str(value) for key, value in (where or {}).items()}
 
 
-def _matches(entry: Entry, wanted: Mapping[str, str]) -> bool:
-    return all(entry.columns.get(key) == value for key, value in wanted.items())
+def _check_filter(columns: Columns, choose: Sequence[str]) -> None:
+    """Raises ListError if the filter names no column of the list, or not those that it must name."""
+    for key in columns.wanted:
+        if key not in columns.names:
+            names = ", ".join(sorted(columns.names))
+            have = f"the columns are {names}" if names else "this format has no columns"
+            raise ListError(f"{columns.source}: nothing to filter by {key!r}; {have}")
+    if missing := [key for key in choose if key not in columns.wanted]:
+        values = {key: sorted(columns.parts.get(key, ())) for key in missing}
+        raise ListError(f"{columns.source}: several lists in one: choose with where= one of {values}")
 
 
-def _filter(source: str, parsed: Parsed, wanted: Mapping[str, str]) -> list[Entry]:
-    columns = {key for entry in parsed.entries for key in entry.columns}
-    for key in wanted:
-        if key not in columns:
-            have = f"the columns are {', '.join(sorted(columns))}" if columns else "this format has no columns"
-            raise ListError(f"{source}: nothing to filter by {key!r}; {have}")
-    if missing := [key for key in parsed.choose if key not in wanted]:
-        values = {key: sorted({entry.columns[key] for entry in parsed.entries}) for key in missing}
-        raise ListError(f"{source}: several lists in one: choose with where= one of {values}")
-    return [entry for entry in parsed.entries if _matches(entry, wanted)]
-
-
-def _resolve_paths(entries: Sequence[Entry], base: str) -> list[str]:
-    """Full paths: under the root, or the file with that stem anywhere below the root."""
-    by_stem: dict[str, str] = {}
-    if any(entry.by_stem for entry in entries) and is_folder(base):
-        by_stem = {posixpath.splitext(posixpath.basename(name))[0]: name for name in reversed(find_videos(base))}
-    paths = []
-    for entry in entries:
-        name = by_stem.get(posixpath.splitext(entry.path)[0], entry.path) if entry.by_stem else entry.path
-        paths.append(name if is_url(name) else posixpath.join(base, name))
-    return paths
-
-
-def _refuse_two_labels(source: str, rows: Sequence[Row], entries: Sequence[Entry]) -> None:
-    first: dict[tuple[str, float | None, float | None], tuple[int | None, int]] = {}
-    for row, entry in zip(rows, entries, strict=True):
-        label, line = first.setdefault((row.path, row.start_sec, row.end_sec), (row.label, entry.line))
-        if label != row.label:
-            raise error_at(source, entry.line, f"{row.path} has the label {row.label} here, {label} in line {line}")
+def _stems(base: str) -> dict[str, str]:
+    """The files below the root by their stems."""
+    names = reversed(find_videos(base)) if is_folder(base) else ()
+    return {posixpath.splitext(posixpath.basename(name))[0]: name for name in names}

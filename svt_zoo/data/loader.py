@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
@@ -70,15 +71,14 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
             step = order[start : start + self.samples_per_step]
             if self.train and len(step) < self.samples_per_step:
                 return
-            if batch := [(epoch, index) for index in step[self.rank :: self.world_size]]:
+            if batch := [(epoch, index) for index in step[self.rank :: self.world_size].tolist()]:
                 yield batch
 
-    def _order(self) -> Sequence[int]:
+    def _order(self) -> NDArray[np.int64]:
         if not self.train:
-            return range(self.size)
+            return np.arange(self.size)
         seed = np.random.SeedSequence(self.seed, spawn_key=(self.epoch,))
-        order: Sequence[int] = np.random.Generator(np.random.Philox(seed)).permutation(self.size).tolist()
-        return order
+        return np.random.Generator(np.random.Philox(seed)).permutation(self.size)
 
 
 class WorkerError(RuntimeError):

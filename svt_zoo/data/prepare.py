@@ -10,10 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filelock import FileLock, Timeout
-
 from ..batch import Failure
 from ..files import is_url
+from ..lock import hold
 from .encode import Encoding, PreparedVideo, prepare_video
 from .list_formats import write_table
 from .lists import VideoList
@@ -75,21 +74,18 @@ def prepare_videos(
 
     Raises:
         CommonFailure: the first videos all fail for the same reason.
-        ValueError: `output` is inside the sources, or holds other files, or another run is writing to it. Or the mode
-            is "frames", which stores no times, and the list cuts its videos by seconds.
+        FolderInUse: another command is writing to `output`.
+        ValueError: `output` is inside the sources, or holds other files. Or the mode is "frames", which stores no
+            times, and the list cuts its videos by seconds.
     """
     encoding = encoding or Encoding()
     if encoding.mode == "frames" and any(row.start_sec is not None or row.end_sec is not None for row in videos.rows):
         raise ValueError("the list has start_sec and end_sec, but folders of frames keep no times; write H.264 instead")
     target = Path(output)
-    names = output_names([row.path for row in videos.rows], videos.root, encoding.suffix)
+    names = output_names([*videos.columns.paths()], videos.root, encoding.suffix)
     _check_output(target, videos)
-    target.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(target / ".prepare.lock", timeout=0):
-            return _prepare(videos, target, encoding, names, name, workers)
-    except Timeout as error:
-        raise ValueError(f"{target}: another run is writing to this folder; wait for it or choose another") from error
+    with hold(target, ".prepare"):
+        return _prepare(videos, target, encoding, names, name, workers)
 
 
 def _prepare(
@@ -184,11 +180,14 @@ def _absolute(path: str) -> str:
 def _check_output(folder: Path, videos: VideoList) -> None:
     """Raises ValueError for a folder where writing could destroy sources or other files of the user."""
     target = os.path.realpath(folder)
-    sources = {os.path.dirname(os.path.realpath(row.path)) for row in videos.rows if not is_url(row.path)}
+    sources = {os.path.dirname(os.path.realpath(path)) for path in videos.columns.paths() if not is_url(path)}
     if videos.format in ("class_folders", "folder") and not is_url(videos.root):
         sources.add(os.path.realpath(videos.root))
-    if inside := next((source for source in sources if os.path.commonpath([source, target]) == source), None):
-        raise ValueError(f"{folder} lies in {inside}, which holds the sources; name a folder elsewhere")
+    inside = {target} & sources
+    if videos.format != "video":
+        inside = {source for source in sources if os.path.commonpath([source, target]) == source}
+    if inside:
+        raise ValueError(f"{folder} lies in {min(inside)}, which holds the sources; name a folder elsewhere")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; name a folder")
     foreign = [entry.name for entry in os.scandir(folder) if entry.name[0] != "."] if folder.exists() else []

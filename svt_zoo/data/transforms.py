@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..options import bounds
-from . import sampling
+from .sampling import clip_window, random_clips, tsn_eval_clip, tsn_train_clip, uniform_clip
 
 Frames = Tensor | np.ndarray  # uint8 (T, H, W, 3), as the video reader returns them
 
@@ -128,20 +128,20 @@ class EvalTransform:
         if self.sampling_rate is None:
             if not 0 <= clip < num_clips <= 2:
                 raise ValueError(f"segments of the full video give 1 or 2 clips, got clip {clip} of {num_clips}")
-            return sampling.tsn_eval_clip(total, self.num_frames, at="start" if clip else "middle")
-        return sampling.uniform_clip(total, self.num_frames, window=self.window(fps), clip=clip, num_clips=num_clips)
+            return tsn_eval_clip(total, self.num_frames, at="start" if clip else "middle")
+        return uniform_clip(total, self.num_frames, window=self.window(fps), clip=clip, num_clips=num_clips)
 
     def random_clip_indices(self, total: int, *, fps: float, rng: np.random.Generator) -> list[int]:
         """Frame numbers of a training clip: a random window as long as in `clip_indices`, or one frame per segment."""
         if self.sampling_rate is None:
-            return sampling.tsn_train_clip(total, self.num_frames, rng)
-        return sampling.random_clips(total, self.num_frames, rng, window=self.window(fps))[0]
+            return tsn_train_clip(total, self.num_frames, rng)
+        return random_clips(total, self.num_frames, rng, window=self.window(fps))[0]
 
     def window(self, fps: float) -> float | None:
         """Length of a clip in frames of a video at `fps` per second; None for the complete video."""
         if self.sampling_rate is None:
             return None
-        return sampling.clip_window(self.num_frames, self.sampling_rate, fps, target_fps=self.fps)
+        return clip_window(self.num_frames, self.sampling_rate, fps, target_fps=self.fps)
 
     def __call__(self, frames: Frames, *, crop: int = 0, num_crops: int = 1) -> Tensor:
         """Converts uint8 RGB frames (T, H, W, 3) or (T, 3, H, W) to float32 (3, T, crop height, crop width).

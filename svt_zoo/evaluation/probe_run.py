@@ -66,11 +66,11 @@ def read_set(text: str, data: DataConfig) -> ProbeSet:
     else:
         train, test = data.read(path, where, data.labels).hold_out(_TEST_FRACTION)
     name = "_".join(pair.partition("=")[2] for pair in where.split(",") if pair) or Path(first).stem
-    if unlabeled := [row.path for row in train.rows + test.rows if row.label is None]:
+    if unlabeled := [row.path for row in (*train.rows, *test.rows) if row.label is None]:
         raise ValueError(f"{text}: {len(unlabeled)} videos have no label, the first is {unlabeled[0]}")
     if shared := check_overlap(train, test, allow=True):
         raise ValueError(f"{text}: training and test videos share {len(shared)} files or groups, such as {shared[0]}")
-    if len({row.group or row.path for row in test.rows}) < 2:
+    if len(set(test.columns.groups())) < 2:
         raise ValueError(f"{text}: the intervals need test videos of two or more groups, got one")
     return ProbeSet(name, train, test)
 
@@ -109,7 +109,7 @@ def probe(recipe: ProbeRecipe) -> list[Result]:
 
 def _probe_set(one: ProbeSet, recipe: ProbeRecipe, compute: TokenCompute) -> list[Result]:
     """Extract the features of a set, then, in the main process, train and test all probes."""
-    output, videos = Path(recipe.run.output) / one.name, replace(one.train, rows=one.train.rows + one.test.rows)
+    output, videos = Path(recipe.run.output) / one.name, replace(one.train, rows=(*one.train.rows, *one.test.rows))
     workers, start = recipe.data.num_workers, _processor_time()
     folder, seed = output / "features", recipe.run.seed
     tokens = extract_tokens(compute, videos, folder, batch_size=recipe.data.batch_size, num_workers=workers, seed=seed)

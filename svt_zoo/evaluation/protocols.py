@@ -85,8 +85,10 @@ class Extractor:
         Raises:
             ValueError: a video has no label, or no video can be read.
         """
-        if unlabeled := [row.path for row in videos.rows if row.label is None]:
-            raise ValueError(f"data.{name}: {len(unlabeled)} videos have no label, the first is {unlabeled[0]}")
+        unlabeled = (videos.columns.labels < 0).nonzero()[0]
+        if len(unlabeled):
+            first = videos.rows[unlabeled[0]].path
+            raise ValueError(f"data.{name}: {len(unlabeled)} videos have no label, the first is {first}")
         extracted = extract(
             self.network,
             videos,

@@ -17,7 +17,7 @@ from huggingface_hub import constants
 
 from ..files import DownloadError, atomic, download, torch_folder, write_whole
 from ..files import sha256_of as hash_of
-from .hugging_face import fetch_hub, stated_sha256
+from .hugging_face import at_commit, fetch_hub, stated_sha256
 from .sources import (
     OWN_FILE,
     ByHand,
@@ -46,7 +46,8 @@ def fetch(
 
     With `sha256`, the file must have that hash. Without it, the first download's hash is recorded in
     `svt_zoo.lock.json` in `torch.hub.get_dir()/checkpoints`, and every later fetch of that source must have the same
-    hash. A local file is hashed only if `sha256` is given, and its hash is never recorded.
+    hash. For a branch of the Hub, the hash is also recorded for its commit. A local file is hashed only if `sha256` is
+    given, and its hash is never recorded.
 
     Args:
         source: what to fetch; a string goes through `parse_source`.
@@ -104,6 +105,8 @@ def fetched(
     check(source, digest, sha256, file)
     yield path
     record(source, digest)
+    if isinstance(source, HubFile):
+        record(at_commit(source, path), digest)
 
 
 def at_revision(source: Source, revision: str | None) -> Source:
@@ -180,14 +183,18 @@ def check(source: Source, digest: str, sha256: str | None, path: Path | None) ->
     Raises:
         WeightsError: the hash is wrong.
     """
-    expected = sha256.lower() if sha256 is not None else recorded().get(str(source), digest)
+    known = recorded()
+    expected = sha256.lower() if sha256 is not None else known.get(str(source), digest)
     if digest == expected:
         return
     if sha256 is None:
+        files = f"hf://{source.repo}/{source.filename}@" if isinstance(source, HubFile) else "-"
+        first = (key for key in known if key.startswith(files) and known[key] == expected and key != str(source))
         raise WeightsError(
             f"{source}: sha256 is {digest}, but was {expected} when first downloaded; if you expected the change, "
             f"remove its entry from {lock_path()}, otherwise "
             + (f"delete the cached file {path} and try again" if path is not None else "do not use it")
+            + "".join(f", or load {commit}, which was read then" for commit in first)
         )
     raise WeightsError(
         f"{source}: wrong sha256 {digest}, expected {sha256}; "

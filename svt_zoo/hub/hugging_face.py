@@ -1,7 +1,6 @@
 """Fetches files of the Hugging Face Hub with its client, and states its errors in one line."""
 
 import errno
-import logging
 import os
 import re
 import time
@@ -23,8 +22,6 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from .sources import OWN_FILE, HubFile, WeightsError, disk_error, one_line
-
-_log = logging.getLogger(__name__)
 
 _WAITS = (1.0, 2.0)  # seconds before each retry of a request to the Hub
 
@@ -128,7 +125,4 @@ def _answer(file: HubFile, error: HfHubHTTPError, by_hand: str) -> str:
 def at_commit(file: HubFile, path: Path) -> HubFile:
     """`file` at the commit at which the client's cache holds it, as a branch or a tag may move."""
     match = re.search(r"/snapshots/([0-9a-f]{40})/", path.absolute().as_posix())
-    if match is None or match[1] == file.revision:
-        return file
-    _log.warning("%s may change: load commit %s to get the same file again", file, match[1])
-    return replace(file, revision=match[1])
+    return replace(file, revision=match[1]) if match else file

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from ..models import Backbone, Classifier, ZooModel, create_empty, create_model, find_builder, list_models
+from ..models import OURS, Backbone, Classifier, ZooModel, create_empty, create_model, find_builder, list_models
 from .convert import start_from_image
 from .download import at_revision, fetch, fetched
+from .fit import check_fit, load_strictly
 from .hugging_face import at_commit
-from .reading import INDEX_NAMES, Checkpoint, read_checkpoint
+from .reading import INDEX_NAMES, Checkpoint, config_beside, read_checkpoint
 from .sources import HubFile, Source, UnfitWeightsError, WeightsError, parse_source
 from .state_dicts import from_classifier, matches, without
 from .table import get_weights, list_weights
@@ -80,13 +80,15 @@ def load_model(
     source = at_revision(source, revision)
     with fetched(source, sha256=sha256, progress=progress) as path:
         file = read_checkpoint(path, source, prefix=prefix, allow_nonfinite=allow_nonfinite)
-        source = at_commit(source, path) if isinstance(source, HubFile) else source
+        source = _pinned(source, path)
     clip = row.clip if row else _clip_of(file, source) or (like.clip if like else None)
     if name is None:
         name = _architecture_of(file, source)
     row_options = like.model_kwargs if like and like.model == name and file.kind != "ours" else {}
     new_table = {"num_frames": num_frames} if file.kind == "vit" and num_frames else {}
     network, file = _network(name, {**row_options, **file.options, **new_table, **options}, file, source)
+    if like is None:
+        _require_consensus_heads(file, options, source)
     network.meta = {
         **file.config,
         **(row.meta if row else {}),
@@ -96,6 +98,22 @@ def load_model(
         "file": str(source),
     }
     return _with_classifier(network, file, num_classes, source, row).eval()
+
+
+def _pinned(source: Source, path: Path) -> Source:
+    """The source of the cached file `path`: for a branch of the Hub, its commit."""
+    if not isinstance(source, HubFile) or source == (pinned := at_commit(source, path)):
+        return source
+    _log.warning("%s may change: load commit %s to get the same file again", source, pinned.revision)
+    return pinned
+
+
+def _require_consensus_heads(file: Checkpoint, options: Mapping[str, Any], source: Source) -> None:
+    if file.kind == "xvit" and "consensus_heads" not in {**file.options, **options}:
+        raise UnfitWeightsError(
+            f"{source} does not state its number of consensus heads, and no tensor shows it; state it: load_model(..., "
+            "consensus_heads=12), as in the files of X-ViT and TIME (recipes: model.options.consensus_heads)"
+        )
 
 
 def _clip_of(file: Checkpoint, source: Source) -> ClipSpec | None:
@@ -126,7 +144,7 @@ def _network(name: str, options: dict[str, Any], file: Checkpoint, source: Sourc
     Keys and shapes are compared before memory is allocated.
     """
     device = torch.get_default_device()
-    is_ours = find_builder(name).__module__.startswith(Backbone.__module__.rpartition(".")[0])
+    is_ours = name in OURS
     try:
         _check_sizes(options, file)
         with torch.device("meta") if is_ours else nullcontext():
@@ -151,7 +169,7 @@ def _network(name: str, options: dict[str, Any], file: Checkpoint, source: Sourc
         fresh = create_model(name, **options).state_dict()
         state = {**state, **{key: fresh[key] for key in new}}
         _log.warning("%s: new and untrained, because the file has none: %s", source, ", ".join(new))
-    _check_fit(network, state, source)
+    check_fit(network, state, source)
     if is_ours:
         network.to_empty(device=device)
     network.load_state_dict(state, strict=True)
@@ -234,61 +252,13 @@ def _report(source: Source | str, unused: Iterable[str]) -> None:
         _log.warning("%s: left out, as the network does not use it: %s%s", source, ", ".join(groups), why)
 
 
-def load_strictly(network: nn.Module, state: Mapping[str, Tensor], source: Source | str) -> None:
-    """Load `state` into `network`; every key and every shape must fit.
-
-    Raises:
-        UnfitWeightsError: one line that names the first keys that are missing, left over or of another shape.
-    """
-    _check_fit(network, state, source)
-    network.load_state_dict(dict(state), strict=True)
-
-
-def _check_fit(network: nn.Module, state: Mapping[str, Tensor], source: Source | str) -> None:
-    own = network.state_dict()
-    shapes = [
-        f"{key} is {tuple(state[key].shape)}, not {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    problems = [
-        f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-        for what, keys in (
-            ("keys missing", [key for key in own if key not in state]),
-            ("unknown keys", [key for key in state if key not in own]),
-            ("wrong shapes", shapes),
-        )
-        if keys
-    ]
-    if problems:
-        raise UnfitWeightsError(
-            f"{source} does not fit {type(network).__name__}: {'; '.join(problems)}{_fitting_options(own, state)}"
-        )
-
-
-def _fitting_options(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    """A hint: the options of the builder that tensors determine, where they differ from the network's."""
-
-    def sizes(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-        sizes: dict[str, int] = {}
-        for key, value in tensors.items():
-            if match := re.match(r"(?:base_model\.)?blocks\.(\d+)\.(.+)", key):
-                sizes["depth"] = max(sizes.get("depth", 0), int(match[1]) + 1)
-                if match[2] == "norm1.weight":
-                    sizes["embed_dim"] = len(value)
-                elif match[2] == "mlp.fc1.bias":
-                    sizes["mlp_dim"] = len(value)
-        return sizes
-
-    ours, theirs = sizes(own), sizes(state)
-    hints = [f"{name}={size}" for name, size in theirs.items() if ours.get(name) != size]
-    return f"; sizes of the file: {', '.join(hints)} (options of the architecture)" if hints else ""
-
-
 def from_pretrained(
     repo: str | Path, *, revision: str | None = None, progress: bool = True, **options: Any
 ) -> ZooModel:
-    """Load a model that `save_pretrained` or `push_to_hub` wrote: a Hub repository `org/name`, or a folder.
+    """Load a model from a Hub repository `org/name`, or from a folder.
+
+    It was written by `save_pretrained`, `push_to_hub` or `svt-zoo export --format transformers`, or transformers
+    saved it again, for example after fine-tuning. TimeSformers that others made for transformers are read too.
 
     Args:
         repo: the repository, or the path of a folder that holds `config.json` and `model.safetensors`.
@@ -316,10 +286,10 @@ def from_pretrained(
             f"{str(repo)!r} is neither a folder nor a Hub repository org/name; load_model() loads rows of the table "
             "and single files"
         )
-    if not _is_ours(config_path):
+    if not (_is_ours(config_path) or config_beside(config_path)):
         raise WeightsError(
-            f"{repo}: its {CONFIG_NAME} was not written by svt_zoo; load the weight file itself: "
-            "load_model(FILE, model=NAME)"
+            f"{repo}: its {CONFIG_NAME} was written neither by svt_zoo nor for transformers' TimeSformer; load the "
+            "weight file itself: load_model(FILE, model=NAME)"
         )
     return load_model(source, progress=progress, **{"num_classes": None, **options})
 

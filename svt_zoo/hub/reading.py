@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..files import foreign_kind
 from .convert import convert, recognize
 from .pickles import read_pickle
 from .sources import Source, UnfitWeightsError, WeightsError, one_line
@@ -18,6 +19,17 @@ from .state_dicts import StateDict, from_classifier, unwrap
 FORMAT_VERSION = 1  # of our own files; increased when an older reader could misread a newer file
 INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")  # of a file in several shards
 _TUBELETS = "patch_embed_3d.proj.weight"
+# The fields of transformers' TimeSformer that are keywords of ours.
+_TIMESFORMER_CONFIG = {
+    "attention_type": "attention",
+    "num_frames": "num_frames",
+    "image_size": "img_size",
+    "patch_size": "patch_size",
+    "hidden_size": "embed_dim",
+    "num_hidden_layers": "depth",
+    "num_attention_heads": "num_heads",
+    "qkv_bias": "qkv_bias",
+}
 _TRAINED_SIZE = 224  # frame size in pixels of a joint table, whose shape does not determine it
 
 
@@ -53,7 +65,12 @@ def read_checkpoint(
     source = source or path
     raw, metadata = _read(path, source)
     is_ours = "config" in metadata and "format_version" in metadata and not prefix
-    file = _ours(raw, metadata, source) if is_ours else _foreign(raw, source, prefix)
+    if is_ours:
+        file = _with_config(raw, _config_of(metadata, source), source)
+    elif config := {} if prefix else config_beside(path):
+        file = _with_config(convert(raw).state, config, source)
+    else:
+        file = _foreign(raw, source, prefix)
     wrong = [key for key, value in {**file.state, **file.head}.items() if not value.isfinite().all()]
     if wrong and not allow_nonfinite:
         raise WeightsError(
@@ -63,12 +80,33 @@ def read_checkpoint(
     return file
 
 
-def _ours(raw: StateDict, metadata: Mapping[str, str], source: Source | str) -> Checkpoint:
-    config = _config_of(metadata, source)
+def _with_config(raw: StateDict, config: dict[str, Any], source: Source | str) -> Checkpoint:
+    for name, type_ in (("model_kwargs", dict), ("clip", dict), ("model", str)):
+        if not isinstance(value := config.get(name), type_) and value is not None:
+            raise WeightsError(f"{source}: {name} in its config is a {type(value).__name__}; it is damaged")
     state = dict(raw)
     head = _take_head(state) if config.get("num_classes") else {}
     state = from_classifier(state) if head else state
-    return Checkpoint(_in_float32(state), head, config, [], "ours", dict(config.get("model_kwargs") or {}))
+    kind = "ours" if config.get("library_name") else "hf_timesformer"
+    return Checkpoint(_in_float32(state), head, config, [], kind, dict(config.get("model_kwargs") or {}))
+
+
+def config_beside(weights: Path) -> dict[str, Any]:
+    """The config of a network from the `config.json` beside its weights, if they are a folder for transformers."""
+    try:
+        theirs = json.loads(weights.with_name("config.json").read_text())
+        is_classifier = "ForVideoClassification" in str(theirs.get("architectures"))
+        names = theirs.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"}) if is_classifier else {}  # as transformers
+        labels = {"num_classes": len(names), "categories": [names[str(i)] for i in range(len(names))] or None}
+        if isinstance(theirs.get("svt_zoo"), dict):
+            return {**theirs["svt_zoo"], **labels}
+        if theirs.get("model_type") != "timesformer" or theirs.get("attention_type") == "space_only":
+            return {}
+        kwargs = {ours: theirs[name] for name, ours in _TIMESFORMER_CONFIG.items() if name in theirs}
+        ratio = theirs.get("intermediate_size", 3072) / theirs.get("hidden_size", 768)
+        return {"model": "timesformer_vitb", "model_kwargs": {**kwargs, "mlp_ratio": ratio}, **labels}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
+        return {}
 
 
 def _foreign(raw: Mapping[str, Any], source: Source | str, prefix: str) -> Checkpoint:
@@ -76,9 +114,14 @@ def _foreign(raw: Mapping[str, Any], source: Source | str, prefix: str) -> Check
         kind, state, unused = convert(raw, prefix)
     except ValueError as error:
         raise UnfitWeightsError(f"{source}: {error}") from None
+    cfg = str(raw.get("cfg", ""))  # the options of the authors' code
     options = options_of(state)
-    if kind == "xvit" and (heads := re.search(r"NUM_ATTENTION_HEADS: *(\d+)", str(raw.get("cfg", "")))):
+    if kind == "xvit" and (heads := re.search(r"NUM_ATTENTION_HEADS\W+(\d+)", cfg)):
         options["consensus_heads"] = int(heads[1])  # no tensor determines it
+    if kind in ("timesformer", "hf_timesformer", "vit"):
+        stated = re.search(r"ATTENTION_TYPE\W+(\w+)", cfg)
+        attention = stated[1] if stated else _attention(kind, state, unwrap(raw, prefix)[0])
+        options |= {"attention": attention} if attention else {}
     head = _take_head(state) if kind else {}
     problem = "" if kind else _problem(raw, state)
     return Checkpoint(_in_float32(state), head, {}, unused, kind, options, problem)
@@ -108,11 +151,9 @@ def _config_of(metadata: Mapping[str, str], source: Source | str) -> dict[str, A
             f"{source}: its format_version is {version}, this version of svt_zoo reads up to {FORMAT_VERSION}; "
             "update svt_zoo"
         )
-    for name, type_ in (("config", dict), ("model_kwargs", dict), ("clip", dict), ("model", str)):
-        value = config if name == "config" else config.get(name)
-        if not isinstance(value, type_) and (name == "config" or value is not None):
-            raise WeightsError(f"{source}: {name} in its metadata is a {type(value).__name__}; it is damaged")
-    return dict(config)
+    if not isinstance(config, dict):
+        raise WeightsError(f"{source}: config in its metadata is a {type(config).__name__}; it is damaged")
+    return config
 
 
 def _take_head(state: StateDict) -> StateDict:
@@ -133,16 +174,8 @@ def _read(path: Path, source: Source | str) -> tuple[dict[str, Any], dict[str, s
         return _read_safetensors(path, source)
     if text.startswith(b"{") and b"weight_map" in path.read_bytes()[: 1 << 26]:
         return _read_shards(path, source), {}
-    kinds = {
-        b"<": "an HTML page, such as a sign-in or error page",
-        b"version https://git-lfs": "a Git LFS pointer, the file itself was not fetched (git lfs pull)",
-        b"\x1f\x8b": "compressed by gzip; unpack it first",
-        b"{": "a JSON file",
-        b"[": "a JSON file",
-    }
-    for beginning, kind in kinds.items():
-        if text.startswith(beginning):
-            raise WeightsError(f"{source}: not weights but {kind}; delete {path} and fetch the right file")
+    if kind := foreign_kind(path):
+        raise WeightsError(f"{source}: not weights but {kind}; delete {path} and fetch the right file")
     if not start:
         raise WeightsError(f"{source}: an empty file; delete {path} and fetch it again")
     return read_pickle(path, source), {}
@@ -192,6 +225,16 @@ def options_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
         options["consensus_dim"] = len(state.get("consensus.mlp_head.1.bias", ())) or None
         options["temporal_table"] = "tile"  # for longer clips both originals repeat their table
     return options
+
+
+def _attention(kind: str, state: StateDict, wrapped: StateDict) -> str | None:
+    """The attention of a TimeSformer. Without a classifier, space-only has the keys of an image network: then None."""
+    if "blocks.0.temporal_attn.qkv.weight" in state:
+        return None  # divided, the default
+    if "time_embed" in state:
+        return "joint_space_time"
+    is_ours = "backbone.cls_token" in wrapped and "head.weight" in wrapped
+    return "space_only" if kind != "vit" or is_ours else None
 
 
 def _motionformer(state: Mapping[str, Tensor], kernel: Tensor) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pickle
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,10 +21,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from ..data.list_formats import is_video
-from ..data.lists import Row, VideoList, read_list
+from ..data.lists import VideoList, read_list
 from ..data.pool import output_file
 from ..device import DType, choose_dtype
 from ..evaluation.features import Compute, Store, count_failures, prepare, run_local, weights_sha256
@@ -32,6 +31,7 @@ from ..evaluation.results import log_start
 from ..evaluation.shards import ClipReader, Computed, ShardFolder, differences
 from ..evaluation.views import parse_views
 from ..files import is_url
+from ..lock import hold
 from ..models import ZooModel, backbone_of
 from .feature_table import FeatureTable, make_schema, write_table
 
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 Engine = Literal["local", "ray"]
 Pooling = Literal["cls", "frames", "patches"]
-_LOCK_SECONDS = 5  # the workers of a killed process hold its lock until they have ended
 _MOST_RAY_BLOCKS = 2000  # Ray Data has a cost per block
 
 
@@ -60,18 +59,6 @@ class Summary(NamedTuple):
         rate = f" ({self.videos / self.seconds:.1f} a second)" if self.videos else ", nothing was left to do"
         state = "" if self.complete else ", written by the process that finishes last"
         return f"{self.videos} videos in {self.seconds:.1f} s{rate}, {self.failed} failed: {self.output}{state}"
-
-
-def list_videos(source: str | os.PathLike[str], **options: Any) -> VideoList:
-    """Read the videos of a list, a folder, a URL of either, or one video; options as in `read_list`.
-
-    Raises:
-        ListError, OSError: as in `read_list`.
-    """
-    name = os.fspath(source)
-    if is_video(name.split("?")[0]) and not os.path.isdir(name):
-        return VideoList((Row(name),), root=os.path.dirname(name))
-    return read_list(name, **options)
 
 
 def extract_features(
@@ -99,7 +86,7 @@ def extract_features(
 
     Args:
         model: a name or address for `load_model`, or a model (not changed); a classifier stands for its backbone.
-        videos: a list, or a source for `list_videos`.
+        videos: a list, or a source for `read_list`.
         output: the .parquet file to write.
         views: of each video, whose features are averaged: "3x1" (crops x clips), "slow-fast 3x1".
         every: seconds between two rows of one video, each of one clip; None for one row per video.
@@ -116,15 +103,15 @@ def extract_features(
 
     Raises:
         ValueError: the output holds other features or cannot be written, or options exclude each other.
+        FolderInUse: another process with the same rank writes this output.
         ImportError: pyarrow, or ray for that engine, is not installed.
         WeightsError: the weights cannot be loaded.
     """
     _check(engine, pooling, views, every, num_workers, rank, world_size)
     start = time.monotonic()
-    videos = videos if isinstance(videos, VideoList) else list_videos(videos)
+    videos = videos if isinstance(videos, VideoList) else read_list(videos)
     output = output_file(output, ".parquet")
-    # With Ray, the actors use the GPUs.
-    network, at, _ = prepare(model, "cpu" if engine == "ray" else device, "float32")
+    network, at, _ = prepare(model, "cpu" if engine == "ray" else device, "float32")  # Ray's actors use the GPUs
     transform = network.transforms()
     network = backbone_of(network)
     reader = ClipReader(videos, parse_views(views, transform), transform, every=every, batch_size=batch_size)
@@ -135,7 +122,7 @@ def extract_features(
     folder = ShardFolder(output.with_name(f"{output.name}.parts"), videos, settings, shard_size)
     what = "extraction by Ray, whose actors use the cluster's GPUs; this process" if engine == "ray" else "extraction"
     run = partial(run_ray, device=device) if engine == "ray" else run_local
-    with _only_writer(output, folder.folder / f"rank_{rank}.lock"):
+    with nullcontext() if output.exists() else hold(folder.folder, f"rank_{rank}"):  # a table is not written again
         ranges = plan(output, folder, rank, world_size, batch_size)
         total = sum(map(len, ranges))
         facts = {"videos": len(videos), "videos_left": total}
@@ -144,23 +131,6 @@ def extract_features(
         failed = count_failures(outcomes, total, show_progress=rank == 0)
         complete = merge(folder, output, schema)
     return Summary(output, total, failed, time.monotonic() - start, complete)
-
-
-@contextmanager
-def _only_writer(output: Path, lock_file: Path) -> Iterator[None]:
-    """Refuse a process that would write what another one is writing."""
-    if output.exists():
-        yield
-        return
-    lock = FileLock(lock_file, timeout=_LOCK_SECONDS)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ValueError(f"{output} is being written by another process; wait for it, or stop it") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _settings(reader: ClipReader, compute: Compute, views: str) -> dict[str, str]:
@@ -212,7 +182,7 @@ def merge(folder: ShardFolder, output: Path, schema: "pyarrow.Schema") -> bool:
         with suppress(FileNotFoundError), FileLock(folder.folder / "merge.lock"):
             if not output.exists():  # another process may have merged the shards and removed the folder
                 root = folder.videos.root.rstrip("/") + "/"
-                names = [row.path.removeprefix(root) for row in folder.videos.rows]
+                names = [path.removeprefix(root) for path in folder.videos.columns.paths()]
                 write_table(output, schema, folder.read(), names)
     if output.exists():
         shutil.rmtree(folder.folder, ignore_errors=True)

@@ -3,8 +3,10 @@
 import json
 import logging
 import os
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +15,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.list_formats import find_videos, write_table
-from ..device import DType
+from ..data.list_files import find_videos
+from ..data.list_formats import write_table
+from ..data.pool import number_of_workers
+from ..device import DType, memory_advice
 from ..evaluation.features import prepare
 from ..evaluation.views import load_views, parse_views
 from ..files import atomic
@@ -26,6 +30,8 @@ from ..models.base import backbone_of, check_labels
 from ..video import Limits
 
 _log = logging.getLogger(__name__)
+
+_MOST_THREADS = 8  # that read videos ahead
 
 Video = str | os.PathLike[str] | Tensor | np.ndarray
 Videos = Video | Iterable[Video]
@@ -66,7 +72,7 @@ def embed(
         device: by default the GPU if there is one.
         views: crops x clips per video, whose features are averaged. "1x1" is the center crop of the center clip;
             "3x10" is common. "slow-fast 3x1" adds clips with more and smaller frames (SVT section 3.4).
-        batch_size: clips per forward pass.
+        batch_size: clips per forward pass, of one or several videos. Threads read the next videos meanwhile.
         progress: show a progress bar, on a terminal.
 
     Raises:
@@ -78,11 +84,8 @@ def embed(
     items = _items(videos)
     if not items:
         raise ValueError("embed needs at least one video, got none")
-    backbone = backbone_of(network)
-    outputs = [
-        _outputs(backbone, clips, batch_size, device, dtype)
-        for clips in _clips(items, network, views, progress=progress)
-    ]
+    clips = _clips(items, network, views, progress=progress)
+    outputs = _outputs(backbone_of(network), clips, batch_size, device, dtype)
     return torch.stack([output.mean(dim=0) for output in outputs])
 
 
@@ -119,9 +122,9 @@ def predict(
     if not isinstance(network, Classifier):
         raise ValueError(f"{network.meta.get('weights', 'this model')} has no classifier; embed() gives its features")
     names, items = label_names(network), _items(videos)
+    clips = _clips(items, network, views, progress=progress, limits=limits)
     predictions = []
-    for item, clips in zip(items, _clips(items, network, views, progress=progress, limits=limits), strict=True):
-        logits = _outputs(network, clips, batch_size, device, dtype)
+    for item, logits in zip(items, _outputs(network, clips, batch_size, device, dtype), strict=True):
         best = logits.softmax(dim=-1).mean(dim=0).topk(min(top, len(names)))
         path = item if isinstance(item, Path) else None
         predictions.append(Prediction(path, [names[i] for i in best.indices.tolist()], best.values.tolist()))
@@ -185,28 +188,60 @@ def _items(videos: Videos) -> list[Path | Tensor]:
 def _clips(
     items: list[Path | Tensor], network: ZooModel, views: str, *, progress: bool, limits: Limits | None = None
 ) -> Iterator[list[Tensor]]:
-    """Yields the views (3, T, H, W) of each item."""
-    are_clips = [isinstance(item, Tensor) and item.is_floating_point() for item in items]
-    parsed = None if all(are_clips) else parse_views(views, network.transforms())
-    bar = tqdm(items, unit="video", disable=None if progress and len(items) > 1 else True)
-    for item, is_clip in zip(bar, are_clips, strict=True):
-        if isinstance(item, Tensor) and is_clip:
-            yield [item]
-        else:
-            assert parsed is not None
-            yield load_views(item, parsed, limits=limits)
+    """Yields the views (3, T, H, W) of each item; threads read a few items ahead."""
+    are_clips = all(isinstance(item, Tensor) and item.is_floating_point() for item in items)
+    parsed = None if are_clips else parse_views(views, network.transforms())
+
+    def load(item: Path | Tensor) -> list[Tensor]:
+        if isinstance(item, Tensor) and item.is_floating_point():
+            return [item]
+        assert parsed is not None
+        return load_views(item, parsed, limits=limits)
+
+    threads, left = min(_MOST_THREADS, max(1, number_of_workers(None))), iter(items)
+    pool = ThreadPoolExecutor(threads)
+    try:
+        reading = deque(pool.submit(load, item) for item in islice(left, threads))
+        for _ in tqdm(items, unit="video", disable=None if progress and len(items) > 1 else True):
+            clips = reading.popleft().result()
+            reading.extend(pool.submit(load, item) for item in islice(left, 1))
+            yield clips
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @torch.inference_mode()
 def _outputs(
-    network: ZooModel, clips: list[Tensor], batch_size: int, device: torch.device, dtype: torch.dtype
-) -> Tensor:
-    """What the network outputs for all clips of a video: (V, D) or (V, K), float32 on the CPU."""
+    network: ZooModel, videos: Iterable[list[Tensor]], batch_size: int, device: torch.device, dtype: torch.dtype
+) -> Iterator[Tensor]:
+    """Yields what the network outputs for the clips of each video: (V, D) or (V, K), float32 on the CPU."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be >= 1, got {batch_size}")
-    outputs = []
-    for _, same in groupby(clips, key=lambda clip: clip.shape):
-        for batch in torch.stack(list(same)).split(batch_size):
-            output: Tensor | Features = network(batch.to(device).to(dtype))  # a GPU converts faster than a CPU
-            outputs.append((output.cls if isinstance(output, Features) else output).float().cpu())
-    return torch.cat(outputs)
+    waiting: list[list[Tensor]] = []
+    for clips in videos:
+        waiting.append(clips)
+        if sum(map(len, waiting)) >= batch_size:
+            yield from _forward(network, waiting, batch_size, device, dtype)
+            waiting = []
+    yield from _forward(network, waiting, batch_size, device, dtype)
+
+
+def _forward(
+    network: ZooModel, videos: list[list[Tensor]], batch_size: int, device: torch.device, dtype: torch.dtype
+) -> Iterator[Tensor]:
+    """As `_outputs`, for a few videos: clips of one shape share a batch."""
+    clips = [clip for video in videos for clip in video]
+    by_shape: dict[torch.Size, list[int]] = defaultdict(list)
+    for number, clip in enumerate(clips):
+        by_shape[clip.shape].append(number)
+    rows: dict[int, Tensor] = {}
+    for shape, numbers in by_shape.items():
+        for first in range(0, len(numbers), batch_size):
+            part = numbers[first : first + batch_size]
+            batch = torch.stack([clips[number] for number in part])
+            with memory_advice(f"{len(part)} clips {tuple(shape)}", "lower batch_size"):
+                output: Tensor | Features = network(batch.to(device).to(dtype))  # a GPU converts faster than a CPU
+                rows |= zip(part, (output.cls if isinstance(output, Features) else output).float().cpu(), strict=True)
+    in_order = iter(range(len(clips)))
+    for video in videos:
+        yield torch.stack([rows[next(in_order)] for _ in video])

@@ -1,8 +1,9 @@
 """The networks and their registry: `create_model`, `list_models`, `register_model`."""
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -16,6 +17,7 @@ from .timesformer import timesformer
 from .xvit import XViT
 
 __all__ = [
+    "OURS",
     "Backbone",
     "Classifier",
     "Features",
@@ -42,18 +44,14 @@ _SIZES = {
 }
 
 
-def _preset(build: Callable[..., Backbone], preset: Mapping[str, Any]) -> Callable[..., Backbone]:
-    return lambda **options: build(**{**preset, **options})
-
-
 _BUILDERS: dict[str, Callable[..., Backbone]] = {
-    f"{family}_{size}": _preset(build, options)
+    f"{family}_{size}": partial(build, **options)
     for family, build in _FAMILIES.items()
     for size, options in _SIZES.items()
 }
-_BUILDERS |= {f"cpc_{resnet}": _preset(CPCNetwork, {"resnet": resnet}) for resnet in RESNETS}
+_BUILDERS |= {f"cpc_{resnet}": partial(CPCNetwork, resnet=resnet) for resnet in RESNETS}
 _TABLES = ("pos_embed", "time_embed", "temp_embed", "st_embed")
-_OURS = frozenset(_BUILDERS)  # their state dicts hold all numbers that they compute with (tested)
+OURS = frozenset(_BUILDERS)  # their state dicts hold all numbers that they compute with (tested)
 
 
 def register_model(name: str, builder: Callable[..., Backbone] | None = None) -> Any:
@@ -158,7 +156,7 @@ def create_empty(name: str, **options: Any) -> Backbone:
     Random numbers for ViT-B's 121 M parameters take ten times as long as reading its file. A user-registered builder
     runs normally: it may compute tables that no state dict holds.
     """
-    if name not in _OURS:
+    if name not in OURS:
         return cast(Backbone, create_model(name, **options))
     device = torch.get_default_device()
     with torch.device("meta"):

@@ -258,7 +258,7 @@ class OnlineKNN:
         self, recipe: PretrainRecipe | FinetuneRecipe, train: VideoList, val: VideoList, device: torch.device
     ) -> None:
         for name, videos in (("data.train", train), ("data.val", val)):
-            if any(row.label is None for row in videos.rows):
+            if (videos.columns.labels < 0).any():
                 raise ConfigError(
                     f"kNN needs a label for every video in {name}; set run.knn_every_epochs=0 to switch it off"
                 )

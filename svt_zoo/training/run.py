@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -73,16 +73,15 @@ def pretrain(recipe: PretrainRecipe) -> bool:
 def _process(recipe: PretrainRecipe | FinetuneRecipe) -> Iterator[torch.device]:
     """Context of a run in this process: its device, its group of processes, and the lock of its folder."""
     output = Path(recipe.run.output)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"run.output={output} cannot be created ({error.strerror}); name another folder") from error
     device = distributed.init(choose_device(recipe.run.device))
-    try:
-        with distributed.lock_folder(output):
-            yield device
-    finally:
-        distributed.shutdown()
+    with ExitStack() as stack:
+        stack.callback(distributed.shutdown)
+        try:
+            stack.enter_context(distributed.lock_folder(output))
+        except OSError as error:
+            message = f"run.output={output} cannot be created or written ({error.strerror}); name another folder"
+            raise ConfigError(message) from error
+        yield device
 
 
 def build_method(recipe: PretrainRecipe, backbone: Backbone) -> Method:
@@ -141,7 +140,7 @@ def finetune(recipe: FinetuneRecipe) -> list[Result] | None:
             train = training_list(case.data, seed=case.run.seed)
             val = evaluation_list(case.data, classes=train.classes)
             for name, videos in (("train", train), ("val", val)):
-                if unlabeled := sum(row.label is None for row in videos.rows):
+                if unlabeled := (videos.columns.labels < 0).sum():
                     raise ConfigError(
                         f"data.{name}: {unlabeled} of {len(videos)} videos have no label; add labels to the list"
                     )

@@ -22,10 +22,14 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
+from ..files import foreign_kind
 from .errors import DamageError, Deadline, Limits, VideoReadError
 from .packets import SkipFrame, VideoIndex, plan
 
 logger = logging.getLogger(__name__)
+
+Actions = Sequence[SkipFrame | None]  # one per packet, from `plan`
+Step = tuple[SkipFrame | None, "av.Packet[VideoStream] | None"]
 
 # Allowed containers. FFmpeg would also render text files as video and follow playlists to other files and hosts.
 _FORMATS = (
@@ -42,14 +46,25 @@ class Source:
     """An open file and its video stream, for one decoding pass.
 
     Attributes:
+        codec: the decoder.
         packets: all packets of the stream if they have been read and are small, else None.
     """
 
     def __init__(self, path: str, file: str, limits: Limits, container: InputContainer, stream: VideoStream) -> None:
         self.path, self.file, self.limits = path, file, limits
-        self.container, self.stream = container, stream
+        self.container, self.stream, self.codec = container, stream, stream.codec_context
         self.number = stream.index  # reading it from a closed stream would be an error
         self.packets: list[av.Packet[VideoStream]] | None = None
+
+    def read(self, actions: Actions | None) -> Iterable[Step]:
+        """Yields the action of each packet and the packet; None for `actions` decodes all packets."""
+        skips: Iterable[SkipFrame | None] = repeat("DEFAULT") if actions is None else actions
+        # An empty packet is the end, or a repeated frame in AVI. The decoder would take both for the end.
+        return zip(skips, (p for p in self.packets or self.container.demux(self.stream) if p.size), strict=False)
+
+    def reopen(self) -> "Source":
+        """Opens the same stream again, from its start."""
+        return open_source(self.path, self.limits, self.number, self.file)
 
     def __del__(self) -> None:
         self.close()  # PyAV's objects form a reference cycle: without this, the file stays open until the next GC run
@@ -76,10 +91,10 @@ def open_source(path: str, limits: Limits, number: int | None = None, file: str 
         )
     except (av.FFmpegError, MemoryError) as error:
         reason = ffmpeg_reason(error)
-        if isinstance(error, av.error.ArgumentError):  # its log holds FFmpeg's message, if logging is on
-            log: Any = error.log  # (level, name, message)
-            reason = log[-1].strip() if log else "format not allowed: only video files, no lists or images"
-        raise VideoReadError(path, f"not a video that FFmpeg can open ({reason})") from error
+        if isinstance(error, av.error.ArgumentError):  # FFmpeg writes its message to the log, which may be off
+            reason = "Format not on whitelist"
+        kind = f"; it is {kind}" if (kind := foreign_kind(file)) else ""
+        raise VideoReadError(path, f"not a video that FFmpeg can open ({reason}){kind}") from error
     try:
         stream = _video_stream(path, container, limits, number)
     except VideoReadError:
@@ -114,7 +129,7 @@ def _video_stream(path: str, container: InputContainer, limits: Limits, number: 
     return stream
 
 
-def decode_packets(source: Source, actions: Sequence[SkipFrame | None] | None = None) -> Generator[VideoFrame]:
+def decode_packets(source: Source, actions: Actions | None = None) -> Generator[VideoFrame]:
     """Yields frames in the decoder's order and closes `source`.
 
     Args:
@@ -124,16 +139,13 @@ def decode_packets(source: Source, actions: Sequence[SkipFrame | None] | None = 
     Raises:
         VideoReadError: the decoder rejects a packet or marks a frame as damaged, or the time limit is exceeded.
     """
-    skips: Iterable[SkipFrame | None] = repeat("DEFAULT") if actions is None else actions
     with closing(source):
-        codec = source.stream.codec_context
+        codec = source.codec
         deadline = Deadline(source.path, source.limits)
-        # An empty packet is the end, or a repeated frame in AVI. The decoder would take both for the end.
-        packets = (packet for packet in source.packets or source.container.demux(source.stream) if packet.size)
-        flush: tuple[SkipFrame, None] = ("DEFAULT", None)
+        flush: Step = ("DEFAULT", None)
         position = -1
         try:
-            steps = chain(zip(skips, packets, strict=False), [flush])
+            steps = chain(source.read(actions), [flush])
             for position, (skip, packet) in enumerate(steps):  # noqa: B007  # the error below names it
                 deadline.check()
                 if skip is None:
@@ -188,7 +200,7 @@ def decode_frames(source: Source, index: VideoIndex, wanted: Sequence[int]) -> G
                 if not by_pts:
                     return
         logger.debug("%s: the decoder contradicts the timestamps; decoding and counting all frames", source.path)
-        source = open_source(source.path, source.limits, index.stream, source.file)
+        source = source.reopen()
 
     remaining = set(wanted)
     count = 0

@@ -12,6 +12,7 @@ refer to earlier ones across it. In H.264 and HEVC only IDR pictures are restart
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 SkipFrame = Literal["DEFAULT", "NONREF"]
@@ -64,6 +65,15 @@ class VideoIndex:
     cut: bool
     skippable: bool
     packets: tuple[Packet, ...] | None
+
+    @property
+    def fps(self) -> float:
+        """Average number of frames per second. A gap longer than all else is left out: one timestamp may be wrong."""
+        count, ticks = len(self.pts), self.end - self.pts[0]
+        gap = max((b - a for a, b in pairwise(self.pts)), default=0)
+        if count > 2 and gap * 2 > ticks:
+            return float((count - 1) / ((ticks - gap) * self.time_base))
+        return count / float(ticks * self.time_base)
 
 
 def plan(packets: Sequence[Packet], wanted: Set[int]) -> list[SkipFrame | None]:

@@ -13,7 +13,7 @@ _IDR = {"h264": {5}, "hevc": {19, 20}}
 _PARAMETER_SETS = {"h264": {7}, "hevc": {33, 34}}
 # After these a decoder may drop pictures: H.264 data partitions, ends of a sequence, HEVC's broken links.
 _UNKNOWN = {"h264": {2, 3, 4, 10}, "hevc": {16, 17, 18, 36, 37}}
-_FIRST_SLICE_SIZE = 32  # bytes, more than what is read of a slice header
+_FIRST_SLICE_SIZE = 20  # bytes, more than what is read of a slice header
 _H264_PROFILES_WITH_CHROMA = {44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244}
 
 # Start code and bits of the picture type; the type of B-pictures.
@@ -55,6 +55,8 @@ class PictureReader:
         self._pps: tuple[int, ...] = ()
         self._max_layer, self._min_nonref_layer = 0, 7
         self._length_size = nal_length_size(codec, extradata)
+        tables = (_SLICES, _IDR, _PARAMETER_SETS, _UNKNOWN)
+        self._slices, self._idr, self._parameter_sets, self._unknown = (table.get(codec, set()) for table in tables)
         self._known = True  # whether all parameter sets were understood
         for unit in _extradata_units(codec, extradata) if codec in _SLICES else ():
             self._read_parameter_set(unit)
@@ -82,7 +84,7 @@ class PictureReader:
 
     def _read_nal_units(self, data: bytes) -> Picture:
         firsts = []
-        hevc, slices = self._codec == "hevc", _SLICES[self._codec]
+        hevc, slices = self._codec == "hevc", self._slices
         for start in _nal_starts(data, self._length_size):
             kind = data[start] >> 1 & 63 if hevc else data[start] & 31
             if hevc and (data[start] & 1 or data[start + 1] >> 3):
@@ -90,16 +92,16 @@ class PictureReader:
             if kind in slices:
                 if data[start + 1 + hevc] & 0x80:
                     firsts.append(data[start : start + _FIRST_SLICE_SIZE])
-            elif kind in _UNKNOWN[self._codec]:
+            elif kind in self._unknown:
                 return Picture(None)
-            elif kind in _PARAMETER_SETS[self._codec]:
+            elif kind in self._parameter_sets:
                 self._read_parameter_set(data[start:])
         if len(firsts) != 1 or not self._known:
             return Picture(None)
-        restart = self._kind(firsts[0][0]) in _IDR[self._codec]
+        restart = self._kind(firsts[0][0]) in self._idr
         if restart:
             self._sequence, self._previous = self._sequence + 1, 0
-        number = self._h264_number(firsts[0]) if self._codec == "h264" else self._hevc_number(firsts[0])
+        number = self._hevc_number(firsts[0]) if hevc else self._h264_number(firsts[0])
         return Picture(None if number is None else (self._sequence, number), restart)
 
     def _kind(self, header: int) -> int:
@@ -107,7 +109,7 @@ class PictureReader:
 
     def _read_parameter_set(self, unit: bytes) -> None:
         kind = self._kind(unit[0]) if unit else None
-        if kind not in _PARAMETER_SETS[self._codec]:
+        if kind not in self._parameter_sets:
             return
         before = self._sps, self._pps
         try:
@@ -191,8 +193,11 @@ class _Bits:
         return self.read(2 * zeros + 1) - 1
 
     def golombs(self, count: int) -> None:
+        value, left = self._value, self._left
         for _ in range(count):
-            self.golomb()
+            zeros = left - (value & (1 << left) - 1).bit_length()
+            left -= 2 * zeros + 1  # if negative, the next shift raises ValueError
+        self._left = left
 
 
 def _h264_sps(unit: bytes) -> tuple[int, ...]:

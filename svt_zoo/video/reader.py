@@ -23,7 +23,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -135,11 +134,7 @@ class EncodedVideo:
     @property
     def fps(self) -> float:
         """Average number of frames per second. A gap longer than all else is left out: one timestamp may be wrong."""
-        gap = max((b - a for a, b in pairwise(self._index.pts)), default=0)
-        ticks = self._index.end - self._index.pts[0]
-        if self.num_frames > 2 and gap * 2 > ticks:
-            return float((self.num_frames - 1) / ((ticks - gap) * self._index.time_base))
-        return self.num_frames / self.duration
+        return self._index.fps
 
     def frames_at(self, indices: Iterable[int]) -> Tensor:
         """Decodes frames by number, in one pass over the file.

@@ -13,6 +13,7 @@ from commands import command
 from PIL import Image
 from video_files import encode, moving_square
 
+from svt_zoo import open_video
 from svt_zoo.data import check
 from svt_zoo.data.check import check_video, check_videos
 from svt_zoo.data.lists import Row, VideoList, read_list
@@ -207,6 +208,18 @@ def test_the_tool_says_what_is_wrong_and_exits_so(
     assert main([str(collection), *argv]) == 0
     assert main([str(collection / "nothing"), *argv]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize("suffix", [".webm", ".mp4"])
+def test_one_video_is_checked_and_prepared(grey_video: Grey, tmp_path: Path, suffix: str) -> None:
+    codec = "libvpx" if suffix == ".webm" else "libx264"
+    video = shutil.copy(grey_video(12, suffix=suffix, codec=codec), tmp_path / f"one{suffix}")
+    assert command("check")([str(video), "--report", str(tmp_path / "report.csv"), "--workers", "0"]) == 0
+    assert command("prepare")([str(video), "--output", str(tmp_path), "--workers", "0"]) == 2  # it could replace files
+    assert command("prepare")([str(video), "--output", str(tmp_path / "small"), "--workers", "0"]) == 0
+    [row] = read_list(tmp_path / "small" / "one.csv").rows
+    with open_video(row.path) as small:
+        assert small.num_frames == 12
 
 
 def test_the_tool_keeps_one_report_a_list(

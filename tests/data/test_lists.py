@@ -201,8 +201,21 @@ def test_a_folder_without_videos_says_so(tmp_path: Path) -> None:
 
 
 def test_a_missing_list_is_not_found(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no such list or folder"):
+    with pytest.raises(FileNotFoundError, match="no such list, folder or video"):
         read_list(tmp_path / "nowhere.csv")
+
+
+def test_one_video_is_a_list_of_one(tmp_path: Path) -> None:
+    video = write(tmp_path / "v.WebM", "\x1aE\0")
+    assert read_list(video, root="elsewhere") == VideoList((Row(str(video)),), root=str(tmp_path), format="video")
+    assert [row.path for row in read_list("https://host/a/v.mp4?key=b/c").rows] == ["https://host/a/v.mp4?key=b/c"]
+
+
+def test_a_video_with_a_foreign_suffix_is_read_if_the_format_is_stated(tmp_path: Path) -> None:
+    video = write(tmp_path / "video.bin", "\x1aE\0")
+    with pytest.raises(ListError, match=r"line 1: contains a NUL character.*; format=video reads a video"):
+        read_list(video)
+    assert [row.path for row in read_list(video, format="video").rows] == [str(video)]
 
 
 # Tables

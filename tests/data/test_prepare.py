@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 from commands import command
-from filelock import FileLock
 
 from svt_zoo import open_video
 from svt_zoo.data import prepare
 from svt_zoo.data.encode import Encoding
 from svt_zoo.data.lists import Row, VideoList, read_list
 from svt_zoo.data.prepare import output_names, prepare_videos
+from svt_zoo.lock import FolderInUse, hold
 from svt_zoo.video.frames import FrameFolder
 
 TOOL = str(Path(__file__).resolve().parents[2] / "tools" / "prepare_videos.py")
@@ -201,8 +201,8 @@ def test_a_folder_with_other_files_is_refused(collection: Path, tmp_path: Path) 
 def test_two_runs_do_not_write_to_one_folder(collection: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with (
-        FileLock(tmp_path / "out" / ".prepare.lock", is_singleton=False),
-        pytest.raises(ValueError, match="another run is writing to this folder"),
+        hold(tmp_path / "out", ".prepare"),
+        pytest.raises(FolderInUse, match="out is in use by process"),
     ):
         prepare_videos(read_list(collection), tmp_path / "out", FAST, workers=0)
 

@@ -287,7 +287,7 @@ def test_lists_come_as_a_table_as_two_files_or_as_a_folder(lists: Path, tmp_path
     one.train.save(tmp_path / "a.csv")
     one.test.save(tmp_path / "b.csv")
     pair = read_set(f"{tmp_path / 'a.csv'},{tmp_path / 'b.csv'}", recipe.data)
-    assert (pair.train.rows, pair.test.rows) == (one.train.rows, one.test.rows)
+    assert (list(pair.train.rows), list(pair.test.rows)) == (list(one.train.rows), list(one.test.rows))
     held = read_set(str(tmp_path / "a.csv"), recipe.data)
     assert len(held.train) + len(held.test) == 20
     assert not {row.group for row in held.train.rows} & {row.group for row in held.test.rows}

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import svt_zoo
+from svt_zoo.hub.convert import to_hf_timesformer, to_timesformer
 from svt_zoo.hub.download import lock_path
 from svt_zoo.hub.loading import load_model
 from svt_zoo.hub.publish import config_of, write_weights
@@ -49,17 +50,16 @@ def refusal(path: Path, **options: Any) -> str:
 def test_every_architecture_loads_bit_equal_from_every_form(name: str, num_classes: int, tmp_path: Path) -> None:
     model = create_model(name, num_classes=num_classes, **sizes(name))
     state = model.state_dict()
+    options = sizes(name) | ({"consensus_heads": 2} if name.startswith("xvit") else {})
     for prefix in ("", "module.", "_orig_mod.", "model.", "net."):
         torch.save({prefix + key: value for key, value in state.items()}, tmp_path / "plain.pth")
-        assert_equal(model, load_model(tmp_path / "plain.pth", model=name, num_classes=None, **sizes(name)))
+        assert_equal(model, load_model(tmp_path / "plain.pth", model=name, num_classes=None, **options))
     assert_equal(model, svt_zoo.from_pretrained(model.save_pretrained(tmp_path / "ours")))
 
 
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("timesformer_vitt", {"attention": "space_only"}),
-        ("timesformer_vitt", {"attention": "joint_space_time"}),
         ("motionformer_vitt", {"attention": "divided", "positions": "joint", "img_size": 224}),
         ("motionformer_vitt", {"tubelet_frames": 2}),
         ("cpc_resnet18", {"relu": True, "pool": "context", "final_bn": True}),
@@ -70,6 +70,24 @@ def test_a_classifier_of_another_kind_keeps_its_head(name: str, options: dict[st
     torch.save(model.state_dict(), tmp_path / "plain.pth")
     again = load_model(tmp_path / "plain.pth", model=name, num_classes=None, **{**sizes(name), **options})
     assert_equal(model, again)
+
+
+@pytest.mark.parametrize("num_classes", [0, 3])
+@pytest.mark.parametrize("attention", ["divided_space_time", "joint_space_time", "space_only"])
+def test_the_attention_of_a_timesformer_is_found_from_its_keys(
+    attention: str, num_classes: int, tmp_path: Path
+) -> None:
+    model = create_model("timesformer_vitt", num_classes=num_classes, attention=attention, **TINY)
+    files = {
+        "plain": model.state_dict(),
+        "facebook": {**to_timesformer(model.state_dict()), "cfg": f"TIMESFORMER:\n  ATTENTION_TYPE: {attention}\n"},
+        "hugging_face": to_hf_timesformer(model.state_dict()),
+    }
+    for kind, content in files.items():
+        if (kind, attention, num_classes) == ("plain", "space_only", 0):
+            continue  # these are the keys of an image network, which becomes a network of divided attention
+        torch.save(content, tmp_path / "w.pth")
+        assert_equal(model, load_model(tmp_path / "w.pth", model="timesformer_vitt", num_classes=None, **TINY))
 
 
 @pytest.mark.parametrize("num_classes", [0, 3])
@@ -126,7 +144,7 @@ def test_every_pickle_protocol_and_numbers_of_numpy_are_read(
     ("content", "kind"),
     [
         (b"", "an empty file"),
-        (b"<!DOCTYPE html><title>Sign in</title>", "an HTML page"),
+        (b"<!DOCTYPE html><title>Sign in</title>", "an HTML or XML page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "a Git LFS pointer"),
         (b"\x1f\x8b\x08\x00", "compressed by gzip"),
         (b'{"error": "not found"}', "a JSON file"),
@@ -176,7 +194,7 @@ HOSTILE = {
     "config_bad_json": "its metadata cannot be read",
     "format_version_abc": "its metadata cannot be read",
     "num_heads_0": "does not fit",
-    "sign_in_page": "an HTML page",
+    "sign_in_page": "an HTML or XML page",
 }
 
 
@@ -223,6 +241,15 @@ def test_xvits_number_of_consensus_heads_is_taken_from_the_files_options(tmp_pat
     cfg = "TEMPORAL_HEAD:\n  HIDDEN_DIM: 24\n  NUM_ATTENTION_HEADS: 3\n"
     torch.save({"model_state": model.state_dict(), "cfg": cfg}, tmp_path / "w.pyth")
     again = load_model(tmp_path / "w.pyth", model="xvit_vitt", **options)
+    clip = torch.randn(1, 3, 4, 32, 32)
+    assert_close(again(clip).cls, model(clip).cls, atol=0, rtol=0)
+
+
+def test_an_xvit_file_that_does_not_state_its_consensus_heads_is_refused(tmp_path: Path) -> None:
+    model = create_model("xvit_vitt", **TINY, consensus_heads=3)
+    torch.save(model.state_dict(), tmp_path / "w.pyth")
+    assert "load_model(..., consensus_heads=12)" in refusal(tmp_path / "w.pyth", model="xvit_vitt", **TINY)
+    again = load_model(tmp_path / "w.pyth", model="xvit_vitt", **TINY, consensus_heads=3)
     clip = torch.randn(1, 3, 4, 32, 32)
     assert_close(again(clip).cls, model(clip).cls, atol=0, rtol=0)
 

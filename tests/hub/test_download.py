@@ -19,6 +19,7 @@ from huggingface_hub import constants
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 
 from svt_zoo.hub.download import HubFile, Source, UrlFile, WeightsError, fetch, lock_path
+from svt_zoo.hub.hugging_face import at_commit
 from svt_zoo.hub.sources import ByHand
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,13 +106,19 @@ def test_processes_that_fetch_at_once_make_one_download(published: Published) ->
 def test_a_hash_seen_once_is_expected_from_then_on(published: Published, failure: Failure) -> None:
     published = on_main(published)
     first = fetch(published.source)
-    assert json.loads(lock_path().read_text()) == {str(published.source): SHA256}
+    sources = {str(published.source)}
+    if isinstance(published.source, HubFile):
+        sources.add(str(at_commit(published.source, first)))
+    assert json.loads(lock_path().read_text()) == dict.fromkeys(sources, SHA256)
     published.publish(b"other")
     if isinstance(published.source, UrlFile):
         first.unlink()
     text = failure(published.source)
     assert f"sha256 is {OTHER}, but was {SHA256} when first downloaded" in text
     assert f"remove its entry from {lock_path()}" in text
+    for commit in sources - {str(published.source)}:
+        assert f"or load {commit}, which was read then" in text
+        assert fetch(commit).read_bytes() == CONTENT
     lock_path().unlink()
     assert fetch(published.source).read_bytes() == b"other"
 

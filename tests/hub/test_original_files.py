@@ -28,8 +28,8 @@ FILES: dict[str, tuple[str, dict[str, Any]]] = {
     "motionformer_time_stembed224": ("motionformer_vitb", {"depth": 1, "embed_dim": 16, "num_heads": 2}),
     "motionformer_fb": ("motionformer_vitb", {"depth": 2}),
     "motionformer_fb_divided": ("motionformer_vitb", {"depth": 1}),
-    "xvit_time": ("xvit_vitb", {"depth": 2}),
-    "xvit_orig": ("xvit_vitb", {"depth": 2}),
+    "xvit_time": ("xvit_vitb", {"depth": 2, "consensus_heads": 4}),
+    "xvit_orig": ("xvit_vitb", {"depth": 2, "consensus_heads": 4}),
 }
 WRITERS = {"timesformer": to_timesformer, "motionformer": to_motionformer, "xvit": to_xvit}
 UNUSED = ("temp_head", "mlp_", "flow_head", "new_fc")  # absent from the backbone
@@ -89,7 +89,7 @@ def test_what_no_network_computes_with_is_named(oracle: Oracle) -> None:
 def test_a_longer_clip_begins_a_released_xvits_time_table_anew(oracle: Oracle, tmp_path: Path) -> None:
     tensors, _ = oracle("time/xvit_orig")
     torch.save(weights_of(tensors), tmp_path / "xvit.pth")
-    model = load_model(tmp_path / "xvit.pth", model="xvit_vitb", num_classes=7, **TINY, depth=2)
+    model = load_model(tmp_path / "xvit.pth", model="xvit_vitb", num_classes=7, **TINY, depth=2, consensus_heads=4)
     expected = tensors["eval/logits_double_T"]
     assert_close(model(tensors["in/x_double_T_u8"].float() / 127.5 - 1), expected, atol=1e-4, rtol=0)
 

@@ -5,7 +5,6 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from torch import nn
 from svt_zoo.hub.loading import load_model
 from svt_zoo.inference import export
 from svt_zoo.inference.export import ExportError, export_program
-from svt_zoo.inference.export_weights import export_original, export_transformers
+from svt_zoo.inference.export_weights import export_original
 from svt_zoo.models import Backbone, ZooModel, create_model, list_models
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,17 +34,6 @@ ALL = ("batch", "frames", "height", "width")
 needs_onnx = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")),
     reason="needs onnx, onnxscript and onnxruntime (the extra export)",
-)
-
-
-@pytest.fixture
-def transformers_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pretend that transformers is installed, for errors that occur before its use."""
-    monkeypatch.setitem(sys.modules, "transformers", ModuleType("transformers"))
-
-
-needs_transformers = pytest.mark.skipif(
-    importlib.util.find_spec("transformers") is None, reason="needs transformers (pip install transformers)"
 )
 
 
@@ -196,58 +184,6 @@ def test_a_wrong_suffix_or_format_is_refused(tmp_path: Path) -> None:
         export_program(build("timesformer"), tmp_path / "net.pt")
     with pytest.raises(ValueError, match="format must be one of torch_export, aotinductor, onnx, got 'tflite'"):
         export_program(build("timesformer"), tmp_path / "net.pt", "tflite")  # type: ignore[arg-type]
-
-
-@needs_transformers
-@pytest.mark.parametrize("attention", ["divided_space_time", "joint_space_time"])
-def test_transformers_gives_the_same_logits(attention: str, tmp_path: Path) -> None:
-    from transformers import TimesformerForVideoClassification
-
-    model = build("timesformer", num_classes=5, attention=attention)
-    model.meta["categories"] = list("abcde")
-    assert export_transformers(model, tmp_path / "hf").max_difference <= 1e-4
-    theirs = TimesformerForVideoClassification.from_pretrained(tmp_path / "hf").eval()
-    clip = torch.randn(2, 3, 4, 16, 16)
-    with torch.no_grad():
-        torch.testing.assert_close(theirs(clip.transpose(1, 2)).logits, model(clip), atol=1e-4, rtol=0)
-    assert theirs.config.id2label[4] == "e"
-
-
-@needs_transformers
-def test_transformers_takes_a_backbone(tmp_path: Path) -> None:
-    export_transformers(build("svt", table="per_view"), tmp_path / "hf")
-    assert json.loads((tmp_path / "hf" / "config.json").read_text())["architectures"] == ["TimesformerModel"]
-
-
-@pytest.mark.usefixtures("transformers_is_there")
-@pytest.mark.parametrize("clip", [{"num_frames": 8, "crop_size": 16}, {"num_frames": 4, "crop_size": 32}])
-def test_a_clip_that_transformers_would_get_silently_wrong_is_refused(clip: dict[str, int], tmp_path: Path) -> None:
-    model = build("timesformer")
-    model.meta["clip"] = clip
-    with pytest.raises(ExportError, match=r"transformers would be silently wrong.* --num-frames 4 --img-size 16 "):
-        export_transformers(model, tmp_path / "hf")
-    assert not any(tmp_path.iterdir())
-
-
-@pytest.mark.usefixtures("transformers_is_there")
-def test_a_folder_with_something_in_it_is_never_replaced(tmp_path: Path) -> None:
-    (tmp_path / "mine.txt").touch()
-    with pytest.raises(ValueError, match="exists already; name a new folder"):
-        export_transformers(build("timesformer"), tmp_path)
-
-
-def test_that_transformers_is_missing_is_said_before_anything_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ExportError, match="transformers needs transformers: pip install transformers"):
-        export_transformers(build("xvit"), tmp_path / "hf")
-
-
-@pytest.mark.usefixtures("transformers_is_there")
-def test_transformers_takes_only_the_timesformer_family(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="transformers takes the TimeSformer family, not a XViT; export it as onnx"):
-        export_transformers(build("xvit"), tmp_path / "hf")
 
 
 # The original's keys of a backbone, and of a classifier beside it.

@@ -18,11 +18,11 @@ from processes import ROOT
 from torch.testing import assert_close
 
 from svt_zoo import embed
-from svt_zoo.data.lists import Row, VideoList
+from svt_zoo.data.lists import Row, VideoList, read_list
 from svt_zoo.data.pool import CommonFailure
 from svt_zoo.data.sampling import dense_clips
 from svt_zoo.evaluation.shards import ClipRow, Computed, Shard, ShardFolder
-from svt_zoo.inference.extract import extract_features, list_videos
+from svt_zoo.inference.extract import extract_features
 from svt_zoo.models import ZooModel, create_model
 from svt_zoo.video import open_video
 
@@ -65,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., P
 
 @pytest.fixture(scope="module")
 def videos(folder: Path) -> VideoList:
-    return list_videos(folder)
+    return read_list(folder)
 
 
 @pytest.fixture(scope="module")
@@ -145,14 +145,14 @@ def test_the_same_batches_give_the_same_rows_to_the_last_bit(complete: Path, vid
 
 
 def test_views_are_averaged(folder: Path, tmp_path: Path) -> None:
-    one = list_videos(folder / "6.mp4")
+    one = read_list(folder / "6.mp4")
     extract(one, tmp_path / "f.parquet", views="3x2")
     expected = embed(folder / "6.mp4", model=network(), views="3x2", dtype="float32", device="cpu")
     assert_close(embeddings(tmp_path / "f.parquet"), expected)
 
 
 def test_rows_at_a_fixed_interval_cover_the_video(folder: Path, tmp_path: Path) -> None:
-    extract(list_videos(folder / "6.mp4"), tmp_path / "f.parquet", every=0.2, batch_size=2)
+    extract(read_list(folder / "6.mp4"), tmp_path / "f.parquet", every=0.2, batch_size=2)
     model, found = network(), rows(tmp_path / "f.parquet")
     with open_video(folder / "6.mp4") as video:
         clips = dense_clips(video.num_frames, 4, window=4 * 5 * 25 / 30, step=0.2 * 25)
@@ -178,7 +178,7 @@ def test_damage_costs_only_the_rows_that_show_it(folder: Path, tmp_path: Path, m
     middle = len(content) // 2
     content[middle : middle + 1500] = os.urandom(1500)
     path.write_bytes(content)
-    extract(list_videos(path), tmp_path / "f.parquet", every=0.4)
+    extract(read_list(path), tmp_path / "f.parquet", every=0.4)
     found = rows(tmp_path / "f.parquet")
     assert found[0]["embedding"] is not None
     bad = [row for row in found if row["error"]]
@@ -196,7 +196,7 @@ def test_a_folder_given_by_a_url_gives_the_same_rows(
 
 @pytest.mark.parametrize("pooling", ["frames", "patches"])
 def test_tokens_are_those_of_the_network(pooling: str, folder: Path, tmp_path: Path) -> None:
-    extract(list_videos(folder / "6.mp4"), tmp_path / "f.parquet", pooling=pooling)
+    extract(read_list(folder / "6.mp4"), tmp_path / "f.parquet", pooling=pooling)
     model = network()
     with open_video(folder / "6.mp4") as video:
         clip = model.transforms()(video.frames_at(model.transforms().clip_indices(video.num_frames, fps=video.fps)))
@@ -212,12 +212,12 @@ def test_a_network_whose_features_never_fit_the_type_ends_the_run(folder: Path, 
     with torch.no_grad():
         model.norm.weight.mul_(1e6)
     with pytest.raises(CommonFailure, match="not finite in float16"):
-        extract(list_videos(folder / "6.mp4"), tmp_path / "f.parquet", model=model, store="float16")
+        extract(read_list(folder / "6.mp4"), tmp_path / "f.parquet", model=model, store="float16")
 
 
 def test_a_classifier_gives_the_features_of_its_backbone(folder: Path, tmp_path: Path) -> None:
     model = network(num_classes=7)
-    extract(list_videos(folder / "6.mp4"), tmp_path / "f.parquet", model=model)
+    extract(read_list(folder / "6.mp4"), tmp_path / "f.parquet", model=model)
     assert embeddings(tmp_path / "f.parquet").shape == (1, 24)
 
 
@@ -313,7 +313,7 @@ sys.path[:0] = [{root!r}, {root!r} + "/tests", {here!r}]
 import pyarrow.parquet, torch
 torch.set_num_threads(1)
 import test_extract as t
-videos, folder = t.list_videos({videos!r}), Path({output!r})
+videos, folder = t.read_list({videos!r}), Path({output!r})
 
 def run(output, dies_at=None):
     pid = os.fork()

@@ -15,20 +15,19 @@ import pyarrow.parquet
 import pytest
 import torch
 from commands import command
-from filelock import FileLock
 from processes import ROOT
 
 from svt_zoo import VideoReadError, embed, predict
 from svt_zoo.data.clips import RandomClips
-from svt_zoo.data.lists import Row, VideoList
+from svt_zoo.data.lists import Row, VideoList, read_list
 from svt_zoo.evaluation.features import extract
 from svt_zoo.evaluation.results import write_predictions
-from svt_zoo.inference import extract as extraction
-from svt_zoo.inference.extract import extract_features, list_videos
+from svt_zoo.inference.extract import extract_features
 from svt_zoo.inference.feature_table import FeatureTable
 from svt_zoo.inference.pictures import neighbor_sheet
 from svt_zoo.inference.search import overlapping, query_feature, search
 from svt_zoo.inference.serve import Answerer
+from svt_zoo.lock import FolderInUse, hold
 from svt_zoo.models import ZooModel, create_model
 
 CLIP = {"num_frames": 4, "sampling_rate": 5, "resize_size": 36, "crop_size": 32, "mean": (0.45,) * 3, "std": (0.2,) * 3}
@@ -95,7 +94,7 @@ def test_a_faulty_file_is_one_failure_of_a_command(
 
 @pytest.mark.usefixtures("odd")
 def test_a_faulty_file_is_missing_in_an_evaluation(folder: Path) -> None:
-    features = extract(network(), list_videos(folder), device="cpu")
+    features = extract(network(), read_list(folder), device="cpu")
     assert [Path(name).name for name in features.names] == ["a.mp4"]
     assert [failure.reason for failure in features.missing] == ["ZeroDivisionError: no time base"]
 
@@ -108,7 +107,7 @@ def test_a_feature_that_is_not_a_number_is_the_failure_of_its_video(folder: Path
 
     model = Odd()
     model.meta["clip"] = CLIP
-    features = extract(model, list_videos(folder), device="cpu")
+    features = extract(model, read_list(folder), device="cpu")
     assert features.features.isfinite().all()
     assert "not finite" in features.missing[0].reason
 
@@ -154,14 +153,11 @@ def test_predictions_keep_names_that_are_not_utf8(tmp_path: Path) -> None:
     assert b"caf\xe9.mp4" in path.read_bytes()
 
 
-def test_a_second_extraction_of_the_same_output_is_refused(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(extraction, "_LOCK_SECONDS", 0)
+def test_a_second_extraction_of_the_same_output_is_refused(folder: Path, tmp_path: Path) -> None:
     shards = tmp_path / "f.parquet.parts"
     with (
-        FileLock(shards / "rank_0.lock"),
-        pytest.raises(ValueError, match=r"f\.parquet is being written by another process; wait for it, or stop it"),
+        hold(shards, "rank_0"),
+        pytest.raises(FolderInUse, match=r"f\.parquet\.parts is in use by process"),
     ):
         extract_features(network(), folder, tmp_path / "f.parquet", num_workers=0, device="cpu")
     assert not list(shards.glob("shard_*"))
@@ -173,7 +169,7 @@ import sys
 sys.path[:0] = [{root!r}, {root!r} + "/tests", {here!r}]
 from pathlib import Path
 import torch, test_faults as t
-output, videos = Path(sys.argv[1]), t.list_videos(sys.argv[2])
+output, videos = Path(sys.argv[1]), t.read_list(sys.argv[2])
 features = t.extract(t.network(), videos, output=output / "features", device="cpu")
 t.extract_features(t.network(), videos, output / "f.parquet", num_workers=0, device="cpu")
 t.write_predictions(output / "p.parquet", features.names, features.labels, features.features)

@@ -312,3 +312,29 @@ def test_a_model_without_a_clip_works_once_it_has_one_in_either_way_that_the_err
     assert main([str(videos[0]), "--weights", folder, "--model", "svt_vitb_k400", *options]) == 0
     model.meta["clip"] = svt_zoo.get_weights("svt_vitb_k400").meta["clip"]
     assert main([str(videos[0]), "--model", str(model.save_pretrained(tmp_path / "again")), *options]) == 0
+
+
+def test_videos_of_many_shapes_share_batches_and_keep_their_order(videos: list[Path]) -> None:
+    model = network()
+    torch.manual_seed(1)
+    clips = [torch.randn(3, frames, 32, 32) for frames in (4, 2, 4, 4, 2)]
+    seen = []
+    handle = model.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape)))
+    features = embed([clips[0], videos[0], *clips[1:]], model=model, dtype="float32", batch_size=3)
+    handle.remove()
+    assert seen == [(2, 3, 4, 32, 32), (1, 3, 2, 32, 32)] * 2
+    assert_close(features[0], model(clips[0][None]).cls[0])
+    assert_close(features[2], model(clips[1][None]).cls[0])
+    assert_close(features[1], embed(videos[0], model=model, dtype="float32")[0])
+    assert_close(features[5], model(clips[4][None]).cls[0])
+
+
+def test_out_of_memory_names_the_batch_and_what_to_lower() -> None:
+    model = network()
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8")
+
+    model.register_forward_pre_hook(full)
+    with pytest.raises(torch.OutOfMemoryError, match=r"with 2 clips \(3, 4, 32, 32\): lower batch_size \(CUDA out"):
+        embed(torch.randn(2, 3, 4, 32, 32), model=model, dtype="float32")

@@ -15,8 +15,9 @@ from torch.nn.functional import normalize
 from torch.testing import assert_close
 
 from svt_zoo import VideoReadError
+from svt_zoo.data.lists import read_list
 from svt_zoo.evaluation.shards import ClipRow, Shard
-from svt_zoo.inference.extract import extract_features, list_videos
+from svt_zoo.inference.extract import extract_features
 from svt_zoo.inference.feature_table import FeatureTable, make_schema, write_table
 from svt_zoo.inference.pictures import drawable, neighbor_sheet, printable
 from svt_zoo.inference.search import find_duplicates, overlapping, query_feature, search
@@ -71,14 +72,14 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def table(folder: Path, weights: str, tmp_path_factory: pytest.TempPathFactory) -> FeatureTable:
     output = tmp_path_factory.mktemp("table") / "features.parquet"
-    extract_features(weights, list_videos(folder), output, num_workers=0, device="cpu")
+    extract_features(weights, read_list(folder), output, num_workers=0, device="cpu")
     return FeatureTable(output)
 
 
 @pytest.fixture(scope="module")
 def dense(folder: Path, weights: str, tmp_path_factory: pytest.TempPathFactory) -> FeatureTable:
     output = tmp_path_factory.mktemp("dense") / "features.parquet"
-    extract_features(weights, list_videos(folder), output, every=0.5, num_workers=0, device="cpu")
+    extract_features(weights, read_list(folder), output, every=0.5, num_workers=0, device="cpu")
     return FeatureTable(output)
 
 
@@ -180,7 +181,7 @@ def test_a_part_of_a_video_finds_itself_and_excludes_only_rows_that_overlap(dens
 
 def test_a_table_computed_in_bfloat16_is_searched_by_the_same_weights(folder: Path, tmp_path: Path) -> None:
     output, model = tmp_path / "f.parquet", network()
-    extract_features(model, list_videos(folder), output, dtype="bfloat16", num_workers=0, device="cpu")
+    extract_features(model, read_list(folder), output, dtype="bfloat16", num_workers=0, device="cpu")
     table = FeatureTable(output)
     [best, *_] = search(table, query_feature(table, folder / "2.mp4", model=model, device="cpu"))
     assert (best.row.video, round(best.similarity, 3)) == ("2.mp4", 1)
@@ -192,7 +193,7 @@ def test_folders_of_frames_are_searched_and_shown_at_the_frame_rate_of_the_table
         (tmp_path / "frames" / name).mkdir(parents=True)
         for i in range(60):
             Image.new("RGB", (48, 40), (level, level, i)).save(tmp_path / "frames" / name / f"{i:02}.png")
-    output, videos = tmp_path / "f.parquet", list_videos(tmp_path / "frames", frame_rate=10.0)
+    output, videos = tmp_path / "f.parquet", read_list(tmp_path / "frames", frame_rate=10.0)
     extract_features(network(), videos, output, every=2.0, num_workers=0, device="cpu")
     table, query = FeatureTable(output), tmp_path / "frames" / "dark"
     [best] = search(table, query_feature(table, query, start_sec=4.0, model=network(), device="cpu"), top=1)
@@ -209,7 +210,7 @@ def test_other_weights_than_the_tables_are_refused_in_one_line(table: FeatureTab
 
 def test_a_table_of_tokens_is_refused(folder: Path, weights: str, tmp_path: Path) -> None:
     output = tmp_path / "f.parquet"
-    extract_features(weights, list_videos(folder / "0.mp4"), output, pooling="frames", num_workers=0, device="cpu")
+    extract_features(weights, read_list(folder / "0.mp4"), output, pooling="frames", num_workers=0, device="cpu")
     with pytest.raises(ValueError, match="holds frames, several vectors a row"):
         query_feature(FeatureTable(output), folder / "0.mp4")
 

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from svt_zoo import VideoReadError
-from svt_zoo.inference.extract import extract_features, list_videos
+from svt_zoo.data.lists import read_list
+from svt_zoo.inference.extract import extract_features
 from svt_zoo.inference.feature_table import FeatureTable
 from svt_zoo.inference.serve import UPLOAD_LIMITS, Answerer, serve
 from svt_zoo.models import Backbone, Features, ZooModel, create_model
@@ -45,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., P
 @pytest.fixture(scope="module")
 def table(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureTable:
     output = tmp_path_factory.mktemp("table") / "features.parquet"
-    extract_features(network(), list_videos(folder), output, num_workers=0, device="cpu")
+    extract_features(network(), read_list(folder), output, num_workers=0, device="cpu")
     return FeatureTable(output)
 
 
@@ -111,7 +112,7 @@ def test_the_model_is_that_of_the_table_unless_another_is_named(
 ) -> None:
     weights = str(network().save_pretrained(tmp_path / "model") / "model.safetensors")
     table = tmp_path / "features.parquet"
-    extract_features(weights if states_weights else network(), list_videos(folder), table, num_workers=0, device="cpu")
+    extract_features(weights if states_weights else network(), read_list(folder), table, num_workers=0, device="cpu")
     named = []
 
     def no_page(answerer: Answerer, max_bytes: int) -> None:

@@ -254,7 +254,7 @@ def test_a_run_folder_tells_the_whole_story(videos: Path, tmp_path: Path, caplog
     keys = [f"data.train={videos}", f"data.val={videos}", "data.allow_overlap=true", "run.knn_every_epochs=1"]
     recipe = load_recipe(TINY, [*keys, f"run.output={tmp_path}", "optim.epochs=1"])
     assert pretrain(recipe)
-    there = {path.name for path in tmp_path.iterdir() if path.name != ".lock"}
+    there = {path.name for path in tmp_path.iterdir() if path.name != ".running.lock"}
     assert there == {
         "config.yaml",
         "environment.json",

@@ -12,10 +12,11 @@ from training_runs import ROOT, TINY
 
 from svt_zoo.cli import main
 from svt_zoo.config import ConfigError, load_recipe
-from svt_zoo.distributed import FolderInUse, lock_folder
+from svt_zoo.distributed import lock_folder
 from svt_zoo.hub.loading import load_model
 from svt_zoo.hub.publish import config_of, write_weights
 from svt_zoo.hub.sources import WeightsError
+from svt_zoo.lock import FolderInUse
 from svt_zoo.models import create_model
 from svt_zoo.training.run import build_backbone, build_method, pretrain
 
@@ -95,7 +96,7 @@ def test_the_sections_of_a_recipe_are_the_keywords_of_the_method() -> None:
 
 def test_a_folder_that_cannot_be_created_is_an_error_of_the_recipe(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"run.output=.*file cannot be created \(File exists\); name another folder"):
+    with pytest.raises(ConfigError, match=r"run.output=.*file cannot be created or written \(File exists\)"):
         pretrain(load_recipe(TINY, [f"run.output={tmp_path / 'file'}"]))
     with pytest.raises(ConfigError, match=r"run: output must be a folder, got ''; is a shell variable unset\?"):
         load_recipe(TINY, ["run.output="])
@@ -133,3 +134,28 @@ def test_a_run_on_another_machine_holds_its_folder_until_it_gives_no_sign_of_lif
     with lock_folder(tmp_path):
         assert json.loads(note.read_text())["pid"] == os.getpid()
     assert not note.exists()
+
+
+def test_a_slurm_job_that_was_queued_again_takes_its_folder_over_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    note = tmp_path / "running.json"
+    with lock_folder(tmp_path):
+        there = json.loads(note.read_text())
+    note.write_text(json.dumps({**there, "machine": "other"}))
+    with pytest.raises(FolderInUse), lock_folder(tmp_path):  # another step of the same job
+        pass
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    with lock_folder(tmp_path):
+        assert json.loads(note.read_text())["restarts"] == 1
+
+
+def test_a_start_that_fails_leaves_no_folder(videos: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    places = [f"data.train={tmp_path / 'missing'}", f"run.output={output}"]
+    assert main(["pretrain", str(TINY), *places]) == 2
+    assert not output.exists()
+    output.mkdir()
+    assert main(["pretrain", str(TINY), *places]) == 2
+    assert output.exists()  # it is the user's

@@ -102,13 +102,35 @@ def test_a_file_that_is_not_a_video_is_refused(tmp_path: Path, name: str, data: 
     refused(write(tmp_path / name, data), "not a video that FFmpeg can open")
 
 
-def test_an_image_is_refused_for_its_format(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\na.ts\n", "it is a playlist; fetch the video"),
+        (b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=-\nt=0 0\nm=video 5004 RTP/AVP 96\n", r"it is a .*SDP"),
+        (b"1\n00:00:01,000 --> 00:00:02,000\nHello\n\n2\n00:00:03,000 --> 00:00:04,000\nWorld\n", "subtitles"),
+        (b"WEBVTT\n\n00:01.000 --> 00:02.000\nHello\n", r"whitelist\); it is subtitles"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(64), "it is an image; a folder of images can be read as a video"),
+        (b"<!DOCTYPE html><title>Sign in</title>", "it is an HTML or XML page, such as a sign-in"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "it is a Git LFS pointer"),
+        (b"\x1f\x8b\x08\x00" + bytes(64), "it is compressed by gzip; unpack it first"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.mp4", "a"])
+def test_a_foreign_file_is_named_for_what_it_is(tmp_path: Path, data: bytes, reason: str, name: str) -> None:
+    refused(write(tmp_path / name, data), reason)
+
+
+def test_a_png_and_a_sound_file_are_refused_by_their_format(tmp_path: Path) -> None:
     Image.new("RGB", (64, 48)).save(tmp_path / "image.png")
-    refused(tmp_path / "image.png", "format not allowed: only video files, no lists or images")
+    refused(tmp_path / "image.png", r"\(Format not on whitelist\); it is an image")
+    with wave.open(str(tmp_path / "a.wav"), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(16_000))
+    refused(tmp_path / "a.wav", r"\(Format not on whitelist\); it is a sound file")
 
 
-def test_a_playlist_is_refused_for_its_format(shared: Path) -> None:
-    refused(shared / "reported" / "hls_file.m3u8", "format not allowed: only video files, no lists or images")
+def test_the_reported_playlist_is_refused_for_its_format(shared: Path) -> None:
+    refused(shared / "reported" / "hls_file.m3u8", r"\(Format not on whitelist\); it is a playlist")
 
 
 def one_frame(path: Path, width: int, height: int) -> Path:

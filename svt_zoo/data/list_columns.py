@@ -1,0 +1,247 @@
+"""What the parsers of lists return, and how a list's columns are collected from it, a block of rows at a time."""
+
+import posixpath
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, compress
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .rows import BLOCK, Array, Rows, RowsBuilder, full_paths
+
+PARTS = ("split", "fold")  # columns that split a data set; its classes are those of all parts
+_MAX_CLASSES = 1_000_000
+
+
+class ListError(ValueError):
+    """A list cannot be parsed; the message names the file, the line and the accepted formats."""
+
+
+def error_at(source: str, line: int, message: str) -> ListError:
+    """Makes the error for one line of a list."""
+    return ListError(f"{source}, line {line}: {message}" if line else f"{source}: {message}")
+
+
+@dataclass(slots=True)
+class Entry:
+    """One video as described by its list, before labels and paths are resolved."""
+
+    path: str
+    line: int = 0  # line number in the list; 0 for none
+    label: str = ""  # a name or a number; empty for none
+    name: str = ""  # class name, if the list has both a number and a name
+    group: str | None = None
+    start_sec: float | None = None
+    end_sec: float | None = None
+    num_frames: int | None = None  # of a folder of frames
+    columns: Mapping[str, str] = field(default_factory=dict)  # columns for filters
+
+
+class Block(NamedTuple):
+    """The columns of consecutive entries."""
+
+    path: Sequence[str]
+    line: Sequence[int]
+    label: Sequence[str]
+    name: Sequence[str]
+    group: Sequence[str | None]
+    start_sec: Sequence[float] | Array  # this and the next two: -1 for none
+    end_sec: Sequence[float] | Array
+    num_frames: Sequence[float] | Array
+    columns: Mapping[str, Sequence[str | None]]
+
+
+@dataclass(slots=True)
+class Parsed:
+    """The result of a parser: the entries, one by one or as blocks, and the properties of the list."""
+
+    entries: Iterable[Entry | Block]
+    classes: tuple[str, ...] = ()  # class names in the order of the labels, if the format has them
+    choose: tuple[str, ...] = ()  # those of PARTS that a filter must name
+    by_stem: bool = False  # paths are only stems: search for the files below the root
+
+
+class Label(NamedTuple):
+    """A label of a list, with its first line."""
+
+    line: int
+    label: str  # a name or a number; empty for none
+    name: str  # class name, if the list has both a number and a name
+
+
+class Columns:
+    """The entries of a list that a filter keeps, as columns.
+
+    Args:
+        source: the list, for errors.
+        base: folder of relative paths.
+        wanted: the filter: values of columns. Classes are those of the rows that match it, regardless of `PARTS`.
+        by_stem: the path of the file with a stem.
+    """
+
+    def __init__(self, source: str, base: str, wanted: Mapping[str, str], by_stem: Mapping[str, str]) -> None:
+        self.source, self.base, self.wanted, self.by_stem = source, base, wanted, by_stem
+        self.names: set[str] = set()  # of the columns that a filter can use
+        self.parts: dict[str, set[str]] = {}  # the values of PARTS
+        self._codes: dict[tuple[str, str], int] = {}  # by label and name, as they are written
+        self._labels: list[str] = []  # by code
+        self._rows = RowsBuilder()
+        self._line: list[Array] = []
+        self._code: list[Array] = []
+        self._kept: list[Array] = []
+        self._key: list[Array] = []  # of the kept rows: a hash of file and times
+
+    def add_all(self, entries: Iterable[Entry | Block]) -> None:
+        """Adds entries; raises ListError for a path or a label that no file or class can have."""
+        for block in _blocks(entries):
+            self._add(block)
+
+    def _add(self, block: Block) -> None:
+        size = len(block.path)
+        codes = self._encode(block)
+        in_set, kept = np.ones(size, bool), np.ones(size, bool)
+        for key, value in self.wanted.items():
+            match = np.fromiter((cell == value for cell in block.columns.get(key, [None] * size)), bool, size)
+            kept &= match
+            if key not in PARTS:
+                in_set &= match
+        self.names |= block.columns.keys()
+        for key in block.columns.keys() & PARTS:
+            self.parts.setdefault(key, set()).update(cell for cell in block.columns[key] if cell is not None)
+        self._line.append(np.asarray(block.line, np.int64)[in_set])
+        self._code.append(codes[in_set])
+        self._kept.append(kept[in_set])
+        path, _, _, _, *values = block[:-1] if kept.all() else [list(compress(cells, kept)) for cells in block[:-1]]
+        if self.by_stem:
+            path = [self.by_stem.get(posixpath.splitext(name)[0], name) for name in path]
+        self._rows.extend(path, codes[kept], *values)
+        keys = np.fromiter(map(hash, full_paths(self.base, path)), np.int64, len(path))
+        for times in values[1:3]:
+            keys = keys * 31 + np.asarray(times, np.float64).view(np.int64)
+        self._key.append(keys)
+
+    def _encode(self, block: Block) -> Array:
+        """The number of each entry's label among all that are different."""
+        if "\0" in "".join(block.path):
+            i = next(i for i, path in enumerate(block.path) if "\0" in path)
+            message = f"{block.path[i]!r} contains a NUL character; the list is not text in UTF-8"
+            raise error_at(self.source, block.line[i], message)
+        pairs = list(zip(block.label, block.name, strict=True))
+        for pair in dict.fromkeys(pairs):
+            if pair not in self._codes:
+                try:
+                    self._labels.append(_normalized(*pair))
+                except ValueError as error:
+                    raise error_at(self.source, block.line[pairs.index(pair)], str(error)) from None
+                self._codes[pair] = len(self._codes)
+        return np.fromiter(map(self._codes.__getitem__, pairs), np.int32, len(pairs))
+
+    def labels(self, *, kept: bool) -> list[Label]:
+        """The labels of the kept rows, or of all of their data set, in the order of their first lines."""
+        return [label for _, label in self._first(kept=kept)]
+
+    def _first(self, *, kept: bool) -> list[tuple[int, Label]]:
+        codes, lines = _joined(self._code), _joined(self._line)
+        if kept:
+            codes, lines = codes[_joined(self._kept)], lines[_joined(self._kept)]
+        first = np.full(len(self._labels), len(codes))
+        first[codes[::-1]] = np.arange(len(codes))[::-1]  # the last value stays
+        names = [name for _, name in self._codes]
+        present = sorted((row, code) for code, row in enumerate(first.tolist()) if row < len(codes))
+        return [(code, Label(int(lines[row]), self._labels[code], names[code])) for row, code in present]
+
+    def rows(self, numbers: Sequence[int | None]) -> Rows:
+        """The kept rows; `numbers` are those of `labels(kept=True)`. Raises ListError if a file has two labels."""
+        number = np.full(len(self._labels) + 1, -1, np.int32)
+        for (code, _), label in zip(self._first(kept=True), numbers, strict=True):
+            number[code] = -1 if label is None else label
+        rows = self._rows.build(self.base)
+        rows.labels[:] = number[rows.labels]
+        self._refuse_two_labels(rows)
+        return rows
+
+    def _refuse_two_labels(self, rows: Rows) -> None:
+        keys, labels = _joined(self._key), rows.labels
+        in_order = np.sort(keys)
+        if (in_order[1:] != in_order[:-1]).all():
+            return
+        order = np.argsort(keys, kind="stable")
+        same = keys[order][1:] == keys[order][:-1]
+        doubtful = keys[order][1:][same & (labels[order][1:] != labels[order][:-1])]
+        lines = _joined(self._line)[_joined(self._kept)]
+        first: dict[tuple[str, float | None, float | None], tuple[int | None, int]] = {}
+        for i in np.flatnonzero(np.isin(keys, doubtful)).tolist():
+            row, line = rows[i], int(lines[i])
+            label, before = first.setdefault((row.path, row.start_sec, row.end_sec), (row.label, line))
+            if label != row.label:
+                message = f"{row.path} has the label {row.label} here, {label} in line {before}"
+                raise error_at(self.source, line, message)
+
+
+def _joined(parts: Sequence[Array]) -> Array:
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+
+def _blocks(entries: Iterable[Entry | Block]) -> Iterator[Block]:
+    """The entries as blocks, in order."""
+    some: list[Entry] = []
+    for entry in chain(entries, [None]):
+        if isinstance(entry, Entry):
+            some.append(entry)
+        if some and (len(some) == BLOCK or not isinstance(entry, Entry)):
+            times = ([-1 if time is None else time for time in (e.start_sec, e.end_sec, e.num_frames)] for e in some)
+            texts = ((e.path, e.line, e.label, e.name, e.group) for e in some)
+            names = dict.fromkeys(name for e in some for name in e.columns)
+            columns = {name: [e.columns.get(name) for e in some] for name in names}
+            parts: Any = (*zip(*texts, strict=True), *zip(*times, strict=True), columns)
+            yield Block(*parts)
+            some = []
+        if isinstance(entry, Block):
+            yield entry
+
+
+def _normalized(label: str, name: str) -> str:
+    """A label such as 2.0 as 2, and -1 as no label; ValueError for one that no class can have."""
+    if any("\udc80" <= letter <= "\udcff" for letter in label + name):
+        raise ValueError(f"the label {label!r} is not text in UTF-8")
+    number = re.fullmatch(r"(-?\d+)(\.0*)?", label)
+    if number and not -1 <= float(number[1]) < _MAX_CLASSES:
+        raise ValueError(f"a label must be >= 0 (or -1 for none) and < {_MAX_CLASSES}, got {number[1]}")
+    return label if not number else "" if number[1] == "-1" else number[1]
+
+
+def classes_of(source: str, labels: Sequence[Label]) -> tuple[str, ...]:
+    """Class names of a list without a class file: its labels, sorted, or the names next to its numbers."""
+    labels = [one for one in labels if one.label]
+    if not all(one.label.isdecimal() for one in labels):
+        return tuple(sorted({one.label for one in labels}))
+    names: dict[int, str] = {}
+    for line, label, name in labels:
+        number = int(label)
+        if name and names.setdefault(number, name) != name:
+            raise error_at(source, line, f"label {number} is {name!r} here and {names[number]!r} before")
+    return tuple(names.get(number, str(number)) for number in range(max(names) + 1)) if names else ()
+
+
+def resolve_labels(source: str, labels: Sequence[Label], classes: Sequence[str]) -> list[int | None]:
+    """Labels as numbers. Matches names exactly, then without case, quotes and underscores; keeps numbers."""
+    exact = {name: number for number, name in enumerate(classes)}
+    loose = {_fold(name): number for number, name in enumerate(classes)}
+    numbers: list[int | None] = []
+    for line, label, name in labels:
+        text = name if name and classes else label
+        number = exact.get(text, loose.get(_fold(text)))
+        if number is None and text.isdecimal() and (not classes or int(text) < len(classes)):
+            number = int(text)
+        if number is None and text:
+            known = f"{', '.join(classes[:3])}, ..." if len(classes) > 3 else ", ".join(classes)
+            message = f"label {text!r} is none of the {len(classes)} classes ({known}), nor a number below that"
+            raise error_at(source, line, message)
+        numbers.append(number)
+    return numbers
+
+
+def _fold(name: str) -> str:
+    return name.strip('"').replace("_", " ").casefold()
