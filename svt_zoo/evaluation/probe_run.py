@@ -210,6 +210,5 @@ def _write(results: Sequence[Result], recipe: ProbeRecipe, name: str) -> None:
     write_whole(output / "probe.md", probe_table(results).encode())
     write_whole(output / "probe.png", plot_probes(results))
     text = json.dumps({"results": [asdict(result) for result in results]}, indent=1, allow_nan=False, default=str)
-    write_whole(
-        Path(recipe.report.folder) / f"{recipe.report.name or name}-probe.json".replace("/", "_"), text.encode()
-    )
+    file = f"{recipe.report.name or name}-probe.json".replace("/", "_")
+    write_whole(Path(recipe.report.folder) / file, text.encode())

@@ -43,8 +43,8 @@ class TokenConfig:
 
     def keys(self) -> list[Key]:
         """All conditions and layers, in the order of the columns; a thumbnail has no layers."""
-        layers = self.layers or (0,)
-        return [(name, n) for name in ("input", *self.controls) for n in (layers if name != "thumbnail" else (0,))]
+        layers = sorted(self.layers) or [0]
+        return [(name, n) for name in ("input", *self.controls) for n in (layers if name != "thumbnail" else [0])]
 
 
 class Thumbnail(Backbone):
@@ -127,7 +127,7 @@ class TokenCompute(Compute):
     def _outputs(self, keys: Sequence[Key], clip: Tensor, shuffled: Tensor) -> Iterator[Features]:
         """Class feature and pooled tokens (n, S, D) of each key; layers of one condition are computed together."""
         middle = clip.shape[2] // 2
-        layers = [layer - 1 for layer in self.options.layers]
+        layers = [layer - 1 for layer in sorted(self.options.layers)]
         for name in dict.fromkeys(name for name, _ in keys):
             shown = {"static": clip[:, :, middle : middle + 1].expand_as(clip), "shuffled": shuffled}.get(name, clip)
             shown = clip.flip(2) if name == "reversed" else shown
