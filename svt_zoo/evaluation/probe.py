@@ -46,7 +46,7 @@ class ProbeConfig(TokenConfig):
     lrs: tuple[float, ...] = (5e-3, 3e-3, 1e-3, 3e-4, 1e-4)
     weight_decays: tuple[float, ...] = (0.8, 0.4, 0.1, 0.01)
     epochs: int = 20
-    batch_size: int = 16
+    batch_size: int = 32
     depths: tuple[int, ...] = (1, 4)
     deep_settings: int = 1
     validation_fraction: float = 0.2

@@ -1,7 +1,6 @@
 """Probes with controls: known answers for planted features, one decode pass, sweeps equal to single runs, resuming."""
 
 import dataclasses
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +29,7 @@ from svt_zoo.evaluation.attentive import AttentiveHead, Setting, fresh_head, tra
 from svt_zoo.evaluation.metrics import group_interval
 from svt_zoo.evaluation.probe import Prober
 from svt_zoo.evaluation.probe_run import probe, read_set
-from svt_zoo.evaluation.results import read_results
+from svt_zoo.evaluation.results import Result, read_results
 from svt_zoo.evaluation.tokens import ClipAndShuffled, Thumbnail, TokenConfig, pool_tokens
 from svt_zoo.models import Backbone, Features, register_model
 
@@ -78,25 +77,37 @@ def lists(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Pa
     return root / "list.csv"
 
 
+@pytest.fixture(scope="module")
+def finished(lists: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Result], Path]:
+    """Results of one run of all probes on both sets, and its folder."""
+    folder = tmp_path_factory.mktemp("finished")
+    return probe(make_recipe(lists, folder)), folder
+
+
 @pytest.fixture
 def recipe(lists: Path, tmp_path: Path) -> ProbeRecipe:
-    values: dict[str, Any] = {"init": "random", "model": {"name": "brightness"}}
-    made = build(ProbeRecipe, values)
+    """Two probes that train fast, with two controls."""
+    options = dataclasses.replace(FAST, probes=("knn", "linear"), controls=("static", "reversed"))
+    return dataclasses.replace(make_recipe(lists, tmp_path), probe=options)
+
+
+def make_recipe(lists: Path, folder: Path) -> ProbeRecipe:
+    made = build(ProbeRecipe, {"init": "random", "model": {"name": "brightness"}})
     return dataclasses.replace(
         made,
         lists=(f"{lists}@set=direction", f"{lists}@set=level"),
         clip=ClipConfig(sampling_rate="segments", resize_size=32, crop_size=32, mean=(0.5,) * 3, std=(0.5,) * 3),
         data=DataConfig(num_workers=0),
-        run=EvaluationRunConfig(output=str(tmp_path / "run"), device="cpu"),
-        report=dataclasses.replace(made.report, folder=str(tmp_path / "results")),
+        run=EvaluationRunConfig(output=str(folder / "run"), device="cpu"),
+        report=dataclasses.replace(made.report, folder=str(folder / "results")),
         probe=FAST,
     )
 
 
 @pytest.mark.parametrize("name", ["knn", "linear", "attentive 1", "attentive 4", "2-shot"])
-def test_direction_needs_motion_and_brightness_does_not(recipe: ProbeRecipe, name: str, tmp_path: Path) -> None:
-    results = {result.dataset: result for result in probe(recipe) if result.protocol == f"probe, {name}"}
-    direction, level = results["direction"].metrics, results["level"].metrics
+def test_direction_needs_motion_and_brightness_does_not(finished: tuple[list[Result], Path], name: str) -> None:
+    metrics = {result.dataset: result.metrics for result in finished[0] if result.protocol == f"probe, {name}"}
+    direction, level = metrics["direction"], metrics["level"]
     assert direction["top1"] > 90
     assert direction["reversed"] < 10  # the opposite class
     assert direction["static_low"] < 50 < direction["static_high"]
@@ -109,18 +120,16 @@ def test_direction_needs_motion_and_brightness_does_not(recipe: ProbeRecipe, nam
     assert level["minus_static"] == pytest.approx(0, abs=10)
 
 
-def test_the_files_say_the_same_as_the_results(recipe: ProbeRecipe, tmp_path: Path) -> None:
-    results = probe(recipe)
-    [file] = (tmp_path / "results").iterdir()
-    assert read_results(file) == [
-        dataclasses.replace(one, recipe=json.loads(json.dumps(one.recipe))) for one in results
-    ]
-    table = (tmp_path / "run" / "probe.md").read_text()
+def test_table_picture_and_page_show_the_results(finished: tuple[list[Result], Path], tmp_path: Path) -> None:
+    results, folder = finished
+    [file] = (folder / "results").iterdir()
+    assert [one.metrics for one in read_results(file)] == [one.metrics for one in results]
+    table = (folder / "run" / "probe.md").read_text()
     assert "**direction**: 20 training and 12 test videos in 6 groups, chance 50.0" in table
     assert "**level**: 20 training and 12 test videos in 6 groups, chance 50.0" in table  # its labels are 5 and 9
     assert "| attentive 4 | 100.0 (" in table
-    assert (tmp_path / "run" / "probe.png").read_bytes().startswith(b"\x89PNG")
-    assert command("page")(["--results", str(tmp_path / "results"), "--output", str(tmp_path / "page.md")]) == 0
+    assert (folder / "run" / "probe.png").read_bytes().startswith(b"\x89PNG")
+    assert command("page")(["--results", str(folder / "results"), "--output", str(tmp_path / "page.md")]) == 0
     assert "probe, attentive 4 | top1 100.00, static" in (tmp_path / "page.md").read_text()
 
 
@@ -128,31 +137,31 @@ def test_every_video_is_read_once_and_a_kill_loses_no_finished_work(
     recipe: ProbeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
-    open_row = datasets.open_row
+    trained: list[str] = []
+    open_row, train = datasets.open_row, Prober._heads
 
     def counting(row: Any, **options: Any) -> Any:
         opened.append(row.path)
         return open_row(row, **options)
 
-    def killed(*args: Any, **options: Any) -> Any:
-        raise KeyboardInterrupt
+    def killed(self: Prober, *args: Any) -> Any:
+        if trained:
+            raise KeyboardInterrupt
+        return noting(self, *args)
+
+    def noting(self: Prober, key: Any, *args: Any) -> Any:
+        trained.append(f"{key[0]} of {Path(self.data.groups[0]).name.partition('_')[0]}")
+        return train(self, key, *args)
 
     monkeypatch.setattr("svt_zoo.data.datasets.open_row", counting)
     with monkeypatch.context() as patch:
-        patch.setattr(Prober, "_few_shot", killed)
+        patch.setattr(Prober, "_heads", killed)
         with pytest.raises(KeyboardInterrupt):
             probe(recipe)
-    assert len(opened) == len(set(opened)) == 32  # the first set, for six conditions
-    trained: list[str] = []
-    train = Prober._heads
-
-    def noting(self: Prober, *args: Any) -> Any:
-        trained.append(self.data.groups[0].partition("_")[0])
-        return train(self, *args)
-
+    assert len(opened) == len(set(opened)) == 32  # the first set, for all conditions
     monkeypatch.setattr(Prober, "_heads", noting)
     continued = probe(recipe)
-    assert set(trained) == {"level"}
+    assert trained == ["input of direction", "static of direction", "input of level", "static of level"]
     assert len(opened) == len(set(opened)) == 64
     fresh = dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, output=f"{recipe.run.output}_fresh"))
     assert [one.metrics for one in continued] == [one.metrics for one in probe(fresh)]
@@ -237,13 +246,13 @@ def test_tokens_are_means_of_cells() -> None:
     assert torch.equal(pool_tokens(patches, frames=8, grid=2).flatten()[:4], torch.tensor([2.5, 4.5, 10.5, 12.5]))
     assert pool_tokens(patches, frames=1, grid=1).item() == 15.5
     assert pool_tokens(torch.rand(1, 3, 6, 5), frames=2, grid=2).shape == (1, 8, 5)  # no square
-    assert TokenConfig(controls=("thumbnail",), layers=(1, 2)).keys() == [("input", 1), ("input", 2), ("thumbnail", 0)]
+    assert TokenConfig(controls=("thumbnail",), layers=(2, 1)).keys() == [("input", 1), ("input", 2), ("thumbnail", 0)]
     assert Thumbnail()(torch.rand(2, 3, 4, 48, 48)).patches.shape == (2, 1, 16, 27)
 
 
 def test_layers_are_probed_one_by_one(recipe: ProbeRecipe) -> None:
     tiny = ModelConfig("svt_vitt", {"img_size": 32, "num_frames": 4, "embed_dim": 32, "depth": 3, "num_heads": 2})
-    options = dataclasses.replace(FAST, layers=(1, 3), probes=("linear",), controls=("static", "thumbnail"))
+    options = dataclasses.replace(FAST, layers=(3, 1), probes=("linear",), controls=("static", "thumbnail"))
     results = probe(dataclasses.replace(recipe, model=tiny, probe=options, lists=recipe.lists[1:]))
     assert [one.protocol for one in results] == ["probe, linear, layer 1", "probe, linear, layer 3"]
     with pytest.raises(ValueError, match="indices must name blocks"):
