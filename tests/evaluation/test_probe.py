@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from commands import command
 from torch import Tensor
 from torch.testing import assert_close
@@ -40,7 +41,8 @@ FAST = ProbeConfig(lrs=(3e-2, 3e-3), weight_decays=(0.1,), epochs=15, batch_size
 class Brightness(Backbone):
     """Features of which the answer is known: the brightness of each frame, and of the whole clip."""
 
-    embed_dim, num_frames, patch_size = 4, 4, 8
+    embed_dim, num_frames, patch_size = 8, 4, 8
+    cls_dim = 4
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
@@ -48,8 +50,8 @@ class Brightness(Backbone):
 
     def forward(self, clip: Tensor) -> Features:
         levels = clip.mean(dim=(1, 3, 4)) * self.scale  # (B, T)
-        patches = torch.diag_embed(levels).unsqueeze(2).expand(-1, -1, 4, -1)  # (B, T, 4, T): frame t in column t
-        return Features(levels, patches)
+        columns = F.pad(torch.diag_embed(levels), (0, 4))  # (B, T, 8): frame t in column t
+        return Features(levels, columns.unsqueeze(2).expand(-1, -1, 4, -1))
 
 
 KINDS = {  # brightness of the four frames of each class
