@@ -139,6 +139,11 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         seconds, samples, failed = epoch(loaders["store"])
         broken = {"samples": samples, "failed_videos": failed, "samples_per_second": samples / seconds}
         broken |= server.counts()
+        cpu_seconds: dict[str, float] = {}
+        for name, where in (("local", list(map(str, paths))), ("store", urls)):  # in this process, with its threads
+            start = time.process_time()
+            epoch(loader_of(where, 0, args.batch_size))
+            cpu_seconds[name] = (time.process_time() - start) / used
         written = sum(path.stat().st_size for path in Path(home).rglob("*") if path.is_file())
     needed = needed_bytes(paths, range(1, args.rounds + 1), used)
     samples = used * args.rounds
@@ -156,6 +161,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         "local_samples_per_second": rates["local"],
         "store_samples_per_second": rates["store"],
         "store_over_local": statistics.median(b / a for a, b in zip(rates["local"], rates["store"], strict=True)),
+        "cpu_seconds_per_sample": cpu_seconds,
         "server_cpu_per_sample": cpu / samples,
         "with_failures": broken,
         "bytes_on_disk": written,

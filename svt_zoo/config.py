@@ -216,6 +216,8 @@ class FinetuneRecipe(NetworkRecipe):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "report", self.report.within(self.run.output))
+        if self.run.compare:
+            raise ValueError("run.compare is for pre-training; fine-tuning ends with a test of its own")
         refuse_fast_views(self.multiview.views, slow_fast=self.views.slow_fast, where="multiview.")
         if self.views.slow_fast and self.classify.cutmix:
             raise ValueError(

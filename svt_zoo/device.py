@@ -1,6 +1,7 @@
 """The device and the precision of a computation."""
 
 import functools
+import logging
 import platform
 import timeit
 from collections.abc import Iterator
@@ -9,9 +10,11 @@ from typing import Literal
 
 import torch
 
-DType = Literal["auto", "bfloat16", "float16", "float32"] | torch.dtype
+_log = logging.getLogger(__name__)
+
+DType = Literal["auto", "bfloat16", "float16", "float32", "int8"] | torch.dtype
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
-_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "int8": torch.int8}
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -36,15 +39,22 @@ def choose_dtype(dtype: DType, device: torch.device) -> torch.dtype:
     """The type of a network in inference; "auto" is bfloat16 where that is faster on `device`, else float32.
 
     Raises:
-        ValueError: the type does not exist.
+        ValueError: the type does not exist, or int8 without a CPU.
     """
+    if dtype in ("int8", torch.int8) and device.type != "cpu":
+        raise ValueError(f"dtype=int8 needs device=cpu, the device is {device}; use bfloat16 there")
     if isinstance(dtype, torch.dtype) and dtype in _DTYPES.values():
-        return dtype
+        return _warned(dtype, device)
     if dtype == "auto":
         return fastest_dtype(device)
     if isinstance(dtype, str) and dtype in _DTYPES:
-        return _DTYPES[dtype]
+        return _warned(_DTYPES[dtype], device)
     raise ValueError(f"dtype must be auto, {', '.join(_DTYPES)}, got {dtype!r}")
+
+
+def clip_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type of the clips for a network of type `dtype`: int8 layers take float32."""
+    return torch.float32 if dtype == torch.int8 else dtype
 
 
 def choose_precision(precision: Precision, device: torch.device) -> torch.dtype:
@@ -56,7 +66,7 @@ def choose_precision(precision: Precision, device: torch.device) -> torch.dtype:
     if precision == "fp16" and device.type != "cuda":
         raise ValueError(f"run.precision=fp16 needs a GPU, the device is {device}; use bf16 or fp32")
     if precision != "auto":
-        return _PRECISIONS[precision]
+        return _warned(_PRECISIONS[precision], device)
     if device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if _gpu_has_bfloat16() else torch.float16
@@ -86,6 +96,20 @@ def fastest_dtype(device: torch.device) -> torch.dtype:
         return torch.bfloat16 if _gpu_has_bfloat16() else torch.float32
     seconds = {dtype: _layer_seconds(device, dtype) for dtype in (torch.float32, torch.bfloat16)}
     return min(seconds, key=lambda dtype: seconds[dtype])
+
+
+def _warned(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """The same type; warns of bfloat16 on a processor that has no instructions for it."""
+    if dtype == torch.bfloat16 and device.type == "cpu":
+        _warn_if_slow(device)
+    return dtype
+
+
+@functools.cache  # one warning per process
+def _warn_if_slow(device: torch.device) -> None:
+    cost = _layer_seconds(device, torch.bfloat16) / _layer_seconds(device, torch.float32)
+    if cost > 1.5:
+        _log.warning("bfloat16 takes %.1f times as long as float32 on this processor; use float32 (fp32)", cost)
 
 
 def _gpu_has_bfloat16() -> bool:

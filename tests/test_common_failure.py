@@ -161,6 +161,7 @@ def test_commands_end_with_status_2_and_one_line(
         ("pretrain", [str(DEBUG / "svt_tiny.yaml"), *overrides(videos, tmp_path)]),
         ("check", [str(videos / "train"), "--report", report, "--workers", "0"]),
         ("prepare", [str(videos / "train"), "--output", output, "--workers", "0"]),
+        ("index", [str(videos / "train"), "--workers", "0"]),
     ):
         assert command(name)(arguments) == 2
         assert capsys.readouterr().err.splitlines()[-1].startswith("error: the first ")

@@ -1,10 +1,12 @@
 """The device and the precision of a computation."""
 
+import logging
+
 import pytest
 import torch
 
 from svt_zoo import device as devices
-from svt_zoo.device import choose_device, choose_precision, fastest_dtype
+from svt_zoo.device import choose_device, choose_dtype, choose_precision, fastest_dtype
 
 CPU = torch.device("cpu")
 
@@ -28,3 +30,16 @@ def test_fp16_without_a_gpu_is_refused() -> None:
     with pytest.raises(ValueError, match=r"run.precision=fp16 needs a GPU, the device is cpu"):
         choose_precision("fp16", CPU)
     assert choose_precision("auto", CPU) is torch.float32
+
+
+@pytest.mark.parametrize(("cost", "warnings"), [(8.0, 1), (0.5, 0)])
+def test_bfloat16_on_a_processor_without_it_warns_once(
+    cost: float, warnings: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(devices, "_layer_seconds", lambda _, dtype: cost if dtype is torch.bfloat16 else 1.0)
+    devices._warn_if_slow.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert choose_precision("bf16", CPU) is choose_dtype("bfloat16", CPU) is torch.bfloat16
+        assert choose_dtype("float32", CPU) is torch.float32
+    devices._warn_if_slow.cache_clear()
+    assert caplog.text.count("bfloat16 takes 8.0 times as long as float32 on this processor") == warnings

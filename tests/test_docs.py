@@ -110,7 +110,7 @@ def test_the_commands_of_own_videos_run_from_top_to_bottom(tmp_path: Path, monke
         path.rename(path.with_name(f"val_{path.name}"))
     shutil.copy("videos/val/a/val_v00.mp4", "new.mp4")
     lines = list(commands(OWN_VIDEOS))
-    assert len(lines) == 14
+    assert len(lines) == 15
     for line in lines:
         words = shlex.split(line, comments=True)[1:]
         key = " ".join(words[:2]) if words[0] == "evaluate" else words[0]

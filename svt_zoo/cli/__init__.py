@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from io import TextIOWrapper
 
 from ..hub.sources import one_line
-from . import data, doctor, hub, inference, training
+from . import data, doctor, hub, inference, search, training
 
 AddArguments = Callable[[argparse.ArgumentParser], None]
 Run = Callable[[argparse.Namespace], int]
@@ -23,7 +23,9 @@ COMMANDS: dict[str, tuple[AddArguments, Run]] = {
     "predict": (inference.add_predict, inference.predict),
     "visualize": (inference.add_visualize, inference.visualize),
     "extract": (inference.add_extract, inference.extract),
-    "search": (inference.add_search, inference.search),
+    "search": (search.add_search, search.search),
+    "search-index": (search.add_search_index, search.search_index),
+    "dedup": (search.add_dedup, search.dedup),
     "serve": (inference.add_serve, inference.serve),
     "pretrain": (training.add_pretrain, training.pretrain),
     "finetune": (training.add_finetune, training.finetune),
@@ -42,7 +44,10 @@ COMMANDS: dict[str, tuple[AddArguments, Run]] = {
     "page": (hub.add_page, hub.page),
     "doctor": (doctor.add_doctor, doctor.doctor),
 }
-RESUMABLE = ("demo", "extract", "pretrain", "finetune", "evaluate", "probe", "prepare", "check", "index")
+RESUMABLE = (
+    *("demo", "extract", "search-index", "pretrain", "finetune"),
+    *("evaluate", "probe", "prepare", "check", "index"),
+)
 ERRORS = (ValueError, OSError, RuntimeError, ImportError, FloatingPointError)
 EPILOG = """exit status: 0 on success; 1 if something that was asked about is broken; 2 after an error;
 75 if a signal asked a training to stop and it saved its state; 130 after Ctrl-C"""

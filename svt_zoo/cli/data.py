@@ -39,6 +39,7 @@ def add_prepare(parser: ArgumentParser) -> None:
     parser.add_argument("--crf", type=int, default=20, help="quality of H.264, 0 to 51, lower is better (%(default)s)")
     parser.add_argument("--preset", default="fast", help="of x264, ultrafast to veryslow (%(default)s)")
     parser.add_argument("--jpeg-quality", type=int, default=90, help="of the images, 1 to 95 (%(default)s)")
+    parser.add_argument("--all", action="store_true", help="also files whose copies read slower and are larger")
     add_workers(parser)
     add_list_options(parser)
 
@@ -61,7 +62,7 @@ def prepare(args: Namespace) -> int:
     )
     videos = read_list(args.list, **list_options(args))
     name = "list" if Path(args.list).is_dir() else Path(args.list).stem
-    made = prepare_videos(videos, args.output, encoding, name=name, workers=args.workers)
+    made = prepare_videos(videos, args.output, encoding, name=name, workers=args.workers, skip_slower=not args.all)
     print(f"{made.summary()}\nlist: {made.list}")
     for path, reason in made.failures[:20]:
         print(f"failed: {path}: {reason}")

@@ -1,10 +1,9 @@
-"""Commands that apply a model: embed, predict, visualize, extract, search, serve, export."""
+"""Commands that apply a model: embed, predict, visualize, extract, serve, export."""
 
 import os
 import sys
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from .arguments import (
     CLASSIFIER,
@@ -17,9 +16,6 @@ from .arguments import (
     load_network,
     positive,
 )
-
-if TYPE_CHECKING:
-    from ..inference.feature_table import FeatureTable
 
 
 def add_embed(parser: ArgumentParser) -> None:
@@ -140,7 +136,7 @@ def visualize(args: Namespace) -> int:
 
 def add_extract(parser: ArgumentParser) -> None:
     parser.add_argument("videos", help="a list in any format, a folder, a URL of either, or one video")
-    parser.add_argument("-o", "--output", default="runs/features.parquet", help="file to write (%(default)s)")
+    parser.add_argument("-o", "--output", default="runs/features.parquet", help="file or URL to write (%(default)s)")
     add_model(parser, FEATURES_MODEL)
     add_views(parser)
     parser.add_argument("--every", type=float, help="one row every so many seconds, instead of one per video")
@@ -189,70 +185,9 @@ def extract(args: Namespace) -> int:
     finally:
         distributed.shutdown()
     print(summary)
-    if summary.complete and not FeatureTable(summary.output).has_features():
+    if summary.complete and not isinstance(summary.output, str) and not FeatureTable(summary.output).has_features():
         print(f"error: no video could be read; see column `error` of {summary.output}", file=sys.stderr)
         return 1
-    return 0
-
-
-def add_search(parser: ArgumentParser) -> None:
-    parser.add_argument("features", help="a table that svt-zoo extract wrote")
-    parser.add_argument("query", nargs="?", help="a video, a URL of one, or an image")
-    parser.add_argument("--start", type=float, help="only the part of the video from here, in seconds")
-    parser.add_argument("--end", type=float, help="only the part of the video before this, in seconds")
-    parser.add_argument("--top", type=positive, default=10, help="how many rows to print (%(default)s)")
-    parser.add_argument("--model", help="the table's weights, if they have moved")
-    parser.add_argument("--device", help="such as cpu or cuda:0; by default the GPU if there is one")
-    parser.add_argument("--faiss", action="store_true", help="use an index, kept beside the table (approximate)")
-    parser.add_argument("--sheet", help="picture (.png, .jpg) of the query and its neighbors to write")
-    text = "list pairs with at least this similarity, instead of a query"
-    parser.add_argument("--duplicates", type=float, metavar="SIMILARITY", help=text)
-    parser.add_argument("--report", help="file (.csv) to write all pairs to")
-
-
-def search(args: Namespace) -> int:
-    """Find the rows of a table of features that are most similar to a video or an image, or find near-duplicates."""
-    from ..data.pool import output_file
-    from ..inference.feature_table import FeatureTable
-    from ..inference.pictures import neighbor_sheet, printable
-    from ..inference.search import overlapping, query_feature
-    from ..inference.search import search as find_neighbors
-
-    if (args.query is None) == (args.duplicates is None):
-        raise ValueError("give either a query or --duplicates SIMILARITY")
-    sheet = output_file(args.sheet, ".png", ".jpg") if args.sheet else None
-    report = output_file(args.report, ".csv") if args.report else None
-    table = FeatureTable(args.features)
-    if args.query is None:
-        return _duplicates(table, args.duplicates, report)
-    part = {"start_sec": args.start, "end_sec": args.end}
-    feature = query_feature(table, args.query, **part, model=args.model, device=args.device)
-    without = overlapping(table, args.query, **part)
-    neighbors = find_neighbors(table, feature, top=args.top, without=without, use_faiss=args.faiss)
-    for similarity, row in neighbors:
-        print(f"{similarity:.4f}  {printable(row.video)}  {row.start_sec:.2f} to {row.end_sec:.2f} s")
-    if sheet:
-        neighbor_sheet(table, args.query, neighbors, **part).save(sheet)
-        print(f"picture: {sheet}")
-    return 0
-
-
-def _duplicates(table: "FeatureTable", similarity: float, report: Path | None) -> int:
-    """Print the most similar pairs of a table, and write all to `report`."""
-    import csv
-
-    from ..inference.pictures import printable
-    from ..inference.search import find_duplicates
-
-    pairs = find_duplicates(table, similarity)
-    print(f"{len(pairs)} pairs with a similarity of {similarity} or more")
-    for found, first, second in pairs[:20]:
-        print(f"{found:.4f}  {printable(first[0])}  {printable(second[0])}")
-    if report:
-        with report.open("w", encoding="utf-8", newline="") as file:
-            names = [f"{name}_{side}" for side in (1, 2) for name in ("video", "start_sec", "end_sec")]
-            lines = [(f"{found:.4f}", *first[:3], *second[:3]) for found, first, second in pairs]
-            csv.writer(file).writerows([("similarity", *names), *lines])
     return 0
 
 
@@ -288,30 +223,43 @@ def serve(args: Namespace) -> int:
 
 def add_export(parser: ArgumentParser) -> None:
     add_model(parser, FEATURES_MODEL)
-    formats = ["torch_export", "aotinductor", "onnx", "transformers", "original"]
+    formats = ["torch_export", "aotinductor", "onnx", "transformers", "original", "svt_zoo"]
     parser.add_argument("--format", default="onnx", choices=formats, help="(%(default)s)")
     parser.add_argument("--output", required=True, help="the file (.pt2, .onnx, .pth) or folder to write")
+    text = "of the linear layers; int8 is for CPUs and for the formats onnx and svt_zoo (%(default)s)"
+    parser.add_argument("--dtype", default="float32", choices=["float32", "int8"], help=text)
     parser.add_argument("--num-frames", type=positive, help="frames of the clip; by default the model's own")
     parser.add_argument("--img-size", type=positive, help="its pixels; by default the model's own")
     parser.add_argument("--features", action="store_true", help="without the classifier, even if there is one")
 
 
 def export(args: Namespace) -> int:
-    """Export a model as a torch program, as ONNX, for transformers or for the original code, and check the result."""
+    """Export a model as a program, as ONNX, for transformers, for the original code or for svt_zoo, and check it."""
+    from ..hub.download import sha256_of
+    from ..hub.loading import WEIGHTS_NAME
+    from ..hub.publish import save_pretrained
     from ..inference.export import export_program
     from ..inference.export_transformers import export_transformers
     from ..inference.export_weights import export_original
 
+    if args.dtype == "int8" and args.format not in ("onnx", "svt_zoo"):
+        raise ValueError(f"--dtype int8 is for --format onnx and svt_zoo, got --format {args.format}")
     size = {"num_frames": args.num_frames, "img_size": args.img_size}
     model = load_network(args, num_classes=0 if args.features else None, **size)
+    if args.format == "svt_zoo":
+        file = save_pretrained(model, args.output, dtype=args.dtype) / WEIGHTS_NAME
+        print(f"{file}: {file.stat().st_size / 1e6:.1f} MB in {args.dtype}, sha256 {sha256_of(file)}")
+        return 0
     if args.format == "original":
         print(f"{export_original(model, args.output)}: the names of the original code; reads back with equal tensors")
         return 0
     if args.format == "transformers":
         exported = export_transformers(model, args.output)
     else:
-        exported = export_program(model, args.output, args.format)
+        exported = export_program(model, args.output, args.format, dtype=args.dtype)
     print(f"{exported.path}: free are {', '.join(exported.free)}")
     shapes = ", ".join("x".join(map(str, shape)) for shape in exported.shapes)
     print(f"largest difference to the network {exported.max_difference:.1e} in float32, at {shapes}")
+    if args.dtype == "int8":
+        print(f"least cosine similarity to the network in int8: {exported.cosine:.5f}")
     return 0

@@ -114,16 +114,16 @@ def draw_view(spec: ViewSpec, height: int, width: int, num_frames: int, rng: np.
     # One tensor for all floats, because creating tensors is the main cost of a draw.
     brightness, contrast, saturation, hue, sigma = torch.from_numpy(np.array(strengths, np.float32)).unbind(1)  # (F,)
     return ViewParams(
-        box=torch.tensor(boxes * repeat),
-        flip=torch.tensor(flips * repeat),
+        box=torch.from_numpy(np.array(boxes * repeat)),
+        flip=torch.from_numpy(np.array(flips * repeat)),
         brightness=brightness,
         contrast=contrast,
         saturation=saturation,
         hue=hue,
         order=torch.from_numpy(np.array(orders)),
-        gray=torch.tensor(grays),
+        gray=torch.from_numpy(np.array(grays)),
         sigma=sigma,
-        solarize=torch.tensor(solarized),
+        solarize=torch.from_numpy(np.array(solarized)),
     )
 
 
@@ -169,7 +169,7 @@ class ViewTransform:
 
     def crop(self, frames: Frames, boxes: Tensor, index: Sequence[int]) -> Tensor:
         """Crops and resizes the frames in `index` by `boxes` (F, 4): one box for all frames, or one per frame."""
-        if (boxes == boxes[0]).all():
+        if len(boxes) == 1 or (boxes == boxes[0]).all():
             return self.cut(frames, boxes[0].tolist(), index)
         parts = [self.cut(frames, box, [i]) for box, i in zip(boxes.tolist(), index, strict=True)]
         return torch.cat(parts)  # (T, size, size, 3)
@@ -231,7 +231,11 @@ def crop_and_resize(
     """
     top, left, height, width = box
     view = torch.as_tensor(frames)[:, top : top + height, left : left + width]
+    repeats = None  # for each result, the row of its image
     if index is not None:
+        if len(different := sorted(set(index))) < len(index):  # a view of a short video repeats frames
+            row = {frame: n for n, frame in enumerate(different)}
+            index, repeats = different, torch.tensor([row[frame] for frame in index])
         # It copies complete rows; view[index] copies single bytes and is ten times slower.
         view = view.index_select(0, torch.as_tensor(index, dtype=torch.int64))
     images: Tensor = v2.functional.resize(
@@ -240,4 +244,5 @@ def crop_and_resize(
         interpolation=v2.InterpolationMode(interpolation),
         antialias=antialias,
     )
-    return images.permute(0, 2, 3, 1).contiguous()  # (T, size, size, 3)
+    images = images.permute(0, 2, 3, 1)  # (T or fewer, size, size, 3)
+    return images.contiguous() if repeats is None else images.index_select(0, repeats)

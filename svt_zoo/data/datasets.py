@@ -207,8 +207,8 @@ def open_row(row: Row, *, frame_rate: float = 30.0, limits: Limits | None = None
 @cache  # once per folder and process
 def _warn_of_missing_index(folder: str, cause: str) -> None:
     _log.warning(
-        "videos in %s have no index beside them (%s): each file is downloaded as a whole and kept in %s; "
-        "`svt-zoo index` makes indexes, and then only the packets that are needed are fetched",
+        "videos in %s have no index beside them (%s). Each file is downloaded completely and kept in %s. After "
+        "`svt-zoo index LIST`, only the packets that are needed are fetched",
         folder,
         cause,
         fetched_path(folder).parent,

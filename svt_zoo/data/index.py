@@ -33,8 +33,8 @@ class IndexReport:
 def index_videos(videos: VideoList, *, workers: int = 1, again: bool = False) -> IndexReport:
     """Writes `VIDEO.index` beside each file or URL that has none, or an older one than the file; `again`: beside all.
 
-    Each video is decoded twice, to check that single packets give the same frames. A video behind a URL is fetched for
-    this time, and its index is written through fsspec.
+    Each video is decoded twice, to check that single packets give the same frames. For a URL, the video is fetched for
+    this time, and the index is uploaded through fsspec.
 
     Raises:
         CommonFailure: the first videos all fail for the same reason.

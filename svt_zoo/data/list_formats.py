@@ -159,7 +159,11 @@ def parse_parquet(path: str) -> Parsed:
         import pyarrow.parquet
     except ImportError as error:
         raise ListError(f"{path}: a Parquet list needs pyarrow: pip install pyarrow") from error
-    return Parsed(_parquet_entries(path, pyarrow.parquet.ParquetFile(local_path(path)).iter_batches(BLOCK)))
+    try:
+        file = pyarrow.parquet.ParquetFile(local_path(path))
+    except pyarrow.ArrowInvalid as error:
+        raise ListError(f"{path}: not a complete Parquet file ({error})") from None
+    return Parsed(_parquet_entries(path, file.iter_batches(BLOCK)))
 
 
 def _parquet_entries(path: str, batches: Iterable[Any]) -> Iterator[Entry | Block]:

@@ -202,6 +202,8 @@ def detect(path: str) -> str:
             return "hmdb51"
         return _detect_folder(path)
     _, first = next(formats.lines(path), (0, ""))
+    if not first:
+        raise ListError(f"{path}: the list is empty")
     header = {column.strip().strip('"').lower() for column in re.split(r"[,\t ]", first)}
     if "youtube_id" in header:
         return "kinetics"

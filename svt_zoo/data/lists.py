@@ -194,6 +194,8 @@ def read_list(
     source = os.fspath(path)
     if not is_url(source) and not os.path.exists(source):
         raise FileNotFoundError(f"{source}: no such list, folder or video")
+    if not is_url(source) and not os.path.isfile(source) and not os.path.isdir(source):
+        raise ListError(f"{source}: a pipe or a device, which cannot be read twice; copy it to a file")
     if format not in ("auto", *FORMATS):
         raise ValueError(f"format must be auto, {', '.join(FORMATS)}; got {format!r}")
     if not frame_rate > 0:

@@ -3,23 +3,33 @@
 import logging
 import os
 import posixpath
+import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from ..batch import Failure
 from ..files import is_url
 from ..lock import hold
+from .datasets import open_row, shared_frames
 from .encode import Encoding, PreparedVideo, prepare_video
 from .list_formats import write_table
-from .lists import VideoList
+from .lists import Row, VideoList
 from .pool import Journal, Outcomes, fingerprint, progress, run_tasks
+from .views import ViewsConfig, train_views
 
 _log = logging.getLogger(__name__)
 _JOURNAL = ".prepare.jsonl"
+_SAMPLE = 3  # videos of each kind that are measured
+_WORSE = 1.05  # times as long to read, beyond the noise of the measurement
 
 
 class _Task(NamedTuple):
@@ -33,18 +43,20 @@ class Preparation:
     """The result for a collection: the list with the new paths, and its videos, in the order of the old list.
 
     `failures`, also in `failures.csv`, could not be read or written; `new` videos were written by this run.
+    `skipped` videos have no copy, because it would be worse; the list names their sources.
     """
 
     list: Path
     videos: tuple[PreparedVideo, ...]
     failures: tuple[Failure, ...]
     new: int
+    skipped: int = 0
 
     def summary(self) -> str:
         """Counts, size and quality in one line."""
         line = (
             f"{len(self.videos)} videos prepared ({self.new} now, {len(self.videos) - self.new} before), "
-            f"{len(self.failures)} failed"
+            f"{len(self.failures)} failed" + (f", {self.skipped} left as they are" if self.skipped else "")
         )
         if not self.videos:
             return line
@@ -63,6 +75,7 @@ def prepare_videos(
     *,
     name: str = "list",
     workers: int = 1,
+    skip_slower: bool = False,
 ) -> Preparation:
     """Re-encodes every video of a list into the folder `output`.
 
@@ -71,6 +84,9 @@ def prepare_videos(
 
     A run that was stopped continues where it stopped. Each video appears only when it is complete. It is written again
     only if its source or the encoding has changed. `workers` is the number of processes; 0 works in this process.
+
+    `skip_slower` first copies three videos of each kind of file (suffix) and measures them. If the copies of a kind
+    take more CPU time to read (SVT's views) and more space, its videos are not copied, and the list names the sources.
 
     Raises:
         CommonFailure: the first videos all fail for the same reason.
@@ -85,11 +101,17 @@ def prepare_videos(
     names = output_names([*videos.columns.paths()], videos.root, encoding.suffix)
     _check_output(target, videos)
     with hold(target, ".prepare"):
-        return _prepare(videos, target, encoding, names, name, workers)
+        return _prepare(videos, target, encoding, names, name, workers, skip_slower)
 
 
 def _prepare(
-    videos: VideoList, folder: Path, encoding: Encoding, names: dict[str, str], name: str, workers: int
+    videos: VideoList,
+    folder: Path,
+    encoding: Encoding,
+    names: dict[str, str],
+    name: str,
+    workers: int,
+    skip_slower: bool,
 ) -> Preparation:
     tasks = {names[row.path]: _Task(row.path, names[row.path], row.num_frames) for row in videos.rows}
     settings = [asdict(encoding), videos.frame_rate]
@@ -105,6 +127,10 @@ def _prepare(
     todo = [task for output, task in tasks.items() if output not in prepared]
     if prepared:
         _log.info("%d of %d videos were written by an earlier run and are kept", len(prepared), len(tasks))
+    kinds = {_kind(task.source) for task in todo} - {_kind(video.source) for video in prepared.values()}
+    worse = {kind for kind in kinds if skip_slower and _copies_are_worse(kind, todo, encoding, videos.frame_rate)}
+    skipped = {task.output: task.source for task in todo if _kind(task.source) in worse}
+    todo = [task for task in todo if task.output not in skipped]
     failures: dict[str, Failure] = {}
     outcomes = Outcomes(len(tasks), was_read=bool(prepared))
     work = partial(_prepare_one, folder=folder, encoding=encoding, fps=videos.frame_rate)
@@ -121,9 +147,59 @@ def _prepare(
         tuple(prepared[output] for output in tasks if output in prepared),
         tuple(failures[output] for output in tasks if output in failures),
         len(todo) - len(failures),
+        len(skipped),
     )
-    _save(result, videos, names, {output: video.frames for output, video in prepared.items() if not encoding.suffix})
+    num_frames = {output: video.frames for output, video in prepared.items() if not encoding.suffix}
+    rows = []
+    for row in videos.rows:
+        output = names[row.path]
+        if output in skipped:
+            rows.append(replace(row, path=row.path if is_url(row.path) else os.path.abspath(row.path)))
+        else:
+            rows.append(replace(row, path=output, num_frames=num_frames.get(output)))
+    _save(result, replace(videos, rows=rows))
     return result
+
+
+def _kind(path: str) -> str:
+    return posixpath.splitext(path)[1].lower()
+
+
+def _copies_are_worse(kind: str, tasks: Sequence[_Task], encoding: Encoding, fps: float) -> bool:
+    """Whether copies of files with the suffix `kind` read slower and are larger, from a sample; logs both if so."""
+    same = [task for task in tasks if _kind(task.source) == kind]
+    slower, before, after = [], 0, 0
+    for task in same[:: max(1, len(same) // _SAMPLE)][:_SAMPLE]:
+        with TemporaryDirectory() as folder, suppress(Exception):  # the run reports what cannot be read
+            copy = Path(folder) / f"copy{encoding.suffix}"
+            made = prepare_video(task.source, copy, encoding, num_frames=task.num_frames, fps=fps)
+            frames = None if encoding.suffix else made.frames
+            seconds = [
+                _seconds(Row(os.fspath(path), num_frames=n), fps)
+                for path, n in ((task.source, task.num_frames), (copy, frames))
+            ]
+            slower.append(seconds[1] / seconds[0])
+            before, after = before + made.source_bytes, after + made.bytes
+    if not slower or median(slower) < _WORSE or after < before:
+        return False
+    _log.warning(
+        "%d videos (%s) are left as they are: in a sample of %d, copies take %.2f times as long to read and %.2f times "
+        "the space. The list names the sources; --all copies them, too",
+        *(len(same), kind or "folders", len(slower), median(slower), after / before),
+    )
+    return True
+
+
+def _seconds(row: Row, fps: float) -> float:
+    """CPU seconds to read SVT's views of a video; the minimum of three. Raises VideoReadError."""
+    views, seconds = train_views(ViewsConfig()), []
+    for _ in range(3):
+        start, rng = time.process_time(), np.random.default_rng(0)
+        with open_row(row, frame_rate=fps) as reader:
+            frames, places = shared_frames(reader, views.indices(reader.num_frames, reader.fps, rng))
+        views.make(frames, places, rng)
+        seconds.append(time.process_time() - start)
+    return min(seconds)
 
 
 def _entry(sign: list[Any], video: PreparedVideo) -> dict[str, Any]:
@@ -139,10 +215,9 @@ def _prepare_one(task: _Task, *, folder: Path, encoding: Encoding, fps: float) -
     return replace(prepared, output=task.output)
 
 
-def _save(result: Preparation, videos: VideoList, names: dict[str, str], num_frames: dict[str, int]) -> None:
+def _save(result: Preparation, videos: VideoList) -> None:
     """Writes the list, the report and, if videos failed, the failures."""
-    rows = (replace(row, path=names[row.path], num_frames=num_frames.get(names[row.path])) for row in videos.rows)
-    replace(videos, rows=tuple(rows)).save(result.list)
+    videos.save(result.list)
     report = result.list.with_name(f"{result.list.stem}_report.csv")
     write_table(report, [field.name for field in fields(PreparedVideo)], map(astuple, result.videos))
     failures = result.list.with_name("failures.csv")

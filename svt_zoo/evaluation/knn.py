@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..options import bounds
@@ -62,8 +61,8 @@ def nearest(
     k: int,
     *,
     device: torch.device | str | None = None,
-    query_chunk: int = 1024,
-    bank_chunk: int = 16384,
+    query_chunk: int = 512,
+    bank_chunk: int = 32768,
 ) -> Neighbors:
     """Find the `k` rows of bank (N, D) with the largest cosine similarity to each of the queries (Q, D).
 
@@ -87,8 +86,14 @@ def nearest(
         _log.warning("k=%d is more than the %d training features; using all of them", k, len(bank))
         k = len(bank)
     device = torch.device(device or queries.device)
-    chunks = [_nearest_of_chunk(chunk, bank, k, device, bank_chunk) for chunk in queries.split(query_chunk)]
-    return Neighbors(torch.cat([chunk.similarity for chunk in chunks]), torch.cat([chunk.rows for chunk in chunks]))
+    similarity, rows = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
+    best = [Neighbors(*parts) for parts in zip(similarity.split(query_chunk), rows.split(query_chunk), strict=True)]
+    for start in range(0, len(bank), bank_chunk):  # the larger side outside: each chunk of it is normalized once
+        part = _normalized(bank[start : start + bank_chunk], device)
+        for i, chunk in enumerate(queries.split(query_chunk)):
+            found = _top(_normalized(chunk, device) @ part.T, min(k, len(part)))
+            best[i] = _merged(best[i], Neighbors(found.similarity.cpu(), found.rows.cpu() + start), k)
+    return Neighbors(torch.cat([chunk.similarity for chunk in best]), torch.cat([chunk.rows for chunk in best]))
 
 
 def vote(neighbors: Neighbors, bank_labels: Tensor, num_classes: int, *, temperature: float = 0.07) -> Tensor:
@@ -112,8 +117,8 @@ def knn_scores(
     ks: Sequence[int] = (10, 20, 100, 200),
     temperature: float = 0.07,
     device: torch.device | str | None = None,
-    query_chunk: int = 1024,
-    bank_chunk: int = 16384,
+    query_chunk: int = 512,
+    bank_chunk: int = 32768,
 ) -> dict[int, Tensor]:
     """Scores (Q, K) of the queries for each number of neighbors in `ks`, for `metrics.accuracy`.
 
@@ -158,36 +163,45 @@ def few_shot(labels: Tensor, n: int, seed: int = 0) -> Tensor:
     return torch.cat(chosen).sort().values
 
 
-def _nearest_of_chunk(queries: Tensor, bank: Tensor, k: int, device: torch.device, bank_chunk: int) -> Neighbors:
-    queries = _normalized(queries, device)
-    similarity = torch.empty(len(queries), 0, device=device)
-    index = torch.empty(len(queries), 0, dtype=torch.int64, device=device)
-    start = 0
-    for part in bank.split(bank_chunk):
-        values, places = _top(queries @ _normalized(part, device).T, min(k, len(part)))
-        similarity = torch.cat((similarity, values), dim=1)
-        index = torch.cat((index, places + start), dim=1)
-        # Earlier results have lower rows and come first in the sort, which is stable: among equals they stay first.
-        similarity, order = similarity.sort(dim=1, descending=True, stable=True)
-        similarity, index = similarity[:, :k], index.gather(1, order)[:, :k]
-        start += len(part)
-    return Neighbors(similarity.cpu(), index.cpu())
+def _merged(first: Neighbors, second: Neighbors, k: int) -> Neighbors:
+    """The `k` nearest of both; among equal values those of `first`, whose rows are lower."""
+    similarity = torch.cat((first.similarity, second.similarity), dim=1)
+    similarity, places = _top(similarity, min(k, similarity.shape[1]))
+    return Neighbors(similarity, torch.cat((first.rows, second.rows), dim=1).gather(1, places))
 
 
-def _top(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _top(similarity: Tensor, k: int) -> Neighbors:
     """The `k` largest values of each row and their positions; among equal values the first."""
-    values, places = similarity.topk(k, dim=1)
-    undecided = (similarity >= values[:, -1:]).sum(dim=1) > k  # topk picks any of equal values
+    values, places = _some_top(similarity, min(k + 1, similarity.shape[1]))
+    equal = values[:, 1:] == values[:, :-1]  # topk returns equal values in any order
+    undecided, tied = equal[:, k - 1 :].any(dim=1), equal.any(dim=1)
+    values, places = values[:, :k], places[:, :k]
     if bool(undecided.any()):
-        exact = similarity[undecided].sort(dim=1, descending=True, stable=True)
-        places[undecided] = exact.indices[:, :k]
-    places = places.sort(dim=1).values
-    values, order = similarity.gather(1, places).sort(dim=1, descending=True, stable=True)
-    return values, places.gather(1, order)
+        places[undecided] = similarity[undecided].sort(dim=1, descending=True, stable=True).indices[:, :k]
+    if bool(tied.any()):
+        first = places[tied].sort(dim=1).values
+        values[tied], order = similarity[tied].gather(1, first).sort(dim=1, descending=True, stable=True)
+        places[tied] = first.gather(1, order)
+    return Neighbors(values, places)
+
+
+def _some_top(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """As `similarity.topk(k)`, faster for wide rows: the k largest are in the k groups of 16 of largest maximum."""
+    width = similarity.shape[1] // 16
+    if width < 4 * k:
+        return similarity.topk(k, dim=1)
+    body = similarity[:, : 16 * width].unflatten(1, (16, width))  # (Q, 16, width)
+    groups = body.amax(dim=1).topk(k, dim=1, sorted=False).indices[:, :, None]  # (Q, k, 1)
+    places = torch.arange(similarity.shape[1], device=similarity.device)
+    tail = places[16 * width :].expand(len(similarity), -1)
+    candidates = torch.cat(((groups + width * places[:16]).flatten(1), tail), dim=1)
+    values, best = similarity.gather(1, candidates).topk(k, dim=1)
+    return values, candidates.gather(1, best)
 
 
 def _normalized(features: Tensor, device: torch.device) -> Tensor:
-    rows = F.normalize(features.to(device=device, dtype=torch.float32), dim=1)
-    if bool(rows.isnan().any()):
-        raise ValueError(f"{int(rows.isnan().any(dim=1).sum())} of {len(rows)} features hold NaN or infinity")
-    return rows
+    rows = features.to(device=device, dtype=torch.float32)
+    norms = rows.norm(dim=1, keepdim=True)  # not finite if a value is not
+    if bool((~norms.isfinite()).any()):
+        raise ValueError(f"{int((~norms.isfinite()).sum())} of {len(rows)} features hold NaN or infinity")
+    return rows / norms.clamp(min=1e-12)

@@ -20,7 +20,6 @@ from ..data.lists import VideoList, check_overlap, list_columns
 from ..data.pool import Journal
 from ..device import choose_device, choose_dtype
 from ..files import is_url, write_whole
-from .features import weights_sha256
 from .metrics import group_interval, wilson_interval
 from .probe import ProbeData, Prober
 from .probe_report import plot_probes, probe_table
@@ -125,7 +124,7 @@ def _probe_set(one: ProbeSet, recipe: ProbeRecipe, compute: TokenCompute) -> lis
     train, test = is_train.nonzero()[:, 0], (~is_train).nonzero()[:, 0]
     data = ProbeData(tokens, train, test, labels, groups, len(names))
     prober = Prober(data, recipe.probe, seed=seed, device=compute.device)
-    results = list(_results(one, recipe, prober, _outcomes(prober, output, weights_sha256(compute.network))))
+    results = list(_results(one, recipe, prober, _outcomes(prober, output, compute.settings)))
     kilobytes = 2e-3 * max(part.end for part in tokens.parts.values())
     text = "%s: processor time %.1f s for features (%.1f kB per video) and %.1f s for %d probes with controls"
     _log.info(text, one.name, middle - start, kilobytes, _processor_time() - middle, len(results))
@@ -137,10 +136,10 @@ def _processor_time() -> float:
     return sum(os.times()[:4])
 
 
-def _outcomes(prober: Prober, folder: Path, weights: str) -> dict[tuple[str, int], dict[str, Outcome]]:
+def _outcomes(prober: Prober, folder: Path, settings: dict[str, str]) -> dict[tuple[str, int], dict[str, Outcome]]:
     """By probe and layer: the outcome of each condition. Finished ones are read from a journal in `folder`."""
     options, data = prober.options, prober.data
-    facts = [weights, asdict(options), prober.seed, data.labels.tolist(), data.groups, data.tokens.video_index]
+    facts = [settings, asdict(options), prober.seed, data.labels.tolist(), data.groups, data.tokens.video_index]
     version = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     journal = Journal(folder / "probes.jsonl")
     lines = [entry for entry in journal.read(dict) if entry.get("version") == version]

@@ -15,7 +15,7 @@ from ..batch import Failure
 from ..data.lists import VideoList
 from ..data.transforms import EvalTransform
 from ..data.views import EvalViews, Indices, VideoViews
-from ..device import DType
+from ..device import clip_dtype
 from ..models import Backbone, Features, ZooModel
 from .features import Compute, fill_shards, prepare, weights_sha256
 from .shards import ClipReader, ShardFolder
@@ -98,13 +98,15 @@ class TokenCompute(Compute):
     """Computes one row per video: class features and pooled tokens of all conditions and layers, side by side."""
 
     def __init__(
-        self, network: ZooModel, untrained: ZooModel, options: TokenConfig, device: torch.device, dtype: DType
+        self, network: ZooModel, untrained: ZooModel, options: TokenConfig, device: torch.device, dtype: torch.dtype
     ) -> None:
-        prepared, device, kind = prepare(network, device, dtype)
-        super().__init__(prepared, "none", device, kind, "float16")
+        super().__init__(network, "none", device, dtype, "float16")
         self.untrained = prepare(untrained, device, dtype)[0]
-        self.options = options
         self.thumbnail = Thumbnail()
+        self.options = options
+        self.settings = {"weights_sha256": weights_sha256(network), "untrained_sha256": weights_sha256(untrained)}
+        self.settings |= {"dtype": str(dtype), "transform": repr(network.transforms())}
+        self.settings |= {field.name: str(getattr(options, field.name)) for field in fields(TokenConfig)}
 
     def pooled(self, views: Sequence[Tensor]) -> Tensor:
         """Rows (n, P) of the two views of `ClipAndShuffled`."""
@@ -114,7 +116,8 @@ class TokenCompute(Compute):
     @torch.inference_mode()
     def parts(self, transform: EvalTransform) -> dict[Key, Part]:
         """The columns of each condition and layer; the network runs once, on an empty clip."""
-        clip = torch.zeros(1, 3, transform.num_frames, *transform.crop_size, device=self.device, dtype=self.dtype)
+        clip = torch.zeros(1, 3, transform.num_frames, *transform.crop_size, device=self.device)
+        clip = clip.to(clip_dtype(self.dtype))
         keys, parts, start = self.options.keys(), dict[Key, Part](), 0
         shown = [key for key in keys if key[0] in ("input", "thumbnail")]
         shapes = dict(zip(shown, self._outputs(shown, clip, clip), strict=True))
@@ -195,10 +198,7 @@ def extract_tokens(
         ValueError: the folder has features of other videos, weights or options.
     """
     transform = compute.network.transforms()
-    settings = {"list_sha256": videos.sha256, "weights_sha256": weights_sha256(compute.network)}
-    settings |= {"untrained_sha256": weights_sha256(compute.untrained), "transform": repr(transform)}
-    settings |= {field.name: str(getattr(compute.options, field.name)) for field in fields(TokenConfig)}
-    settings |= {"dtype": str(compute.dtype), "seed": str(seed)}
+    settings = {"list_sha256": videos.sha256, **compute.settings, "seed": str(seed)}
     shards = ShardFolder(folder, videos, settings, 64)
     reader = ClipReader(videos, ClipAndShuffled(transform), batch_size=batch_size, seed=seed)
     fill_shards(shards, reader, compute, num_workers=num_workers)

@@ -286,7 +286,7 @@ def from_pretrained(
             f"{str(repo)!r} is neither a folder nor a Hub repository org/name; load_model() loads rows of the table "
             "and single files"
         )
-    if not (_is_ours(config_path) or config_beside(config_path)):
+    if not (_is_ours(config_path) or config_beside(config_path.with_name(WEIGHTS_NAME))):
         raise WeightsError(
             f"{repo}: its {CONFIG_NAME} was written neither by svt_zoo nor for transformers' TimeSformer; load the "
             "weight file itself: load_model(FILE, model=NAME)"

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..files import foreign_kind
+from ..models.int8 import to_float
 from .convert import convert, recognize
 from .pickles import read_pickle
 from .sources import Source, UnfitWeightsError, WeightsError, one_line
@@ -84,7 +85,10 @@ def _with_config(raw: StateDict, config: dict[str, Any], source: Source | str) -
     for name, type_ in (("model_kwargs", dict), ("clip", dict), ("model", str)):
         if not isinstance(value := config.get(name), type_) and value is not None:
             raise WeightsError(f"{source}: {name} in its config is a {type(value).__name__}; it is damaged")
-    state = dict(raw)
+    try:
+        state = to_float(raw)
+    except ValueError as error:
+        raise WeightsError(f"{source}: {error}; it is damaged") from None
     head = _take_head(state) if config.get("num_classes") else {}
     state = from_classifier(state) if head else state
     kind = "ours" if config.get("library_name") else "hf_timesformer"
@@ -93,6 +97,8 @@ def _with_config(raw: StateDict, config: dict[str, Any], source: Source | str) -
 
 def config_beside(weights: Path) -> dict[str, Any]:
     """The config of a network from the `config.json` beside its weights, if they are a folder for transformers."""
+    if not weights.name.startswith(("model.safetensors", "pytorch_model.bin")):  # other files are not described by it
+        return {}
     try:
         theirs = json.loads(weights.with_name("config.json").read_text())
         is_classifier = "ForVideoClassification" in str(theirs.get("architectures"))

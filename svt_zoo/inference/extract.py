@@ -5,11 +5,13 @@
 The shards of the list stand beside the output until all are complete. They are then merged in the order of the list.
 """
 
+import hashlib
 import json
 import logging
 import math
 import os
 import pickle
+import posixpath
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -30,7 +32,7 @@ from ..evaluation.features import Compute, Store, count_failures, prepare, run_l
 from ..evaluation.results import log_start
 from ..evaluation.shards import ClipReader, Computed, ShardFolder, differences
 from ..evaluation.views import parse_views
-from ..files import is_url
+from ..files import is_url, torch_folder
 from ..lock import hold
 from ..models import ZooModel, backbone_of
 from .feature_table import FeatureTable, make_schema, write_table
@@ -49,7 +51,7 @@ class Summary(NamedTuple):
     `complete` states whether the table exists; with several processes, it exists after the last one finishes.
     """
 
-    output: Path
+    output: str | Path
     videos: int
     failed: int
     seconds: float
@@ -87,7 +89,7 @@ def extract_features(
     Args:
         model: a name or address for `load_model`, or a model (not changed); a classifier stands for its backbone.
         videos: a list, or a source for `read_list`.
-        output: the .parquet file to write.
+        output: the .parquet file, or its URL: then all is in `torch.hub.get_dir()/features` until it is uploaded.
         views: of each video, whose features are averaged: "3x1" (crops x clips), "slow-fast 3x1".
         every: seconds between two rows of one video, each of one clip; None for one row per video.
         pooling: content of a row. "cls": the class feature, D numbers. "frames": the mean of the patches of each
@@ -110,7 +112,7 @@ def extract_features(
     _check(engine, pooling, views, every, num_workers, rank, world_size)
     start = time.monotonic()
     videos = videos if isinstance(videos, VideoList) else read_list(videos)
-    output = output_file(output, ".parquet")
+    place, output = output, _file_for(output, world_size)
     network, at, _ = prepare(model, "cpu" if engine == "ray" else device, "float32")  # Ray's actors use the GPUs
     transform = network.transforms()
     network = backbone_of(network)
@@ -130,7 +132,37 @@ def extract_features(
         outcomes = folder.collect(run(reader, compute, ranges, num_workers), ranges)
         failed = count_failures(outcomes, total, show_progress=rank == 0)
         complete = merge(folder, output, schema)
-    return Summary(output, total, failed, time.monotonic() - start, complete)
+    return Summary(_deliver(output, os.fspath(place)), total, failed, time.monotonic() - start, complete)
+
+
+def _file_for(output: str | os.PathLike[str], world_size: int) -> Path:
+    """The file to write; for a URL a local one, which holds the content of the URL if it exists."""
+    url = os.fspath(output)
+    if not is_url(url):
+        return output_file(output, ".parquet")
+    if world_size > 1:
+        raise ValueError(f"{world_size} processes cannot write {url} together; name a file, or use engine=ray")
+    import fsspec
+
+    files, remote = fsspec.url_to_fs(url)
+    output_file(torch_folder("features") / posixpath.basename(url), ".parquet")  # checks the suffix
+    target = torch_folder("features") / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.parquet"
+    if files.exists(remote):
+        files.get_file(remote, str(target))
+    return target
+
+
+def _deliver(table: Path, place: str) -> str | Path:
+    """Uploads the table if its place is a URL; returns where it is."""
+    if not is_url(place) or not table.exists():
+        return table
+    import fsspec
+
+    files, remote = fsspec.url_to_fs(place)
+    files.makedirs(posixpath.dirname(remote), exist_ok=True)
+    files.put_file(str(table), remote)
+    table.unlink()
+    return place
 
 
 def _settings(reader: ClipReader, compute: Compute, views: str) -> dict[str, str]:
@@ -217,7 +249,8 @@ def run_ray(
     """Computes the ranges on the Ray cluster at `RAY_ADDRESS`, else on this machine; in any order.
 
     Some actors read, others compute. Ray Data connects them and limits the data between the two: reading waits if
-    computing is slower. Every node needs svt_zoo and access to the videos under the same paths or URLs.
+    computing is slower. Every node needs svt_zoo and access to the videos under the same paths or URLs. The actors of a
+    lost node start again on the others. Without a GPU for them, the command waits; stop it and run it again.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # disables usage reports to the makers of Ray
     try:
@@ -241,14 +274,15 @@ def run_ray(
     rows = rows.map_batches(
         _Read,
         batch_size=1,
-        num_cpus=1,
+        num_cpus=0.5,  # each reader uses one; so those of a lost node find a place on the others
+        scheduling_strategy="SPREAD",
         compute=ray.data.ActorPoolStrategy(size=readers),
         fn_constructor_args=(reader,),
     )
     rows = rows.map_batches(
         _Compute,
         batch_size=1,
-        num_cpus=0 if on_gpu or cpus < 2 else 1,
+        num_cpus=0,
         num_gpus=1 if on_gpu else 0,
         compute=ray.data.ActorPoolStrategy(size=models),
         fn_constructor_args=(compute, "cuda" if on_gpu else "cpu"),

@@ -17,6 +17,7 @@ from ..data.lists import Row
 from ..data.sampling import uniform_clip
 from ..evaluation.views import faults_as_read_errors
 from ..video import Limits, VideoReadError
+from .dedup import Duplicates
 from .feature_table import FeatureTable
 from .search import Neighbor, frame_rate_of, open_query
 
@@ -88,6 +89,20 @@ def neighbor_sheet(
         video, start, end, _ = neighbor
         title = f"{rank}.  {similarity:.3f}  {video}, {start:.1f} to {end:.1f} s"
         strips.append(_strip(title, Row(table.locate(video), start_sec=start, end_sec=end), num_frames, opener))
+    return _paste(strips, vertical=True, margin=_GAP)
+
+
+def duplicate_sheet(table: FeatureTable, found: Duplicates, *, most: int = 12, num_frames: int = 4) -> Image.Image:
+    """Draw pairs of a kept and a removed row below each other: at most `most`, from the most to the least similar."""
+    order = found.similarity.argsort()[::-1]
+    order = order[np.linspace(0, len(order) - 1, min(most, len(order))).astype(int)]
+    opener = partial(open_query, frame_rate=frame_rate_of(table))
+    strips = []
+    for i in order:
+        for name, number in (("kept", found.kept[i]), (f"{found.similarity[i]:.3f}  removed", found.removed[i])):
+            [(video, start, end, _)] = table.rows([number])
+            title = f"{name}: {video}, {start:.1f} to {end:.1f} s"
+            strips.append(_strip(title, Row(table.locate(video), start_sec=start, end_sec=end), num_frames, opener))
     return _paste(strips, vertical=True, margin=_GAP)
 
 

@@ -1,18 +1,17 @@
-"""Finds nearest neighbors and near-duplicates in a table of features, by cosine similarity.
+"""Finds nearest neighbors in a table of features, by cosine similarity.
 
     table = FeatureTable("features.parquet")
     feature = query_feature(table, "clip.mp4", start_sec=2, end_sec=6)
     for similarity, row in search(table, feature): ...
 
-Exact search keeps one batch of rows in memory. With faiss, an extra, an index is stored next to the table. It is built
-once, and again when the table changes.
+Exact search keeps one batch of rows in memory. For a table of millions of rows, see `search_index`.
 """
 
 import json
 import os
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,20 +22,16 @@ from torch.nn.functional import normalize
 from ..data.datasets import FrameReader, open_row
 from ..data.list_formats import valid_utf8
 from ..data.lists import Row, VideoList
-from ..data.pool import fingerprint
 from ..data.transforms import EvalTransform
 from ..device import choose_dtype
 from ..evaluation.features import Compute, prepare, weights_sha256
 from ..evaluation.shards import ClipReader
 from ..evaluation.views import parse_views
-from ..files import atomic
 from ..models import ZooModel, backbone_of
 from ..video import Limits, VideoReadError
 from ..video.frames import is_image
 from .feature_table import FeatureRow, FeatureTable
-
-_FLAT = 10_000  # up to this number of rows, faiss searches exhaustively
-_MOST_PAIRS = 1_000_000
+from .search_index import open_index, rerank
 
 
 class Neighbor(NamedTuple):
@@ -44,14 +39,6 @@ class Neighbor(NamedTuple):
 
     similarity: float
     row: FeatureRow
-
-
-class Duplicates(NamedTuple):
-    """Two similar rows of different videos."""
-
-    similarity: float
-    first: FeatureRow
-    second: FeatureRow
 
 
 def query_feature(
@@ -137,10 +124,10 @@ def search(
 
     Args:
         without: row numbers to exclude, such as `overlapping(...)`.
-        use_faiss: use the index next to the table; the neighbors in a large table are approximate.
+        use_faiss: use the index next to the table (`open_index`): a few neighbors may be missed.
 
     Raises:
-        ValueError: the table's features have another length, or `top` is below 1.
+        ValueError: the table's features have another length, `top` is below 1, or the table is too small for an index.
         ImportError: faiss is not installed.
     """
     if top < 1:
@@ -149,11 +136,8 @@ def search(
         raise ValueError(f"{table.path} has features of {table.width} numbers, the query {tuple(feature.shape)}")
     query = normalize(feature.float(), dim=0)
     if use_faiss:
-        index = _index(table)
-        nearest = index.search(query[None].numpy(), min(top + len(without), index.ntotal))
-        scores, numbers = (torch.from_numpy(values[0]) for values in nearest)
-        keep = (numbers >= 0) & ~torch.isin(numbers, torch.tensor(list(without), dtype=torch.int64))
-        scores, numbers = scores[keep][:top], numbers[keep][:top]
+        found = open_index(table).candidates(query[None], top + len(without))[0]
+        scores, numbers = rerank(table, query, np.setdiff1d(found, without), top)
     else:
         scores, numbers = _compare_all(table, query, top, without)
     rows = table.rows(numbers.tolist())
@@ -165,7 +149,7 @@ def overlapping(
 ) -> list[int]:
     """Returns the numbers of the rows that overlap with this part of the same file, for exclusion."""
     wanted, name = os.path.realpath(path), valid_utf8(os.path.basename(path))
-    same = [i for i, video in enumerate(table.videos()) if os.path.basename(video) == name]
+    same = table.ending_with(name)
     low, high = start_sec or 0.0, float("inf") if end_sec is None else end_sec
     return [
         number
@@ -175,80 +159,20 @@ def overlapping(
     ]
 
 
-def find_duplicates(table: FeatureTable, threshold: float, *, batch_size: int = 4096) -> list[Duplicates]:
-    """Pairs of rows of different videos with a cosine similarity >= `threshold`, most similar first.
-
-    Compares all pairs of rows; two batches of rows are in memory at a time.
-
-    Raises:
-        ValueError: the threshold is out of range, no row has a feature, or more than a million pairs reach it.
-    """
-    if not 0 < threshold <= 1:
-        raise ValueError(f"the threshold must be a cosine similarity > 0 and <= 1, got {threshold}")
-    _check_features(table)
-    codes = torch.from_numpy(np.unique(table.videos(), return_inverse=True)[1])  # the same number for the same video
-    pairs: list[tuple[float, int, int]] = []
-    for left in table.batches(batch_size):
-        features = normalize(left.features)
-        for right in table.batches(batch_size):
-            if right.numbers[-1] <= left.numbers[0]:
-                continue
-            similarity = features @ normalize(right.features).T  # (n, m)
-            later = left.numbers[:, None] < right.numbers  # each pair once
-            other = codes[left.numbers][:, None] != codes[right.numbers]
-            for i, j in ((similarity >= threshold - 1e-6) & later & other).nonzero().tolist():
-                pairs.append((float(similarity[i, j]), int(left.numbers[i]), int(right.numbers[j])))
-            if len(pairs) > _MOST_PAIRS:
-                raise ValueError(f"more than {_MOST_PAIRS} pairs reach a similarity of {threshold}; raise it")
-    pairs.sort(reverse=True)
-    firsts, seconds = table.rows([first for _, first, _ in pairs]), table.rows([second for _, _, second in pairs])
-    return [Duplicates(pair[0], *rows) for pair, *rows in zip(pairs, firsts, seconds, strict=True)]
-
-
 def _check_features(table: FeatureTable) -> None:
     if not table.has_features():
         raise ValueError(f"no row of {table.path} has a feature; its column `error` states why")
 
 
 def _compare_all(table: FeatureTable, query: Tensor, top: int, without: Sequence[int]) -> tuple[Tensor, Tensor]:
-    excluded = torch.tensor(list(without), dtype=torch.int64)
-    scores, numbers = torch.empty(0), torch.empty(0, dtype=torch.int64)
+    scores, numbers = [torch.empty(0)], [torch.empty(0, dtype=torch.int64)]
     for batch in table.batches():
-        keep = ~torch.isin(batch.numbers, excluded)
-        scores = torch.cat((scores, normalize(batch.features[keep]) @ query))
-        numbers = torch.cat((numbers, batch.numbers[keep]))
-        scores, best = scores.topk(min(top, len(scores)))
-        numbers = numbers[best]
-    return scores, numbers
-
-
-def _index(table: FeatureTable) -> Any:
-    """Returns the index next to the table; builds it if it is missing or out of date."""
-    try:
-        import faiss
-    except ImportError as error:
-        raise ImportError("an index needs faiss: pip install faiss-cpu; exact search does without") from error
-    path = table.path.with_name(f"{table.path.name}.faiss")
-    note = path.with_name(f"{path.name}.json")
-    state = {"table": [table.path.name, *fingerprint(str(table.path))], "faiss": faiss.__version__}
-    if path.exists() and note.exists() and json.loads(note.read_text()) == state:
-        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
-    total = len(table)
-    cells = round(total**0.5)
-    kind = "IDMap,Flat" if total <= _FLAT else f"IVF{cells},Flat"
-    index = faiss.index_factory(table.width, kind, faiss.METRIC_INNER_PRODUCT)
-    if not index.is_trained:
-        step = max(1, total // (64 * cells))  # 64 rows per cell are enough for its centroid
-        sample = torch.cat([normalize(batch.features[batch.numbers % step == 0]) for batch in table.batches()])
-        index.train(sample.numpy())
-        index.nprobe = max(1, cells // 8)
-    for batch in table.batches():
-        index.add_with_ids(normalize(batch.features).numpy(), batch.numbers.numpy())
-    with atomic(path) as part:
-        faiss.write_index(index, str(part))
-    with atomic(note) as part:
-        part.write_text(json.dumps(state))
-    return index
+        scores.append(batch.features @ query / batch.features.norm(dim=1).clamp(min=1e-12))
+        numbers.append(batch.numbers)
+    score, number = torch.cat(scores), torch.cat(numbers)
+    keep = ~torch.isin(number, torch.tensor(list(without), dtype=torch.int64))
+    score, best = score[keep].topk(min(top, int(keep.sum())))
+    return score, number[keep][best]
 
 
 class _Image:

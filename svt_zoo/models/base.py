@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .layers import Block, Features
+from .layers import Block, Features, check_choice
 
 GradCheckpointing = bool | Literal["mlp"]
+OutputFormat = Literal["features", "BDTHW"]
 
 if TYPE_CHECKING:
     from ..data.transforms import EvalTransform
@@ -108,9 +109,14 @@ class Backbone(ZooModel):
         return cast(Features, self(clip))
 
     def forward_intermediates(
-        self, clip: Tensor, indices: int | Sequence[int] | None = None, *, norm: bool = False
-    ) -> list[Features]:
-        """The outputs of some blocks as `Features`, in the order of the blocks; blocks after the last one do not run.
+        self,
+        clip: Tensor,
+        indices: int | Sequence[int] | None = None,
+        *,
+        norm: bool = False,
+        output_fmt: OutputFormat = "features",
+    ) -> list[Any]:
+        """The outputs of some blocks, in the order of the blocks; blocks after the last one do not run.
 
         This is timm's `forward_intermediates(..., intermediates_only=True)`.
 
@@ -118,10 +124,13 @@ class Backbone(ZooModel):
             clip: (B, C, T, H, W).
             indices: None takes every block, n the last n, a list those blocks; negative numbers count from the end.
             norm: apply the network's final norm to each output.
+            output_fmt: "features" gives `Features`; "BDTHW" gives the patches alone, as a grid (B, D, T, rows, columns)
+                for heads that segment or detect.
 
         Raises:
             ValueError: no such block, or a network without blocks.
         """
+        check_choice("output_fmt", output_fmt, OutputFormat)
         depth = len(self._known_blocks("forward_intermediates"))
         wanted = _block_numbers(depth, indices)
         x, context = self.embed_clip(clip)
@@ -130,7 +139,14 @@ class Backbone(ZooModel):
             x = self.run_block(self.blocks[number], x, context)
             if number in wanted:
                 outputs.append(self.split(x, clip, norm=norm))
-        return outputs
+        if output_fmt == "features":
+            return outputs
+        (height, width), patch = clip.shape[3:], self.patch_size
+        is_floor = (height // patch) * (width // patch) == outputs[0].patches.shape[2]
+        rows = height // patch if is_floor else -(-height // patch)  # CPC's convolutions round up
+        return [
+            one.patches.unflatten(2, (rows, -1)).permute(0, 4, 1, 2, 3) for one in outputs
+        ]  # (B, D, T, rows, columns)
 
     def set_grad_checkpointing(self, enable: GradCheckpointing = True) -> None:
         """Compute parts again in the backward pass: less memory, more time, the same gradients.
@@ -238,10 +254,10 @@ class Classifier(ZooModel):
         return cast(Features, self.backbone(clip))
 
     def forward_intermediates(
-        self, clip: Tensor, indices: int | Sequence[int] | None = None, *, norm: bool = False
-    ) -> list[Features]:
+        self, clip: Tensor, indices: int | Sequence[int] | None = None, **options: Any
+    ) -> list[Any]:
         """As `Backbone.forward_intermediates`."""
-        return self.backbone.forward_intermediates(clip, indices, norm=norm)
+        return self.backbone.forward_intermediates(clip, indices, **options)
 
     def set_grad_checkpointing(self, enable: GradCheckpointing = True) -> None:
         """As `Backbone.set_grad_checkpointing`."""

@@ -99,6 +99,8 @@ class RunConfig:
             features, which show a collapse.
         knn_every_epochs: epochs between two k-nearest-neighbor evaluations of the backbone, which need labels in
             `data.train` and `data.val`; 0 is never.
+        compare: at the end of a pre-training, classify held-out videos with labels by the network before and after it:
+            by nearest neighbors and by a linear layer, with intervals. It answers whether the training helped.
         tensorboard: also write TensorBoard event files.
     """
 
@@ -114,6 +116,7 @@ class RunConfig:
     log_every_steps: int = 20
     monitor_every_steps: int = 50
     knn_every_epochs: int = 0
+    compare: bool = False
     tensorboard: bool = False
 
     def __post_init__(self) -> None:

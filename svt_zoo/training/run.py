@@ -34,6 +34,7 @@ from ..methods import Classify, Method, Temporal
 from ..methods.temporal import reversed_classes
 from ..models import Backbone, ZooModel, list_models
 from .checkpoint import seed_all
+from .compare import Comparison
 from .engine import Trainer
 from .monitor import OnlineKNN
 from .objectives import OBJECTIVES, build_flow
@@ -66,7 +67,14 @@ def pretrain(recipe: PretrainRecipe) -> bool:
         if recipe.run.knn_every_epochs:
             val = evaluation_list(recipe.data, classes=dataset.videos.classes)
             knn = OnlineKNN(recipe, dataset.videos, val, device)
-        return _train(recipe, method, dataset, objective.augment, device, knn, max_entropy=objective.max_entropy)
+        comparison = Comparison.of(recipe, dataset.videos) if recipe.run.compare else None
+        if not _train(recipe, method, dataset, objective.augment, device, knn, max_entropy=objective.max_entropy):
+            return False
+        if comparison is not None:
+            seed_all(recipe.run.seed)  # init=random gives the same weights again
+            after = load_model(str(Path(recipe.run.output) / FINAL_NAME))
+            comparison.report(build_backbone(recipe), after, recipe, device)
+        return True
 
 
 @contextmanager

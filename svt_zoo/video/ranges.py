@@ -17,9 +17,8 @@ def merge_ranges(
 ) -> list[tuple[int, int]]:
     """The byte ranges [start, end) that cover all parts, in the order of the file.
 
-    The shortest gaps between parts are read too, as long as together they have at most `waste` times the parts' bytes,
-    or more if there would be more than `most` ranges: where sound lies between all pictures, bytes cost less than
-    requests.
+    The shortest gaps between parts are read too, up to `waste` times the parts' bytes together. More are read if there
+    would be more than `most` ranges, as where sound lies between all pictures: then bytes cost less than requests.
     """
     order = np.argsort(offsets)
     starts, ends = offsets[order], (offsets + sizes)[order]
@@ -32,7 +31,7 @@ def merge_ranges(
 
 
 def read_ranges(url: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-    """Reads byte ranges [start, end) of a file behind any scheme of fsspec. A range past the end comes back shorter.
+    """Reads byte ranges [start, end) of a URL of any scheme of fsspec. A range past the end comes back shorter.
 
     A request is repeated after HTTP 429 or 5xx, a time-out and a broken connection: five attempts in 8.5 seconds.
     """
@@ -43,7 +42,7 @@ def read_ranges(url: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
 
 
 def read_file(url: str) -> bytes:
-    """Reads a small file as a whole, as `read_ranges` does."""
+    """Reads all bytes of a small file, as `read_ranges` does."""
     return _read(url, None, None)
 
 

@@ -1,7 +1,7 @@
 """Videos in an object store or on a web server: an index beside each file names the packets that a request needs.
 
-Only these packets are fetched, and nothing is written to disk. The decoder gets the same packets as from a local file,
-and each is compared with its checksum in the index, so frames are those of the local file, or the request fails.
+Only these packets are fetched, and nothing is written to disk. The decoder gets the same packets as from a local file.
+Each packet is compared with its checksum in the index. Frames are those of the local file, or the request fails.
 """
 
 import mmap

@@ -218,6 +218,18 @@ def test_a_video_with_a_foreign_suffix_is_read_if_the_format_is_stated(tmp_path:
     assert [row.path for row in read_list(video, format="video").rows] == [str(video)]
 
 
+def test_what_is_no_list_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(ListError, match=r"pipe\.csv: a pipe or a device, .* copy it to a file"):
+        read_list(tmp_path / "pipe.csv")
+    with pytest.raises(ListError, match="/dev/zero: a pipe or a device"):
+        read_list("/dev/zero")
+    with pytest.raises(ListError, match=r"l\.csv: the list is empty"):
+        read_list(write(tmp_path / "l.csv", "\n\n"))
+    with pytest.raises(ListError, match=r"l\.parquet: not a complete Parquet file"):
+        read_list(write(tmp_path / "l.parquet", "PAR1"))
+
+
 # Tables
 
 

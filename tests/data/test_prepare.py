@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import command
@@ -258,3 +259,34 @@ def test_a_wrong_argument_gives_one_line(
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_copies_that_would_read_slower_and_be_larger_are_not_made(
+    collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    original, output = prepare.prepare_video, tmp_path / "out"
+
+    def larger(source: str, target: Path, *args: Any, **options: Any) -> Any:
+        made = original(source, target, *args, **options)
+        return replace(made, source_bytes=1) if target.name == "copy.mp4" else made
+
+    seconds = {"one.mp4": 1.0, "two.mp4": 1.0, "copy.mp4": 2.0, "two.mkv": 3.0, "one.avi": 3.0}
+    monkeypatch.setattr(prepare, "prepare_video", larger)
+    monkeypatch.setattr(prepare, "_seconds", lambda row, fps: seconds[os.path.basename(row.path)])
+    videos = read_list(collection)
+    made = prepare_videos(videos, output, FAST, workers=0, skip_slower=True)
+    assert "2 videos (.mp4) are left as they are: in a sample of 2, copies take 2.00 times as long" in caplog.text
+    assert (made.skipped, made.new, len(made.failures)) == (2, 2, 0)
+    assert ", 2 left as they are" in made.summary()
+    kept = {row.path for row in videos.rows if row.path.endswith(".mp4")}
+    listed = {row.path for row in read_list(made.list).rows}
+    assert listed == kept | {str(output / video.output) for video in made.videos}
+    everything = prepare_videos(videos, output, FAST, workers=0)
+    assert (everything.skipped, everything.new, len(everything.videos)) == (0, 2, 4)
+
+
+def test_what_cannot_be_measured_is_copied(grey_video: Grey) -> None:
+    source = grey_video(12)
+    assert prepare._seconds(Row(str(source)), 30.0) > 0
+    tasks = [prepare._Task("missing.avi", "b.mp4", None)]
+    assert not prepare._copies_are_worse(".avi", tasks, FAST, 30.0)

@@ -73,6 +73,19 @@ def test_the_neighbors_are_the_same_for_any_chunks(
     assert torch.equal(chunked.similarity, whole.values[:, :k])
 
 
+@pytest.mark.parametrize(("num_bank", "k"), [(1000, 5), (2053, 20), (2048, 31)])
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_neighbors_in_a_wide_bank_are_those_of_a_stable_sort(num_bank: int, k: int, tied: bool) -> None:
+    queries, bank = features(9, 0), features(num_bank, 1)
+    if not tied:
+        bank = torch.randn(num_bank, 16, generator=torch.Generator().manual_seed(1))
+    bank[700:710] = bank[3]
+    whole = (F.normalize(queries) @ F.normalize(bank).T).sort(dim=1, descending=True, stable=True)
+    found = nearest(queries, bank, k)
+    assert_close(found.similarity, whole.values[:, :k])
+    assert not tied or torch.equal(found.rows, whole.indices[:, :k])
+
+
 def test_real_valued_votes_agree_for_any_chunks() -> None:
     torch.manual_seed(0)
     bank, queries, labels = torch.randn(300, 24), torch.randn(50, 24), torch.randint(7, (300,))

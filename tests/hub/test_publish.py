@@ -7,6 +7,7 @@ import pytest
 import torch
 from commands import command
 from hub_server import HubServer
+from huggingface_hub import HfApi
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
@@ -15,6 +16,7 @@ from svt_zoo.hub.download import fetch
 from svt_zoo.hub.loading import load_model
 from svt_zoo.hub.publish import golden_output, model_card, publish
 from svt_zoo.hub.sources import HubFile, WeightsError
+from svt_zoo.inference.export_transformers import _write_files
 from svt_zoo.models import create_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,6 +51,19 @@ def test_a_model_comes_back_from_the_hub_bit_for_bit(hub_server: HubServer, mode
     assert again.transforms().crop_size == (32, 32)
     by_address = load_model(f"hf://org/tiny/model.safetensors@{sha}")
     assert_close(by_address(clip), model(clip), atol=0, rtol=0)
+
+
+def test_a_folder_for_transformers_is_read_from_the_hub(
+    hub_server: HubServer, model: svt_zoo.Backbone, tmp_path: Path
+) -> None:
+    _write_files(model, tmp_path, own_code=False)
+    api = HfApi()
+    api.create_repo("org/tiny")
+    sha = api.upload_folder(repo_id="org/tiny", folder_path=tmp_path).oid
+    again = svt_zoo.from_pretrained("org/tiny", revision=sha)
+    assert_close(dict(again.state_dict()), dict(model.state_dict()), atol=0, rtol=0)
+    assert again.transforms().crop_size == (32, 32)
+    assert again.meta["license"] == "CC0"
 
 
 def test_a_pinned_model_is_loaded_again_without_a_request(hub_server: HubServer, model: svt_zoo.Backbone) -> None:

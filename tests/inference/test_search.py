@@ -1,6 +1,5 @@
-"""Search: nearest rows of a table, near-duplicates, and a picture of them."""
+"""Search: nearest rows of a table, and a picture of them."""
 
-import csv
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from commands import command
+from feature_tables import network, table_of
 from PIL import Image
-from torch import Tensor
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
@@ -20,31 +19,7 @@ from svt_zoo.evaluation.shards import ClipRow, Shard
 from svt_zoo.inference.extract import extract_features
 from svt_zoo.inference.feature_table import FeatureTable, make_schema, write_table
 from svt_zoo.inference.pictures import drawable, neighbor_sheet, printable
-from svt_zoo.inference.search import find_duplicates, overlapping, query_feature, search
-from svt_zoo.models import ZooModel, create_model
-
-CLIP = {"num_frames": 4, "sampling_rate": 5, "resize_size": 36, "crop_size": 32, "mean": (0.45,) * 3, "std": (0.2,) * 3}
-
-
-def network(seed: int = 0) -> ZooModel:
-    torch.manual_seed(seed)
-    options = {"embed_dim": 24, "depth": 2, "num_heads": 2, "img_size": 32, "num_frames": 4}
-    model = create_model("svt_vitt", **options).eval()
-    model.meta["clip"] = CLIP
-    return model
-
-
-def table_of(path: Path, features: Tensor, videos: list[str] | None = None) -> FeatureTable:
-    """A table of these features; each tenth row is followed by a failure row."""
-    names = [*(videos or [f"{i}.mp4" for i in range(len(features))]), "bad.mp4"]
-    rows = []
-    for i in range(len(features)):
-        rows.append(ClipRow(i, 0.0, 1.0))
-        if i % 10 == 9:
-            rows.append(ClipRow(len(features), None, None, "broken"))
-    schema = make_schema(features.shape[1], "float32", {"weights_sha256": "0", "root": ""})
-    write_table(path, schema, [Shard(rows, features)], names)
-    return FeatureTable(path)
+from svt_zoo.inference.search import overlapping, query_feature, search
 
 
 @pytest.fixture(scope="module")
@@ -112,40 +87,6 @@ def test_rows_can_be_excluded_and_a_small_table_gives_fewer_rows(tmp_path: Path)
 def test_a_query_of_another_length_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"features of 4 numbers, the query \(5,\)"):
         search(table_of(tmp_path / "f.parquet", torch.eye(4)), torch.ones(5))
-
-
-def test_the_index_of_a_small_table_finds_what_exact_search_finds(tmp_path: Path) -> None:
-    pytest.importorskip("faiss", reason="faiss is not installed: pip install faiss-cpu")
-    features = torch.randn(200, 16, generator=torch.Generator().manual_seed(0))
-    table = table_of(tmp_path / "f.parquet", features)
-    exact = search(table, features[3], top=5, without=[3])
-    found = search(table, features[3], top=5, without=[3], use_faiss=True)
-    assert [one.row for one in found] == [one.row for one in exact]
-    assert_close([one.similarity for one in found], [one.similarity for one in exact])
-
-
-def test_the_index_is_kept_and_built_again_when_the_table_changes(tmp_path: Path) -> None:
-    pytest.importorskip("faiss", reason="faiss is not installed: pip install faiss-cpu")
-    path, index = tmp_path / "f.parquet", tmp_path / "f.parquet.faiss"
-    search(table_of(path, torch.eye(4)), torch.eye(4)[1], use_faiss=True)
-    made = index.stat().st_mtime_ns
-    search(FeatureTable(path), torch.eye(4)[1], use_faiss=True)
-    assert index.stat().st_mtime_ns == made
-    [best] = search(table_of(path, torch.eye(4).flip(0)), torch.eye(4)[1], top=1, use_faiss=True)
-    assert best.row.video == "2.mp4"
-
-
-def test_the_index_of_a_large_table_misses_few_neighbors(tmp_path: Path) -> None:
-    pytest.importorskip("faiss", reason="faiss is not installed: pip install faiss-cpu")
-    generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(300, 16, generator=generator)
-    features = centres.repeat(40, 1) + 0.5 * torch.randn(12_000, 16, generator=generator)
-    table = table_of(tmp_path / "f.parquet", features)
-    shared = 0
-    for query in features[:50]:
-        exact, found = (search(table, query, top=10, use_faiss=use) for use in (False, True))
-        shared += len({one.row.video for one in exact} & {one.row.video for one in found})
-    assert shared >= 0.9 * 500
 
 
 def test_a_query_has_the_feature_of_its_row(table: FeatureTable, folder: Path) -> None:
@@ -231,22 +172,6 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
         FeatureTable(tmp_path / "missing.parquet")
 
 
-def test_near_duplicates_are_pairs_of_different_videos(tmp_path: Path) -> None:
-    features = torch.randn(40, 16, generator=torch.Generator().manual_seed(0))
-    features[31] = 2 * features[4] + 0.01  # in another batch and order
-    features[8] = features[7]  # another time of the same video
-    videos = [f"{i}.mp4" for i in range(40)]
-    videos[8] = "7.mp4"
-    [pair] = find_duplicates(table_of(tmp_path / "f.parquet", features, videos), 0.99, batch_size=16)
-    assert (pair.first.video, pair.second.video) == ("4.mp4", "31.mp4")
-    assert 0.99 < pair.similarity <= 1.0001
-
-
-def test_a_threshold_that_is_not_a_similarity_is_refused(table: FeatureTable) -> None:
-    with pytest.raises(ValueError, match="> 0 and <= 1, got 90"):
-        find_duplicates(table, 90)
-
-
 def test_the_sheet_shows_the_query_and_every_neighbor(table: FeatureTable, folder: Path) -> None:
     neighbors = search(table, query_feature(table, folder / "0.mp4", device="cpu"), top=3)
     three = neighbor_sheet(table, folder / "0.mp4", neighbors)
@@ -274,11 +199,6 @@ def test_the_tool_searches_and_reports(
     assert "copy.mp4" in printed[0]
     assert len(printed) == 3
     assert Image.open(tmp_path / "sheet.png").height > 3 * 128
-    assert main([str(table.path), "--duplicates", "0.999", "--report", str(tmp_path / "pairs.csv")]) == 0
-    assert "pairs with a similarity of 0.999 or more" in capsys.readouterr().out
-    with (tmp_path / "pairs.csv").open(newline="") as file:
-        pairs = [{row["video_1"], row["video_2"]} for row in csv.DictReader(file)]
-    assert {"0.mp4", "copy.mp4"} in pairs
     shutil.copy(folder / "0.mp4", tmp_path / "0.mp4")
     assert main([str(tmp_path / "nothing.parquet"), str(folder / "0.mp4")]) == 2
     assert capsys.readouterr().err.startswith("error: ")
@@ -288,19 +208,16 @@ def test_the_tool_makes_folders_and_refuses_wrong_files_before_it_computes(
     table: FeatureTable, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main = command("search")
-    assert main([str(table.path), "--duplicates", "0.999", "--report", str(tmp_path / "new" / "pairs.csv")]) == 0
-    assert (tmp_path / "new" / "pairs.csv").exists()
+    query = [str(table.path), str(folder / "0.mp4"), "--device", "cpu"]
+    assert main([*query, "--sheet", str(tmp_path / "new" / "sheet.png")]) == 0
+    assert (tmp_path / "new" / "sheet.png").exists()
     capsys.readouterr()
-    assert main([str(table.path), "--duplicates", "0.999", "--report", str(tmp_path / "pairs.txt")]) == 2
-    assert main([str(table.path), str(folder / "0.mp4"), "--sheet", str(tmp_path / "sheet.xyz")]) == 2
+    assert main([*query, "--sheet", str(tmp_path / "sheet.xyz")]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert [line.split(": ")[-1] for line in printed.err.splitlines()] == [
-        "the file to write ends in .csv",
-        "the file to write ends in .png or .jpg",
-    ]
+    assert printed.err.strip().endswith("sheet.xyz: the file to write ends in .png or .jpg")
     with pytest.raises(SystemExit, match="2"):
-        main([str(table.path), str(folder / "0.mp4"), "--top", "0"])
+        main([*query, "--top", "0"])
     assert "--top: must be an integer >= 1, got 0" in capsys.readouterr().err
 
 
@@ -311,8 +228,6 @@ def test_a_table_without_features_is_an_error(tmp_path: Path) -> None:
     table = FeatureTable(tmp_path / "f.parquet")
     with pytest.raises(ValueError, match=r"no row of .*f\.parquet has a feature"):
         query_feature(table, "a.mp4")
-    with pytest.raises(ValueError, match=r"no row of .*f\.parquet has a feature"):
-        find_duplicates(table, 0.9)
 
 
 def test_a_part_outside_the_video_is_a_clear_error(table: FeatureTable, folder: Path) -> None:

@@ -94,6 +94,20 @@ def test_intermediates_are_chosen_as_in_timm(name: str) -> None:
         assert_close(model.forward_intermediates(clip, indices), expected, atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("name", list_models())
+def test_the_grid_of_an_intermediate_lies_as_the_frame_does(name: str) -> None:
+    model, size = small(name), max(32, 2 * small(name).patch_size)
+    clip = torch.randn(2, 3, 4, size, size + size // 2 + 5)
+    [features] = model.forward_intermediates(clip, 1)
+    [grid] = model.forward_intermediates(clip, 1, output_fmt="BDTHW")
+    assert grid.shape[1:3] == (model.embed_dim, features.patches.shape[1])
+    rows, columns = grid.shape[3:]
+    assert rows < columns
+    assert_close(grid[:, :, 0, 1, 2], features.patches[:, 0, columns + 2])
+    with pytest.raises(ValueError, match="output_fmt must be one of features, BDTHW, got 'NCHW'"):
+        model.forward_intermediates(clip, 1, output_fmt="NCHW")
+
+
 @pytest.mark.parametrize("indices", [0, 3, [2], [-3], []])
 def test_blocks_that_do_not_exist_are_refused(indices: int | list[int]) -> None:
     model, clip = small("svt_vitt"), torch.randn(1, 3, 4, 32, 32)
