@@ -21,16 +21,7 @@ from .methods.classify import ClassifyConfig
 from .methods.cpc import CPCConfig
 from .methods.svt import SVTConfig
 from .methods.temporal import TemporalConfig
-from .options import (
-    ConfigError,
-    build,
-    describe,
-    find_recipe,
-    flatten,
-    list_recipes,
-    read_options,
-    to_dict,
-)
+from .options import ConfigError, build, describe, find_recipe, flatten, list_recipes, read_options, to_dict
 from .training.optim import OptimConfig, RunConfig
 
 __all__ = [
@@ -56,7 +47,6 @@ __all__ = [
     "MultiviewRecipe",
     "OptimConfig",
     "PretrainRecipe",
-    "ProbeConfig",
     "ProbeRecipe",
     "Recipe",
     "RepeatConfig",
@@ -73,7 +63,6 @@ __all__ = [
     "load_any",
     "load_evaluation",
     "load_recipe",
-    "read_options",
     "read_recipe",
     "to_dict",
 ]
@@ -122,10 +111,6 @@ class Recipe:
             raise ValueError("temporal.flow needs one crop for all frames; set views.consistent=true")
 
 
-def _cpc_model() -> ModelConfig:
-    return ModelConfig(name="cpc_resnet18")
-
-
 def _cpc_optim() -> OptimConfig:
     """The original's values, except optimizer and schedule."""
     return OptimConfig(
@@ -151,7 +136,7 @@ class CPCRecipe:
 
     method: Literal["cpc"] = "cpc"
     init: str = "random"
-    model: ModelConfig = field(default_factory=_cpc_model)
+    model: ModelConfig = field(default_factory=partial(ModelConfig, "cpc_resnet18"))
     data: DataConfig = field(default_factory=DataConfig)
     views: CPCViewsConfig = field(default_factory=CPCViewsConfig)
     cpc: CPCConfig = field(default_factory=CPCConfig)
@@ -284,8 +269,7 @@ class ProbeRecipe(EvaluationRecipe):
 
     Attributes:
         kind: "probe".
-        lists: one entry per set: LIST, or TRAIN,TEST; followed by @COLUMN=VALUE to take some rows of a table. Without a
-            column `split` (train, test), a quarter of the groups is held out for the test.
+        lists: one entry per set: LIST or TRAIN,TEST, and maybe @COLUMN=VALUE to take some rows (docs/evaluation.md).
     """
 
     kind: Literal["probe"] = "probe"
@@ -294,21 +278,15 @@ class ProbeRecipe(EvaluationRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        unused = {"data.train": self.data.train, "data.val": self.data.val, "data.fold": self.data.fold}
-        if named := [name for name, value in unused.items() if value]:
-            raise ValueError(f"{named[0]} has no effect on a probe; name the videos in lists")
-        if self.repeat != RepeatConfig():
-            raise ValueError("repeat has no effect on a probe; its intervals come from the groups of the test videos")
+        if self.data.train or self.data.val or self.repeat != RepeatConfig():
+            raise ValueError("data.train, data.val and repeat have no effect on a probe; name the videos in lists")
 
 
 AnyEvaluation = KNNRecipe | LinearRecipe | MultiviewRecipe
 EVALUATIONS: dict[str, type[AnyEvaluation]] = {"knn": KNNRecipe, "linear": LinearRecipe, "test": MultiviewRecipe}
 AnyOfNetwork = FinetuneRecipe | ProbeRecipe | AnyEvaluation
-KINDS: dict[str, type[AnyOfNetwork]] = {
-    "finetune": FinetuneRecipe,
-    "probe": ProbeRecipe,
-    **EVALUATIONS,
-}  # by key `kind`
+# By the key `kind` of a recipe.
+KINDS: dict[str, type[AnyOfNetwork]] = {"finetune": FinetuneRecipe, "probe": ProbeRecipe, **EVALUATIONS}
 
 
 def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> PretrainRecipe:

@@ -118,9 +118,10 @@ def probe(args: Namespace) -> int:
 
     One pass reads each video for the input and all controls. After an interruption, the same command continues.
     """
-    from ..config import ProbeRecipe, build, read_options
+    from ..config import ProbeRecipe, build
     from ..evaluation.probe_report import probe_table
     from ..evaluation.probe_run import probe
+    from ..options import read_options
 
     layers = [f"probe.layers={args.layers}"] if args.layers else []
     values = read_options(args.recipe, [f"run.output={args.output}", *layers, *args.set])

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ from commands import command
 from torch import Tensor
 from torch.testing import assert_close
 
+from svt_zoo import models
 from svt_zoo.config import (
     ClipConfig,
     ConfigError,
     DataConfig,
     EvaluationRunConfig,
     ModelConfig,
-    ProbeConfig,
     ProbeRecipe,
     build,
 )
@@ -28,11 +28,11 @@ from svt_zoo.data import datasets
 from svt_zoo.data.transforms import EvalTransform
 from svt_zoo.evaluation.attentive import AttentiveHead, Setting, fresh_head, train_side_by_side
 from svt_zoo.evaluation.metrics import group_interval
-from svt_zoo.evaluation.probe import Prober
+from svt_zoo.evaluation.probe import ProbeConfig, Prober
 from svt_zoo.evaluation.probe_run import probe, read_set
 from svt_zoo.evaluation.results import Result, read_results
 from svt_zoo.evaluation.tokens import ClipAndShuffled, Thumbnail, TokenConfig, pool_tokens
-from svt_zoo.models import Backbone, Features, register_model
+from svt_zoo.models import Backbone, Features
 
 CPU = torch.device("cpu")
 FAST = ProbeConfig(lrs=(3e-2, 3e-3), weight_decays=(0.1,), epochs=15, batch_size=8, ks=(1, 3), shots=(1, 2), draws=3)
@@ -61,9 +61,10 @@ KINDS = {  # brightness of the four frames of each class
 
 
 @pytest.fixture(scope="module")
-def lists(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Path]) -> Path:
+def lists(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Path]) -> Iterator[Path]:
     """A table of two sets: the class is the direction of a change of brightness, or the brightness itself."""
-    register_model("brightness", Brightness)
+    patch = pytest.MonkeyPatch()
+    patch.setattr(models, "_BUILDERS", {**models._BUILDERS, "brightness": Brightness})
     rng, root = np.random.default_rng(0), tmp_path_factory.mktemp("probe")
     lines = ["file,label,class,set,split,group"]
     labels = {"up": 0, "down": 1, "dark": 5, "light": 9}
@@ -76,7 +77,8 @@ def lists(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Pa
                     make_video(root / file, np.broadcast_to(frames, (16, 32, 32, 3)).astype(np.uint8))
                     lines.append(f"{file},{labels[name]},{name},{kind},{split},{kind}_{split}_{name}_{i // 2}")
     (root / "list.csv").write_text("\n".join(lines) + "\n")
-    return root / "list.csv"
+    yield root / "list.csv"
+    patch.undo()
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +290,7 @@ def test_lists_that_cannot_be_probed_are_refused(lists: Path, tmp_path: Path, re
         read_set(str(tmp_path / "list.csv"), recipe.data)
     with pytest.raises(ValueError, match="sets with different names"):
         probe(dataclasses.replace(recipe, lists=recipe.lists[:1] * 2))
-    with pytest.raises(ConfigError, match=r"data\.train has no effect"):
+    with pytest.raises(ConfigError, match=r"data\.train, data\.val and repeat have no effect"):
         build(ProbeRecipe, {"data": {"train": "list.csv"}})
 
 
