@@ -10,7 +10,7 @@ rate; only the terms (or the initial tables, or the input) differ.
 
 --protocol official: the split of the list. inside: group-wise folds inside its training part, to choose settings.
 all: group-wise folds over all clips. Every finished run is a line of the file --rows; the same command continues.
-If the baseline is not better than chance, nothing can be compared: the program says so and ends with status 1.
+If the baseline is not better than chance, nothing can be compared: the program states this and ends with status 1.
 """
 
 import argparse

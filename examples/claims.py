@@ -6,8 +6,8 @@ Each video shows a textured disc that moves over a picture. Its class is one of 
 Speed, size, occlusion and the change of the background between frames are factors that `--set` changes. SVT is trained
 without labels on 400 videos; 200 others get the class of their nearest neighbors. All arms of a claim have the same
 network, videos and steps; only the named option differs. An arm is compared with the paper's choice by McNemar's exact
-test, clip by clip. If the paper's choice is not better than random weights, nothing can be compared, and the page says
-so.
+test, clip by clip. If the paper's choice is not better than random weights, nothing can be compared, and the table
+states this.
 
 Every finished run is a line of the file --rows; the same command continues.
 """
@@ -53,7 +53,7 @@ class Factors:
     Attributes:
         speed: a video crosses the frame between 1 - speed and 1 + speed times.
         scale: the radius is a fifth of the frame, times between 1 - scale and 1 + scale.
-        occlusion: probability that a bar of a third of the frame hides what is behind it.
+        occlusion: probability that a bar of a third of the frame covers the disc's way.
         flicker: part of the background that changes with each frame; the rest stays, and tells videos apart.
         tint: part of the disc's color that is its own in each video.
     """
