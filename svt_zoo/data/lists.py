@@ -221,6 +221,12 @@ def read_list(
     return VideoList(rows, classes if any(one.label for one in kept) else (), base, kind, frame_rate)
 
 
+def list_columns(path: str, *, format: str = "auto") -> set[str]:
+    """The columns of a list that `where` can filter by; empty for a format without columns."""
+    parsed = FORMATS[detect(path) if format == "auto" else format](path)
+    return {key for entry in parsed.entries for key in entry.columns}
+
+
 def training_list(data: DataConfig, *, seed: int = 0) -> VideoList:
     """The training videos of a recipe: reduced to the subset, and free of evaluation videos (else ValueError)."""
     if not data.train:

@@ -98,7 +98,8 @@ def test_a_node_that_is_killed_costs_no_row(tmp_path: Path) -> None:
         "OMP_NUM_THREADS": "1",
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_raylet_start_wait_time_s": "180",
+        "RAY_raylet_start_wait_time_s": "180",  # for a busy machine
+        "RAY_worker_niceness": "0",
     }
     with RangeServer() as server:
         server.files = {path.name: path.read_bytes() for path in [*paths, *tmp_path.glob("*.index")]}
