@@ -51,11 +51,11 @@ class Int8Linear(nn.Module):
         rows = x.flatten(0, -2)  # (R, in)
         least = rows.amin(-1, keepdim=True)
         step = ((rows.amax(-1, keepdim=True) - least) / 255).clamp_min_(_SMALLEST)
-        whole = torch.addcmul(0.5 - least / step, rows, 1 / step).to(torch.uint8)  # rows = whole * step + least
-        # The kernel of PyTorch's compiler for int8: whole @ weight.T * scale, as float32 without a bias.
+        rounded = torch.addcmul(0.5 - least / step, rows, 1 / step).to(torch.uint8)  # rows are rounded * step + least
+        # The kernel of PyTorch's compiler for int8: rounded @ weight.T * scale, as float32 without a bias.
         weight = (self._packed, self.weight_scale, self.zero_points)
         as_it_is: Any = (None, 1.0, 0, torch.float32, "none", [], "")
-        out = torch.ops.onednn.qlinear_pointwise(whole, 1.0, 0, *weight, *as_it_is)
+        out = torch.ops.onednn.qlinear_pointwise(rounded, 1.0, 0, *weight, *as_it_is)
         out = out.mul_(step) if self.bias is None else torch.addcmul(self.bias, out, step)
         return out.addcmul_(least, self._sums).unflatten(0, x.shape[:-1])
 
