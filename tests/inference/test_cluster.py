@@ -49,7 +49,8 @@ def kill():
 
 killer = threading.Thread(target=kill, daemon=True)
 killer.start()
-print(extract_features(model, videos, output, engine="ray", device="cpu", batch_size=1, shard_size=1))
+summary = extract_features(model, videos, output, engine="ray", device="cpu", batch_size=1, shard_size=1)
+print(summary, flush=True)
 killer.join(60)
 alive = sum(node["Alive"] for node in ray.nodes())
 extract_features(model, videos, output + ".local.parquet", device="cpu", batch_size=1, num_workers=0)
@@ -106,7 +107,7 @@ def test_a_node_that_is_killed_costs_no_row(tmp_path: Path) -> None:
         output = f"file://{tmp_path}/store/features.parquet"
         command = [sys.executable, "-c", PROGRAM.format(videos=VIDEOS, clip=CLIP), server.url, output]
         done = subprocess.run(command, capture_output=True, text=True, env=env, check=False, timeout=1500)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, done.stdout + done.stderr
         assert int(done.stdout.split("killed after ")[1].split()[0]) < VIDEOS
         assert f"1 node alive, {VIDEOS} rows, {VIDEOS} without an error" in done.stdout
         assert server.counts()["requests"] >= 4 * VIDEOS  # by Ray and by the local engine: indexes and packets
