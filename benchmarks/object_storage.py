@@ -35,7 +35,6 @@ from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.data.loader import VideoLoader, build_loader
 from svt_zoo.data.sampling import sample_rng, svt_views
 from svt_zoo.data.views import train_views
-from svt_zoo.video.packets import plan
 from svt_zoo.video.store import StoredIndex
 
 SERVER = Path(__file__).with_name("range_server.py")
@@ -100,12 +99,12 @@ def needed_bytes(paths: list[Path], epochs: range, used: int) -> int:
         order = [index for batch in loader.sampler for _, index in batch][:used]
         for index in order:
             stored = StoredIndex.from_bytes(Path(f"{paths[index]}.index").read_bytes())
-            pts, sizes = stored.index.pts, stored.places["size"]
-            wanted = {pts[i] for view in svt_views(len(pts), sample_rng(0, number, index)) for i in view}
-            actions = [1] * len(sizes)
-            if stored.index.packets is not None and stored.index.skippable:
-                actions = [action is not None for action in plan(stored.index.packets, wanted)]
-            total += int(sizes[[i for i, action in enumerate(actions) if action]].sum())
+            views = svt_views(len(stored.index.pts), sample_rng(0, number, index))
+            actions = stored.index.actions(i for view in views for i in view)
+            sizes = stored.places["size"]
+            if actions is not None:
+                sizes = sizes[[i for i, action in enumerate(actions) if action is not None]]
+            total += int(sizes.sum())
     return total
 
 

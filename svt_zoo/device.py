@@ -12,9 +12,9 @@ import torch
 
 _log = logging.getLogger(__name__)
 
-DType = Literal["auto", "bfloat16", "float16", "float32"] | torch.dtype
+DType = Literal["auto", "bfloat16", "float16", "float32", "int8"] | torch.dtype
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
-_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "int8": torch.int8}
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -39,8 +39,10 @@ def choose_dtype(dtype: DType, device: torch.device) -> torch.dtype:
     """The type of a network in inference; "auto" is bfloat16 where that is faster on `device`, else float32.
 
     Raises:
-        ValueError: the type does not exist.
+        ValueError: the type does not exist, or int8 without a CPU.
     """
+    if dtype in ("int8", torch.int8) and device.type != "cpu":
+        raise ValueError(f"dtype=int8 needs device=cpu, the device is {device}; use bfloat16 there")
     if isinstance(dtype, torch.dtype) and dtype in _DTYPES.values():
         return _warned(dtype, device)
     if dtype == "auto":
@@ -48,6 +50,11 @@ def choose_dtype(dtype: DType, device: torch.device) -> torch.dtype:
     if isinstance(dtype, str) and dtype in _DTYPES:
         return _warned(_DTYPES[dtype], device)
     raise ValueError(f"dtype must be auto, {', '.join(_DTYPES)}, got {dtype!r}")
+
+
+def clip_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type of the clips for a network of type `dtype`: int8 layers take float32."""
+    return torch.float32 if dtype == torch.int8 else dtype
 
 
 def choose_precision(precision: Precision, device: torch.device) -> torch.dtype:

@@ -35,8 +35,10 @@ def load_network(args: Namespace, *, num_classes: int | None = 0, **options: Any
 def add_device(parser: ArgumentParser, *, dtype: str = "auto") -> None:
     """`--device` and `--dtype`."""
     parser.add_argument("--device", help="such as cpu or cuda:0; by default the GPU if there is one")
-    choices = ["auto", "float32", "bfloat16", "float16"]
-    parser.add_argument("--dtype", default=dtype, choices=choices, help="of the computation (%(default)s)")
+    choices = ["auto", "float32", "bfloat16", "float16", "int8"]
+    parser.add_argument(
+        "--dtype", default=dtype, choices=choices, help="of the computation; int8 is for CPUs (%(default)s)"
+    )
 
 
 def add_views(parser: ArgumentParser) -> None:

@@ -223,30 +223,43 @@ def serve(args: Namespace) -> int:
 
 def add_export(parser: ArgumentParser) -> None:
     add_model(parser, FEATURES_MODEL)
-    formats = ["torch_export", "aotinductor", "onnx", "transformers", "original"]
+    formats = ["torch_export", "aotinductor", "onnx", "transformers", "original", "svt_zoo"]
     parser.add_argument("--format", default="onnx", choices=formats, help="(%(default)s)")
     parser.add_argument("--output", required=True, help="the file (.pt2, .onnx, .pth) or folder to write")
+    text = "of the linear layers; int8 is for CPUs and for the formats onnx and svt_zoo (%(default)s)"
+    parser.add_argument("--dtype", default="float32", choices=["float32", "int8"], help=text)
     parser.add_argument("--num-frames", type=positive, help="frames of the clip; by default the model's own")
     parser.add_argument("--img-size", type=positive, help="its pixels; by default the model's own")
     parser.add_argument("--features", action="store_true", help="without the classifier, even if there is one")
 
 
 def export(args: Namespace) -> int:
-    """Export a model as a torch program, as ONNX, for transformers or for the original code, and check the result."""
+    """Export a model as a program, as ONNX, for transformers, for the original code or for svt_zoo, and check it."""
+    from ..hub.download import sha256_of
+    from ..hub.loading import WEIGHTS_NAME
+    from ..hub.publish import save_pretrained
     from ..inference.export import export_program
     from ..inference.export_transformers import export_transformers
     from ..inference.export_weights import export_original
 
+    if args.dtype == "int8" and args.format not in ("onnx", "svt_zoo"):
+        raise ValueError(f"--dtype int8 is for --format onnx and svt_zoo, got --format {args.format}")
     size = {"num_frames": args.num_frames, "img_size": args.img_size}
     model = load_network(args, num_classes=0 if args.features else None, **size)
+    if args.format == "svt_zoo":
+        file = save_pretrained(model, args.output, dtype=args.dtype) / WEIGHTS_NAME
+        print(f"{file}: {file.stat().st_size / 1e6:.1f} MB in {args.dtype}, sha256 {sha256_of(file)}")
+        return 0
     if args.format == "original":
         print(f"{export_original(model, args.output)}: the names of the original code; reads back with equal tensors")
         return 0
     if args.format == "transformers":
         exported = export_transformers(model, args.output)
     else:
-        exported = export_program(model, args.output, args.format)
+        exported = export_program(model, args.output, args.format, dtype=args.dtype)
     print(f"{exported.path}: free are {', '.join(exported.free)}")
     shapes = ", ".join("x".join(map(str, shape)) for shape in exported.shapes)
     print(f"largest difference to the network {exported.max_difference:.1e} in float32, at {shapes}")
+    if args.dtype == "int8":
+        print(f"least cosine similarity to the network in int8: {exported.cosine:.5f}")
     return 0

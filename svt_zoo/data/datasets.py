@@ -194,7 +194,8 @@ def open_row(row: Row, *, frame_rate: float = 30.0, limits: Limits | None = None
         try:
             return open_remote(row.path, limits=limits)
         except (FileNotFoundError, PermissionError, ImportError, ValueError) as error:
-            _warn_of_missing_index(posixpath.dirname(row.path), type(error).__name__)
+            cause = str(error) if isinstance(error, ImportError) else type(error).__name__
+            _warn_of_missing_index(posixpath.dirname(row.path), cause)
     try:
         path = local_path(row.path)
     except OSError as error:
@@ -207,7 +208,7 @@ def open_row(row: Row, *, frame_rate: float = 30.0, limits: Limits | None = None
 @cache  # once per folder and process
 def _warn_of_missing_index(folder: str, cause: str) -> None:
     _log.warning(
-        "videos in %s have no index beside them (%s). Each file is downloaded completely and kept in %s. After "
+        "videos in %s are read without an index (%s). Each file is downloaded completely and kept in %s. After "
         "`svt-zoo index LIST`, only the packets that are needed are fetched",
         folder,
         cause,

@@ -22,9 +22,10 @@ from ..data.lists import VideoList
 from ..data.loader import WorkerLoader
 from ..data.pool import TaskResult, number_of_workers
 from ..data.views import Views
-from ..device import DType, choose_device, choose_dtype, memory_advice
+from ..device import DType, choose_device, choose_dtype, clip_dtype, memory_advice
 from ..hub.loading import load_model
 from ..models import Features, ZooModel
+from ..models.int8 import is_int8, to_int8
 from .shards import ClipBatch, ClipReader, Computed, Shard, ShardFolder
 from .views import describe_views, parse_views
 
@@ -74,7 +75,7 @@ def extract(
         views: "3x1" (crops x clips) or "slow-fast 3x1" of the model's own transform, or a custom `Views` object.
         pool: as in `view_features`.
         device: by default the GPU if there is one.
-        dtype: the type that the network computes in.
+        dtype: the type that the network computes in; `torch.int8` is for CPUs (see `to_int8`).
         batch_size: videos per batch; the views are computed one after the other.
         num_workers: processes that read videos; 0 reads in this one, None uses one per core.
         seed: of random views (`RandomClips`).
@@ -86,9 +87,8 @@ def extract(
         CommonFailure: the first videos all fail for the same reason.
         ValueError: the folder has features of other videos, weights or views, or several processes have no folder.
     """
-    rank, world_size = distributed.rank(), distributed.world_size()
-    if world_size > 1 and output is None:
-        raise ValueError(f"{world_size} processes need a common folder as output, got none")
+    if distributed.world_size() > 1 and output is None:
+        raise ValueError(f"{distributed.world_size()} processes need a common folder as output, got none")
     if isinstance(views, str):
         views = parse_views(views, model.transforms())
     compute = Compute(model, pool, choose_device(device), dtype)
@@ -97,12 +97,25 @@ def extract(
     reader = ClipReader(videos, views, batch_size=batch_size, seed=seed)
     with tempfile.TemporaryDirectory() as scratch:
         folder = ShardFolder(Path(output or scratch), videos, settings, shard_size)
-        folder.claim()
-        ranges = folder.todo(rank, world_size, batch_size)
-        done = folder.collect(run_local(reader, compute, ranges, num_workers), ranges)
-        count_failures(done, sum(map(len, ranges)), show_progress=progress and rank == 0)
-        distributed.barrier()
+        fill_shards(folder, reader, compute, num_workers=num_workers, progress=progress)
         return _gather(list(folder.read()), videos)
+
+
+def fill_shards(
+    folder: ShardFolder, reader: ClipReader, compute: "Compute", *, num_workers: int | None, progress: bool = True
+) -> None:
+    """Compute the shards that a folder lacks; the processes of torch.distributed divide them and wait for each other.
+
+    Raises:
+        CommonFailure: the first videos all fail for the same reason.
+        ValueError: the folder has features of other settings.
+    """
+    rank = distributed.rank()
+    folder.claim()
+    ranges = folder.todo(rank, distributed.world_size(), reader.batch_size)
+    done = folder.collect(run_local(reader, compute, ranges, num_workers), ranges)
+    count_failures(done, sum(map(len, ranges)), show_progress=progress and rank == 0)
+    distributed.barrier()
 
 
 def _gather(shards: Sequence[Shard], videos: VideoList) -> Extracted:
@@ -166,10 +179,14 @@ class Compute:
             return torch.empty(0, 0), None
         with memory_advice(f"{len(views[0])} rows of {len(views)} x {tuple(views[0].shape[1:])}", "lower batch_size"):
             # First to the device, then to the type: in one call, the CPU would convert.
-            clips = [view.to(self.device, non_blocking=True).to(self.dtype) for view in views]
-            features = view_features(self.network, clips, self.pool).float().to("cpu", non_blocking=True)
+            clips = [view.to(self.device, non_blocking=True).to(clip_dtype(self.dtype)) for view in views]
+            features = self.pooled(clips).float().to("cpu", non_blocking=True)
         on_gpu = self.device.type == "cuda"
         return features, torch.cuda.current_stream(self.device).record_event() if on_gpu else None
+
+    def pooled(self, views: Sequence[Tensor]) -> Tensor:
+        """Features (n, ...) of V views (n, 3, T, H, W) on the device."""
+        return view_features(self.network, views, self.pool)
 
     def _wait(self, features: Tensor, event: torch.cuda.Event | None) -> Tensor:
         if event is not None:
@@ -269,14 +286,20 @@ def prepare(
     The caller's model is not changed. The result is a copy, unless the model is already in that state.
 
     Raises:
-        ValueError: the device or the type does not exist.
+        ValueError: the device or the type does not exist, or does not fit the network.
     """
     device = choose_device(device)
     dtype = choose_dtype(dtype, device)
     if isinstance(model, str):
         network = load_model(model, num_classes=num_classes)
     else:
-        network = model if _is_ready(model, device, dtype) else copy.deepcopy(model)
+        network = model if dtype == torch.int8 or _is_ready(model, device, dtype) else copy.deepcopy(model)
+    if dtype == torch.int8:
+        return to_int8(network), device, dtype
+    if is_int8(network):
+        raise ValueError(
+            f"a network of to_int8() computes in int8, got dtype={dtype}; use the network that it was made of"
+        )
     return network.to(device=device, dtype=dtype).eval(), device, dtype
 
 

@@ -52,13 +52,13 @@ class EvaluationRunConfig:
         output: folder of features, predictions and figures; existing features are reused.
         seed: seed of everything random, and of the weights of init=random.
         device: "auto" uses a GPU if there is one.
-        dtype: data type of the network; "auto" is bfloat16 where that is faster.
+        dtype: data type of the network; "auto" is bfloat16 where that is faster, "int8" is for CPUs.
     """
 
     output: str = "runs/evaluation"
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "float32"
 
     def __post_init__(self) -> None:
         bounds(self, "seed", low=0)

@@ -24,6 +24,7 @@ Run = Callable[[Tensor], Sequence[Tensor]]
 Shape = tuple[int, int, int, int, int]
 
 TOLERANCE = 1e-4  # largest difference in float32 between a network and its export
+INT8_COSINE = 0.98  # smallest cosine similarity of an output between a network and its export in int8
 CONFIG_KEY = "svt_zoo"  # key of the network's `meta` in the metadata of a program
 _DIMENSIONS = {0: "batch", 2: "frames", 3: "height", 4: "width"}
 # Free axes, tried in this order, most first: a network with a fixed number of frames cannot leave it free.
@@ -35,16 +36,26 @@ class ExportError(RuntimeError):
 
 
 class Exported(NamedTuple):
-    """Result of an export: the free input dimensions, and the largest difference from the network when tested."""
+    """Result of an export: the free input dimensions, and the largest difference from the network when tested.
+
+    For int8 that is the difference before rounding, and `cosine` the smallest similarity of an output after it.
+    """
 
     path: Path
     free: tuple[str, ...]
     max_difference: float
     shapes: tuple[Shape, ...]
+    cosine: float = 1.0
 
 
-def export_program(model: ZooModel, path: str | os.PathLike[str], format: ProgramFormat = "onnx") -> Exported:
-    """Write `model` as a program clip (B, 3, T, H, W) -> (cls, patches), or logits for a classifier; float32.
+def export_program(
+    model: ZooModel,
+    path: str | os.PathLike[str],
+    format: ProgramFormat = "onnx",
+    *,
+    dtype: Literal["float32", "int8"] = "float32",
+) -> Exported:
+    """Write `model` as a program clip (B, 3, T, H, W) -> (cls, patches), or logits for a classifier.
 
     Batch, frames, height and width stay free where network and exporter allow; the result states which. (The two
     formats of torch may refuse a clip of one or two frames, or of one patch.) The file is run at three shapes and
@@ -57,6 +68,9 @@ def export_program(model: ZooModel, path: str | os.PathLike[str], format: Progra
         format: "torch_export": load with `torch.export.load(path).module()`. "aotinductor": compiled for this kind of
             machine; needs a C++ compiler; load with `torch._inductor.aoti_load_package(path)`. "onnx": input `clip`
             with free axes batch, frames, height, width; outputs `cls` and `patches`, or `logits`.
+        dtype: of the linear layers. "int8" (ONNX only) rounds their weights, per channel, and their inputs in each
+            call; inputs and outputs stay float32. The cosine similarity of each output to the network's
+            must be at least `INT8_COSINE`.
 
     Raises:
         ExportError: the network cannot be exported, its export has different outputs, or a package is missing.
@@ -68,6 +82,8 @@ def export_program(model: ZooModel, path: str | os.PathLike[str], format: Progra
     write, load, suffix = _WRITERS[format]
     if path.suffix != suffix:
         raise ValueError(f"{path}: a file of format {format} ends in {suffix}")
+    if dtype not in ("float32", "int8") or (dtype == "int8" and format != "onnx"):
+        raise ValueError(f"dtype of format {format} must be float32{' or int8' * (format == 'onnx')}, got {dtype!r}")
     _check_tools(format)
     network = _Program(copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval())
     native = clip_shape(model)
@@ -80,13 +96,16 @@ def export_program(model: ZooModel, path: str | os.PathLike[str], format: Progra
             with atomic(path) as temporary, torch.no_grad():
                 write(_trace(network, native, free), temporary, config, network.names)
                 shapes = _shapes(native, free, network.patch_size)
-                difference = max_difference(network, load(temporary), shapes)
+                difference, cosine = max_difference(network, load(temporary), shapes), 1.0
+                if dtype == "int8":
+                    _quantize(temporary)
+                    cosine = _least_cosine(network, load(temporary), shapes)
         except Exception as error:  # broad: exporters differ in their errors for axes that cannot stay free
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             reasons.append(reason)
             _log.info("%s with free %s: %s", format, ", ".join(_DIMENSIONS[i] for i in free), reason)
         else:
-            return Exported(path, tuple(_DIMENSIONS[i] for i in free), difference, shapes)
+            return Exported(path, tuple(_DIMENSIONS[i] for i in free), difference, shapes, cosine)
     name = model.meta.get("model") or type(model).__name__
     raise ExportError(f"{name} cannot be exported as {format}: {reasons[-1]}")
 
@@ -163,6 +182,39 @@ def max_difference(network: Run, program: Run, shapes: Sequence[Shape]) -> float
                     raise ExportError(f"differs by {difference:.2g} from the network (allowed {TOLERANCE}) at {shape}")
                 worst = max(worst, difference)
     return worst
+
+
+def _least_cosine(network: Run, program: Run, shapes: Sequence[Shape]) -> float:
+    """The smallest cosine similarity of an output, (B, D) or (B, K), at `shapes`, on seeded noise."""
+    generator = torch.Generator().manual_seed(0)
+    least = 1.0
+    for shape in shapes:
+        clip = torch.randn(shape, generator=generator)
+        least = min(least, torch.cosine_similarity(network(clip)[0], program(clip)[0]).min().item())
+    if not least >= INT8_COSINE:
+        raise ExportError(f"int8 gives a cosine similarity of {least:.3f} to the network (at least {INT8_COSINE})")
+    return least
+
+
+def _quantize(path: Path) -> None:
+    """Round the weights of the linear layers of an ONNX file to int8, with one scale per output channel."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = onnx.load(path)
+    weights = {weight.name: weight for weight in model.graph.initializer}
+    for node in [node for node in model.graph.node if node.op_type == "Transpose" and node.input[0] in weights]:
+        # onnxruntime rounds constants only, and torch writes a linear layer as the transpose of one.
+        permutation = next(list(attribute.ints) for attribute in node.attribute if attribute.name == "perm")
+        values = onnx.numpy_helper.to_array(weights[node.input[0]]).transpose(permutation).copy()
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, node.output[0]))
+        model.graph.node.remove(node)
+    read = {name for node in model.graph.node for name in node.input}
+    for name in weights.keys() - read:
+        model.graph.initializer.remove(weights[name])
+    onnx.save(model, path)
+    products = ["Gemm", "MatMul"]
+    quantize_dynamic(path, path, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=products)
 
 
 def _write_torch(program: ExportedProgram, path: Path, config: str, names: Sequence[str]) -> None:

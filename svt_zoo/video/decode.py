@@ -22,13 +22,13 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from ..files import foreign_kind
+from ..signatures import foreign_kind
 from .errors import DamageError, Deadline, Limits, VideoReadError
-from .packets import SkipFrame, VideoIndex, plan
+from .packets import SkipFrame, VideoIndex
 
 logger = logging.getLogger(__name__)
 
-Actions = Sequence[SkipFrame | None]  # one per packet, from `plan`
+Actions = Sequence[SkipFrame | None]  # one per packet, from `VideoIndex.actions`
 Step = tuple[SkipFrame | None, "av.Packet[VideoStream] | None"]
 
 # Allowed containers. FFmpeg would also render text files as video and follow playlists to other files and hosts.
@@ -134,7 +134,7 @@ def decode_packets(source: Source, actions: Actions | None = None) -> Generator[
 
     Args:
         source: an open file.
-        actions: the result of `plan`; None decodes all packets.
+        actions: of `VideoIndex.actions`; None decodes all packets.
 
     Raises:
         VideoReadError: the decoder rejects a packet or marks a frame as damaged, or the time limit is exceeded.
@@ -187,9 +187,8 @@ def decode_frames(source: Source, index: VideoIndex, wanted: Sequence[int]) -> G
     to_rgb = partial(_to_rgb, index, VideoReformatter())
     if index.packets is not None:
         by_pts = {index.pts[i]: i for i in wanted}
-        actions = plan(index.packets, by_pts.keys()) if index.skippable else None
         latest = None
-        with closing(decode_packets(source, actions)) as frames:
+        with closing(decode_packets(source, index.actions(wanted))) as frames:
             for frame in frames:
                 if frame.pts is None or (latest is not None and frame.pts <= latest):
                     break

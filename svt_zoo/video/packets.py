@@ -9,7 +9,7 @@ A container's key frame is not always a restart point: with open groups of pictu
 refer to earlier ones across it. In H.264 and HEVC only IDR pictures are restart points. In Motion JPEG every packet is.
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -74,6 +74,12 @@ class VideoIndex:
         if count > 2 and gap * 2 > ticks:
             return float((count - 1) / ((ticks - gap) * self.time_base))
         return count / float(ticks * self.time_base)
+
+    def actions(self, numbers: Iterable[int]) -> "list[SkipFrame | None] | None":
+        """The result of `plan` for the frames of these numbers; None if all packets must be decoded."""
+        if self.packets is None or not self.skippable:
+            return None
+        return plan(self.packets, {self.pts[i] for i in numbers})
 
 
 def plan(packets: Sequence[Packet], wanted: Set[int]) -> list[SkipFrame | None]:

@@ -19,7 +19,6 @@ from av.video.codeccontext import VideoCodecContext
 from .decode import Actions, Source, Step, decode_frames, open_source
 from .errors import Limits, VideoReadError
 from .index import check_duration, scan
-from .packets import plan
 from .ranges import merge_ranges, read_file, read_ranges
 from .reader import EncodedVideo
 from .store import NO_TIME, StoredIndex
@@ -74,12 +73,8 @@ class RemoteVideo(EncodedVideo):
 
     def prefetch(self, indices: Iterable[int]) -> None:
         """Fetches the packets of these frames, up to 32 MB, for the next request."""
-        index, wanted = self._index, set(indices)
-        actions = None
-        if index.packets is not None and index.skippable:
-            actions = plan(index.packets, {index.pts[i] for i in wanted})
         source = self._open()
-        source.prefetch(actions)
+        source.prefetch(self._index.actions(indices))
         self._source = source
 
     def _open(self) -> "PacketSource":

@@ -222,7 +222,7 @@ def test_a_row_without_a_classifier_is_refused_before_it_is_downloaded(videos: l
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dtype": "half"}, "dtype must be (one of )?auto, bfloat16, float16, float32, got 'half'"),
+        ({"dtype": "half"}, "dtype must be (one of )?auto, bfloat16, float16, float32, int8, got 'half'"),
         ({"device": "gpu"}, "device='gpu' is not a device of torch"),
         ({"views": "0x1"}, 'views must be "CROPSxCLIPS" with 1 or 3 crops'),
         ({"batch_size": -1}, "batch_size must be >= 1, got -1"),

@@ -20,7 +20,6 @@ from svt_zoo.data.sampling import sample_rng, svt_views
 from svt_zoo.files import fetched_path
 from svt_zoo.video import Limits, VideoReadError, open_video, ranges
 from svt_zoo.video.decode import decode_frames
-from svt_zoo.video.packets import plan
 from svt_zoo.video.ranges import merge_ranges, read_ranges
 from svt_zoo.video.remote import RemoteVideo, build_index, index_name, open_remote
 
@@ -77,9 +76,7 @@ def test_ten_views_are_those_of_the_local_file_and_cost_the_bytes_of_their_packe
         frames = open_remote(f"{server.url}/{name}").frames_at(wanted)
         assert torch.equal(frames, local.frames_at(wanted))
         counts, sizes = server.counts(), stored.places["size"]
-        packets = stored.index.packets
-        if packets is not None and stored.index.skippable:
-            actions = plan(packets, {stored.index.pts[i] for i in wanted})
+        if (actions := stored.index.actions(wanted)) is not None:
             sizes = sizes[[i for i, action in enumerate(actions) if action is not None]]
         assert counts["requests"] <= 17  # with the index
         assert counts["bytes"] <= path.stat().st_size
@@ -179,9 +176,9 @@ def test_a_video_without_an_index_is_downloaded_and_a_line_states_it(
     with open_row(Row(url)) as video:
         assert numbers(video.frames_at([7])) == [7]
     assert fetched_path(url).exists()
-    assert f"videos in {bucket} have no index beside them" in caplog.text
+    assert f"videos in {bucket} are read without an index (FileNotFoundError)" in caplog.text
     with open_row(Row(put(bucket, numbered(tmp_path / "b.mp4", 20), index=False))):
-        assert caplog.text.count("no index beside them") == 1
+        assert caplog.text.count("without an index") == 1
     with open_row(Row(put(bucket, numbered(tmp_path / "c.mp4", 20)))) as video:
         assert isinstance(video, RemoteVideo)
 

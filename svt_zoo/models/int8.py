@@ -1,0 +1,121 @@
+"""Networks in int8 on CPUs: the linear layers compute with weights of 8 bits, everything else stays float32.
+
+A weight has one scale per output channel, fixed when the network is converted. An activation has one scale per token,
+measured in each call, so no data for calibration is needed.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Network = TypeVar("Network", bound=nn.Module)
+_LIMIT = 127
+_SMALLEST = 1e-12  # of a divisor
+_READ_DIRECTLY = "proj_kv"  # trajectory attention uses this weight as a tensor
+_SCALE = "weight_scale"  # the entry of a state dict beside an int8 weight
+
+
+def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A weight (out, in) as int8 (out, in) and the scales float32 (out,) of its channels: weight = int8 * scale."""
+    scale = weight.detach().float().abs().amax(dim=1).clamp_min(_SMALLEST) / _LIMIT  # (out,)
+    return (weight.detach() / scale[:, None]).round().clamp(-_LIMIT, _LIMIT).to(torch.int8), scale
+
+
+class Int8Linear(nn.Module):
+    """A linear layer for inference on a CPU: (..., in) -> (..., out), float32, with an int8 product inside."""
+
+    weight: Tensor
+    weight_scale: Tensor
+    bias: Tensor | None
+    zero_points: Tensor
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight, scale = quantize_weight(linear.weight)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.register_buffer("weight", weight)
+        self.register_buffer(_SCALE, scale)
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().float())
+        self.register_buffer("zero_points", torch.zeros(linear.out_features, dtype=torch.int32), persistent=False)
+        self._packed: Tensor | None = None
+        self._sums = torch.empty(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's output; each row of x is rounded to 256 steps between its least and its largest value."""
+        if self._packed is None:
+            self._packed = torch.ops.onednn.qlinear_prepack(self.weight, None)
+            self._sums = self.weight.sum(dim=1) * self.weight_scale  # (out,)
+        rows = x.flatten(0, -2)  # (R, in)
+        least = rows.amin(-1, keepdim=True)
+        step = ((rows.amax(-1, keepdim=True) - least) / 255).clamp_min_(_SMALLEST)
+        rounded = torch.addcmul(0.5 - least / step, rows, 1 / step).to(torch.uint8)  # rows are rounded * step + least
+        # The kernel of PyTorch's compiler for int8: rounded @ weight.T * scale, as float32 without a bias.
+        weight = (self._packed, self.weight_scale, self.zero_points)
+        as_it_is: Any = (None, 1.0, 0, torch.float32, "none", [], "")
+        out = torch.ops.onednn.qlinear_pointwise(rounded, 1.0, 0, *weight, *as_it_is)
+        out = out.mul_(step) if self.bias is None else torch.addcmul(self.bias, out, step)
+        return out.addcmul_(least, self._sums).unflatten(0, x.shape[:-1])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_packed": None}  # packed again where it is used, perhaps on another processor
+
+
+def is_int8(network: nn.Module) -> bool:
+    """Whether `to_int8` returned this network."""
+    return any(isinstance(module, Int8Linear) for module in network.modules())
+
+
+def int8_layers(network: nn.Module) -> dict[str, nn.Linear]:
+    """The linear layers of a network by name, except a classifier's."""
+    return {name: module for name, module in network.named_modules() if type(module) is nn.Linear and name != "head"}
+
+
+def to_int8(network: Network) -> Network:
+    """A copy whose linear layers are int8, in eval mode; a network that is int8 already is returned as it is.
+
+    Convolutions, norms, attention, position tables and the classifier stay float32.
+
+    Raises:
+        ValueError: the network has no linear layers, or this build of torch has no int8 kernels.
+    """
+    if is_int8(network):
+        return network.eval()
+    if not torch.backends.mkldnn.is_available():
+        raise ValueError("dtype=int8 needs a torch with oneDNN, which this one lacks; use float32")
+    copied = copy.deepcopy(network).to(device="cpu", dtype=torch.float32).requires_grad_(False).eval()
+    layers = int8_layers(copied)
+    if not layers:
+        raise ValueError(f"dtype=int8 is not possible: {type(network).__name__} has no linear layers; use float32")
+    for name, layer in layers.items():
+        parent, _, child = name.rpartition(".")
+        if child != _READ_DIRECTLY:
+            setattr(copied.get_submodule(parent), child, Int8Linear(layer))
+    return copied
+
+
+def int8_state(network: nn.Module) -> dict[str, Tensor]:
+    """The state dict of a network with the weights of its linear layers in int8, and `weight_scale` beside each."""
+    state = {key: value.detach().cpu() for key, value in network.state_dict().items()}
+    for name in int8_layers(network):
+        weight, scale = quantize_weight(state[f"{name}.weight"])
+        state |= {f"{name}.weight": weight, f"{name}.{_SCALE}": scale}
+    return state
+
+
+def to_float(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `int8_state` returned as a state dict in float32; any other is returned as it is.
+
+    Raises:
+        ValueError: a scale has another number of channels than its weight.
+    """
+    plain = dict(state)
+    for key, weight in state.items():
+        scale = state.get(f"{key}_scale")
+        if weight.dtype == torch.int8 and scale is not None:
+            if scale.shape != weight.shape[:1]:
+                raise ValueError(f"{key} has shape {tuple(weight.shape)}, {key}_scale {tuple(scale.shape)}")
+            plain[key] = weight * plain.pop(f"{key}_scale")[:, None]
+    return plain
