@@ -5,9 +5,9 @@
 
 The list is generated: lines of `class 012/0123456789abcde_000010_000020.mp4 12`, or with --table a CSV with a header.
 Every case runs in its own process. Times are CPU seconds, because other programs may use the machine. The memory is the
-growth of the resident set at its peak. "worker" is what a worker process started by spawn needs in addition for the
-list: its own CPU seconds, and those of its parent, minus those for a list of one row. "first batch" is the order of the
-first epoch and 8 samples, without video.
+growth of the resident set at its peak. "worker" is the CPU time that a worker started by spawn needs for the list, and
+that of its parent, each minus the time for a list of one row. "first batch" is the order of the first epoch and 8
+samples, without video.
 """
 
 import argparse

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..files import is_url
 from ..options import bounds
-from .list_columns import Columns, ListError, classes_of, resolve_labels
+from .list_columns import Columns, ListError, classes_of
 from .list_files import find_videos, is_folder
 from .list_formats import write_table
 from .list_official import FORMATS, detect, read_labels
@@ -217,7 +217,7 @@ def read_list(
         classes = read_labels(labels) if isinstance(labels, str | os.PathLike) else tuple(labels)
     else:
         classes = parsed.classes or classes_of(source, columns.labels(kept=False))
-    rows = columns.rows(resolve_labels(source, kept, classes))
+    rows = columns.rows(classes)
     return VideoList(rows, classes if any(one.label for one in kept) else (), base, kind, frame_rate)
 
 

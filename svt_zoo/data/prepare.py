@@ -86,9 +86,9 @@ def prepare_videos(
     A run that was stopped continues where it stopped. Each video appears only when it is complete. It is written again
     only if its source or the encoding has changed. `workers` is the number of processes; 0 works in this process.
 
-    `skip_slower` first copies three videos of each kind of file (suffix) and measures them. If the median copy
-    of a kind takes more CPU time to read (SVT's views) and saves less than a tenth of the space, the videos of this
-    kind are not copied, and the list names the sources.
+    `skip_slower` first copies three videos of each kind of file (suffix) and measures them. A kind
+    is not copied if its median copy takes more CPU time to read (SVT's views) and saves less than a tenth of the space.
+    The list then names the sources.
 
     Raises:
         CommonFailure: the first videos all fail for the same reason.
