@@ -35,7 +35,7 @@ class ProbeConfig(TokenConfig):
         epochs, batch_size: of each probe; a cosine schedule to 0.
         depths: layers of the attentive probe; all after the first come before the cross-attention.
         deep_settings: number of best settings of the first depth that the other depths try.
-        validation_fraction: fraction of each class, in whole groups, that is held out of the training videos to choose.
+        validation_fraction: fraction of each class, in complete groups, that is held out of the training to choose.
         resamples: of the bootstrap over groups, for the 95 % intervals.
     """
 
