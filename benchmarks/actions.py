@@ -39,7 +39,8 @@ from svt_zoo.data.prepare import prepare_videos
 from svt_zoo.evaluation.metrics import wilson_interval
 from svt_zoo.evaluation.results import provenance, read_result
 from svt_zoo.evaluation.run import evaluate
-from svt_zoo.models import Backbone, Features, register_model
+from svt_zoo.evaluation.tokens import Thumbnail
+from svt_zoo.models import Features, register_model
 from svt_zoo.training.run import finetune, pretrain
 from svt_zoo.training.signals import ASKED_TO_STOP
 
@@ -62,24 +63,10 @@ class Stopped(Exception):
     """A signal asked a training run to stop, and it saved its state."""
 
 
-class Thumbnail(Backbone):
-    """12 x 12 pixels of the median frame: colors and layout of the scene, no motion."""
-
-    embed_dim, num_frames, patch_size = 3 * 12 * 12, 8, 5
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__()  # the recipe's options are for the other networks
-
-    def forward(self, clip: Tensor) -> Features:
-        """The class feature is the full picture."""
-        small = F.adaptive_avg_pool2d(clip.median(dim=2).values, 12)  # (B, 3, 12, 12)
-        return Features(small.flatten(1), small.flatten(2).mT.unsqueeze(1))
-
-
 class FlowHistogram(Thumbnail):
     """Optical flow in 4 quarters of the clip x 3 x 4 cells x 8 directions: motion, no appearance, no training."""
 
-    embed_dim = 4 * 3 * 4 * 8
+    embed_dim = cls_dim = 4 * 3 * 4 * 8
 
     def forward(self, clip: Tensor) -> Features:
         """The class feature holds the mean length of the flow."""

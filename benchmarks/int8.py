@@ -109,7 +109,7 @@ def neighbors_of(path: str, weights: str) -> dict[str, Any]:
         nearest.append((unit @ unit.T).fill_diagonal_(-1).argmax(dim=1))
     cosine = torch.cosine_similarity(*rows)
     same = (nearest[0] == nearest[1]).float().mean().item()
-    # Of a changed neighbor, how much less similar it is in float32.
+    # How much less similar a changed neighbor is in float32.
     exact = (rows[0] @ rows[0].T).fill_diagonal_(-1)
     loss = exact.amax(dim=1) - exact.gather(1, nearest[1][:, None])[:, 0]
     return {

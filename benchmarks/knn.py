@@ -3,7 +3,7 @@
     python benchmarks/knn.py
 
 1,024 queries in a bank of 60,000 random features of width 768, one thread; the ways alternate, the best of three runs
-each. "Plain" is: normalize both, product, top-k, against the whole bank. Needs faiss-cpu.
+each. "Plain" is: normalize both, product, top-k, against the bank in one piece. Needs faiss-cpu.
 """
 
 import time

@@ -5,9 +5,9 @@
 
 The list is generated: lines of `class 012/0123456789abcde_000010_000020.mp4 12`, or with --table a CSV with a header.
 Every case runs in its own process. Times are CPU seconds, because other programs may use the machine. The memory is the
-growth of the resident set at its peak. "worker" is what a worker process started by spawn needs in addition for the
-list: its own CPU seconds, and those of its parent, minus those for a list of one row. "first batch" is the order of the
-first epoch and 8 samples, without video.
+growth of the resident set at its peak. "worker" is the CPU time that a worker started by spawn needs for the list, and
+that of its parent, each minus the time for a list of one row. "first batch" is the order of the first epoch and 8
+samples, without video.
 """
 
 import argparse
@@ -49,16 +49,16 @@ def peak() -> float:
     return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith("VmHWM"))
 
 
-def started(dataset: Any, answers: Connection) -> None:
-    answers.send((time.process_time(), len(dataset)))
+def started(videos: Any, answers: Connection) -> None:
+    answers.send((time.process_time(), len(videos)))
 
 
-def start(dataset: Any) -> tuple[float, float]:
-    """CPU seconds of a worker that has just received the dataset, and of its parent."""
+def start(videos: Any) -> tuple[float, float]:
+    """CPU seconds of a worker that has just received the list, and of its parent."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     before = time.process_time()
-    process = context.Process(target=started, args=(dataset, theirs))
+    process = context.Process(target=started, args=(videos, theirs))
     process.start()
     parent = time.process_time() - before
     worker, _ = ours.recv()
@@ -68,11 +68,8 @@ def start(dataset: Any) -> tuple[float, float]:
 
 def measure(path: str) -> dict[str, float]:
     """One case, in this process."""
-    from svt_zoo.config import ViewsConfig
-    from svt_zoo.data.datasets import VideoDataset
     from svt_zoo.data.lists import VideoList, read_list
     from svt_zoo.data.loader import EpochSampler
-    from svt_zoo.data.views import train_views
 
     gc.collect()
     memory, clock = peak(), time.process_time()
@@ -81,15 +78,11 @@ def measure(path: str) -> dict[str, float]:
     clock = time.process_time()
     videos.sha256  # noqa: B018
     result["hash_s"] = time.process_time() - clock
-    views = train_views(ViewsConfig())
-    few = VideoDataset(VideoList((videos.rows[0],)), views, train=True)
-    many = VideoDataset(videos, views, train=True)
-    few_s = [start(few) for _ in range(3)]
-    many_s = [start(many) for _ in range(3)]
-    result["worker_s"], result["worker_parent_s"] = (sorted(many_s)[1][i] - sorted(few_s)[1][i] for i in (0, 1))
+    few, many = start(VideoList((videos.rows[0],))), start(videos)
+    result["worker_s"], result["worker_parent_s"] = many[0] - few[0], many[1] - few[1]
     clock = time.process_time()
-    batch = next(iter(EpochSampler(len(many), 8, train=True)))
-    assert len([many.videos.rows[index].path for _, index in batch]) == 8
+    batch = next(iter(EpochSampler(len(videos), 8, train=True)))
+    assert len([videos.rows[index].path for _, index in batch]) == 8
     result["first_batch_s"] = time.process_time() - clock
     return {name: round(value, 3) for name, value in result.items()}
 

@@ -10,7 +10,7 @@ rate; only the terms (or the initial tables, or the input) differ.
 
 --protocol official: the split of the list. inside: group-wise folds inside its training part, to choose settings.
 all: group-wise folds over all clips. Every finished run is a line of the file --rows; the same command continues.
-If the baseline is not better than chance, nothing can be compared: the program says so and ends with status 1.
+If the baseline is not better than chance, nothing can be compared: the program states this and ends with status 1.
 """
 
 import argparse
@@ -20,6 +20,8 @@ import platform
 import statistics
 import sys
 import time
+from collections import ChainMap, Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -249,12 +251,17 @@ def shown(clips: Tensor, kind: str | None) -> Tensor:
     return clips
 
 
-def top1(method: Classify, clips: Tensor, labels: Tensor, device: str) -> float:
+def classes_of(method: Classify, clips: Tensor, device: str) -> Tensor:
+    """The most likely class of each clip."""
     method.eval()
     with torch.inference_mode():
         guess = torch.cat([method.classifier(part.to(device)).argmax(dim=1).cpu() for part in clips.split(64)])
     method.train()
-    return 100 * (guess == labels).float().mean().item()
+    return guess
+
+
+def percent(right: Tensor) -> float:
+    return 100 * right.float().mean().item()
 
 
 def run(
@@ -288,13 +295,15 @@ def run(
         optimizer.step()
         optimizer.zero_grad()
         if (step + 1) % every == 0:
-            curve.append((step + 1, round(top1(method, tested, labels, device), 1)))
-    reached = [step for step, percent in curve if percent >= 90]
+            curve.append((step + 1, round(percent(classes_of(method, tested, device) == labels), 1)))
+    reached = [step for step, value in curve if value >= 90]
+    right = classes_of(method, tested, device) == labels
     return {
-        "top1": round(top1(method, tested, labels, device), 2),
-        "top1_shuffled": round(top1(method, shown(tested, "shuffled"), labels, device), 2),
+        "top1": round(percent(right), 2),
+        "top1_shuffled": round(percent(classes_of(method, shown(tested, "shuffled"), device) == labels), 2),
         "steps_to_90": reached[0] if reached else None,
         "tested": len(test),
+        "right": dict(zip(map(str, test.tolist()), right.int().tolist(), strict=True)),
         "seconds": round(time.perf_counter() - started, 1),
         "curve": curve,
     }
@@ -321,19 +330,43 @@ def floors(clips: Clips, settings: Settings, folds: list[tuple[Tensor, Tensor]])
     found = {"chance": round(100 / (int(clips.labels.max()) + 1), 1)}
     for name, rows in features.items():
         right = [ridge(rows[train], clips.labels[train], rows[test]) == clips.labels[test] for train, test in folds]
-        found[f"{name} + ridge"] = round(100 * torch.cat(right).float().mean().item(), 1)
+        found[f"{name} + ridge"] = round(percent(torch.cat(right)), 1)
     return found
 
 
-def interval(percent: float, number: int) -> tuple[float, float]:
+def interval(top1: float, number: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a percentage of `number` clips."""
-    p, z2 = percent / 100, 1.96**2
+    p, z2 = top1 / 100, 1.96**2
     middle, half = p + z2 / (2 * number), 1.96 * math.sqrt(p * (1 - p) / number + z2 / (4 * number**2))
     return tuple(100 * (middle + sign * half) / (1 + z2 / number) for sign in (-1, 1))  # type: ignore[return-value]
 
 
+def paired(one: list[Mapping[str, int]], other: list[Mapping[str, int]]) -> dict[str, float]:
+    """McNemar's exact test between two rows of a table, each a dictionary "clip: right or not" per seed.
+
+    A clip counts once: it is better (or worse) if more (or fewer) seeds of `one` than of `other` classify it rightly.
+    `p` is two-sided.
+    """
+    totals = [Counter[str](), Counter[str]()]
+    for total, seeds in zip(totals, (one, other), strict=True):
+        for right in seeds:
+            total.update(right)
+    better = sum(totals[0][clip] > totals[1][clip] for clip in totals[0])
+    worse = sum(totals[0][clip] < totals[1][clip] for clip in totals[0])
+    tail = sum(math.comb(better + worse, k) for k in range(min(better, worse) + 1)) / 2 ** (better + worse)
+    return {"better": better, "worse": worse, "p": float(f"{min(1.0, 2 * tail):.2g}")}
+
+
+def by_seed(rows: list[dict[str, Any]], name: str) -> list[Mapping[str, int]]:
+    """ "clip: right or not" of a variant, over all folds, for each seed."""
+    mine = [row for row in rows if row["variant"] == name]
+    return [
+        ChainMap(*(row["right"] for row in mine if row["seed"] == seed)) for seed in sorted({r["seed"] for r in mine})
+    ]
+
+
 def summed_up(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """For each variant: top-1 of each seed over all folds, their mean and interval, and steps to 90 %."""
+    """For each variant: top-1 of each seed over all folds, their mean and interval, steps to 90 %, and `paired`."""
     table = {}
     for name in dict.fromkeys(row["variant"] for row in rows):
         mine = [row for row in rows if row["variant"] == name]
@@ -351,6 +384,9 @@ def summed_up(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
             "shuffled": round(statistics.mean(value for _, value in seeds.values()), 1),
             "steps_to_90": [row["steps_to_90"] for row in mine],
         }
+        others = [row for row in rows if row["variant"] == "baseline"] if name != "baseline" else []
+        if others and all("right" in row for row in (*mine, *others)):  # rows of older versions have none
+            table[name] |= paired(by_seed(rows, name), by_seed(rows, "baseline"))
     return table
 
 

@@ -13,6 +13,7 @@ from .data.transforms import ClipConfig
 from .data.views import CPCViewsConfig, ViewsConfig
 from .evaluation.knn import KNNConfig
 from .evaluation.linear import LinearConfig
+from .evaluation.probe import ProbeConfig
 from .evaluation.protocols import EvaluationRunConfig, MultiviewConfig
 from .evaluation.results import RepeatConfig, ReportConfig
 from .evaluation.views import refuse_fast_views
@@ -20,16 +21,7 @@ from .methods.classify import ClassifyConfig
 from .methods.cpc import CPCConfig
 from .methods.svt import SVTConfig
 from .methods.temporal import TemporalConfig
-from .options import (
-    ConfigError,
-    build,
-    describe,
-    find_recipe,
-    flatten,
-    list_recipes,
-    read_options,
-    to_dict,
-)
+from .options import ConfigError, build, describe, find_recipe, flatten, list_recipes, read_options, to_dict
 from .training.optim import OptimConfig, RunConfig
 
 __all__ = [
@@ -55,6 +47,7 @@ __all__ = [
     "MultiviewRecipe",
     "OptimConfig",
     "PretrainRecipe",
+    "ProbeRecipe",
     "Recipe",
     "RepeatConfig",
     "ReportConfig",
@@ -118,10 +111,6 @@ class Recipe:
             raise ValueError("temporal.flow needs one crop for all frames; set views.consistent=true")
 
 
-def _cpc_model() -> ModelConfig:
-    return ModelConfig(name="cpc_resnet18")
-
-
 def _cpc_optim() -> OptimConfig:
     """The original's values, except optimizer and schedule."""
     return OptimConfig(
@@ -147,7 +136,7 @@ class CPCRecipe:
 
     method: Literal["cpc"] = "cpc"
     init: str = "random"
-    model: ModelConfig = field(default_factory=_cpc_model)
+    model: ModelConfig = field(default_factory=partial(ModelConfig, "cpc_resnet18"))
     data: DataConfig = field(default_factory=DataConfig)
     views: CPCViewsConfig = field(default_factory=CPCViewsConfig)
     cpc: CPCConfig = field(default_factory=CPCConfig)
@@ -274,9 +263,30 @@ class MultiviewRecipe(EvaluationRecipe):
     multiview: MultiviewConfig = field(default_factory=MultiviewConfig)
 
 
+@dataclass(frozen=True)
+class ProbeRecipe(EvaluationRecipe):
+    """Probes with controls, on any number of sets.
+
+    Attributes:
+        kind: "probe".
+        lists: one entry per set: LIST or TRAIN,TEST, and maybe @COLUMN=VALUE to take some rows (docs/evaluation.md).
+    """
+
+    kind: Literal["probe"] = "probe"
+    lists: tuple[str, ...] = ()
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.data.train or self.data.val or self.repeat != RepeatConfig():
+            raise ValueError("data.train, data.val and repeat have no effect on a probe; name the videos in lists")
+
+
 AnyEvaluation = KNNRecipe | LinearRecipe | MultiviewRecipe
 EVALUATIONS: dict[str, type[AnyEvaluation]] = {"knn": KNNRecipe, "linear": LinearRecipe, "test": MultiviewRecipe}
-KINDS: dict[str, type[AnyEvaluation | FinetuneRecipe]] = {"finetune": FinetuneRecipe, **EVALUATIONS}  # by key `kind`
+AnyOfNetwork = FinetuneRecipe | ProbeRecipe | AnyEvaluation
+# By the key `kind` of a recipe.
+KINDS: dict[str, type[AnyOfNetwork]] = {"finetune": FinetuneRecipe, "probe": ProbeRecipe, **EVALUATIONS}
 
 
 def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> PretrainRecipe:
@@ -284,7 +294,7 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     recipe = load_any(path, overrides)
     if isinstance(recipe, PretrainRecipe):
         return recipe
-    command = "finetune" if isinstance(recipe, FinetuneRecipe) else "evaluate"
+    command = recipe.kind if recipe.kind in ("finetune", "probe") else "evaluate"
     raise ConfigError(f"{path}: kind={recipe.kind} is not a pre-training; use svt-zoo {command}")
 
 
@@ -294,9 +304,7 @@ def load_evaluation(path: str | os.PathLike[str], overrides: Sequence[str] = ())
     return build(_choose(EVALUATIONS, "kind", values.get("kind"), path), values, source=str(path))
 
 
-def load_any(
-    path: str | os.PathLike[str], overrides: Sequence[str] = ()
-) -> PretrainRecipe | FinetuneRecipe | AnyEvaluation:
+def load_any(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> PretrainRecipe | AnyOfNetwork:
     """Read any recipe; its `kind` or its `method` selects the class. Raises as `read_recipe`."""
     values = read_options(path, overrides)
     if "kind" in values:

@@ -244,13 +244,13 @@ def _recipe_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "configs"
 
 
-def read_options(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The keys and values of a recipe, a file or a name, after `key=value` overrides.
+def read_options(path: str | os.PathLike[str] | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The keys and values of a recipe, a file, a name or None, after `key=value` overrides.
 
     Raises:
         ConfigError: a file that is not a recipe, or an override without a key.
     """
-    values = _read_yaml(find_recipe(path))
+    values = {} if path is None else _read_yaml(find_recipe(path))
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:

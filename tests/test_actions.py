@@ -37,7 +37,7 @@ def test_a_control_at_chance_leaves_its_set_out(
 def test_a_thumbnail_shows_colors_and_no_motion(actions: ModuleType) -> None:
     clip = torch.rand(1, 3, 5, 48, 48)
     feature = actions.Thumbnail()(clip).cls
-    assert feature.shape == (1, actions.Thumbnail.embed_dim)
+    assert feature.shape == (1, actions.Thumbnail().cls_dim)
     assert torch.equal(actions.Thumbnail()(clip.flip(2)).cls, feature)
 
 

@@ -47,6 +47,7 @@ def test_the_wheel_holds_every_module_and_recipe_the_types_mark_and_the_license_
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "svt_zoo").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == modules
     assert "svt_zoo/py.typed" in names
+    assert [name for name in names if name.endswith(".safetensors")] == ["svt_zoo/hub/svt_tiny_motion.safetensors"]
     recipes = {f"svt_zoo/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.yaml")}
     assert {name for name in names if name.endswith(".yaml")} == recipes
     assert {name.rpartition("/")[2] for name in names if "/licenses/" in name} == {"LICENSE", "NOTICE"}

@@ -10,6 +10,7 @@ from training_runs import ROOT, file_of, lines_of, lines_so_far, make_training_v
 
 from svt_zoo.config import (
     FinetuneRecipe,
+    ProbeRecipe,
     Recipe,
     load_any,
     load_evaluation,
@@ -68,6 +69,7 @@ def test_a_recipe_with_optical_flow_names_its_extra(path: Path) -> None:
 @named(RECIPES)
 def test_a_recipe_loads_as_the_class_that_its_command_takes(path: Path) -> None:
     read = {"pretrain": load_recipe, "finetune": partial(read_recipe, FinetuneRecipe), "evaluate": load_evaluation}
+    read["probe"] = partial(read_recipe, ProbeRecipe)
     assert read.get(command_of(path), load_recipe)(path) == load_any(path)
 
 

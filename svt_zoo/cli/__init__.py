@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[AddArguments, Run]] = {
     "pretrain": (training.add_pretrain, training.pretrain),
     "finetune": (training.add_finetune, training.finetune),
     "evaluate": (training.add_evaluate, training.evaluate),
+    "probe": (training.add_probe, training.probe),
     "export": (inference.add_export, inference.export),
     "prepare": (data.add_prepare, data.prepare),
     "check": (data.add_check, data.check),
@@ -43,7 +44,10 @@ COMMANDS: dict[str, tuple[AddArguments, Run]] = {
     "page": (hub.add_page, hub.page),
     "doctor": (doctor.add_doctor, doctor.doctor),
 }
-RESUMABLE = ("demo", "extract", "search-index", "pretrain", "finetune", "evaluate", "prepare", "check", "index")
+RESUMABLE = (
+    *("demo", "extract", "search-index", "pretrain", "finetune"),
+    *("evaluate", "probe", "prepare", "check", "index"),
+)
 ERRORS = (ValueError, OSError, RuntimeError, ImportError, FloatingPointError)
 EPILOG = """exit status: 0 on success; 1 if something that was asked about is broken; 2 after an error;
 75 if a signal asked a training to stop and it saved its state; 130 after Ctrl-C"""

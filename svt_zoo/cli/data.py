@@ -39,7 +39,7 @@ def add_prepare(parser: ArgumentParser) -> None:
     parser.add_argument("--crf", type=int, default=20, help="quality of H.264, 0 to 51, lower is better (%(default)s)")
     parser.add_argument("--preset", default="fast", help="of x264, ultrafast to veryslow (%(default)s)")
     parser.add_argument("--jpeg-quality", type=int, default=90, help="of the images, 1 to 95 (%(default)s)")
-    parser.add_argument("--all", action="store_true", help="also files whose copies read slower and are larger")
+    parser.add_argument("--all", action="store_true", help="also files whose copies read slower and are not smaller")
     add_workers(parser)
     add_list_options(parser)
 

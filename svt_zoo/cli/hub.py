@@ -86,10 +86,10 @@ def page(args: Namespace) -> int:
     """Write MODEL_ZOO.md from the table of weights and the result files."""
     from dataclasses import asdict
 
-    from ..evaluation.results import read_result
+    from ..evaluation.results import read_results
     from ..hub.page import zoo_page
 
-    results = [asdict(read_result(path)) for path in sorted(args.results.glob("*.json"))]
+    results = [asdict(one) for path in sorted(args.results.glob("*.json")) for one in read_results(path)]
     args.output.write_text(zoo_page(results), encoding="utf-8")
     print(f"written: {args.output}")
     return 0

@@ -79,7 +79,7 @@ def dedup(args: Namespace) -> int:
     from ..data.list_formats import write_table
     from ..data.lists import read_list
     from ..data.pool import output_file
-    from ..inference.dedup import find_duplicates, write_kept
+    from ..inference.dedup import check_list, find_duplicates, write_kept
     from ..inference.feature_table import FeatureTable
     from ..inference.pictures import duplicate_sheet, printable
 
@@ -87,8 +87,11 @@ def dedup(args: Namespace) -> int:
     sheet = output_file(args.sheet, ".png", ".jpg") if args.sheet else None
     report = output_file(args.report, ".csv") if args.report else None
     table = FeatureTable(args.features)
+    videos = read_list(args.list, **list_options(args)) if args.list else None
+    if videos is not None:
+        check_list(table, videos)
     found = find_duplicates(table, args.similarity)
-    kept = write_kept(table, found, output, read_list(args.list, **list_options(args)) if args.list else None)
+    kept = write_kept(table, found, output, videos)
     failed = len(table) - len(table.vectors.numbers)
     order = found.similarity.argsort()[::-1]
     pairs = list(

@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import add_recipe, columns
+from .arguments import add_recipe, columns, positive
 
 if TYPE_CHECKING:
     from ..evaluation.results import Result
@@ -101,6 +101,38 @@ def evaluate(args: Namespace) -> int:
     return 0
 
 
+def add_probe(parser: ArgumentParser) -> None:
+    text = "a name that svt-zoo weights lists, a path, an address, the folder of a run, or random"
+    parser.add_argument("model", metavar="MODEL", help=text)
+    text = "a list with the column split, TRAIN,TEST, or a folder; @COLUMN=VALUE takes rows, as list.csv@set=tennis"
+    parser.add_argument("lists", nargs="+", metavar="LIST", help=text)
+    parser.add_argument("-o", "--output", default="runs/probe", help="folder of all files (%(default)s)")
+    parser.add_argument("--layers", nargs="+", type=positive, help="blocks to probe, counted from 1, such as 6 9 12")
+    parser.add_argument("--recipe", help="a YAML file with options, or the name of a recipe")
+    text = "options that svt-zoo options probe lists, such as probe.epochs=40"
+    parser.add_argument("--set", nargs="+", default=[], metavar="key=value", help=text)
+
+
+def probe(args: Namespace) -> int:
+    """Probe frozen features: neighbors, linear, attentive and few-shot, beside controls without motion or training.
+
+    One pass reads each video for the input and all controls. After an interruption, the same command continues.
+    """
+    from ..config import ProbeRecipe, build
+    from ..evaluation.probe_report import probe_table
+    from ..evaluation.probe_run import probe
+    from ..options import read_options
+
+    layers = [f"probe.layers={args.layers}"] if args.layers else []
+    values = read_options(args.recipe, [f"run.output={args.output}", *layers, *args.set])
+    recipe = build(ProbeRecipe, {**values, "init": args.model, "lists": args.lists}, source=args.recipe or "probe")
+    results = probe(recipe)
+    if results:
+        print(probe_table(results), end="")
+        print(f"written: results in {recipe.report.folder}; probe.md, probe.png and features in {recipe.run.output}")
+    return 0
+
+
 def _print_results(results: "list[Result]", folder: str, output: str) -> None:
     """Print results; only the main process has any."""
     from ..evaluation.run import describe_result
@@ -145,14 +177,14 @@ def _headline(path: Path) -> str:
 
 
 def add_options(parser: ArgumentParser) -> None:
-    parser.add_argument("about", choices=["pretrain", "finetune", "evaluate"], help="of which recipes")
+    parser.add_argument("about", choices=["pretrain", "finetune", "evaluate", "probe"], help="of which recipes")
     parser.add_argument("--method", choices=["svt", "cpc"], help="of pretrain; by default both")
     parser.add_argument("--kind", choices=["knn", "linear", "test"], help="of evaluate; by default all three")
 
 
 def options(args: Namespace) -> int:
     """Print every key=value that a recipe can set, with its default and its meaning."""
-    from ..config import EVALUATIONS, PRETRAINING, FinetuneRecipe, describe
+    from ..config import EVALUATIONS, PRETRAINING, FinetuneRecipe, ProbeRecipe, describe
 
     if args.method and args.about != "pretrain":
         raise ValueError(f"--method={args.method} applies to pretrain, got {args.about}")
@@ -161,6 +193,8 @@ def options(args: Namespace) -> int:
     classes: dict[str, type[Any]] = {"kind=finetune": FinetuneRecipe}
     if args.about == "pretrain":
         classes = {f"method={name}": cls for name, cls in PRETRAINING.items() if args.method in (None, name)}
+    if args.about == "probe":
+        classes = {"probe": ProbeRecipe}
     if args.about == "evaluate":
         classes = {f"kind={name}": cls for name, cls in EVALUATIONS.items() if args.kind in (None, name)}
     for name, cls in classes.items():

@@ -69,6 +69,7 @@ class Label(NamedTuple):
     line: int
     label: str  # a name or a number; empty for none
     name: str  # class name, if the list has both a number and a name
+    code: int  # among all labels as they are written
 
 
 class Columns:
@@ -140,9 +141,6 @@ class Columns:
 
     def labels(self, *, kept: bool) -> list[Label]:
         """The labels of the kept rows, or of all of their data set, in the order of their first lines."""
-        return [label for _, label in self._first(kept=kept)]
-
-    def _first(self, *, kept: bool) -> list[tuple[int, Label]]:
         codes, lines = _joined(self._code), _joined(self._line)
         if kept:
             codes, lines = codes[_joined(self._kept)], lines[_joined(self._kept)]
@@ -150,13 +148,13 @@ class Columns:
         first[codes[::-1]] = np.arange(len(codes))[::-1]  # the last value stays
         names = [name for _, name in self._codes]
         present = sorted((row, code) for code, row in enumerate(first.tolist()) if row < len(codes))
-        return [(code, Label(int(lines[row]), self._labels[code], names[code])) for row, code in present]
+        return [Label(int(lines[row]), self._labels[code], names[code], code) for row, code in present]
 
-    def rows(self, numbers: Sequence[int | None]) -> Rows:
-        """The kept rows; `numbers` are those of `labels(kept=True)`. Raises ListError if a file has two labels."""
-        number = np.full(len(self._labels) + 1, -1, np.int32)
-        for (code, _), label in zip(self._first(kept=True), numbers, strict=True):
-            number[code] = -1 if label is None else label
+    def rows(self, classes: Sequence[str]) -> Rows:
+        """The kept rows. Raises ListError for a label that is not among the classes, or a file with two labels."""
+        labels = self.labels(kept=True)
+        number = np.full(len(self._labels), -1, np.int32)
+        number[[one.code for one in labels]] = resolve_labels(self.source, labels, classes)
         rows = self._rows.build(self.base)
         rows.labels[:] = number[rows.labels]
         self._refuse_two_labels(rows)
@@ -218,19 +216,19 @@ def classes_of(source: str, labels: Sequence[Label]) -> tuple[str, ...]:
     if not all(one.label.isdecimal() for one in labels):
         return tuple(sorted({one.label for one in labels}))
     names: dict[int, str] = {}
-    for line, label, name in labels:
+    for line, label, name, _ in labels:
         number = int(label)
         if name and names.setdefault(number, name) != name:
             raise error_at(source, line, f"label {number} is {name!r} here and {names[number]!r} before")
     return tuple(names.get(number, str(number)) for number in range(max(names) + 1)) if names else ()
 
 
-def resolve_labels(source: str, labels: Sequence[Label], classes: Sequence[str]) -> list[int | None]:
-    """Labels as numbers. Matches names exactly, then without case, quotes and underscores; keeps numbers."""
+def resolve_labels(source: str, labels: Sequence[Label], classes: Sequence[str]) -> list[int]:
+    """Labels as numbers, -1 for none. Matches names exactly, then without case, quotes, underscores; keeps numbers."""
     exact = {name: number for number, name in enumerate(classes)}
     loose = {_fold(name): number for number, name in enumerate(classes)}
-    numbers: list[int | None] = []
-    for line, label, name in labels:
+    numbers: list[int] = []
+    for line, label, name, _ in labels:
         text = name if name and classes else label
         number = exact.get(text, loose.get(_fold(text)))
         if number is None and text.isdecimal() and (not classes or int(text) < len(classes)):
@@ -239,7 +237,7 @@ def resolve_labels(source: str, labels: Sequence[Label], classes: Sequence[str])
             known = f"{', '.join(classes[:3])}, ..." if len(classes) > 3 else ", ".join(classes)
             message = f"label {text!r} is none of the {len(classes)} classes ({known}), nor a number below that"
             raise error_at(source, line, message)
-        numbers.append(number)
+        numbers.append(-1 if number is None else number)
     return numbers
 
 

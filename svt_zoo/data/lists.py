@@ -13,7 +13,7 @@ import numpy as np
 
 from ..files import is_url
 from ..options import bounds
-from .list_columns import Columns, ListError, classes_of, resolve_labels
+from .list_columns import Columns, ListError, classes_of
 from .list_files import find_videos, is_folder
 from .list_formats import write_table
 from .list_official import FORMATS, detect, read_labels
@@ -217,8 +217,14 @@ def read_list(
         classes = read_labels(labels) if isinstance(labels, str | os.PathLike) else tuple(labels)
     else:
         classes = parsed.classes or classes_of(source, columns.labels(kept=False))
-    rows = columns.rows(resolve_labels(source, kept, classes))
+    rows = columns.rows(classes)
     return VideoList(rows, classes if any(one.label for one in kept) else (), base, kind, frame_rate)
+
+
+def list_columns(path: str, *, format: str = "auto") -> set[str]:
+    """The columns of a list that `where` can filter by; empty for a format without columns."""
+    parsed = FORMATS[detect(path) if format == "auto" else format](path)
+    return {key for entry in parsed.entries for key in entry.columns}
 
 
 def training_list(data: DataConfig, *, seed: int = 0) -> VideoList:

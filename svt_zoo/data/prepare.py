@@ -29,7 +29,8 @@ from .views import ViewsConfig, train_views
 _log = logging.getLogger(__name__)
 _JOURNAL = ".prepare.jsonl"
 _SAMPLE = 3  # videos of each kind that are measured
-_WORSE = 1.05  # times as long to read, beyond the noise of the measurement
+_SLOWER = 1.05  # times as long to read, beyond the noise of the measurement
+_SMALLER = 0.9  # times the space, which a slower copy has to save
 
 
 class _Task(NamedTuple):
@@ -85,8 +86,9 @@ def prepare_videos(
     A run that was stopped continues where it stopped. Each video appears only when it is complete. It is written again
     only if its source or the encoding has changed. `workers` is the number of processes; 0 works in this process.
 
-    `skip_slower` first copies three videos of each kind of file (suffix) and measures them. If the copies of a kind
-    take more CPU time to read (SVT's views) and more space, its videos are not copied, and the list names the sources.
+    `skip_slower` first copies three videos of each kind of file (suffix) and measures them. A kind
+    is not copied if its median copy takes more CPU time to read (SVT's views) and saves less than a tenth of the space.
+    The list then names the sources.
 
     Raises:
         CommonFailure: the first videos all fail for the same reason.
@@ -166,26 +168,24 @@ def _kind(path: str) -> str:
 
 
 def _copies_are_worse(kind: str, tasks: Sequence[_Task], encoding: Encoding, fps: float) -> bool:
-    """Whether copies of files with the suffix `kind` read slower and are larger, from a sample; logs both if so."""
+    """Whether copies of files with the suffix `kind` read slower and save no space, from a sample; logs both if so."""
     same = [task for task in tasks if _kind(task.source) == kind]
-    slower, before, after = [], 0, 0
+    slower: list[float] = []
+    larger: list[float] = []
     for task in same[:: max(1, len(same) // _SAMPLE)][:_SAMPLE]:
         with TemporaryDirectory() as folder, suppress(Exception):  # the run reports what cannot be read
             copy = Path(folder) / f"copy{encoding.suffix}"
             made = prepare_video(task.source, copy, encoding, num_frames=task.num_frames, fps=fps)
             frames = None if encoding.suffix else made.frames
-            seconds = [
-                _seconds(Row(os.fspath(path), num_frames=n), fps)
-                for path, n in ((task.source, task.num_frames), (copy, frames))
-            ]
-            slower.append(seconds[1] / seconds[0])
-            before, after = before + made.source_bytes, after + made.bytes
-    if not slower or median(slower) < _WORSE or after < before:
+            source = _seconds(Row(task.source, num_frames=task.num_frames), fps)
+            slower.append(_seconds(Row(os.fspath(copy), num_frames=frames), fps) / source)
+            larger.append(made.bytes / made.source_bytes)
+    if not slower or median(slower) < _SLOWER or median(larger) < _SMALLER:
         return False
     _log.warning(
         "%d videos (%s) are left as they are: in a sample of %d, copies take %.2f times as long to read and %.2f times "
         "the space. The list names the sources; --all copies them, too",
-        *(len(same), kind or "folders", len(slower), median(slower), after / before),
+        *(len(same), kind or "folders", len(slower), median(slower), median(larger)),
     )
     return True
 

@@ -40,8 +40,8 @@ class Row:
 class Rows(Sequence[Row]):
     """A sequence of `Row`s that are made on access.
 
-    A million rows take 12 bytes each and the length of their relative paths. A process that multiprocessing starts maps
-    them from a file. `columns` are the arrays of a `RowsBuilder`; relative paths are joined to the folder `base`.
+    A row without group and times takes 12 bytes and its relative path. Worker processes map long lists from one file.
+    `columns` are the arrays of a `RowsBuilder`; relative paths are joined to the folder `base`.
     """
 
     def __init__(self, columns: Mapping[str, Array], base: str = "") -> None:

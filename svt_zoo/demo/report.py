@@ -20,7 +20,7 @@ from ..data.lists import VideoList
 from ..data.sampling import uniform_clip
 from ..data.views import EvalViews
 from ..evaluation.features import Extracted, extract
-from ..evaluation.knn import knn_scores, nearest
+from ..evaluation.knn import knn_scores, nearest, standardized
 from ..evaluation.metrics import accuracy, confusion_matrix, plot_confusion
 from ..inference.visualize import attention_maps, contact_sheet, unnormalize
 from ..models import ZooModel
@@ -116,7 +116,7 @@ def write_report(path: Path, subject: Subject, story: Story) -> list[Score]:
         (folder / "confusion.png").write_bytes(picture)
         text = (
             f"Each of {len(queries.names)} videos outside the training gets the class of its {_VOTES} nearest among "
-            f"{len(bank.names)}. Labels are used only to measure the accuracy. Lines are 95 % intervals."
+            f"{len(bank.names)}, on standardized features. Labels only measure the accuracy. Lines are 95 % intervals."
         )
         sections.append(section("Does it help?", text, _saved(folder / "accuracy.png")))
         sections.append(section("Confusion of classes", "Videos per class.", _saved(folder / "confusion.png")))
@@ -186,7 +186,8 @@ def _compare(subject: Subject, bank: Extracted, queries: Extracted) -> tuple[lis
     scores = []
     for name, (known, test) in kinds.items():
         k = min(_VOTES, len(known.names))
-        votes = knn_scores(known.features, known.labels, test.features, num_classes=train.num_classes, ks=(k,))[k]
+        bank_features, asked = standardized(known.features, test.features)
+        votes = knn_scores(bank_features, known.labels, asked, num_classes=train.num_classes, ks=(k,))[k]
         metrics = accuracy(votes, test.labels)
         scores.append(Score(name, metrics["top1"], metrics["top1_low"], metrics["top1_high"], len(test.names)))
     return scores, confusion_matrix(votes.argmax(dim=1), test.labels, train.num_classes)
@@ -211,7 +212,8 @@ def _examples(videos: VideoList) -> str:
 def _neighbors(bank: Extracted, queries: Extracted | None) -> Image.Image:
     """Draw some videos and their neighbors; without queries, bank videos are the queries and exclude themselves."""
     shown = queries or bank
-    ranks = nearest(shown.features, bank.features, min(_SHOWN + 1, len(bank.names))).rows.tolist()
+    known, asked = standardized(bank.features, shown.features)
+    ranks = nearest(asked, known, min(_SHOWN + 1, len(bank.names))).rows.tolist()
     step = max(1, len(shown.names) // _QUERIES)
     rows = []
     for query in range(0, len(shown.names), step)[:_QUERIES]:

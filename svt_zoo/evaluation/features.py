@@ -87,9 +87,8 @@ def extract(
         CommonFailure: the first videos all fail for the same reason.
         ValueError: the folder has features of other videos, weights or views, or several processes have no folder.
     """
-    rank, world_size = distributed.rank(), distributed.world_size()
-    if world_size > 1 and output is None:
-        raise ValueError(f"{world_size} processes need a common folder as output, got none")
+    if distributed.world_size() > 1 and output is None:
+        raise ValueError(f"{distributed.world_size()} processes need a common folder as output, got none")
     if isinstance(views, str):
         views = parse_views(views, model.transforms())
     compute = Compute(model, pool, choose_device(device), dtype)
@@ -98,12 +97,25 @@ def extract(
     reader = ClipReader(videos, views, batch_size=batch_size, seed=seed)
     with tempfile.TemporaryDirectory() as scratch:
         folder = ShardFolder(Path(output or scratch), videos, settings, shard_size)
-        folder.claim()
-        ranges = folder.todo(rank, world_size, batch_size)
-        done = folder.collect(run_local(reader, compute, ranges, num_workers), ranges)
-        count_failures(done, sum(map(len, ranges)), show_progress=progress and rank == 0)
-        distributed.barrier()
+        fill_shards(folder, reader, compute, num_workers=num_workers, progress=progress)
         return _gather(list(folder.read()), videos)
+
+
+def fill_shards(
+    folder: ShardFolder, reader: ClipReader, compute: "Compute", *, num_workers: int | None, progress: bool = True
+) -> None:
+    """Compute the shards that a folder lacks; the processes of torch.distributed divide them and wait for each other.
+
+    Raises:
+        CommonFailure: the first videos all fail for the same reason.
+        ValueError: the folder has features of other settings.
+    """
+    rank = distributed.rank()
+    folder.claim()
+    ranges = folder.todo(rank, distributed.world_size(), reader.batch_size)
+    done = folder.collect(run_local(reader, compute, ranges, num_workers), ranges)
+    count_failures(done, sum(map(len, ranges)), show_progress=progress and rank == 0)
+    distributed.barrier()
 
 
 def _gather(shards: Sequence[Shard], videos: VideoList) -> Extracted:
@@ -168,9 +180,13 @@ class Compute:
         with memory_advice(f"{len(views[0])} rows of {len(views)} x {tuple(views[0].shape[1:])}", "lower batch_size"):
             # First to the device, then to the type: in one call, the CPU would convert.
             clips = [view.to(self.device, non_blocking=True).to(clip_dtype(self.dtype)) for view in views]
-            features = view_features(self.network, clips, self.pool).float().to("cpu", non_blocking=True)
+            features = self.pooled(clips).float().to("cpu", non_blocking=True)
         on_gpu = self.device.type == "cuda"
         return features, torch.cuda.current_stream(self.device).record_event() if on_gpu else None
+
+    def pooled(self, views: Sequence[Tensor]) -> Tensor:
+        """Features (n, ...) of V views (n, 3, T, H, W) on the device."""
+        return view_features(self.network, views, self.pool)
 
     def _wait(self, features: Tensor, event: torch.cuda.Event | None) -> Tensor:
         if event is not None:

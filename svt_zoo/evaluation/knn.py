@@ -66,8 +66,8 @@ def nearest(
 ) -> Neighbors:
     """Find the `k` rows of bank (N, D) with the largest cosine similarity to each of the queries (Q, D).
 
-    Besides the features, only one chunk of similarities is in memory at a time: 0.2 GB on the device at the defaults
-    for k = 20 and D = 768, in proportion to both chunk sizes. Among equal similarities the lower row comes first, so
+    Besides the features, one chunk of similarities and one of the bank are in memory: 0.3 GB on the device at the
+    defaults and D = 768. Among equal similarities the lower row comes first, so
     the chunk sizes affect the result only through the rounding of dot products.
 
     Features are normalized here, and may stay in host memory. A `k` above N is reduced to N, with a warning.

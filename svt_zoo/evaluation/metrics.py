@@ -44,7 +44,7 @@ def group_interval(
 ) -> tuple[float, float]:
     """Confidence interval of the mean of `values` (N,), which are alike within a group (the same scene or person).
 
-    The percentile bootstrap: whole groups are drawn with replacement. For the difference of two methods, pass the
+    The percentile bootstrap: complete groups are drawn with replacement. For the difference of two methods, pass the
     difference of each video.
 
     Raises:

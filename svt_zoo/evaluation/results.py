@@ -163,10 +163,16 @@ def read_result(path: str | os.PathLike[str]) -> Result:
     Raises:
         ValueError: the file is not a result; the message has the file and the cause.
     """
+    [result] = read_results(path)
+    return result
+
+
+def read_results(path: str | os.PathLike[str]) -> list[Result]:
+    """Read a file with one result, or with the list `results` of a probe. Raises as `read_result`."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        return Result(**content)
-    except (ValueError, TypeError) as error:
+        return [Result(**one) for one in content.get("results", [content])]
+    except (ValueError, TypeError, AttributeError) as error:
         known = ", ".join(item.name for item in fields(Result))
         raise ValueError(f"{os.fspath(path)} is no result ({error}); its fields are {known}") from error
 

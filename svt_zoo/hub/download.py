@@ -23,6 +23,7 @@ from .sources import (
     ByHand,
     HubFile,
     IoPath,
+    PackageFile,
     Source,
     UrlFile,
     WeightsError,
@@ -76,6 +77,8 @@ def fetched(
     """As `fetch`, for a block that reads the file; an error in it keeps the hash from being recorded."""
     source = at_revision(parse_source(source) if isinstance(source, str) else source, revision)
     offline = constants.HF_HUB_OFFLINE if offline is None else offline
+    if isinstance(source, PackageFile):
+        source = source.path
     if isinstance(source, ByHand):
         raise WeightsError(f"{source}: no program can fetch this file; get it there by hand and {OWN_FILE}")
     if isinstance(source, UrlFile):

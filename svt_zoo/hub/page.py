@@ -169,7 +169,8 @@ def command_of(number: Number) -> str:
 
 
 def _result_line(result: Mapping[str, Any]) -> list[str]:
-    metrics = ", ".join(f"{name} {value:.2f}" for name, value in result["metrics"].items())
+    shown = {name: value for name, value in result["metrics"].items() if not name.endswith(("_low", "_high"))}
+    metrics = ", ".join(f"{name} {value:.2f}" for name, value in shown.items() if not name.startswith("minus_"))
     missing = f" ({result['n_missing']} unreadable)" if result["n_missing"] else ""
     data = " ".join(filter(None, (result["dataset"], result["split"])))
     commit = result["commit"][:12] + ("+changes" if result["commit"].endswith("+changes") else "")

@@ -71,8 +71,8 @@ def save_pretrained(
     """Write `model.safetensors`, `config.json` and `README.md` (the model card) into `folder`; returns it.
 
     `repo` is the Hub repository that the card tells its readers to load from. With `dtype="int8"`, the weights of the
-    linear layers take 8 bits and the file a quarter of the space; it loads as a float32 network with rounded weights,
-    and `embed(..., dtype="int8")` computes with just those 8 bits.
+    linear layers take 8 bits, and the file about a quarter of the space. It loads as a float32 network with rounded
+    weights. `embed(..., dtype="int8")` computes with the same 8 bits.
 
     Raises:
         ValueError: `folder` is a file, no linear layers for int8, or the class names do not fit the classifier.

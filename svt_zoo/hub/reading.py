@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..files import foreign_kind
 from ..models.int8 import to_float
+from ..signatures import foreign_kind
 from .convert import convert, recognize
 from .pickles import read_pickle
 from .sources import Source, UnfitWeightsError, WeightsError, one_line
@@ -20,17 +20,9 @@ from .state_dicts import StateDict, from_classifier, unwrap
 FORMAT_VERSION = 1  # of our own files; increased when an older reader could misread a newer file
 INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")  # of a file in several shards
 _TUBELETS = "patch_embed_3d.proj.weight"
-# The fields of transformers' TimeSformer that are keywords of ours.
-_TIMESFORMER_CONFIG = {
-    "attention_type": "attention",
-    "num_frames": "num_frames",
-    "image_size": "img_size",
-    "patch_size": "patch_size",
-    "hidden_size": "embed_dim",
-    "num_hidden_layers": "depth",
-    "num_attention_heads": "num_heads",
-    "qkv_bias": "qkv_bias",
-}
+# Keywords of a TimeSformer, and what transformers calls them.
+_OURS = ["attention", "num_frames", "img_size", "patch_size", "embed_dim", "depth", "num_heads", "qkv_bias"]
+_THEIRS = "attention_type num_frames image_size patch_size hidden_size num_hidden_layers num_attention_heads qkv_bias"
 _TRAINED_SIZE = 224  # frame size in pixels of a joint table, whose shape does not determine it
 
 
@@ -66,12 +58,10 @@ def read_checkpoint(
     source = source or path
     raw, metadata = _read(path, source)
     is_ours = "config" in metadata and "format_version" in metadata and not prefix
-    if is_ours:
-        file = _with_config(raw, _config_of(metadata, source), source)
-    elif config := {} if prefix else config_beside(path):
-        file = _with_config(convert(raw).state, config, source)
-    else:
-        file = _foreign(raw, source, prefix)
+    file = _ours(raw, metadata, source) if is_ours else _foreign(raw, source, prefix)
+    if config := {} if is_ours or prefix else config_beside(path):
+        kind = "ours" if "library_name" in config else file.kind
+        file = file._replace(config=_checked(config, source), kind=kind, options=config.get("model_kwargs") or {})
     wrong = [key for key, value in {**file.state, **file.head}.items() if not value.isfinite().all()]
     if wrong and not allow_nonfinite:
         raise WeightsError(
@@ -81,18 +71,15 @@ def read_checkpoint(
     return file
 
 
-def _with_config(raw: StateDict, config: dict[str, Any], source: Source | str) -> Checkpoint:
-    for name, type_ in (("model_kwargs", dict), ("clip", dict), ("model", str)):
-        if not isinstance(value := config.get(name), type_) and value is not None:
-            raise WeightsError(f"{source}: {name} in its config is a {type(value).__name__}; it is damaged")
+def _ours(raw: StateDict, metadata: Mapping[str, str], source: Source | str) -> Checkpoint:
+    config = _config_of(metadata, source)
     try:
         state = to_float(raw)
     except ValueError as error:
         raise WeightsError(f"{source}: {error}; it is damaged") from None
     head = _take_head(state) if config.get("num_classes") else {}
     state = from_classifier(state) if head else state
-    kind = "ours" if config.get("library_name") else "hf_timesformer"
-    return Checkpoint(_in_float32(state), head, config, [], kind, dict(config.get("model_kwargs") or {}))
+    return Checkpoint(_in_float32(state), head, config, [], "ours", dict(config.get("model_kwargs") or {}))
 
 
 def config_beside(weights: Path) -> dict[str, Any]:
@@ -108,7 +95,7 @@ def config_beside(weights: Path) -> dict[str, Any]:
             return {**theirs["svt_zoo"], **labels}
         if theirs.get("model_type") != "timesformer" or theirs.get("attention_type") == "space_only":
             return {}
-        kwargs = {ours: theirs[name] for name, ours in _TIMESFORMER_CONFIG.items() if name in theirs}
+        kwargs = {ours: theirs[name] for ours, name in zip(_OURS, _THEIRS.split(), strict=True) if name in theirs}
         ratio = theirs.get("intermediate_size", 3072) / theirs.get("hidden_size", 768)
         return {"model": "timesformer_vitb", "model_kwargs": {**kwargs, "mlp_ratio": ratio}, **labels}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
@@ -157,9 +144,15 @@ def _config_of(metadata: Mapping[str, str], source: Source | str) -> dict[str, A
             f"{source}: its format_version is {version}, this version of svt_zoo reads up to {FORMAT_VERSION}; "
             "update svt_zoo"
         )
-    if not isinstance(config, dict):
-        raise WeightsError(f"{source}: config in its metadata is a {type(config).__name__}; it is damaged")
-    return config
+    return _checked(config, source)
+
+
+def _checked(config: Any, source: Source | str) -> dict[str, Any]:
+    for name, type_ in (("config", dict), ("model_kwargs", dict), ("clip", dict), ("model", str)):
+        value = config if name == "config" else config.get(name)
+        if not isinstance(value, type_) and (name == "config" or value is not None):
+            raise WeightsError(f"{source}: {name} in its metadata is a {type(value).__name__}; it is damaged")
+    return dict(config)
 
 
 def _take_head(state: StateDict) -> StateDict:

@@ -79,7 +79,22 @@ class ByHand:
         return self.where
 
 
-Source = HubFile | UrlFile | IoPath | ByHand | Path
+@dataclass(frozen=True)
+class PackageFile:
+    """A file of the installed package, in the folder of this module."""
+
+    filename: str
+
+    def __str__(self) -> str:
+        return f"svt_zoo/hub/{self.filename}"
+
+    @property
+    def path(self) -> Path:
+        """The local path."""
+        return Path(__file__).with_name(self.filename)
+
+
+Source = HubFile | UrlFile | IoPath | ByHand | PackageFile | Path
 
 
 def parse_source(text: str) -> Source:

@@ -4,6 +4,7 @@ import difflib
 from fnmatch import fnmatchcase
 from typing import Any
 
+from .own_weights import SVT_ViTT_Weights
 from .sources import ByHand, HubFile, UrlFile
 from .weights import ClipSpec, Number, Weights
 
@@ -309,7 +310,7 @@ class CPC_ResNet18_Weights:
 
 
 _FAMILIES = (
-    *(SVT_ViTB_Weights, ViT_ViTB_Weights, DINO_ViTB_Weights, DINO_ViTS_Weights),
+    *(SVT_ViTB_Weights, SVT_ViTT_Weights, ViT_ViTB_Weights, DINO_ViTB_Weights, DINO_ViTS_Weights),
     *(TimeSformer_ViTB_Weights, Motionformer_ViTB_Weights, XViT_ViTB_Weights, CPC_ResNet18_Weights),
 )
 TABLE: dict[str, Weights] = {

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..options import bounds
-from .sources import ByHand, HubFile, UrlFile
+from .sources import ByHand, HubFile, PackageFile, UrlFile
 
 if TYPE_CHECKING:
     from ..data.transforms import EvalTransform
@@ -72,7 +72,7 @@ class Weights:
 
     name: str
     model: str
-    source: HubFile | UrlFile | ByHand
+    source: HubFile | UrlFile | ByHand | PackageFile
     clip: ClipSpec
     title: str
     paper: str
@@ -89,7 +89,7 @@ class Weights:
     notes: str = ""
 
     @property
-    def file(self) -> HubFile | UrlFile | ByHand:
+    def file(self) -> HubFile | UrlFile | ByHand | PackageFile:
         """The file that is loaded: the copy on the Hub if there is one, else the authors'."""
         return self.hub_copy or self.source
 

@@ -1,13 +1,13 @@
 """Finds near-duplicates in a table of features, and keeps one of each.
 
 Abbas et al., "SemDeDup: Data-efficient learning at web-scale through semantic deduplication" (2023): k-means, then
-comparison within the clusters. Unlike there, each row is in its two nearest clusters, so that fewer pairs are missed at
-their borders, and a row is removed only if a similar row is kept.
+comparison within the clusters. Two things differ: each row is in its two nearest clusters, so that fewer pairs are
+missed at their borders. And a row is removed only if a similar row is kept.
 """
 
 import os
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -98,26 +98,28 @@ def _thin(features: Tensor, videos: Tensor, threshold: float, fixed: int) -> tup
     return twin, cosine
 
 
+def check_list(table: FeatureTable, videos: VideoList) -> None:
+    """Raises ValueError if the table was not made from this list, one row per video."""
+    in_parts = table.metadata.get("every", "None") != "None"
+    if in_parts or table.metadata.get("list_sha256") != videos.sha256:
+        reason = "has several rows per video" if in_parts else "was made from another list, or other columns of it"
+        raise ValueError(f"{table.path} {reason}; leave out --list to write paths without labels")
+
+
 def write_kept(
     table: FeatureTable, found: Duplicates, output: str | os.PathLike[str], videos: VideoList | None = None
 ) -> int:
     """Writes a list without the duplicates and without the rows that have no feature; returns its number of rows.
 
-    Args:
-        videos: the list that the table was made from; its labels and groups are written too.
-
-    Raises:
-        ValueError: the table was made from another list, or has several rows per video.
+    A table with several rows per video (`every`) gives parts of videos. With `videos`, the list that the table was made
+    from (else ValueError), labels and groups are written too.
     """
     kept = np.setdiff1d(table.vectors.numbers, found.removed)
-    in_parts = table.metadata.get("every", "None") != "None"
     if videos is not None:
-        if in_parts or table.metadata.get("list_sha256") != videos.sha256:
-            reason = "has several rows per video" if in_parts else "was made from another list, or other columns of it"
-            raise ValueError(f"{table.path} {reason}; leave out --list to write paths without labels")
+        check_list(table, videos)
         replace(videos, rows=videos.columns.take(kept)).save(output)
         return len(kept)
-    rows = [(table.locate(row.video), row.start_sec, row.end_sec) for row in table.rows(kept)]
-    header: Any = ("file", "start_sec", "end_sec") if in_parts else ("file",)
-    write_table(output, header, (row[: len(header)] for row in rows))
+    columns = 3 if table.metadata.get("every", "None") != "None" else 1
+    rows = ((table.locate(row.video), row.start_sec, row.end_sec)[:columns] for row in table.rows(kept))
+    write_table(output, ("file", "start_sec", "end_sec")[:columns], rows)
     return len(kept)

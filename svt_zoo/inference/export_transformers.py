@@ -24,7 +24,7 @@ from .export import Exported, ExportError, Run, Shape, clip_shape, max_differenc
 from .predict import label_names
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_COPIED = ("models", "data", "video")  # parts of the package whose modules may be copied
+_COPIED = ("models", "data", "video", "signatures.py")  # parts of the package whose modules may be copied
 _FAMILY = "from ..models.timesformer import timesformer as build_backbone"  # in hf_model.py
 
 

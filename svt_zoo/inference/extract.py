@@ -275,7 +275,6 @@ def run_ray(
         _Read,
         batch_size=1,
         num_cpus=0.5,  # each reader uses one; so those of a lost node find a place on the others
-        scheduling_strategy="SPREAD",
         compute=ray.data.ActorPoolStrategy(size=readers),
         fn_constructor_args=(reader,),
     )

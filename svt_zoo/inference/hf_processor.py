@@ -39,10 +39,6 @@ class SvtZooVideoProcessor(BaseVideoProcessor):  # type: ignore[misc]
             raise ValueError("the video processor needs `clip`, which video_preprocessor_config.json of the folder has")
         self.clip, self.any_length = clip, any_length
 
-    def __call__(self, videos: Any, **kwargs: Any) -> Any:
-        """As `preprocess`."""
-        return self.preprocess(videos, **kwargs)
-
     def preprocess(
         self,
         videos: Any,
@@ -78,7 +74,6 @@ class SvtZooVideoProcessor(BaseVideoProcessor):  # type: ignore[misc]
         return BatchFeature({"pixel_values": torch.stack(clips)}, tensor_type=return_tensors)
 
     def _transform(self, num_frames: int | None) -> EvalTransform:
-        assert self.clip is not None
         own, rate = self.clip["num_frames"], self.clip["sampling_rate"]
         if num_frames in (None, own):
             return EvalTransform(**self.clip)

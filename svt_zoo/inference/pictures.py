@@ -99,7 +99,7 @@ def duplicate_sheet(table: FeatureTable, found: Duplicates, *, most: int = 12, n
     opener = partial(open_query, frame_rate=frame_rate_of(table))
     strips = []
     for i in order:
-        for name, number in (("kept", found.kept[i]), (f"{found.similarity[i]:.3f}  removed", found.removed[i])):
+        for name, number in (("kept", found.kept[i]), (f"{found.similarity[i]:.4f}  removed", found.removed[i])):
             [(video, start, end, _)] = table.rows([number])
             title = f"{name}: {video}, {start:.1f} to {end:.1f} s"
             strips.append(_strip(title, Row(table.locate(video), start_sec=start, end_sec=end), num_frames, opener))

@@ -21,14 +21,14 @@ from .feature_table import Array, FeatureTable
 SMALL = 10_000  # up to this number of rows, exact search is as fast
 _SAMPLE = 64  # rows per cell that its center is computed from
 _PART = 1 << 17  # rows that are added again at most after a kill
-_HELD_OUT, _NEAREST, _RECALL = 200, 10, 0.99  # rows to measure with, neighbors of each, and the share to find
+_HELD_OUT, _NEAREST, _RECALL = 200, 10, 0.99  # rows to measure with, neighbors of each, and the fraction to find
 
 
 class SearchIndex(NamedTuple):
     """An index next to its table: `facts` states `rows`, `cells`, `nprobe` (cells read per query) and `recall`.
 
-    `recall` is the share of the 10 exact nearest rows that half of these cells give, measured with 200 rows of the
-    table that the cells were not made from, each searched without itself.
+    `recall` is the fraction of the 10 exact nearest rows that half of these cells give. It is measured with 200 rows of
+    the table that the cells were not made from. Each is searched without itself.
     """
 
     path: Path

@@ -41,21 +41,23 @@ class Int8Linear(nn.Module):
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().float())
         self.register_buffer("zero_points", torch.zeros(linear.out_features, dtype=torch.int32), persistent=False)
         self._packed: Tensor | None = None
+        self._sums = torch.empty(0)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The layer's output; each row of x is scaled to [-1, 1] and rounded to 8 bits."""
+        """The layer's output; each row of x is rounded to 256 steps between its least and its largest value."""
         if self._packed is None:
             self._packed = torch.ops.onednn.qlinear_prepack(self.weight, None)
+            self._sums = self.weight.sum(dim=1) * self.weight_scale  # (out,)
         rows = x.flatten(0, -2)  # (R, in)
-        largest = torch.maximum(rows.amax(-1, keepdim=True), rows.amin(-1, keepdim=True).neg_()).clamp_min_(_SMALLEST)
-        whole = torch.addcmul(rows.new_tensor(128.5), rows, _LIMIT / largest).to(torch.uint8)  # rounds, 128 means 0
-        # The kernel of PyTorch's compiler for int8: (whole - 128) @ weight.T * scale, as float32 without a bias.
+        least = rows.amin(-1, keepdim=True)
+        step = ((rows.amax(-1, keepdim=True) - least) / 255).clamp_min_(_SMALLEST)
+        rounded = torch.addcmul(0.5 - least / step, rows, 1 / step).to(torch.uint8)  # rows are rounded * step + least
+        # The kernel of PyTorch's compiler for int8: rounded @ weight.T * scale, as float32 without a bias.
         weight = (self._packed, self.weight_scale, self.zero_points)
         as_it_is: Any = (None, 1.0, 0, torch.float32, "none", [], "")
-        out = torch.ops.onednn.qlinear_pointwise(whole, 1.0, 128, *weight, *as_it_is)
-        largest /= _LIMIT
-        out = out.mul_(largest) if self.bias is None else torch.addcmul(self.bias, out, largest)
-        return out.unflatten(0, x.shape[:-1])
+        out = torch.ops.onednn.qlinear_pointwise(rounded, 1.0, 0, *weight, *as_it_is)
+        out = out.mul_(step) if self.bias is None else torch.addcmul(self.bias, out, step)
+        return out.addcmul_(least, self._sums).unflatten(0, x.shape[:-1])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_packed": None}  # packed again where it is used, perhaps on another processor

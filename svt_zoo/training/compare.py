@@ -121,7 +121,7 @@ class Comparison:
         return (neighbors, test), (probe.scores, test)
 
     def change(self, name: str, before: Scores, after: Scores) -> Change:
-        """The accuracies and their difference video by video; the intervals draw whole groups."""
+        """The accuracies and their difference video by video; the intervals draw complete groups."""
         groups = [self.test.rows[i].group or self.test.rows[i].path for i in before[1].video_index.tolist()]
         hits = [100.0 * (class_ranks(scores, videos.labels) == 0).double() for scores, videos in (before, after)]
         values = (*hits, hits[1] - hits[0])

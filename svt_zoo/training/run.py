@@ -61,13 +61,13 @@ def pretrain(recipe: PretrainRecipe) -> bool:
     with _process(recipe) as device:
         objective = OBJECTIVES[recipe.method](recipe)
         dataset = training_dataset(recipe.data, recipe.views, seed=recipe.run.seed, flow=objective.flow())
+        comparison = Comparison.of(recipe, dataset.videos) if recipe.run.compare else None
         seed_all(recipe.run.seed)  # the same weights in every process
         method = build_method(recipe, build_backbone(recipe))
         knn = None
         if recipe.run.knn_every_epochs:
             val = evaluation_list(recipe.data, classes=dataset.videos.classes)
             knn = OnlineKNN(recipe, dataset.videos, val, device)
-        comparison = Comparison.of(recipe, dataset.videos) if recipe.run.compare else None
         if not _train(recipe, method, dataset, objective.augment, device, knn, max_entropy=objective.max_entropy):
             return False
         if comparison is not None:

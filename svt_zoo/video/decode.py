@@ -22,7 +22,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from ..files import foreign_kind
+from ..signatures import foreign_kind
 from .errors import DamageError, Deadline, Limits, VideoReadError
 from .packets import SkipFrame, VideoIndex
 

@@ -230,7 +230,7 @@ def test_the_tool_prints_the_quality_and_exits_with_what_failed(
     collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main = command("prepare")
-    argv = [str(collection), "--output", str(tmp_path / "out"), "--workers", "0", "--preset", "ultrafast"]
+    argv = [str(collection), "--output", str(tmp_path / "out"), "--workers", "0", "--preset", "ultrafast", "--all"]
     assert main([*argv, "--intra", "--short-side", "32"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("4 videos prepared (4 now, 0 before), 0 failed; ")

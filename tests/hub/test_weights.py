@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from svt_zoo.hub import entrypoints
-from svt_zoo.hub.sources import ByHand, HubFile, UrlFile
+from svt_zoo.hub.sources import ByHand, HubFile, PackageFile, UrlFile
 from svt_zoo.hub.table import SVT_ViTB_Weights, get_weights, list_weights
 from svt_zoo.hub.weights import ClipSpec, Weights
 from svt_zoo.models import create_model, list_models
@@ -20,7 +20,7 @@ def test_a_row_names_its_origin_its_license_and_its_clip(row: Weights) -> None:
     assert row.license or "license" in row.notes
     assert row.pretrained_on
     assert row.paper.startswith("https://")
-    assert isinstance(row.source, HubFile | UrlFile | ByHand)
+    assert isinstance(row.source, HubFile | UrlFile | ByHand | PackageFile)
     assert row.clip.num_frames > 0
     assert row.clip.resize_size >= row.clip.crop_size
     assert row.sha256 is None or len(row.sha256) == 64
@@ -36,6 +36,8 @@ def test_no_address_is_a_developers_machine(row: Weights) -> None:
     elif isinstance(row.source, HubFile):
         pinned = len(row.source.revision) == 40
         assert pinned or "Not pinned" in row.notes
+    elif isinstance(row.source, PackageFile):
+        assert row.source.path.is_file()
     else:
         assert str(row.source).startswith("https://drive.google.com/file/d/")
 

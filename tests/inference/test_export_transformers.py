@@ -17,7 +17,7 @@ import svt_zoo
 from svt_zoo.hub.loading import WeightsError
 from svt_zoo.inference.export import ExportError
 from svt_zoo.inference.export_transformers import _is_timesformer, _write_files, export_transformers
-from svt_zoo.models import Backbone, ZooModel, create_model
+from svt_zoo.models import OURS, Backbone, ZooModel, create_model
 
 TINY = {"img_size": 32, "patch_size": 8, "num_frames": 4, "embed_dim": 32, "depth": 2, "num_heads": 2}
 CPC = {"num_frames": 3, "img_size": 32, "embed_dim": 16, "depth": 1, "num_heads": 2, "mlp_dim": 16}
@@ -64,6 +64,10 @@ def transformers_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
 def video(tmp_path: Path) -> Path:
     frames = np.random.default_rng(0).integers(0, 255, (40, 60, 80, 3), dtype=np.uint8)
     return encode_video(tmp_path / "video.mp4", frames)
+
+
+def test_every_family_of_networks_is_here() -> None:
+    assert {name.split("_")[0] for name in OURS} == {name.split("_")[0] for name, _ in NETWORKS.values()}
 
 
 @pytest.mark.parametrize("num_classes", [0, 5])
@@ -114,7 +118,7 @@ def test_a_timesformer_that_others_made_for_transformers_is_read(tmp_path: Path)
 def test_a_damaged_config_is_named(damage: dict[str, Any], tmp_path: Path) -> None:
     folder = write(build("svt"), tmp_path / "folder")
     (folder / "config.json").write_text(json.dumps(damage))
-    with pytest.raises(WeightsError, match=r"in its config is a (list|int); it is damaged"):
+    with pytest.raises(WeightsError, match=r"in its metadata is a (list|int); it is damaged"):
         svt_zoo.from_pretrained(folder)
 
 

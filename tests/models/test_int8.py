@@ -20,8 +20,9 @@ def test_a_layer_is_the_formula_with_rounded_weights_and_rounded_rows(bias: bool
     weight, scale = quantize_weight(linear.weight)
     assert scale.shape == (40,)
     assert weight.abs().amax(dim=1).eq(127).all()
-    step = x.abs().amax(dim=-1, keepdim=True).clamp_min(1e-12) / 127
-    rows = torch.floor(x / step + 0.5) * step
+    least = x.amin(dim=-1, keepdim=True)
+    step = ((x.amax(dim=-1, keepdim=True) - least) / 255).clamp_min(1e-12)
+    rows = torch.floor((x - least) / step + 0.5) * step + least
     expected = nn.functional.linear(rows, weight * scale[:, None], linear.bias)
     with torch.inference_mode():
         out = Int8Linear(linear)(x)

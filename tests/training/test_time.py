@@ -122,6 +122,30 @@ def test_all_weights_at_zero_is_plain_fine_tuning() -> None:
     assert kinds == [Temporal, Classify]
 
 
+@pytest.mark.parametrize(
+    ("classes", "options", "warns"),
+    [
+        (("move left", "move right"), ["temporal.order_of=shuffled"], True),
+        (("move left", "move right"), ["temporal.order_of=straight"], False),
+        (("move left", "move right"), ["temporal.order_of=shuffled", "temporal.order=0"], False),
+        (("move left", "jump"), ["temporal.order_of=shuffled"], False),
+    ],
+)
+def test_a_recipe_warns_if_shuffled_order_has_no_answer_for_its_classes(
+    classes: tuple[str, ...], options: list[str], warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    from svt_zoo.data.lists import Row, VideoList
+    from svt_zoo.models import create_model
+    from svt_zoo.training.run import build_classify
+
+    recipe = read_recipe(FinetuneRecipe, TINY, options)
+    backbone = create_model(recipe.model.name, **recipe.model.options)
+    backbone.meta["clip"] = None
+    build_classify(recipe, backbone, VideoList((Row("a", label=0), Row("b", label=1)), classes))  # type: ignore[arg-type]
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [("move left and move right look like each other's reverse" in line) for line in said] == [True] * warns
+
+
 def test_a_clip_that_is_mixed_or_comes_with_a_fast_one_is_refused() -> None:
     for more in ("views={slow_fast: true}", "classify.mixup=0.2"):
         with pytest.raises(ConfigError, match="need a single clip"):
