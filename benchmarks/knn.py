@@ -6,9 +6,9 @@
 each. "Plain" is: normalize both, product, top-k, against the bank in one piece. Needs faiss-cpu.
 """
 
+import argparse
 import time
 
-import faiss
 import torch
 from torch.nn.functional import normalize
 
@@ -20,6 +20,8 @@ def plain(queries: torch.Tensor, bank: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def by_faiss(queries: torch.Tensor, bank: torch.Tensor, k: int) -> torch.Tensor:
+    import faiss
+
     index = faiss.IndexFlatIP(bank.shape[1])
     index.add(normalize(bank).numpy())
     return torch.from_numpy(index.search(normalize(queries).numpy(), k)[1])
@@ -30,6 +32,11 @@ def ours(queries: torch.Tensor, bank: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()  # there are no options
+    import faiss  # after --help, which needs no extra package
+
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
     bank, queries = torch.randn(60_000, 768), torch.randn(1024, 768)

@@ -22,7 +22,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import torch
 
@@ -138,6 +137,8 @@ def main() -> None:
     parser.add_argument("--step", choices=["index", "query", "duplicates"])
     args = parser.parse_args()
     torch.set_num_threads(1)
+    import faiss  # after --help, which needs no extra package
+
     faiss.omp_set_num_threads(1)
     args.folder.mkdir(parents=True, exist_ok=True)
     base, path = base_features(args.list, args.folder), args.folder / f"{args.rows}.parquet"

@@ -33,6 +33,8 @@ for arguments in {cases!r}:
 def test_a_program_describes_itself(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    if path.name == "mteb_encoder.py":
+        pytest.importorskip("mteb")
     monkeypatch.setattr(sys, "argv", [str(path), "--help"])
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(path), run_name="__main__")

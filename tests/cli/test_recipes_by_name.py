@@ -54,11 +54,12 @@ def test_the_list_names_every_recipe_but_bases(capsys: pytest.CaptureFixture[str
 def test_a_resolved_recipe_loads_as_the_same_recipe(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command("recipes")([name, "data.val=mine.csv", "--dump"]) == 0
+    change = "lists=[mine.csv]" if name == "actions/probe" else "data.val=mine.csv"
+    assert command("recipes")([name, change, "--dump"]) == 0
     dumped = tmp_path / "dumped.yaml"
     dumped.write_text(capsys.readouterr().out)
     assert "_BASE_" not in yaml.safe_load(dumped.read_text())
-    assert load_any(dumped) == load_any(name, ["data.val=mine.csv"])
+    assert load_any(dumped) == load_any(name, [change])
 
 
 @pytest.mark.parametrize(("kind", "cls"), [("knn", KNNRecipe), ("linear", LinearRecipe), ("test", MultiviewRecipe)])

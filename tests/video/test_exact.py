@@ -145,7 +145,7 @@ def test_frames_are_counted_if_the_decoder_contradicts_the_timestamps(
 ) -> None:
     path = make("h264, B-pyramid", tmp_path)
     reference = list(sequential(path))
-    monkeypatch.setattr("svt_zoo.video.decode.plan", lambda packets, wanted: ["DEFAULT"] * 10)
+    monkeypatch.setattr("svt_zoo.video.packets.plan", lambda packets, wanted: ["DEFAULT"] * 10)
     with open_video(path) as video:
         frame = video.frames_at([50])[0]
     assert np.array_equal(frame.numpy(), reference[50])
