@@ -219,7 +219,7 @@ def _packets_count_frames(stream: _Stream) -> bool:
         return False
     if stream.codec == "mpeg4":
         return one_frame_per_packet(stream.counts) and _is_regular(stream, stream.dts)
-    return stream.codec == "mjpeg"
+    return stream.codec == "mjpeg" and stream.ordered  # a damaged packet may give no frame
 
 
 def _decode_times(path: str, limits: Limits, number: int) -> tuple[VideoFrame, list[int | None]]:

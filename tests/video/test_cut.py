@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -82,3 +83,24 @@ def test_a_time_scale_that_contradicts_the_stated_duration_counts_as_cut(tmp_pat
     slow.write_bytes(data[: scale + 4] + (10_000_000).to_bytes(3, "big") + data[scale + 7 :])
     with open_video(slow) as video:
         assert video.cut
+
+
+def test_a_cut_motion_jpeg_avi_announces_only_frames_that_come(tmp_path: Path) -> None:
+    whole, part = tmp_path / "whole.avi", tmp_path / "part.avi"
+    noise = np.random.default_rng(0).integers(0, 255, (10, 64, 64, 3), dtype=np.uint8)
+    with av.open(str(whole), "w") as out:
+        stream = out.add_stream("mjpeg", rate=25, width=64, height=64, pix_fmt="yuvj420p")
+        out.mux([p for frame in noise for p in stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24"))])
+        out.mux(stream.encode())
+    content = whole.read_bytes()
+    opened = 0
+    for size in range(len(content) // 2, len(content), 211):
+        part.write_bytes(content[:size])
+        try:
+            video = open_video(part)
+        except VideoReadError:
+            continue
+        with video:
+            assert len(video.frames_at([video.num_frames - 1])) == 1
+        opened += 1
+    assert opened
