@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 Engine = Literal["local", "ray"]
 Pooling = Literal["cls", "frames", "patches"]
+_REMOVED = (FileNotFoundError, FileExistsError)  # the second: `mkdir` found the folder, which was removed then
 _MOST_RAY_BLOCKS = 2000  # Ray Data has a cost per block
 
 
@@ -200,7 +201,7 @@ def _check(
 def plan(output: Path, folder: ShardFolder, rank: int, world_size: int, batch_size: int) -> list[range]:
     """The videos that are left for this process; refuses an output with features of other settings."""
     if not output.exists():
-        with suppress(FileNotFoundError):  # another process may merge the shards now
+        with suppress(*_REMOVED):  # another process may merge the shards now
             folder.claim()
     if output.exists() and (different := differences(FeatureTable(output).metadata, folder.settings)):
         raise ValueError(f"{output} holds other features: {different}; delete it or choose another output")
@@ -211,7 +212,7 @@ def plan(output: Path, folder: ShardFolder, rank: int, world_size: int, batch_si
 def merge(folder: ShardFolder, output: Path, schema: "pyarrow.Schema") -> bool:
     """Merge the shards if all are complete (in the last process); returns whether the table exists."""
     if not output.exists() and folder.is_complete():
-        with suppress(FileNotFoundError), FileLock(folder.folder / "merge.lock"):
+        with suppress(*_REMOVED), FileLock(folder.folder / "merge.lock"):
             if not output.exists():  # another process may have merged the shards and removed the folder
                 root = folder.videos.root.rstrip("/") + "/"
                 names = [path.removeprefix(root) for path in folder.videos.columns.paths()]
