@@ -5,6 +5,7 @@ measured in each call, so no data for calibration is needed.
 """
 
 import copy
+import functools
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -63,6 +64,17 @@ class Int8Linear(nn.Module):
         return {**self.__dict__, "_packed": None}  # packed again where it is used, perhaps on another processor
 
 
+@functools.cache
+def has_exact_products() -> bool:
+    """Whether the int8 kernel adds without overflow: processors without VNNI add pairs of products in 16 bits."""
+    weight = torch.full((8, 64), _LIMIT, dtype=torch.int8)
+    packed, zeros = torch.ops.onednn.qlinear_prepack(weight, None), torch.zeros(8, dtype=torch.int32)
+    whole: Any = (torch.full((4, 64), 255, dtype=torch.uint8), 1.0, 0)
+    as_it_is: Any = (None, 1.0, 0, torch.float32, "none", [], "")
+    out = torch.ops.onednn.qlinear_pointwise(*whole, packed, torch.ones(8), zeros, *as_it_is)
+    return bool((out == 255 * _LIMIT * 64).all())
+
+
 def is_int8(network: nn.Module) -> bool:
     """Whether `to_int8` returned this network."""
     return any(isinstance(module, Int8Linear) for module in network.modules())
@@ -79,12 +91,14 @@ def to_int8(network: Network) -> Network:
     Convolutions, norms, attention, position tables and the classifier stay float32.
 
     Raises:
-        ValueError: the network has no linear layers, or this build of torch has no int8 kernels.
+        ValueError: the network has no linear layers, or this torch or processor has no exact int8 kernels.
     """
     if is_int8(network):
         return network.eval()
     if not torch.backends.mkldnn.is_available():
         raise ValueError("dtype=int8 needs a torch with oneDNN, which this one lacks; use float32")
+    if not has_exact_products():
+        raise ValueError("dtype=int8 needs a processor with VNNI, without which products overflow; use float32")
     copied = copy.deepcopy(network).to(device="cpu", dtype=torch.float32).requires_grad_(False).eval()
     layers = int8_layers(copied)
     if not layers:

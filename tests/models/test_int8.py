@@ -7,7 +7,20 @@ from small_models import small
 from torch import nn
 
 from svt_zoo.models import create_model
-from svt_zoo.models.int8 import Int8Linear, int8_layers, int8_state, quantize_weight, to_float, to_int8
+from svt_zoo.models.int8 import (
+    Int8Linear,
+    has_exact_products,
+    int8_layers,
+    int8_state,
+    quantize_weight,
+    to_float,
+    to_int8,
+)
+
+pytestmark = pytest.mark.skipif(
+    not has_exact_products(), reason="the processor has no exact int8 products, and int8 is refused"
+)
+
 
 CLIP = torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
 
