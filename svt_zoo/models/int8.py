@@ -53,10 +53,7 @@ class Int8Linear(nn.Module):
         least = rows.amin(-1, keepdim=True)
         step = ((rows.amax(-1, keepdim=True) - least) / 255).clamp_min_(_SMALLEST)
         rounded = torch.addcmul(0.5 - least / step, rows, 1 / step).to(torch.uint8)  # rows are rounded * step + least
-        # The kernel of PyTorch's compiler for int8: rounded @ weight.T * scale, as float32 without a bias.
-        weight = (self._packed, self.weight_scale, self.zero_points)
-        as_it_is: Any = (None, 1.0, 0, torch.float32, "none", [], "")
-        out = torch.ops.onednn.qlinear_pointwise(rounded, 1.0, 0, *weight, *as_it_is)
+        out = _product(rounded, self._packed, self.weight_scale, self.zero_points)
         out = out.mul_(step) if self.bias is None else torch.addcmul(self.bias, out, step)
         return out.addcmul_(least, self._sums).unflatten(0, x.shape[:-1])
 
@@ -64,14 +61,19 @@ class Int8Linear(nn.Module):
         return {**self.__dict__, "_packed": None}  # packed again where it is used, perhaps on another processor
 
 
+def _product(rows: Tensor, packed: Tensor, scale: Tensor, zero_points: Tensor) -> Tensor:
+    """rows @ weight.T * scale, as float32 (R, out), by the kernel of PyTorch's compiler for uint8 rows (R, in)."""
+    as_it_is: Any = (None, 1.0, 0, torch.float32, "none", [], "")
+    out: Tensor = torch.ops.onednn.qlinear_pointwise(rows, 1.0, 0, packed, scale, zero_points, *as_it_is)
+    return out
+
+
 @functools.cache
 def has_exact_products() -> bool:
     """Whether the int8 kernel adds without overflow: processors without VNNI add pairs of products in 16 bits."""
-    weight = torch.full((8, 64), _LIMIT, dtype=torch.int8)
-    packed, zeros = torch.ops.onednn.qlinear_prepack(weight, None), torch.zeros(8, dtype=torch.int32)
-    whole: Any = (torch.full((4, 64), 255, dtype=torch.uint8), 1.0, 0)
-    as_it_is: Any = (None, 1.0, 0, torch.float32, "none", [], "")
-    out = torch.ops.onednn.qlinear_pointwise(*whole, packed, torch.ones(8), zeros, *as_it_is)
+    packed = torch.ops.onednn.qlinear_prepack(torch.full((8, 64), _LIMIT, dtype=torch.int8), None)
+    rows = torch.full((4, 64), 255, dtype=torch.uint8)
+    out = _product(rows, packed, torch.ones(8), torch.zeros(8, dtype=torch.int32))
     return bool((out == 255 * _LIMIT * 64).all())
 
 
