@@ -5,6 +5,14 @@ import torch
 from svt_zoo.models import Backbone, create_model
 
 SMALL = {"embed_dim": 48, "depth": 2, "num_heads": 2, "img_size": 32, "num_frames": 4}
+CLIP_SPEC = {
+    "num_frames": 4,
+    "sampling_rate": 5,
+    "resize_size": 36,
+    "crop_size": 32,
+    "mean": (0.45,) * 3,
+    "std": (0.225,) * 3,
+}
 
 
 def small(name: str) -> Backbone:

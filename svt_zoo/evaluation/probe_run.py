@@ -117,12 +117,11 @@ def _probe_set(one: ProbeSet, recipe: ProbeRecipe, compute: TokenCompute) -> lis
     if tokens.missing:
         write_table(output / "missing.csv", ("path", "reason"), tokens.missing)
         _log.warning("%s: %d of %d videos cannot be read", one.name, len(tokens.missing), len(videos))
-    middle, rows = _processor_time(), [videos.rows[i] for i in tokens.video_index]
-    names, labels = torch.tensor([row.label for row in rows]).unique(return_inverse=True)
-    is_train = torch.tensor(tokens.video_index) < len(one.train)
-    groups = [row.group or row.path for row in rows]
+    middle, index = _processor_time(), torch.tensor(tokens.video_index)
+    kept, is_train = videos.columns.take(index.numpy()), index < len(one.train)
+    names, labels = torch.from_numpy(kept.labels).unique(return_inverse=True)
     train, test = is_train.nonzero()[:, 0], (~is_train).nonzero()[:, 0]
-    data = ProbeData(tokens, train, test, labels, groups, len(names))
+    data = ProbeData(tokens, train, test, labels, list(kept.groups()), len(names))
     prober = Prober(data, recipe.probe, seed=seed, device=compute.device)
     results = list(_results(one, recipe, prober, _outcomes(prober, output, compute.settings)))
     kilobytes = 2e-3 * max(part.end for part in tokens.parts.values())

@@ -51,9 +51,6 @@ class Comparison:
     The neighbors and the linear layer come from `bank`, and `test` is classified. They are the training videos and
     `data.val` (or `data.validation_fraction`). If the training videos have no labels, they are the halves of
     `data.val`, divided by groups.
-
-    Raises:
-        ConfigError: the videos for the evaluation have no labels, or fewer than two groups.
     """
 
     bank: VideoList
@@ -61,14 +58,17 @@ class Comparison:
 
     @classmethod
     def of(cls, recipe: PretrainRecipe, train: VideoList) -> "Comparison":
-        """The lists of a recipe that trains on `train`."""
+        """The lists of a recipe that trains on `train`.
+
+        Raises:
+            ConfigError: the videos for the evaluation have no labels, or fewer than two groups.
+        """
         test = evaluation_list(recipe.data, classes=train.classes or None)
         bank = train
-        if any(row.label is None for row in train.rows):
+        if (train.columns.labels < 0).any():
             bank, test = test.hold_out(0.5)
         for videos in (bank, test):
-            groups = {row.group or row.path for row in videos.rows}
-            if any(row.label is None for row in videos.rows) or len(groups) < 2:
+            if (videos.columns.labels < 0).any() or len(set(videos.columns.groups())) < 2:
                 raise ConfigError(
                     "run.compare needs labeled videos of two or more groups: set data.val to a list of them (the "
                     "training videos need no labels then), or run.compare=false"
@@ -122,7 +122,7 @@ class Comparison:
 
     def change(self, name: str, before: Scores, after: Scores) -> Change:
         """The accuracies and their difference video by video; the intervals draw complete groups."""
-        groups = [self.test.rows[i].group or self.test.rows[i].path for i in before[1].video_index.tolist()]
+        groups = list(self.test.columns.take(before[1].video_index.numpy()).groups())
         hits = [100.0 * (class_ranks(scores, videos.labels) == 0).double() for scores, videos in (before, after)]
         values = (*hits, hits[1] - hits[0])
         return Change(name, *((float(v.mean()), *group_interval(v, groups)) for v in values))
@@ -136,6 +136,6 @@ class Comparison:
             rows.append([one.protocol, *cells, one.answer])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-        groups = len({row.group or row.path for row in self.test.rows})
+        groups = len(set(self.test.columns.groups()))
         start = f"top-1 in % on {len(self.test)} held-out videos of {groups} groups, with intervals of 95 %:"
         return "\n".join([start, *lines])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_models import CLIP_SPEC, SMALL
 from torch.testing import assert_close
 
 import svt_zoo
@@ -26,16 +27,6 @@ pytestmark = pytest.mark.skipif(
     not has_exact_products(), reason="the processor has no exact int8 products, and int8 is refused"
 )
 
-
-SMALL = {"embed_dim": 48, "depth": 2, "num_heads": 2, "img_size": 32, "num_frames": 4}
-CLIP_SPEC = {
-    "num_frames": 4,
-    "sampling_rate": 5,
-    "resize_size": 36,
-    "crop_size": 32,
-    "mean": (0.45,) * 3,
-    "std": (0.225,) * 3,
-}
 CLIPS = torch.randn(3, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from commands import command
+from small_models import CLIP_SPEC
 from torch.testing import assert_close
 
 import svt_zoo
@@ -20,14 +21,6 @@ from svt_zoo.models import Classifier, ZooModel, create_model
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"embed_dim": 24, "depth": 2, "num_heads": 2, "img_size": 32, "num_frames": 4}
-CLIP_SPEC = {
-    "num_frames": 4,
-    "sampling_rate": 5,
-    "resize_size": 36,
-    "crop_size": 32,
-    "mean": (0.45,) * 3,
-    "std": (0.225,) * 3,
-}
 
 
 def network(num_classes: int = 0) -> ZooModel:
