@@ -21,8 +21,16 @@ FORMAT_VERSION = 1  # of our own files; increased when an older reader could mis
 INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")  # of a file in several shards
 _TUBELETS = "patch_embed_3d.proj.weight"
 # Keywords of a TimeSformer, and what transformers calls them.
-_OURS = ["attention", "num_frames", "img_size", "patch_size", "embed_dim", "depth", "num_heads", "qkv_bias"]
-_THEIRS = "attention_type num_frames image_size patch_size hidden_size num_hidden_layers num_attention_heads qkv_bias"
+_TRANSFORMERS_NAMES = {
+    "attention": "attention_type",
+    "num_frames": "num_frames",
+    "img_size": "image_size",
+    "patch_size": "patch_size",
+    "embed_dim": "hidden_size",
+    "depth": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "qkv_bias": "qkv_bias",
+}
 _TRAINED_SIZE = 224  # frame size in pixels of a joint table, whose shape does not determine it
 
 
@@ -95,7 +103,7 @@ def config_beside(weights: Path) -> dict[str, Any]:
             return {**theirs["svt_zoo"], **labels}
         if theirs.get("model_type") != "timesformer" or theirs.get("attention_type") == "space_only":
             return {}
-        kwargs = {ours: theirs[name] for ours, name in zip(_OURS, _THEIRS.split(), strict=True) if name in theirs}
+        kwargs = {ours: theirs[name] for ours, name in _TRANSFORMERS_NAMES.items() if name in theirs}
         ratio = theirs.get("intermediate_size", 3072) / theirs.get("hidden_size", 768)
         return {"model": "timesformer_vitb", "model_kwargs": {**kwargs, "mlp_ratio": ratio}, **labels}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
