@@ -15,7 +15,7 @@ from typing import IO, Any
 import torch
 from tqdm import tqdm
 
-from ..config import ConfigError, FinetuneRecipe, PretrainRecipe
+from ..config import FinetuneRecipe, PretrainRecipe
 from ..data.lists import VideoList
 from ..distributed import barrier, is_main
 from ..evaluation.features import extract
@@ -23,6 +23,7 @@ from ..evaluation.knn import knn_scores
 from ..evaluation.metrics import accuracy
 from ..files import atomic
 from ..models import ZooModel
+from ..options import ConfigError
 
 _log = logging.getLogger(__name__)
 
