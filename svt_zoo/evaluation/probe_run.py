@@ -204,7 +204,7 @@ def _results(
 
 
 def _write(results: Sequence[Result], recipe: ProbeRecipe, name: str) -> None:
-    """Write probe.md, probe.png, and one file of results that `svt-zoo page` reads."""
+    """Write probe.md, probe.png, and one file of results that `tools/zoo_page.py` reads."""
     output = Path(recipe.run.output)
     write_whole(output / "probe.md", probe_table(results).encode())
     write_whole(output / "probe.png", plot_probes(results))

@@ -130,22 +130,16 @@ def evaluate(recipe: KNNRecipe | LinearRecipe | MultiviewRecipe) -> list[Result]
 def _evaluate(recipe: KNNRecipe | LinearRecipe | MultiviewRecipe, device: torch.device) -> Evaluated:
     """Evaluate one split with one seed."""
     is_test, output, seed = isinstance(recipe, MultiviewRecipe), Path(recipe.run.output), recipe.run.seed
-    extractor = Extractor(
-        network=load_network(recipe, num_classes=None if is_test else 0),
-        folder=output / "features",
-        device=device,
-        dtype=choose_dtype(recipe.run.dtype, device),
-        batch_size=recipe.data.batch_size,
-        num_workers=recipe.data.num_workers,
-    )
+    network, dtype = load_network(recipe, num_classes=None if is_test else 0), choose_dtype(recipe.run.dtype, device)
+    extractor = Extractor(network, output / "features", device, recipe.data, dtype)
     train = None if is_test else training_list(recipe.data, seed=seed)
-    classes = extractor.network.meta.get("categories") if train is None else train.classes
+    classes = network.meta.get("categories") if train is None else train.classes
     val = evaluation_list(recipe.data, classes=classes)
     log_start(
         {"knn": "kNN evaluation", "linear": "linear probe", "test": "test of a classifier"}[recipe.kind],
-        extractor.network,
+        network,
         device=device,
-        precision=extractor.dtype,
+        precision=dtype,
         output=output,
         training_videos=train and len(train),
         epochs=recipe.linear.epochs if isinstance(recipe, LinearRecipe) else None,

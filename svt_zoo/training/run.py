@@ -212,13 +212,7 @@ def build_classify(recipe: FinetuneRecipe, backbone: Backbone, train: VideoList)
 def measure_classifier(recipe: FinetuneRecipe, val: VideoList, device: torch.device) -> Outcome:
     """The multi-view test of the trained classifier in the folder of a run, in float32."""
     output = Path(recipe.run.output)
-    extractor = Extractor(
-        network=load_model(output / FINAL_NAME, num_classes=None),
-        folder=output / "features",
-        device=device,
-        batch_size=recipe.data.batch_size,
-        num_workers=recipe.data.num_workers,
-    )
+    extractor = Extractor(load_model(output / FINAL_NAME, num_classes=None), output / "features", device, recipe.data)
     return multiview_protocol(extractor, val, recipe.multiview, protocol="fine-tuned")
 
 
