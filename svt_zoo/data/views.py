@@ -96,7 +96,7 @@ class TrainViews:
 
     def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> VideoViews:
         """Makes one view and its parameters with each transform."""
-        # All draws come first: between two resizes, which replace what the processor caches, a draw takes 3 times as long.
+        # All draws come first: after a resize, which fills the caches of the processor, a draw takes 3 times as long.
         specs, (height, width) = [transform.spec for transform in self.transforms], frames.shape[1:3]
         params = draw_views(specs, height, width, [len(place) for place in places], rng)
         triples = zip(self.transforms, params, places, strict=True)
