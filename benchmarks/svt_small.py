@@ -138,7 +138,8 @@ def finetuned(
                 torch.manual_seed(seed)
                 rng, dataset = np.random.default_rng(seed), videos.dataset(train, views, train=True)
                 labels = videos.labels[train]
-                method = Classify(copy.deepcopy(network), int(videos.labels.max()) + 1, ClassifyConfig()).train()
+                tuned = copy.deepcopy(network).requires_grad_(True)  # a teacher has no gradients
+                method = Classify(tuned, int(videos.labels.max()) + 1, ClassifyConfig()).train()
                 optimizer = build_optimizer(param_groups(method), OptimConfig())
                 for step in range(args.finetune):
                     index = rng.choice(len(dataset), min(16, len(dataset)), replace=False)
