@@ -158,13 +158,11 @@ def type_name(kind: Any) -> str:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A dataclass as plain data with lists instead of tuples, as in the `config.yaml` of a run; `build` reads it."""
-    plain: dict[str, Any] = {}
-    for option in dataclasses.fields(config):
-        value = getattr(config, option.name)
-        if dataclasses.is_dataclass(value):
-            value = to_dict(value)
-        plain[option.name] = list(value) if isinstance(value, tuple) else value
-    return plain
+
+    def plain(options: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in options}
+
+    return dataclasses.asdict(config, dict_factory=plain)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
