@@ -198,6 +198,13 @@ def _as_yaml(default: Any) -> str:
     return json.dumps(default) if default in (None, "") or isinstance(default, bool) else str(default)
 
 
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """The rows as a table in plain text."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(lines)
+
+
 def attribute_texts(cls: type[Any]) -> dict[str, str]:
     """The description of each attribute in the `Attributes:` sections of `cls` and its base classes."""
     texts: dict[str, str] = {}

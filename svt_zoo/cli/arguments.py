@@ -85,11 +85,3 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ArgumentTypeError(f"must be an integer >= 1, got {text}")
     return int(text)
-
-
-def columns(rows: list[list[str]]) -> str:
-    """A table in plain text."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
