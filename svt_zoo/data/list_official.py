@@ -96,16 +96,17 @@ def parse_kinetics(path: str) -> Parsed:
 
 
 def _kinetics_block(path: str, lines: Sequence[int], columns: Mapping[str, Sequence[str]]) -> Block:
-    none = [""] * len(lines)
-    names, starts, ends = (columns.get(name, none) for name in ("youtube_id", "time_start", "time_end"))
+    needed = ("youtube_id", "time_start", "time_end")
+    if not columns.keys() >= {*needed}:
+        raise ListError(f"{path}: the columns {', '.join(needed)} are needed, the header has {', '.join(columns)}")
     files = []
-    for line, name, start, end in zip(lines, names, starts, ends, strict=True):
+    for line, name, start, end in zip(lines, *(columns[name] for name in needed), strict=True):
         try:
             files.append(f"{name}_{int(start):06d}_{int(end):06d}.mp4")
         except ValueError:
             message = f"time_start and time_end must be integers, got {start!r} and {end!r}"
             raise error_at(path, line, message) from None
-    return formats.table_block(path, lines, {**columns, "file": files, "group": names})
+    return formats.table_block(path, lines, {**columns, "file": files, "group": columns["youtube_id"]})
 
 
 def parse_ssv2(path: str) -> Parsed:
