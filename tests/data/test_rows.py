@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from svt_zoo.data import list_columns, list_formats, rows
+from svt_zoo.data import list_formats, rows
 from svt_zoo.data.list_columns import ListError
 from svt_zoo.data.lists import Row, VideoList, read_list
 from svt_zoo.data.rows import Rows
@@ -26,7 +26,7 @@ ODD = (
 
 @pytest.fixture(autouse=True)
 def blocks_of_two_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (rows, list_columns, list_formats):
+    for module in (rows, list_formats):
         monkeypatch.setattr(module, "BLOCK", 2)
 
 
