@@ -15,7 +15,7 @@ from typing import IO, Any
 import torch
 from tqdm import tqdm
 
-from ..config import ConfigError, FinetuneRecipe, PretrainRecipe
+from ..config import ConfigError, FinetuneRecipe, PretrainRecipe, RunConfig
 from ..data.lists import VideoList
 from ..distributed import barrier, is_main
 from ..evaluation.knn import KNNConfig
@@ -47,36 +47,32 @@ class Monitor:
     """Writes `metrics.jsonl` and shows progress, in the main process; in others it does nothing.
 
     On a terminal there is a bar with the time left and the fraction of time that is spent waiting for data; elsewhere a
-    log line every `log_every` steps. When a run continues, the metrics after `step` are removed first.
+    log line every `log_every_steps`. When a run continues, the metrics after `step` are removed first.
 
     Args:
-        output: the run's folder.
+        run: the section of the recipe: the folder, the steps between log lines, whether to write TensorBoard's events.
         step: number of completed steps.
         total_steps: of the run.
-        log_every: steps between two log lines.
         active: whether this is the main process.
         max_entropy: entropy in nats of uniform targets, log K; for the warning about a collapse.
-        tensorboard: also write event files into `output/tensorboard`.
         terminal: whether to show a bar; by default whether standard error is a terminal.
 
     Raises:
-        ValueError: `tensorboard` is set, and TensorBoard is not installed.
+        ValueError: `run.tensorboard` is set, and TensorBoard is not installed.
     """
 
     def __init__(
         self,
-        output: Path,
+        run: RunConfig,
         *,
         step: int,
         total_steps: int,
-        log_every: int = 20,
         active: bool = True,
         max_entropy: float | None = None,
-        tensorboard: bool = False,
         terminal: bool | None = None,
     ) -> None:
-        self.output, self.total_steps, self.log_every, self.active = output, total_steps, log_every, active
-        self.max_entropy = max_entropy
+        self.output, self.log_every, self.total_steps = Path(run.output), run.log_every_steps, total_steps
+        self.active, self.max_entropy = active, max_entropy
         self._recent: deque[tuple[float, float]] = deque(maxlen=_RECENT)  # seconds of waiting for data, of the step
         self._started = False
         self._drawn = time.monotonic()
@@ -85,11 +81,11 @@ class Monitor:
         self._bar: tqdm[Any] | None = None
         if not active:
             return
-        output.mkdir(parents=True, exist_ok=True)
-        truncate_metrics(output / METRICS_NAME, step)
-        self._file = open(output / METRICS_NAME, "a", encoding="utf-8")  # noqa: SIM115  # closed by `close`
-        if tensorboard:
-            self._events = _event_writer(output / "tensorboard", step)
+        self.output.mkdir(parents=True, exist_ok=True)
+        truncate_metrics(self.output / METRICS_NAME, step)
+        self._file = open(self.output / METRICS_NAME, "a", encoding="utf-8")  # noqa: SIM115  # closed by `close`
+        if run.tensorboard:
+            self._events = _event_writer(self.output / "tensorboard", step)
         if sys.stderr.isatty() if terminal is None else terminal:
             shown = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
             self._bar = tqdm(total=total_steps, initial=step, dynamic_ncols=True, bar_format=shown)
