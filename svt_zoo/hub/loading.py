@@ -14,11 +14,10 @@ import torch
 from ..models import OURS, Backbone, Classifier, ZooModel, create_empty, create_model, find_builder, list_models
 from .convert import start_from_image
 from .download import at_revision, fetch, fetched
-from .fit import check_fit, load_strictly
 from .hugging_face import at_commit
 from .reading import INDEX_NAMES, Checkpoint, config_beside, read_checkpoint
 from .sources import HubFile, Source, UnfitWeightsError, WeightsError, parse_source
-from .state_dicts import from_classifier, matches, without
+from .state_dicts import check_fit, from_classifier, matches, without
 from .table import get_weights, list_weights
 from .weights import ClipSpec, Weights
 
@@ -222,7 +221,8 @@ def _with_classifier(
         return backbone
     classifier = Classifier(backbone, num_classes)
     if there == num_classes:
-        load_strictly(classifier.head, file.head, source)
+        check_fit(classifier.head, file.head, source)
+        classifier.head.load_state_dict(file.head)
         if row and row.labels:
             _fetch_labels(row.labels)
     else:
