@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,7 @@ class Trainer:
             self.run, step=self.step, total_steps=self.total_steps, active=is_main(), max_entropy=self.max_entropy
         )
         stop = threading.Event()
-        with on_stop_signal(stop.set), monitor:
+        with on_stop_signal(stop.set), closing(monitor):
             while self.step < self.total_steps:
                 if not self._train_epoch(monitor, stop):
                     _log.info(

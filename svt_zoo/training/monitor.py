@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 import torch
@@ -146,12 +145,6 @@ class Monitor:
             if output is not None:
                 output.close()
         self._file = self._events = self._bar = None
-
-    def __enter__(self) -> "Monitor":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
 
 def _event_writer(folder: Path, step: int) -> Any:

@@ -2,6 +2,7 @@ import json
 import logging
 import math
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,11 @@ def line(step: int, **more: float) -> dict[str, float]:
     }
 
 
-def monitor(output: Path, **options: Any) -> Monitor:
+def monitor(output: Path, **options: Any) -> closing[Monitor]:
     run = RunConfig(
         str(output), **{name: options.pop(name) for name in ("log_every_steps", "tensorboard") if name in options}
     )
-    return Monitor(run, **{"step": 0, "total_steps": 10, "terminal": False, **options})
+    return closing(Monitor(run, **{"step": 0, "total_steps": 10, "terminal": False, **options}))
 
 
 def test_each_step_is_a_line_of_json(tmp_path: Path) -> None:
