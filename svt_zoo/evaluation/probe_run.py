@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from .. import distributed
-from ..config import DataConfig, ProbeRecipe, to_dict
+from ..config import ProbeRecipe
 from ..data.list_formats import write_table
-from ..data.lists import VideoList, check_overlap, list_columns
+from ..data.lists import DataConfig, VideoList, check_overlap, list_columns
 from ..data.pool import Journal
 from ..device import choose_device, choose_dtype
 from ..files import is_url, write_whole
+from ..options import to_dict
 from .features import fill_shards
 from .metrics import group_interval, wilson_interval
 from .probe import ProbeData, Prober

@@ -10,24 +10,15 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from .. import distributed
-from ..config import (
-    ClipConfig,
-    ConfigError,
-    DataConfig,
-    EvaluationRecipe,
-    FinetuneRecipe,
-    KNNRecipe,
-    LinearRecipe,
-    MultiviewRecipe,
-    ReportConfig,
-    to_dict,
-)
-from ..data.lists import VideoList, evaluation_list, training_list
+from ..config import EvaluationRecipe, FinetuneRecipe, KNNRecipe, LinearRecipe, MultiviewRecipe
+from ..data.lists import DataConfig, VideoList, evaluation_list, training_list
+from ..data.transforms import ClipConfig
 from ..device import choose_device, choose_dtype
 from ..hub.initial import INITIAL_WEIGHTS, load_initial
 from ..hub.loading import FINAL_NAME, WEIGHTS_NAME
 from ..hub.weights import ClipSpec
 from ..models import ZooModel, backbone_of, create_model
+from ..options import ConfigError, to_dict
 from .metrics import summarize
 from .protocols import (
     Extractor,
@@ -38,7 +29,7 @@ from .protocols import (
     pooled_metrics,
     write_outcome,
 )
-from .results import Result, log_start, provenance, write_result
+from .results import ReportConfig, Result, log_start, provenance, write_result
 
 _log = logging.getLogger(__name__)
 _MARK = "{split}"

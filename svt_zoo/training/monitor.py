@@ -14,13 +14,15 @@ from typing import IO, Any
 import torch
 from tqdm import tqdm
 
-from ..config import ConfigError, FinetuneRecipe, PretrainRecipe, RunConfig
+from ..config import FinetuneRecipe, PretrainRecipe
 from ..data.lists import VideoList
 from ..distributed import barrier, is_main
 from ..evaluation.knn import KNNConfig
 from ..evaluation.protocols import Extractor, knn_protocol
 from ..files import atomic
 from ..models import ZooModel
+from ..options import ConfigError
+from .optim import RunConfig
 
 _log = logging.getLogger(__name__)
 

@@ -4,12 +4,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from ..config import CPCRecipe, Recipe, TemporalConfig
+from ..config import CPCRecipe, Recipe
 from ..data.augment import Augment
 from ..data.flow import FlowLabels
 from ..hub.initial import build_on_meta
 from ..hub.weights import ClipSpec
 from ..methods import CPC, SVT, Method, SVTTemporal
+from ..methods.temporal import TemporalConfig
 from ..models import Backbone
 from ..options import ConfigError
 

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from .. import distributed
-from ..config import ConfigError, FinetuneRecipe, PretrainRecipe, to_dict
+from ..config import FinetuneRecipe, PretrainRecipe
 from ..data.augment import Augment
 from ..data.clips import FinetuneViews
 from ..data.datasets import VideoDataset, training_dataset
@@ -33,6 +33,7 @@ from ..hub.publish import config_of, write_weights
 from ..methods import Classify, Method, Temporal
 from ..methods.temporal import reversed_classes
 from ..models import Backbone, ZooModel, list_models
+from ..options import ConfigError, to_dict
 from .checkpoint import seed_all
 from .compare import Comparison
 from .engine import Trainer
