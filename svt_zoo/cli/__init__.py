@@ -41,7 +41,6 @@ COMMANDS: dict[str, tuple[AddArguments, Run]] = {
     "weights": (hub.add_weights, hub.weights),
     "recipes": (training.add_recipes, training.recipes),
     "options": (training.add_options, training.options),
-    "page": (hub.add_page, hub.page),
     "doctor": (doctor.add_doctor, doctor.doctor),
 }
 RESUMABLE = (

@@ -118,10 +118,10 @@ def probe(args: Namespace) -> int:
 
     One pass reads each video for the input and all controls. After an interruption, the same command continues.
     """
-    from ..config import ProbeRecipe, build
+    from ..config import ProbeRecipe
     from ..evaluation.probe_report import probe_table
     from ..evaluation.probe_run import probe
-    from ..options import read_options
+    from ..options import build, read_options
 
     layers = [f"probe.layers={args.layers}"] if args.layers else []
     values = read_options(args.recipe, [f"run.output={args.output}", *layers, *args.set])
@@ -160,7 +160,8 @@ def recipes(args: Namespace) -> int:
     elif args.dump:
         import yaml
 
-        from ..config import load_any, to_dict
+        from ..config import load_any
+        from ..options import to_dict
 
         recipe = load_any(args.recipe, args.overrides)
         print(yaml.safe_dump(to_dict(recipe), sort_keys=False, default_flow_style=None), end="")
@@ -184,7 +185,8 @@ def add_options(parser: ArgumentParser) -> None:
 
 def options(args: Namespace) -> int:
     """Print every key=value that a recipe can set, with its default and its meaning."""
-    from ..config import EVALUATIONS, PRETRAINING, FinetuneRecipe, ProbeRecipe, describe
+    from ..config import EVALUATIONS, PRETRAINING, FinetuneRecipe, ProbeRecipe
+    from ..options import describe
 
     if args.method and args.about != "pretrain":
         raise ValueError(f"--method={args.method} applies to pretrain, got {args.about}")

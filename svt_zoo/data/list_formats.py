@@ -5,8 +5,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -127,11 +127,16 @@ def parse_csv(path: str) -> Parsed:
     Filters can use the other columns. The separator may also be a tab.
     """
     _, first = next(lines(path), (0, ""))
-    return Parsed(_csv_entries(path, "\t" if "\t" in first else ","))
+    return Parsed(csv_entries(path, "\t" if "\t" in first else ","))
 
 
-def _csv_entries(path: str, separator: str) -> Iterator[Entry | Block]:
-    """Blocks of plain rows; the entries of all rows from the first block on that holds something unusual."""
+def csv_entries(
+    path: str, separator: str, complete: Callable[[Mapping[str, Sequence[str]]], Mapping[str, Sequence[str]]] = dict
+) -> Iterator[Entry | Block]:
+    """Blocks of plain rows; the entries of all rows from the first block on that holds something unusual.
+
+    `complete` adds columns to those of some rows, and raises a ValueError for rows that do not fit.
+    """
     header: list[str] = []
     number = 1  # of the next line
     with open_text(path) as file:
@@ -145,12 +150,25 @@ def _csv_entries(path: str, separator: str) -> Iterator[Entry | Block]:
             block = None
             if len(rows) == len(texts) and len(set(names)) == len(names) and {*map(len, cells)} == {len(names)}:
                 columns = dict(zip(names, zip(*cells, strict=True), strict=True))
-                block = _plain_table(columns, range(number + len(rows) - len(cells), number + len(rows)))
+                with suppress(ValueError):
+                    block = _plain_table(complete(columns), range(number + len(rows) - len(cells), number + len(rows)))
             if block is None:
-                yield from _entries(path, table(path, separator, chain(texts, file), header, number))
+                rest = table(path, separator, chain(texts, file), header, number)
+                yield from _entries(path, _completed(path, rest, complete))
                 return
             yield block
             header, number = names, number + len(texts)
+
+
+def _completed(
+    path: str, rows: Iterable[tuple[int, Mapping[str, str]]], complete: Callable[..., Mapping[str, Sequence[str]]]
+) -> Iterator[tuple[int, Mapping[str, str]]]:
+    for line, row in rows:
+        try:
+            columns = complete({name: [cell] for name, cell in row.items()})
+        except ValueError as error:
+            raise error_at(path, line, f"{error}, got {row}") from None
+        yield line, {name: cells[0] for name, cells in columns.items()}
 
 
 def parse_parquet(path: str) -> Parsed:

@@ -4,7 +4,7 @@ import logging
 import os
 import posixpath
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 
 from . import list_formats as formats
@@ -92,15 +92,18 @@ def parse_kinetics(path: str) -> Parsed:
     The file of a row is `<youtube_id>_<start>_<end>` with any suffix, anywhere below the root; times have six digits.
     They refer to the full video on YouTube; the file contains only that part.
     """
-    entries = []
-    for line, row in formats.table(path):
-        try:
-            stem = f"{row['youtube_id']}_{int(row['time_start']):06d}_{int(row['time_end']):06d}"
-        except (KeyError, ValueError) as error:
-            raise error_at(path, line, f"time_start and time_end must be integers, got {row}") from error
-        label, group = row.get("label", ""), row["youtube_id"]
-        entries.append(Entry(f"{stem}.mp4", line, label, group=group, columns=row))
-    return Parsed(entries, by_stem=True)
+    return Parsed(formats.csv_entries(path, ",", _kinetics_files), by_stem=True)
+
+
+def _kinetics_files(columns: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    """The columns of a table together with file and group of each row; ValueError for times that are not integers."""
+    names, *times = (columns.get(name, ("",)) for name in ("youtube_id", "time_start", "time_end"))
+    try:
+        places = zip(names, *(map(int, cells) for cells in times), strict=True)
+        files = [f"{name}_{start:06d}_{end:06d}.mp4" for name, start, end in places]
+    except ValueError:
+        raise ValueError("time_start and time_end must be integers") from None
+    return {**columns, "file": files, "group": names}
 
 
 def parse_ssv2(path: str) -> Parsed:
@@ -112,7 +115,7 @@ def parse_ssv2(path: str) -> Parsed:
     if not isinstance(videos, list) or not all(isinstance(video, dict) and "id" in video for video in videos):
         raise ListError(f"{path}: a json list is Something-Something's: [{{'id': ..., 'template': ...}}, ...]")
     classes = _ssv2_classes(path) if any("template" in video for video in videos) else ()
-    entries = [Entry(f"{video['id']}.webm", label=_ssv2_label(video.get("template", ""))) for video in videos]
+    entries = (Entry(f"{video['id']}.webm", label=_ssv2_label(video.get("template", ""))) for video in videos)
     return Parsed(entries, classes, by_stem=True)
 
 
@@ -151,20 +154,20 @@ def _ssv2_classes(path: str) -> tuple[str, ...]:
 
 def parse_rawframes(path: str) -> Parsed:
     """mmaction2's frame lists: `folder num_frames label`, with slashes or backslashes."""
-    entries = []
-    for line, match in matching_lines(path, r"(.*\S)[ \t]+(\d+)[ \t]+(\d+)", "folder num_frames label"):
-        folder = slashes(match[1])
-        entries.append(Entry(folder, line, match[3], group=group_of(folder), num_frames=int(match[2])))
-    return Parsed(entries)
+    rows = matching_lines(path, r"(.*\S)[ \t]+(\d+)[ \t]+(\d+)", "folder num_frames label")
+    return Parsed(_folder_of_frames(line, *match.groups()) for line, match in rows)
 
 
 def parse_cpc(path: str) -> Parsed:
     """The CPC repository's csv of folders of frames: `.../Class/video/,num_frames`; the parent folder is the class."""
-    entries = []
-    for line, match in matching_lines(path, r"(.+[/\\].+?)[/\\]*,\s*(\d+)", ".../Class/video/,num_frames"):
-        folder = slashes(match[1])
-        entries.append(Entry(folder, line, folder.split("/")[-2], group=group_of(folder), num_frames=int(match[2])))
-    return Parsed(entries)
+    rows = matching_lines(path, r"(.+[/\\].+?)[/\\]*,\s*(\d+)", ".../Class/video/,num_frames")
+    return Parsed(_folder_of_frames(line, *match.groups()) for line, match in rows)
+
+
+def _folder_of_frames(line: int, path: str, num_frames: str, label: str | None = None) -> Entry:
+    folder = slashes(path)
+    label = folder.split("/")[-2] if label is None else label
+    return Entry(folder, line, label, group=group_of(folder), num_frames=int(num_frames))
 
 
 FORMATS: dict[str, Callable[[str], Parsed]] = {

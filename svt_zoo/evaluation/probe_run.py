@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from .. import distributed
-from ..config import DataConfig, ProbeRecipe, to_dict
+from ..config import ProbeRecipe
 from ..data.list_formats import write_table
-from ..data.lists import VideoList, check_overlap, list_columns
+from ..data.lists import DataConfig, VideoList, check_overlap, list_columns
 from ..data.pool import Journal
 from ..device import choose_device, choose_dtype
 from ..files import is_url, write_whole
+from ..options import to_dict
 from .metrics import group_interval, wilson_interval
 from .probe import ProbeData, Prober
 from .probe_report import plot_probes, probe_table
@@ -203,7 +204,7 @@ def _results(
 
 
 def _write(results: Sequence[Result], recipe: ProbeRecipe, name: str) -> None:
-    """Write probe.md, probe.png, and one file of results that `svt-zoo page` reads."""
+    """Write probe.md, probe.png, and one file of results that `tools/zoo_page.py` reads."""
     output = Path(recipe.run.output)
     write_whole(output / "probe.md", probe_table(results).encode())
     write_whole(output / "probe.png", plot_probes(results))

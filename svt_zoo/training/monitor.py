@@ -15,14 +15,14 @@ from typing import IO, Any
 import torch
 from tqdm import tqdm
 
-from ..config import ConfigError, FinetuneRecipe, PretrainRecipe
+from ..config import FinetuneRecipe, PretrainRecipe
 from ..data.lists import VideoList
 from ..distributed import barrier, is_main
-from ..evaluation.features import extract
-from ..evaluation.knn import knn_scores
-from ..evaluation.metrics import accuracy
+from ..evaluation.knn import KNNConfig
+from ..evaluation.protocols import Extractor, knn_protocol
 from ..files import atomic
 from ..models import ZooModel
+from ..options import ConfigError
 
 _log = logging.getLogger(__name__)
 
@@ -269,22 +269,10 @@ class OnlineKNN:
     def __call__(self, backbone: ZooModel) -> dict[str, float]:
         """`knn_top1` in percent."""
         self._clear()
-        bank, queries = (
-            extract(
-                backbone,
-                videos,
-                device=self.device,
-                batch_size=self.data.batch_size,
-                num_workers=self.data.num_workers,
-                output=self.scratch / name,
-                progress=False,
-            )
-            for name, videos in (("train", self.train), ("val", self.val))
-        )
-        classes = max(self.train.num_classes, self.val.num_classes)
-        scores = knn_scores(bank.features, bank.labels, queries.features, num_classes=classes, ks=(self.k,))
+        extractor = Extractor(backbone, self.scratch, self.device, self.data, progress=False)
+        [outcome] = knn_protocol(extractor, self.train, self.val, KNNConfig(ks=(self.k,)))
         self._clear()
-        return {"knn_top1": accuracy(scores[self.k], queries.labels)["top1"]}
+        return {"knn_top1": outcome.metrics()["top1"]}
 
     def _clear(self) -> None:
         """Remove the files of an earlier evaluation; all processes wait for it."""

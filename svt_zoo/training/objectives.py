@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
-from ..config import CPCRecipe, Recipe, TemporalConfig
+from ..config import CPCRecipe, Recipe
 from ..data.augment import Augment
 from ..data.flow import FlowLabels
 from ..hub.weights import ClipSpec
 from ..methods import CPC, SVT, Method, SVTTemporal
+from ..methods.temporal import TemporalConfig
 from ..models import Backbone, create_model
 from ..options import ConfigError
 

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from .. import distributed
-from ..config import ConfigError, FinetuneRecipe, PretrainRecipe, to_dict
+from ..config import FinetuneRecipe, PretrainRecipe
 from ..data.augment import Augment
 from ..data.clips import FinetuneViews
 from ..data.datasets import VideoDataset, training_dataset
@@ -33,6 +33,7 @@ from ..hub.publish import config_of, write_weights
 from ..methods import Classify, Method, Temporal
 from ..methods.temporal import reversed_classes
 from ..models import Backbone, ZooModel, list_models
+from ..options import ConfigError, to_dict
 from .checkpoint import seed_all
 from .compare import Comparison
 from .engine import Trainer
@@ -211,13 +212,7 @@ def build_classify(recipe: FinetuneRecipe, backbone: Backbone, train: VideoList)
 def measure_classifier(recipe: FinetuneRecipe, val: VideoList, device: torch.device) -> Outcome:
     """The multi-view test of the trained classifier in the folder of a run, in float32."""
     output = Path(recipe.run.output)
-    extractor = Extractor(
-        network=load_model(output / FINAL_NAME, num_classes=None),
-        folder=output / "features",
-        device=device,
-        batch_size=recipe.data.batch_size,
-        num_workers=recipe.data.num_workers,
-    )
+    extractor = Extractor(load_model(output / FINAL_NAME, num_classes=None), output / "features", device, recipe.data)
     return multiview_protocol(extractor, val, recipe.multiview, protocol="fine-tuned")
 
 
