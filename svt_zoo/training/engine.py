@@ -186,7 +186,7 @@ class Trainer:
         self.method.before_step(epoch)
         trained = (parameter for parameter in self.method.parameters() if parameter.requires_grad)
         norm = clip_gradients(trained, self.optim.clip_grad, mode=self.optim.clip_mode)
-        numbers, signals = self._exchange(losses, norm, stop)
+        numbers, signals = self._exchange(losses, norm, stop)  # the step's one wait for the GPU
         # With fp16, infinite gradients are expected: GradScaler skips the step and lowers its scale.
         finite_norm = math.isfinite(numbers["grad_norm"]) or self.scaler.is_enabled()
         if not (math.isfinite(numbers["loss"]) and finite_norm):
@@ -237,7 +237,7 @@ class Trainer:
         """The step's one message between processes: mean losses, and whether any of them must stop or save."""
         minutes = self.run.checkpoint_every_minutes
         overdue = is_main() and minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
-        flags = torch.tensor([stop.is_set(), overdue], dtype=torch.float32, device=self.device)
+        flags = torch.tensor([stop.is_set(), overdue], dtype=torch.float32).to(self.device, non_blocking=True)
         own = torch.stack([loss.float() for loss in losses.values()])
         values = all_mean(torch.cat((own.sum()[None], own, _scalar(norm).to(own)[None], flags))).tolist()
         named = dict(zip(losses, values[1 : 1 + len(losses)], strict=True)) if len(losses) > 1 else {}

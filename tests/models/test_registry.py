@@ -9,6 +9,7 @@ import torch
 from small_models import SMALL, small
 from torch import Tensor
 from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
 
 import svt_zoo
 from svt_zoo import models
@@ -148,6 +149,19 @@ def test_the_mlps_alone_can_be_computed_again(name: str) -> None:
     model.set_grad_checkpointing(False)
     model(clip).patches.sum().backward()
     assert runs == ["block", "mlp", "mlp", "block", "mlp"]
+
+
+def test_of_all_products_only_those_of_the_first_layer_of_each_mlp_are_computed_again() -> None:
+    """The norms before attention are computed again too, without the products after them."""
+    flops = []
+    for enable in (False, "mlp"):
+        model = small("svt_vitt")
+        model.set_grad_checkpointing(enable)
+        with FlopCounterMode(display=False) as counter:
+            model(torch.randn(2, 3, 4, 32, 32)).patches.square().sum().backward()
+        flops.append(counter.get_total_flops())
+    tokens, first = 2 * (1 + 4 * 4), model.blocks[0].mlp.fc1
+    assert flops[1] - flops[0] == 2 * tokens * first.in_features * first.out_features * len(model.blocks)
 
 
 def test_another_gradient_checkpointing_is_refused() -> None:
