@@ -119,8 +119,7 @@ def probe(args: Namespace) -> int:
     One pass reads each video for the input and all controls. After an interruption, the same command continues.
     """
     from ..config import ProbeRecipe
-    from ..evaluation.probe_report import probe_table
-    from ..evaluation.probe_run import probe
+    from ..evaluation.probe_run import probe, probe_table
     from ..options import build, read_options
 
     layers = [f"probe.layers={args.layers}"] if args.layers else []

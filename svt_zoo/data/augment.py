@@ -85,7 +85,7 @@ class Augment(nn.Module):
         if not self.parity:
             x = x.clamp_(0, 1)
         if len(blurred):
-            blurred = blurred.to(views.device)
+            blurred = blurred.to(views.device, non_blocking=True)
             x[blurred] = gaussian_blur(x[blurred], params.sigma[blurred])
         if solarized:
             x = torch.where(params.solarize[:, None, :, None, None] & (x >= 0.5), 1 - x, x)

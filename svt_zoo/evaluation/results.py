@@ -157,18 +157,12 @@ def write_result(result: Result, folder: str | os.PathLike[str] = "results") -> 
     return path
 
 
-def read_result(path: str | os.PathLike[str]) -> Result:
-    """Read a file of `write_result`.
+def read_results(path: str | os.PathLike[str]) -> list[Result]:
+    """Read a file of `write_result`, or one of a probe, which has several results.
 
     Raises:
-        ValueError: the file is not a result; the message has the file and the cause.
+        ValueError: the file holds no results; the message has the file and the cause.
     """
-    [result] = read_results(path)
-    return result
-
-
-def read_results(path: str | os.PathLike[str]) -> list[Result]:
-    """Read a file with one result, or with the list `results` of a probe. Raises as `read_result`."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         return [Result(**one) for one in content.get("results", [content])]

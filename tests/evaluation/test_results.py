@@ -14,7 +14,7 @@ import torch
 from svt_zoo.evaluation.results import (
     Result,
     provenance,
-    read_result,
+    read_results,
     write_predictions,
     write_result,
 )
@@ -42,7 +42,7 @@ def test_a_result_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     written = result(**provenance("cpu"))
     path = write_result(written, tmp_path / "results")
     assert path.name == "svt_vitt_demo-linear_3x1_views-UCF_101-test_1.json"
-    assert read_result(path) == written
+    assert read_results(path) == [written]
     assert list(json.loads(path.read_text())) == [
         *("name", "protocol", "dataset", "split", "list_sha256", "metrics", "n", "n_missing"),
         *("command", "recipe", "commit", "device", "versions"),
@@ -61,13 +61,13 @@ def test_a_metric_that_is_nan_is_refused_and_the_older_result_stays(tmp_path: Pa
     path = write_result(result(), tmp_path)
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_result(result(metrics={"top1": float("nan")}), tmp_path)
-    assert read_result(path) == result()
+    assert read_results(path) == [result()]
 
 
 def test_a_file_that_is_not_a_result_is_named(tmp_path: Path) -> None:
     (tmp_path / "odd.json").write_text('{"name": "x", "accuracy": 3}')
     with pytest.raises(ValueError, match=r"odd\.json is no result .*accuracy.*list_sha256"):
-        read_result(tmp_path / "odd.json")
+        read_results(tmp_path / "odd.json")
 
 
 def test_a_write_that_is_interrupted_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
