@@ -40,7 +40,7 @@ from svt_zoo.evaluation.knn import knn_scores, standardized
 from svt_zoo.methods import SVT, Classify, ClassifyConfig, SVTConfig
 from svt_zoo.models import Backbone, create_model
 from svt_zoo.schedules import warmup_cosine
-from svt_zoo.training.optim import OptimConfig, build_optimizer, clip_gradients, param_groups, set_hyperparameters
+from svt_zoo.training.optim import OptimConfig, build_optimizer, clip_gradients, set_hyperparameters
 from svt_zoo.video import open_video
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -184,7 +184,7 @@ def pretrain(videos: Videos, contrast: float | None, seed: int, args: argparse.N
     config = SVTConfig(**HEAD, **TEACHER, correspondences=("global_to_global",), contrast=contrast)
     svt = SVT(network, config, epochs=1).to(args.device)
     svt.train()
-    optimizer = build_optimizer(param_groups(svt), OptimConfig())
+    optimizer = build_optimizer(svt, OptimConfig())
     for step in range(args.steps):
         batch = collate([dataset[step, int(i)] for i in rng.choice(len(dataset), args.batch, replace=False)])
         batch.views[:] = [augment(v, p).to(args.device) for v, p in zip(batch.views, batch.params, strict=True)]
