@@ -235,9 +235,9 @@ def main() -> int:
     parser.add_argument("--sets", nargs="+", default=["ucf101", "tennis", "gesture"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
-    for name, value in {"steps": 160, "batch": 32, "patch": 16, "width": 96, "depth": 3}.items():
+    for name, value in {"steps": 640, "batch": 32, "patch": 16, "width": 96, "depth": 3}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--finetune", type=int, default=0, help="steps of fine-tuning on each fold, 0 for none")
     parser.add_argument("--protocols", nargs="+", default=["all"], help="protocols of the fine-tuning")
     parser.add_argument("--device", default="cpu")
