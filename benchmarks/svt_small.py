@@ -140,7 +140,7 @@ def finetuned(
                 labels = videos.labels[train]
                 tuned = copy.deepcopy(network).requires_grad_(True)  # a teacher has no gradients
                 method = Classify(tuned, int(videos.labels.max()) + 1, ClassifyConfig()).train()
-                optimizer = build_optimizer(param_groups(method), OptimConfig())
+                optimizer = build_optimizer(method, OptimConfig())
                 for step in range(args.finetune):
                     index = rng.choice(len(dataset), min(16, len(dataset)), replace=False)
                     clip = torch.stack([dataset[step, int(i)]["video"] for i in index]).permute(0, 4, 1, 2, 3)
