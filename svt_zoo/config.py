@@ -1,5 +1,6 @@
 """Recipes: one dataclass per kind of run, and how it is read from YAML with `key=value` overrides."""
 
+import importlib
 import os
 import warnings
 from collections.abc import Sequence
@@ -21,53 +22,14 @@ from .methods.classify import ClassifyConfig
 from .methods.cpc import CPCConfig
 from .methods.svt import SVTConfig
 from .methods.temporal import TemporalConfig
-from .options import ConfigError, build, describe, find_recipe, flatten, list_recipes, read_options, to_dict
+from .options import ConfigError, build, read_options
 from .training.optim import OptimConfig, RunConfig
 
-__all__ = [
-    "EVALUATIONS",
-    "PRETRAINING",
-    "CPCConfig",
-    "CPCRecipe",
-    "CPCViewsConfig",
-    "ClassifyConfig",
-    "ClipConfig",
-    "ConfigError",
-    "DataConfig",
-    "EvaluationRecipe",
-    "EvaluationRunConfig",
-    "FinetuneRecipe",
-    "FinetuneViewsConfig",
-    "KNNConfig",
-    "KNNRecipe",
-    "LinearConfig",
-    "LinearRecipe",
-    "ModelConfig",
-    "MultiviewConfig",
-    "MultiviewRecipe",
-    "OptimConfig",
-    "PretrainRecipe",
-    "ProbeRecipe",
-    "Recipe",
-    "RepeatConfig",
-    "ReportConfig",
-    "RunConfig",
-    "SVTConfig",
-    "TemporalConfig",
-    "ViewsConfig",
-    "build",
-    "describe",
-    "find_recipe",
-    "flatten",
-    "list_recipes",
-    "load_any",
-    "load_evaluation",
-    "load_recipe",
-    "read_recipe",
-    "to_dict",
-]
-
 T = TypeVar("T")
+_MOVED = {
+    "expand_repeats": "evaluation.run",
+    **dict.fromkeys(("describe", "find_recipe", "flatten", "list_recipes", "to_dict"), "options"),
+}
 
 
 @dataclass(frozen=True)
@@ -334,11 +296,9 @@ def read_recipe(cls: type[T], path: str | os.PathLike[str], overrides: Sequence[
 
 def __getattr__(name: str) -> Any:
     """Names that moved, for one release."""
-    if name == "expand_repeats":
-        from .evaluation import run
-
-        warnings.warn("config.expand_repeats is now evaluation.run.expand_repeats", DeprecationWarning, stacklevel=2)
-        return run.expand_repeats
+    if home := _MOVED.get(name):
+        warnings.warn(f"config.{name} is now {home}.{name}", DeprecationWarning, stacklevel=2)
+        return getattr(importlib.import_module(f".{home}", __package__), name)
     recipe = {"CPCOptimConfig": CPCRecipe, "FinetuneOptimConfig": FinetuneRecipe}.get(name)
     if recipe is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

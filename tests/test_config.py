@@ -9,20 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svt_zoo import config as recipes
-from svt_zoo.config import (
-    EVALUATIONS,
-    PRETRAINING,
-    ConfigError,
-    CPCRecipe,
-    FinetuneRecipe,
-    Recipe,
-    build,
-    describe,
-    flatten,
-    load_recipe,
-    to_dict,
-)
-from svt_zoo.options import attribute_texts
+from svt_zoo.config import EVALUATIONS, PRETRAINING, ConfigError, CPCRecipe, FinetuneRecipe, Recipe, build, load_recipe
+from svt_zoo.options import attribute_texts, describe, flatten, to_dict
 
 
 @dataclass(frozen=True)

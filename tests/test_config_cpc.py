@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 from training_runs import ROOT
 
-from svt_zoo.config import ConfigError, CPCRecipe, FinetuneRecipe, Recipe, describe, load_recipe, read_recipe
+from svt_zoo.config import ConfigError, CPCRecipe, FinetuneRecipe, Recipe, load_recipe, read_recipe
 from svt_zoo.data.transforms import EvalTransform
 from svt_zoo.evaluation.run import choose_clip
 from svt_zoo.hub.table import CPC_ResNet18_Weights
 from svt_zoo.hub.weights import ClipSpec
 from svt_zoo.models import create_model
+from svt_zoo.options import describe
 from svt_zoo.training.objectives import OBJECTIVES
 
 CPC = ROOT / "configs" / "cpc"

@@ -11,8 +11,8 @@ from svt_zoo.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = sorted((ROOT / "tools").glob("*.py"))
-THIN = [path for path in TOOLS if path.name != "diagnose_leak.py"]
-PROGRAMS = [*(ROOT / "examples").glob("*.py"), *sorted((ROOT / "benchmarks").glob("*.py"))]
+THIN = [path for path in TOOLS if path.name not in ("diagnose_leak.py", "zoo_page.py")]
+PROGRAMS = [ROOT / "tools/zoo_page.py", *(ROOT / "examples").glob("*.py"), *sorted((ROOT / "benchmarks").glob("*.py"))]
 HELP = """
 import contextlib, io, runpy, sys
 for arguments in {cases!r}:

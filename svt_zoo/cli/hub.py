@@ -1,9 +1,8 @@
-"""Commands about weights and architectures: models, weights, publish, page."""
+"""Commands about weights and architectures: models, weights, publish."""
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
-from .arguments import FEATURES_MODEL, add_model, columns, load_network
+from .arguments import FEATURES_MODEL, add_model, load_network
 
 
 def add_models(parser: ArgumentParser) -> None:
@@ -15,6 +14,7 @@ def models(args: Namespace) -> int:
     import torch
 
     from ..models import create_model, list_models
+    from ..options import text_table
 
     rows = [["name", "frames", "embed_dim", "parameters"]]
     for name in list_models(args.pattern):
@@ -22,7 +22,7 @@ def models(args: Namespace) -> int:
             network = create_model(name)
         count = sum(parameter.numel() for parameter in network.parameters())
         rows.append([name, str(network.num_frames), str(network.embed_dim), f"{count / 1e6:.1f} M"])
-    print(columns(rows))
+    print(text_table(rows))
     return 0
 
 
@@ -34,9 +34,9 @@ def weights(args: Namespace) -> int:
     """List the trained weights: clip, parameters, license, whether the hash is known, first published number."""
     import torch
 
-    from ..hub.page import frames_and_rate
     from ..hub.table import get_weights, list_weights
     from ..models import create_model
+    from ..options import text_table
 
     rows = [["name", "frames x rate", "pixels", "parameters", "license", "hash", "published", "what"]]
     for name in list_weights(args.pattern):
@@ -47,9 +47,9 @@ def weights(args: Namespace) -> int:
         numbers = [f"{n.dataset} {n.protocol} {n.value:g}" for n in row.published[:1]]
         license = row.license.partition(":")[0] or "not stated"
         known = "known" if row.sha256 else "not yet"
-        clip = [frames_and_rate(row.clip), str(row.clip.crop_size)]
+        clip = [row.clip.frames_and_rate, str(row.clip.crop_size)]
         rows.append([name, *clip, f"{count / 1e6:.1f} M", license, known, *(numbers or [""]), row.title])
-    print(columns(rows))
+    print(text_table(rows))
     return 0
 
 
@@ -74,22 +74,4 @@ def publish(args: Namespace) -> int:
         print(dataclasses.replace(get_weights(name), hub_copy=file, sha256=sha256))
     else:
         print(f"for a row in svt_zoo/hub/table.py: hub_copy={file!r}, sha256={sha256!r}")
-    return 0
-
-
-def add_page(parser: ArgumentParser) -> None:
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of result files (%(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("MODEL_ZOO.md"), help="file to write (%(default)s)")
-
-
-def page(args: Namespace) -> int:
-    """Write MODEL_ZOO.md from the table of weights and the result files."""
-    from dataclasses import asdict
-
-    from ..evaluation.results import read_results
-    from ..hub.page import zoo_page
-
-    results = [asdict(one) for path in sorted(args.results.glob("*.json")) for one in read_results(path)]
-    args.output.write_text(zoo_page(results), encoding="utf-8")
-    print(f"written: {args.output}")
     return 0

@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import add_recipe, columns, positive
+from .arguments import add_recipe, positive
 
 if TYPE_CHECKING:
     from ..evaluation.results import Result
@@ -118,10 +118,9 @@ def probe(args: Namespace) -> int:
 
     One pass reads each video for the input and all controls. After an interruption, the same command continues.
     """
-    from ..config import ProbeRecipe, build
-    from ..evaluation.probe_report import probe_table
-    from ..evaluation.probe_run import probe
-    from ..options import read_options
+    from ..config import ProbeRecipe
+    from ..evaluation.probe_run import probe, probe_table
+    from ..options import build, read_options
 
     layers = [f"probe.layers={args.layers}"] if args.layers else []
     values = read_options(args.recipe, [f"run.output={args.output}", *layers, *args.set])
@@ -151,16 +150,17 @@ def add_recipes(parser: ArgumentParser) -> None:
 
 def recipes(args: Namespace) -> int:
     """List the recipes that come with the package, or print one."""
-    from ..options import find_recipe, list_recipes  # without torch
+    from ..options import find_recipe, list_recipes, text_table  # without torch
 
     if args.recipe is None:
         if args.dump:
             raise ValueError("--dump needs the name of a recipe")
-        print(columns([[name, _headline(find_recipe(name))] for name in list_recipes()]))
+        print(text_table([[name, _headline(find_recipe(name))] for name in list_recipes()]))
     elif args.dump:
         import yaml
 
-        from ..config import load_any, to_dict
+        from ..config import load_any
+        from ..options import to_dict
 
         recipe = load_any(args.recipe, args.overrides)
         print(yaml.safe_dump(to_dict(recipe), sort_keys=False, default_flow_style=None), end="")
@@ -184,7 +184,8 @@ def add_options(parser: ArgumentParser) -> None:
 
 def options(args: Namespace) -> int:
     """Print every key=value that a recipe can set, with its default and its meaning."""
-    from ..config import EVALUATIONS, PRETRAINING, FinetuneRecipe, ProbeRecipe, describe
+    from ..config import EVALUATIONS, PRETRAINING, FinetuneRecipe, ProbeRecipe
+    from ..options import describe
 
     if args.method and args.about != "pretrain":
         raise ValueError(f"--method={args.method} applies to pretrain, got {args.about}")

@@ -102,29 +102,36 @@ class ViewParams(NamedTuple):
         return ViewParams(*(value.to(device, non_blocking=True) for value in self))
 
 
+def draw_views(
+    specs: Sequence[ViewSpec], height: int, width: int, num_frames: Sequence[int], rng: np.random.Generator
+) -> list[ViewParams]:
+    """Draws the parameters of views of frames of `height` x `width` pixels; `num_frames` is that of each view."""
+    boxes, flips, colors, counts = [], [], [], []
+    for spec, frames in zip(specs, num_frames, strict=True):
+        frames_of_space = 1 if spec.consistent else frames
+        frames_of_color = 1 if spec.consistent and spec.consistent_color else frames
+        repeat = frames_of_color // frames_of_space  # so that all fields have the same F
+        boxes += [_draw_box(spec, height, width, rng) for _ in range(frames_of_space)] * repeat
+        flips += (rng.random(frames_of_space) < spec.hflip).tolist() * repeat
+        colors += [_draw_color(spec, rng) for _ in range(frames_of_color)]
+        counts.append(frames_of_color)
+    strengths, orders, grays, solarized = zip(*colors, strict=True)
+    # One tensor for all views, because creating tensors is the main cost of a draw.
+    fields = (np.array(strengths, np.float32), *map(np.array, (boxes, flips, orders, grays, solarized)))
+    split = zip(*(torch.from_numpy(values).split(counts) for values in fields), strict=True)
+    return [_view_params(*view) for view in split]
+
+
+def _view_params(
+    strengths: Tensor, box: Tensor, flip: Tensor, order: Tensor, gray: Tensor, solarize: Tensor
+) -> ViewParams:
+    brightness, contrast, saturation, hue, sigma = strengths.unbind(1)  # (F,)
+    return ViewParams(box, flip, brightness, contrast, saturation, hue, order, gray, sigma, solarize)
+
+
 def draw_view(spec: ViewSpec, height: int, width: int, num_frames: int, rng: np.random.Generator) -> ViewParams:
     """Draws the parameters of one view of `num_frames` frames of `height` x `width` pixels."""
-    frames_of_space = 1 if spec.consistent else num_frames
-    frames_of_color = 1 if spec.consistent and spec.consistent_color else num_frames
-    boxes = [_draw_box(spec, height, width, rng) for _ in range(frames_of_space)]
-    flips = (rng.random(frames_of_space) < spec.hflip).tolist()
-    repeat = frames_of_color // frames_of_space  # so that all fields have the same F
-    colors = [_draw_color(spec, rng) for _ in range(frames_of_color)]
-    strengths, orders, grays, solarized = zip(*colors, strict=True)
-    # One tensor for all floats, because creating tensors is the main cost of a draw.
-    brightness, contrast, saturation, hue, sigma = torch.from_numpy(np.array(strengths, np.float32)).unbind(1)  # (F,)
-    return ViewParams(
-        box=torch.from_numpy(np.array(boxes * repeat)),
-        flip=torch.from_numpy(np.array(flips * repeat)),
-        brightness=brightness,
-        contrast=contrast,
-        saturation=saturation,
-        hue=hue,
-        order=torch.from_numpy(np.array(orders)),
-        gray=torch.from_numpy(np.array(grays)),
-        sigma=sigma,
-        solarize=torch.from_numpy(np.array(solarized)),
-    )
+    return draw_views([spec], height, width, [num_frames], rng)[0]
 
 
 def _draw_box(spec: ViewSpec, height: int, width: int, rng: np.random.Generator) -> Box:

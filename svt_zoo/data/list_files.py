@@ -59,6 +59,34 @@ def is_video(name: str) -> bool:
     return posixpath.splitext(name)[1].lower() in VIDEO_SUFFIXES and not posixpath.basename(name).startswith(".")
 
 
+class LinkResolver:
+    """`os.path.realpath` of many files: each folder is resolved and listed once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, tuple[str, set[str] | None]] = {}  # the real path; the names that may be links, or all
+
+    def __call__(self, path: str) -> str:
+        """The path of the file without links."""
+        folder, name = os.path.split(path)
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder), _links_in(folder)
+        real, links = self._folders[folder]
+        if links is None or name in links or name in ("", ".", ".."):
+            return os.path.realpath(path)
+        return os.path.join(real, name)
+
+
+def _links_in(folder: str) -> set[str] | None:
+    """The names of the links in a folder; None if it cannot be listed."""
+    try:
+        with os.scandir(folder or ".") as entries:
+            return {entry.name for entry in entries if entry.is_symlink()}
+    except FileNotFoundError:
+        return set()
+    except OSError:
+        return None
+
+
 def group_of(path: str) -> str | None:
     """The recording of a clip of UCF-101 or HMDB-51, from its file name; None for other names."""
     if "_g" not in path and "_np" not in path:  # most names need no pattern

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import cast
@@ -14,7 +14,7 @@ import numpy as np
 from ..files import is_url
 from ..options import bounds
 from .list_columns import Columns, ListError, classes_of
-from .list_files import find_videos, is_folder
+from .list_files import LinkResolver, find_videos, is_folder
 from .list_formats import write_table
 from .list_official import FORMATS, detect, read_labels
 from .rows import Row as Row
@@ -208,7 +208,8 @@ def read_list(
         base = source if kind in ("class_folders", "folder", "hmdb51") else posixpath.dirname(source) or "."
     wanted = _parse_where(where)
     columns = Columns(source, base, wanted, _stems(base) if parsed.by_stem else {})
-    columns.add_all(parsed.entries)
+    for block in parsed.blocks:
+        columns.add(block)
     _check_filter(columns, parsed.choose)
     kept = columns.labels(kept=True)
     if not kept:
@@ -224,7 +225,7 @@ def read_list(
 def list_columns(path: str, *, format: str = "auto") -> set[str]:
     """The columns of a list that `where` can filter by; empty for a format without columns."""
     parsed = FORMATS[detect(path) if format == "auto" else format](path)
-    return {key for entry in parsed.entries for key in entry.columns}
+    return {key for block in parsed.blocks for key in block.columns}
 
 
 def training_list(data: DataConfig, *, seed: int = 0) -> VideoList:
@@ -261,11 +262,15 @@ def evaluation_list(data: DataConfig, *, classes: Sequence[str] | None = None) -
 def check_overlap(train: VideoList, evaluation: VideoList, *, allow: bool = False) -> list[str]:
     """The files and groups, sorted, that are in both lists; ValueError if there are any, unless `allow`."""
 
-    def keys(videos: VideoList) -> set[str]:
-        files = {path if is_url(path) else os.path.realpath(path) for path in videos.columns.paths()}
-        return files | {f"group {row.group}" for row in videos.rows if row.group is not None}
+    resolve = LinkResolver()
 
-    shared = sorted(keys(train) & keys(evaluation))
+    def keys(videos: VideoList) -> Iterator[str]:
+        for path, group in zip(videos.columns.paths(), videos.columns.groups(), strict=True):
+            yield path if is_url(path) else resolve(path)
+            if group != path:
+                yield f"group {group}"
+
+    shared = sorted({*keys(train)}.intersection(keys(evaluation)))
     if shared and not allow:
         raise ValueError(
             f"training and evaluation lists share {len(shared)} files or groups: {', '.join(shared[:5])}"

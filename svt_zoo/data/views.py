@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..options import bounds
 from . import sampling
-from .crops import ViewSpec, ViewTransform
+from .crops import ViewSpec, ViewTransform, draw_views
 from .flow import FlowLabels
 from .transforms import EvalTransform
 
@@ -66,23 +66,16 @@ class EvalViews:
         return VideoViews(views, [])
 
 
+@dataclass(eq=False)
 class TrainViews:
     """Random views: `sampler(total, fps, rng)` returns the frame indices of each view, and each view has a transform.
 
-    A transform, such as `ViewTransform`, is `(frames, rng, index=rows) -> (view, parameters)`. `flow` makes the target
-    "flow" of the first view. All must be picklable, so that workers can be spawned.
+    `flow` makes the target "flow" of the first view. All must be picklable, so that workers can be spawned.
     """
 
-    def __init__(
-        self,
-        sampler: Callable[[int, float, np.random.Generator], Indices],
-        transforms: Sequence[Callable[..., tuple[Tensor, Any]]],
-        *,
-        flow: FlowLabels | None = None,
-    ) -> None:
-        self.sampler = sampler
-        self.transforms = list(transforms)
-        self.flow = flow
+    sampler: Callable[[int, float, np.random.Generator], Indices]
+    transforms: Sequence[ViewTransform]
+    flow: FlowLabels | None = field(default=None, kw_only=True)
 
     def indices(self, total: int, fps: float, rng: np.random.Generator) -> Indices:
         """Frame numbers of each view, from the sampler.
@@ -97,8 +90,11 @@ class TrainViews:
 
     def make(self, frames: Tensor, places: Indices, rng: np.random.Generator) -> VideoViews:
         """Makes one view and its parameters with each transform."""
-        pairs = [transform(frames, rng, index=place) for transform, place in zip(self.transforms, places, strict=True)]
-        views, params = [view for view, _ in pairs], [params for _, params in pairs]
+        # All draws come first: after a resize, which fills the caches of the processor, a draw takes 3 times as long.
+        specs, (height, width) = [transform.spec for transform in self.transforms], frames.shape[1:3]
+        params = draw_views(specs, height, width, [len(place) for place in places], rng)
+        triples = zip(self.transforms, params, places, strict=True)
+        views = [transform.crop(frames, drawn.box, place) for transform, drawn, place in triples]
         if self.flow is None:
             return VideoViews(views, params)
         return VideoViews(views, params, {"flow": self.flow(views[0], flip=bool(params[0].flip[0]))})

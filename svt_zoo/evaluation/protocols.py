@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..data.clips import RandomClips
 from ..data.list_formats import write_table
-from ..data.lists import VideoList
+from ..data.lists import DataConfig, VideoList
 from ..data.views import Views
 from ..files import write_whole
 from ..models import Classifier, ZooModel
@@ -66,16 +66,16 @@ class EvaluationRunConfig:
             raise ValueError("output must name a folder, got nothing; was a variable of the shell empty?")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Extractor:
     """A network and the settings of `extract`; the features of each list are stored in a folder of `folder`."""
 
     network: ZooModel
     folder: Path
     device: torch.device
+    data: DataConfig
     dtype: torch.dtype = torch.float32
-    batch_size: int = 8
-    num_workers: int | None = 0
+    progress: bool = True
 
     def __call__(
         self, videos: VideoList, name: str, *, views: str | Views, pool: Pool = "mean", seed: int = 0
@@ -96,10 +96,11 @@ class Extractor:
             pool=pool,
             device=self.device,
             dtype=self.dtype,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
+            batch_size=self.data.batch_size,
+            num_workers=self.data.num_workers,
             seed=seed,
             output=self.folder / name,
+            progress=self.progress,
         )
         if missing := extracted.missing:
             _log.warning("data.%s: %d of %d videos cannot be read", name, len(missing), len(videos))
@@ -170,8 +171,8 @@ def linear_protocol(
     transform = extractor.network.transforms()
     fast = fast_transform(transform) if options.slow_fast else None
     views = RandomClips(transform, num_clips=clips, flip=options.hflip, fast=fast)
-    small = replace(extractor, batch_size=max(1, extractor.batch_size // clips))  # each training video has many views
-    bank = small(train, "train", views=views, pool="none", seed=seed)
+    data = replace(extractor.data, batch_size=max(1, extractor.data.batch_size // clips))  # a video has many views
+    bank = replace(extractor, data=data)(train, "train", views=views, pool="none", seed=seed)
     features = bank.features  # (N, V, D)
     if options.slow_fast:
         pairs = features.unflatten(1, (clips, 2))  # (N, V, 2, D)

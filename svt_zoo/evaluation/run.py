@@ -10,24 +10,15 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from .. import distributed
-from ..config import (
-    ClipConfig,
-    ConfigError,
-    DataConfig,
-    EvaluationRecipe,
-    FinetuneRecipe,
-    KNNRecipe,
-    LinearRecipe,
-    MultiviewRecipe,
-    ReportConfig,
-    to_dict,
-)
-from ..data.lists import VideoList, evaluation_list, training_list
+from ..config import EvaluationRecipe, FinetuneRecipe, KNNRecipe, LinearRecipe, MultiviewRecipe
+from ..data.lists import DataConfig, VideoList, evaluation_list, training_list
+from ..data.transforms import ClipConfig
 from ..device import choose_device, choose_dtype
 from ..hub.initial import INITIAL_WEIGHTS, load_initial
 from ..hub.loading import FINAL_NAME, WEIGHTS_NAME
 from ..hub.weights import ClipSpec
 from ..models import ZooModel, backbone_of, create_model
+from ..options import ConfigError, to_dict
 from .metrics import summarize
 from .protocols import (
     Extractor,
@@ -38,7 +29,7 @@ from .protocols import (
     pooled_metrics,
     write_outcome,
 )
-from .results import Result, log_start, provenance, write_result
+from .results import ReportConfig, Result, log_start, provenance, write_result
 
 _log = logging.getLogger(__name__)
 _MARK = "{split}"
@@ -139,22 +130,16 @@ def evaluate(recipe: KNNRecipe | LinearRecipe | MultiviewRecipe) -> list[Result]
 def _evaluate(recipe: KNNRecipe | LinearRecipe | MultiviewRecipe, device: torch.device) -> Evaluated:
     """Evaluate one split with one seed."""
     is_test, output, seed = isinstance(recipe, MultiviewRecipe), Path(recipe.run.output), recipe.run.seed
-    extractor = Extractor(
-        network=load_network(recipe, num_classes=None if is_test else 0),
-        folder=output / "features",
-        device=device,
-        dtype=choose_dtype(recipe.run.dtype, device),
-        batch_size=recipe.data.batch_size,
-        num_workers=recipe.data.num_workers,
-    )
+    network, dtype = load_network(recipe, num_classes=None if is_test else 0), choose_dtype(recipe.run.dtype, device)
+    extractor = Extractor(network, output / "features", device, recipe.data, dtype)
     train = None if is_test else training_list(recipe.data, seed=seed)
-    classes = extractor.network.meta.get("categories") if train is None else train.classes
+    classes = network.meta.get("categories") if train is None else train.classes
     val = evaluation_list(recipe.data, classes=classes)
     log_start(
         {"knn": "kNN evaluation", "linear": "linear probe", "test": "test of a classifier"}[recipe.kind],
-        extractor.network,
+        network,
         device=device,
-        precision=extractor.dtype,
+        precision=dtype,
         output=output,
         training_videos=train and len(train),
         epochs=recipe.linear.epochs if isinstance(recipe, LinearRecipe) else None,

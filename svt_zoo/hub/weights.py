@@ -33,6 +33,12 @@ class ClipSpec:
         bounds(self, "num_frames", "resize_size", "crop_size", low=1)
         bounds(self, "sampling_rate", "std", above=0)
 
+    @property
+    def frames_and_rate(self) -> str:
+        """Frames x rate, such as "8x32"; "8 segments" for frames of equal segments."""
+        rate = "" if self.sampling_rate is None else f"x{self.sampling_rate:.3g}"
+        return f"{self.num_frames}{rate or ' segments'}"
+
     def resized(self, num_frames: int | None = None, img_size: int | None = None) -> "ClipSpec":
         """The same clip with another number of frames over the same seconds, and another crop at the same scale."""
         num_frames = self.num_frames if num_frames is None else num_frames

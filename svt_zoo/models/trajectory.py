@@ -150,14 +150,5 @@ class TrajectoryAttention(PatchAttention):
         sums = (weights @ points).transpose(0, 1) @ w_v.transpose(1, 2)  # (h, R, d)
         return (sums.transpose(0, 1) + b_v).flatten(1)
 
-    def published_cost(self, num_frames: int, num_patches: int) -> int:
-        """Multiply-adds of the paper's form of the time step in excess of `_attend_points`, for one clip (T, N)."""
-        dim = self.proj_q.in_features
-        scores = num_frames * dim  # of one query, with one head's channels
-        paper = num_frames * 2 * dim * dim + 2 * scores
-        ours = dim * dim + self.num_heads * scores
-        ours += scores if self.use_original_code else self.num_heads * scores + dim * dim
-        return num_frames * num_patches * (paper - ours)
-
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1))  # (..., h, d)

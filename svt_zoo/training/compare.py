@@ -14,17 +14,17 @@ from .. import distributed
 from ..config import PretrainRecipe
 from ..data.lists import VideoList, evaluation_list
 from ..evaluation.features import Extracted
-from ..evaluation.knn import knn_scores, standardized
+from ..evaluation.knn import KNNConfig
 from ..evaluation.linear import LinearConfig, linear_probe
 from ..evaluation.metrics import class_ranks, group_interval
-from ..evaluation.protocols import Extractor
+from ..evaluation.protocols import Extractor, knn_protocol
 from ..files import remove, write_whole
 from ..models import ZooModel
-from ..options import ConfigError
+from ..options import ConfigError, text_table
 
 _log = logging.getLogger(__name__)
 NAME = "before_after.json"
-_NEIGHBORS = 10
+_KNN = KNNConfig(ks=(10,), standardize=True)
 _LINEAR = LinearConfig(lrs=(2e-3, 8e-3, 3e-2), epochs=50, standardize=True, slow_fast=False, views="1x1")
 Scores = tuple[Tensor, Extracted]  # (N, K) of N videos
 
@@ -79,15 +79,7 @@ class Comparison:
         """Log the table and write it to `run.output` as JSON; every process takes part."""
         folder = Path(recipe.run.output, "compared")
         scores = [
-            self._scores(
-                Extractor(
-                    network=network.to(device),
-                    folder=folder / name,
-                    device=device,
-                    batch_size=recipe.data.batch_size,
-                    num_workers=recipe.data.num_workers,
-                )
-            )
+            self._scores(Extractor(network.to(device), folder / name, device, recipe.data))
             for name, network in (("before", before), ("after", after))
         ]
         changes = [
@@ -102,23 +94,18 @@ class Comparison:
 
     def _scores(self, extractor: Extractor) -> tuple[Scores, Scores]:
         """By nearest neighbors, and by a linear layer, for the readable test videos."""
-        bank, test = (
-            extractor(videos, name, views="1x1") for name, videos in (("bank", self.bank), ("test", self.test))
-        )
-        classes = max(self.bank.num_classes, self.test.num_classes)
-        known, asked = standardized(bank.features, test.features)
-        k = min(_NEIGHBORS, len(known))
-        neighbors = knn_scores(known, bank.labels, asked, num_classes=classes, ks=(k,))[k]
+        [knn] = knn_protocol(extractor, self.bank, self.test, _KNN)
+        bank, test = extractor(self.bank, "train", views=_KNN.views), knn.videos  # the features that kNN has stored
         probe = linear_probe(
             bank.features.unsqueeze(1),
             bank.labels,
             test.features,
             test.labels,
-            num_classes=classes,
+            num_classes=max(self.bank.num_classes, self.test.num_classes),
             options=_LINEAR,
             groups=[self.bank.rows[i].group for i in bank.video_index.tolist()],
         )
-        return (neighbors, test), (probe.scores, test)
+        return (knn.scores, test), (probe.scores, test)
 
     def change(self, name: str, before: Scores, after: Scores) -> Change:
         """The accuracies and their difference video by video; the intervals draw complete groups."""
@@ -134,8 +121,6 @@ class Comparison:
             texts = zip(one[1:4], ("", "", "+"), strict=True)
             cells = [f"{value:{sign}.1f} ({low:{sign}.1f} to {high:{sign}.1f})" for (value, low, high), sign in texts]
             rows.append([one.protocol, *cells, one.answer])
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
         groups = len(set(self.test.columns.groups()))
-        start = f"top-1 in % on {len(self.test)} held-out videos of {groups} groups, with intervals of 95 %:"
-        return "\n".join([start, *lines])
+        title = f"top-1 in % on {len(self.test)} held-out videos of {groups} groups, with intervals of 95 %:"
+        return f"{title}\n{text_table(rows)}"

@@ -151,10 +151,13 @@ class EncodedVideo:
         """
         wanted = self._check_indices(indices)
         self._check_memory(len(wanted), 1)
-        order, frames = np.array(wanted), np.empty((len(wanted), self.height, self.width, 3), np.uint8)
+        frames = np.empty((len(wanted), self.height, self.width, 3), np.uint8)
+        places: dict[int, list[int]] = {}
+        for place, number in enumerate(wanted):
+            places.setdefault(number, []).append(place)
         if wanted:
-            for number, image in self._decode(sorted(set(wanted))):
-                for place in np.flatnonzero(order == number):
+            for number, image in self._decode(sorted(places)):
+                for place in places[number]:
                     frames[place] = image
         return torch.from_numpy(frames)
 

@@ -11,13 +11,12 @@ from svt_zoo.config import (
     KNNRecipe,
     LinearRecipe,
     MultiviewRecipe,
-    find_recipe,
-    list_recipes,
     load_any,
     load_evaluation,
     load_recipe,
     read_recipe,
 )
+from svt_zoo.options import find_recipe, list_recipes
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from svt_zoo.data.list_files import LinkResolver
 from svt_zoo.data.list_formats import ListError
 from svt_zoo.data.list_official import read_labels
 from svt_zoo.data.lists import Row, VideoList, check_overlap, read_list
@@ -131,6 +132,8 @@ def test_kinetics_times_that_are_no_seconds_name_file_and_line(tmp_path: Path) -
     path = write(tmp_path / "val.csv", "label,youtube_id,time_start,time_end,split\na,b,1,11,v\na,b,x,11,v\n")
     with pytest.raises(ListError, match=r"val\.csv, line 3: time_start and time_end must be integers"):
         read_list(path)
+    with pytest.raises(ListError, match="columns youtube_id, time_start, time_end are needed, the header has file, a"):
+        read_list(write(path, "file,a\nb.mp4,1\n"), format="kinetics")
 
 
 def test_ssv2_json_takes_labels_from_the_file_beside(shared: Path) -> None:
@@ -438,6 +441,24 @@ def test_lists_that_share_a_file_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     with pytest.raises(ValueError, match=r"share 1 files or groups: .*/a\.mp4; use disjoint splits"):
         check_overlap(train, evaluation)
+
+
+def test_links_are_resolved_as_the_system_does(tmp_path: Path) -> None:
+    touch(tmp_path, "real/a.mp4", "real/b.mp4")
+    (tmp_path / "real" / "link.mp4").symlink_to("a.mp4")
+    (tmp_path / "folder").symlink_to("real")
+    names = [
+        "real/a.mp4",
+        "folder/a.mp4",
+        "folder/link.mp4",
+        "real/../folder/b.mp4",
+        "none/c.mp4",
+        "folder/",
+        "real/..",
+    ]
+    resolve = LinkResolver()
+    for path in [f"{tmp_path}/{name}" for name in names] * 2 + ["a.mp4", "/"]:
+        assert resolve(path) == os.path.realpath(path), path
 
 
 def test_lists_that_share_a_group_are_refused_unless_allowed() -> None:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from svt_zoo.hub.page import cost
 from svt_zoo.models import create_model
+from tools.zoo_page import cost
 
 Oracle = Callable[[str], tuple[dict[str, Tensor], dict[str, Any]]]
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
-from svt_zoo.hub.page import cost
 from svt_zoo.models import Classifier, Features, trajectory
 from svt_zoo.models.motionformer import Motionformer
 from svt_zoo.models.trajectory import TrajectoryAttention
+from tools import zoo_page
 
 Oracle = Callable[[str], tuple[dict[str, Tensor], dict[str, Any]]]
 TINY = {"embed_dim": 48, "depth": 2, "num_heads": 4, "num_frames": 4, "drop_path_rate": 0.0}
@@ -164,10 +164,10 @@ def test_trajectory_attention_equals_the_published_form(original: bool, monkeypa
 @pytest.mark.parametrize("original", [True, False])
 def test_the_published_form_is_what_the_zoo_page_counts(original: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"embed_dim": 48, "num_heads": 2, "depth": 1, "use_original_code": original}
-    counted = cost("motionformer_vitt", options, 4, 64)[0]
+    counted = zoo_page.cost("motionformer_vitt", options, 4, 64)[0]
     monkeypatch.setattr(TrajectoryAttention, "_attend_points", attend_as_published)
-    monkeypatch.setattr(TrajectoryAttention, "published_cost", lambda *shape: 0)
-    assert cost("motionformer_vitt", {**options, "drop_path_rate": 0.0}, 4, 64)[0] == pytest.approx(counted)
+    monkeypatch.setattr(zoo_page, "published_cost", lambda *shape: 0)
+    assert zoo_page.cost("motionformer_vitt", {**options, "drop_path_rate": 0.0}, 4, 64)[0] == pytest.approx(counted)
 
 
 @pytest.mark.parametrize("folded", [True, False])

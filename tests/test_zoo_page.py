@@ -6,19 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-from commands import command
 from torch.utils.flop_counter import FlopCounterMode
 
 from svt_zoo.config import FinetuneRecipe, LinearRecipe, MultiviewRecipe, load_any
 from svt_zoo.evaluation.results import Result, write_result
-from svt_zoo.hub import page
-from svt_zoo.hub.page import command_of, cost, zoo_page
 from svt_zoo.hub.sources import UrlFile
 from svt_zoo.hub.table import TABLE
 from svt_zoo.hub.weights import Number, Weights
 from svt_zoo.models import create_model
+from tools import zoo_page as page
+from tools.zoo_page import command_of, cost, main, zoo_page
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 RESULT = Result(
     name="svt_vitb_k400",
     protocol="linear, 3x1 views",
@@ -35,8 +34,8 @@ RESULT = Result(
 
 
 def written_page(results: Path, output: Path) -> str:
-    """The output of `svt-zoo page`."""
-    assert command("page")(["--results", str(results), "--output", str(output)]) == 0
+    """The output of the program."""
+    main(["--results", str(results), "--output", str(output)])
     return output.read_text(encoding="utf-8")
 
 
@@ -46,7 +45,7 @@ def lines(text: str, *words: str) -> list[str]:
 
 def test_the_page_in_the_repository_is_current(tmp_path: Path) -> None:
     written = (ROOT / "MODEL_ZOO.md").read_text(encoding="utf-8")
-    assert written == written_page(ROOT / "results", tmp_path / "page.md"), "run svt-zoo page"
+    assert written == written_page(ROOT / "results", tmp_path / "page.md"), "run python tools/zoo_page.py"
 
 
 def test_every_row_of_the_table_is_on_the_page_with_license_and_sha256() -> None:
