@@ -51,10 +51,11 @@ gpu-wheels:
 
 # The reference of every module, from its docstrings: build/docs/index.html.
 # A package that lists names in __all__ does not show its modules by itself.
-MODULES = svt_zoo svt_zoo.cli svt_zoo.data svt_zoo.demo svt_zoo.evaluation svt_zoo.inference svt_zoo.training $(subst /,.,$(patsubst %.py,%,\
-  $(patsubst %/__init__.py,%,$(wildcard svt_zoo/[a-z]*.py $(foreach part,config hub methods models video,svt_zoo/$(part)/*.py))))) \
+MODULES = svt_zoo svt_zoo.cli svt_zoo.data svt_zoo.demo svt_zoo.evaluation svt_zoo.hub svt_zoo.inference svt_zoo.training $(subst /,.,$(patsubst %.py,%,\
+  $(patsubst %/__init__.py,%,$(wildcard svt_zoo/[a-z]*.py $(foreach part,methods models video,svt_zoo/$(part)/*.py))))) \
   '!svt_zoo.inference.hf_' # copied into folders for transformers, which they import
-QUIET = -W error::UserWarning -W "ignore:Error parsing type annotation" # of generics that exist only in type stubs
+# Ignored: generics that exist only in type stubs, and names that a module loads on first use.
+QUIET = -W error::UserWarning -W "ignore:Error parsing type annotation" -W "ignore:Found '"
 docs: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
 	$(BIN)/python $(QUIET) -m pdoc --docformat google --output-directory build/docs $(MODULES)

@@ -152,7 +152,8 @@ class Backbone(ZooModel):
         """Compute parts again in the backward pass: less memory, more time, the same gradients.
 
         Args:
-            enable: True for each block; "mlp" for the MLPs of the blocks alone, with less effect on both.
+            enable: True for each block; "mlp" for the MLPs of the blocks and the norms before attention, with less
+                effect on both.
 
         Raises:
             ValueError: another value, or a network without (such) blocks.

@@ -80,8 +80,12 @@ class HeadProjections(nn.Module):
 
     def split_heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of x (R, S, D), each (R, h, S, d)."""
+        return self.heads_of(self.qkv(x))
+
+    def heads_of(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (R, h, S, d), of the output (R, S, 3 D) of `qkv`."""
         # Chunks first: the gradients of q, k and v are then joined by one copy instead of two.
-        q, k, v = (y.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for y in self.qkv(x).chunk(3, dim=-1))
+        q, k, v = (y.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for y in qkv.chunk(3, dim=-1))
         return q, k, v
 
 
@@ -90,8 +94,11 @@ class Attention(HeadProjections):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend: x (R, S, D) -> (R, S, D)."""
-        q, k, v = self.split_heads(x)
-        out = attend(q, k, v).transpose(1, 2).flatten(2)  # (R, S, D): heads side by side
+        return self.mix(self.qkv(x))
+
+    def mix(self, qkv: Tensor) -> Tensor:
+        """Attend with queries, keys and values (R, S, 3 D) -> (R, S, D)."""
+        out = attend(*self.heads_of(qkv)).transpose(1, 2).flatten(2)  # (R, S, D): heads side by side
         return self.proj(out)
 
     def weights(self, x: Tensor) -> Tensor:
@@ -104,7 +111,7 @@ class Block(nn.Module):
     """A plain transformer block: every token attends to every token.
 
     Attributes:
-        recompute_mlp: whether the backward pass computes the MLP again, to save memory.
+        recompute_mlp: whether the backward pass computes the MLP again, to save memory, and norms before attention.
     """
 
     recompute_mlp = False
@@ -131,7 +138,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
         """Tokens x (B, 1 + T*N, D) -> the same shape; one drop-path decision per clip."""
-        return self.add_mlp(x + drop_path(self.attend(self.norm1(x), num_frames), self.drop, self.training))
+        return self.add_mlp(x + drop_path(self.attend(x, num_frames), self.drop, self.training))
 
     def add_mlp(self, x: Tensor) -> Tensor:
         """x plus its MLP; one drop-path decision per entry of the first dimension."""
@@ -139,13 +146,24 @@ class Block(nn.Module):
         def branch(x: Tensor) -> Tensor:
             return self.mlp(self.norm2(x))
 
-        recompute = self.recompute_mlp and torch.is_grad_enabled()
-        out = checkpoint(branch, x, use_reentrant=False, preserve_rng_state=False) if recompute else branch(x)
+        out = _again(branch, x) if self.recompute_mlp and torch.is_grad_enabled() else branch(x)
         return x + drop_path(out, self.drop, self.training)
 
     def attend(self, x: Tensor, num_frames: int) -> Tensor:
-        """The attention of x (B, 1 + T*N, D)."""
-        return self.attn(x)
+        """The attention of the normalized x (B, 1 + T*N, D)."""
+        return self.attend_normalized(self.attn, self.norm1, x)
+
+    def attend_normalized(self, attn: HeadProjections, norm: nn.Module, x: Tensor) -> Tensor:
+        """attn(norm(x)) of x (R, S, D)."""
+        if type(attn) is Attention and self.recompute_mlp and torch.is_grad_enabled():
+            # The backward pass stops before the product: it computes the norm alone again.
+            return attn.mix(_again(lambda x: attn.qkv(norm(x)), x))
+        return attn(norm(x))
+
+
+def _again(branch: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """branch(x), which the backward pass computes again as far as it needs it; it must not be random."""
+    return checkpoint(branch, x, use_reentrant=False, preserve_rng_state=False)
 
 
 def drop_path_rates(last: float, depth: int) -> list[float]:

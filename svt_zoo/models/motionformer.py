@@ -36,8 +36,8 @@ class PatchBlock(Block):
     """A block whose attention depends on the number of frames."""
 
     def attend(self, x: Tensor, num_frames: int) -> Tensor:
-        """The attention of x (B, 1 + T*N, D), time-major after the class token."""
-        return self.attn(x, num_frames)
+        """The attention of the normalized x (B, 1 + T*N, D), time-major after the class token."""
+        return self.attn(self.norm1(x), num_frames)
 
 
 class DividedPatchBlock(PatchBlock):

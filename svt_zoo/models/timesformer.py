@@ -51,7 +51,8 @@ class DividedBlock(Block):
         """Every patch position attends to itself in all frames; one drop-path decision per position."""
         batch, _, num_patches, _ = patches.shape
         tubes = patches.transpose(1, 2).flatten(0, 1)  # (B*N, T, D)
-        out = drop_path(self.temporal_attn(self.temporal_norm1(tubes)), self.drop, self.training)
+        out = self.attend_normalized(self.temporal_attn, self.temporal_norm1, tubes)
+        out = drop_path(out, self.drop, self.training)
         # temporal_fc comes after drop path: a dropped tube still receives its bias, as in the original.
         return self.temporal_fc(out).unflatten(0, (batch, num_patches)).transpose(1, 2)
 
@@ -60,7 +61,7 @@ class DividedBlock(Block):
         batch, num_frames, _, dim = patches.shape
         copies = cls.unsqueeze(1).expand(batch, num_frames, 1, dim)
         frames = torch.cat((copies, patches), dim=2).flatten(0, 1)  # (B*T, 1+N, D)
-        out = drop_path(self.attn(self.norm1(frames)), self.drop, self.training)
+        out = drop_path(self.attend_normalized(self.attn, self.norm1, frames), self.drop, self.training)
         return out.unflatten(0, (batch, num_frames))  # (B, T, 1+N, D)
 
 

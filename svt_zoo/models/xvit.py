@@ -57,9 +57,9 @@ class FrameAttention(Attention):
         super().__init__(embed_dim, num_heads, qkv_bias=qkv_bias)
         self.shift_div, self.segments = shift_div, segments
 
-    def split_heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of x (B, T, S, D), each (B*T, h, S, d)."""
-        q, k, v = self.qkv(x).chunk(3, dim=-1)  # each (B, T, S, D), head by head
+    def heads_of(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (B*T, h, S, d), of the output (B, T, S, 3 D) of `qkv`."""
+        q, k, v = qkv.chunk(3, dim=-1)  # each (B, T, S, D), head by head
         if self.shift_div:
             k, v = (shift_frames(y, self.shift_div, self.segments) for y in (k, v))
         q, k, v = (y.flatten(0, 1).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for y in (q, k, v))

@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from ..models import ZooModel
 from ..schedules import cosine, multi_step, warmup_cosine
 from .checkpoint import NONFINITE_NAME, RunState, seed_all
 from .monitor import Monitor
-from .optim import build_optimizer, clip_gradients, param_groups, scaled_lr, set_hyperparameters
+from .optim import build_optimizer, clip_gradients, scaled_lr, set_hyperparameters
 from .parallel import compile_networks, full_state, gradient_exchange, parallelize, plain_copy
 from .signals import on_stop_signal
 
@@ -86,13 +87,7 @@ class Trainer:
         if run.compile:
             compile_networks(method)
         self.network = parallelize(method, run.parallel, device)
-        groups = param_groups(
-            method,
-            decay_vectors=optim.decay_vectors,
-            layer_decay=optim.layer_decay,
-            lr_factors=optim.lr_factors,
-        )
-        self.optimizer = build_optimizer(groups, optim)
+        self.optimizer = build_optimizer(method, optim)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
         self.state = RunState(
             method,
@@ -142,16 +137,10 @@ class Trainer:
             steps_done=self.step,
         )
         monitor = Monitor(
-            self.output,
-            step=self.step,
-            total_steps=self.total_steps,
-            log_every=self.run.log_every_steps,
-            active=is_main(),
-            max_entropy=self.max_entropy,
-            tensorboard=self.run.tensorboard,
+            self.run, step=self.step, total_steps=self.total_steps, active=is_main(), max_entropy=self.max_entropy
         )
         stop = threading.Event()
-        with on_stop_signal(stop.set), monitor:
+        with on_stop_signal(stop.set), closing(monitor):
             while self.step < self.total_steps:
                 if not self._train_epoch(monitor, stop):
                     _log.info(
@@ -197,7 +186,7 @@ class Trainer:
         self.method.before_step(epoch)
         trained = (parameter for parameter in self.method.parameters() if parameter.requires_grad)
         norm = clip_gradients(trained, self.optim.clip_grad, mode=self.optim.clip_mode)
-        numbers, signals = self._exchange(losses, norm, stop)
+        numbers, signals = self._exchange(losses, norm, stop)  # the step's one wait for the GPU
         # With fp16, infinite gradients are expected: GradScaler skips the step and lowers its scale.
         finite_norm = math.isfinite(numbers["grad_norm"]) or self.scaler.is_enabled()
         if not (math.isfinite(numbers["loss"]) and finite_norm):
@@ -248,7 +237,7 @@ class Trainer:
         """The step's one message between processes: mean losses, and whether any of them must stop or save."""
         minutes = self.run.checkpoint_every_minutes
         overdue = is_main() and minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
-        flags = torch.tensor([stop.is_set(), overdue], dtype=torch.float32, device=self.device)
+        flags = torch.tensor([stop.is_set(), overdue], dtype=torch.float32).to(self.device, non_blocking=True)
         own = torch.stack([loss.float() for loss in losses.values()])
         values = all_mean(torch.cat((own.sum()[None], own, _scalar(norm).to(own)[None], flags))).tolist()
         named = dict(zip(losses, values[1 : 1 + len(losses)], strict=True)) if len(losses) > 1 else {}

@@ -1,73 +1,22 @@
 """Training steps on a GPU equal those on the CPU, copies to it are complete, and fp16 skips what overflows."""
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from small_cpc import clip_batch, small_cpc
-from small_svt import SHAPES, TINY, random_batch, svt_of
+from small_methods import METHODS
 from torch import Tensor
 from training_runs import TINY as RECIPE
 from training_runs import lines_of, make_training_videos
 
 from svt_zoo.batch import Batch
 from svt_zoo.config import load_recipe
-from svt_zoo.methods import SVT, Classify, ClassifyConfig, Method, SVTTemporal, Temporal, TemporalConfig, temporal
-from svt_zoo.models.timesformer import timesformer
+from svt_zoo.methods import temporal
 from svt_zoo.training import engine
 from svt_zoo.training.checkpoint import load_newest
-from svt_zoo.training.optim import OptimConfig, build_optimizer, clip_gradients, param_groups
+from svt_zoo.training.optim import OptimConfig, build_optimizer, clip_gradients
 from svt_zoo.training.run import pretrain
-
-
-def labeled(frames: int = 8, pixels: int = 32) -> Batch:
-    generator = torch.Generator().manual_seed(1)
-    return Batch(
-        views=[torch.randn(3, 3, frames, pixels, pixels, generator=generator)],
-        labels=torch.tensor([0, 3, 4]),
-        video_index=torch.arange(3),
-        targets={"flow": torch.randint(9, (3, frames - 1, 16), generator=generator, dtype=torch.uint8)},
-    )
-
-
-def svt() -> SVT:
-    torch.manual_seed(0)
-    return svt_of(timesformer(**TINY, drop_path_rate=0.0), freeze_last_layer=0.0, momentum=0.9)
-
-
-def svt_with_time() -> SVTTemporal:
-    return SVTTemporal(svt(), TemporalConfig(order=1.0, flow=1.0))
-
-
-def time_terms() -> Temporal:
-    torch.manual_seed(0)
-    return Temporal(timesformer(**TINY, drop_path_rate=0.0), 5, TemporalConfig(order=1.0, low_confidence=1.0, flow=1.0))
-
-
-def classify() -> Classify:
-    torch.manual_seed(0)
-    return Classify(timesformer(**TINY, drop_path_rate=0.0), 5, ClassifyConfig(label_smoothing=0.1))
-
-
-def with_flow(batch: Batch) -> Batch:
-    first = batch.views[0]
-    labels = torch.randint(9, (len(first), first.shape[2] - 1, 16), generator=torch.Generator().manual_seed(2))
-    return Batch(**{**vars(batch), "targets": {"flow": labels}})
-
-
-def cpc_clips() -> Batch:
-    return clip_batch(torch.randn(3, 3, 5, 64, 64, generator=torch.Generator().manual_seed(1)))
-
-
-METHODS: dict[str, tuple[Callable[[], Method], Callable[[], Batch]]] = {
-    "svt": (svt, random_batch),
-    "svt with time": (svt_with_time, lambda: with_flow(random_batch([(8, 32), *SHAPES[1:]]))),
-    "time": (time_terms, labeled),
-    "classify": (classify, labeled),
-    "cpc": (small_cpc, cpc_clips),
-}
 
 
 def trained(
@@ -78,7 +27,7 @@ def trained(
     method = make_method().to(device, dtype).train()
     batch = make_batch().to(device)
     batch = Batch(**{**vars(batch), "views": [view.to(dtype) for view in batch.views]})
-    optimizer = build_optimizer(param_groups(method), OptimConfig(lr=1e-3, weight_decay=0.04))
+    optimizer = build_optimizer(method, OptimConfig(lr=1e-3, weight_decay=0.04))
     losses = []
     for step in range(steps):
         loss = torch.stack(list(method(batch, float(step)).values())).sum()
