@@ -30,7 +30,7 @@ CLIPS = [
     "tc_av1_video.mkv",
     "ssv2_task93_0.webm",  # VP9
     "moviepy_fire2_rot180_vfr.mp4",  # turned
-    "ucf101_v_Punch_g03_c01.avi",  # frames are counted, and the decoder reads past the end of a packet
+    "ucf101_v_Punch_g03_c01.avi",  # the decoder reads past the end of a packet
 ]
 WITH_SOUND = ("decord_flipping_a_pancake.mkv", "ssv2_task93_0.webm")
 
