@@ -45,7 +45,7 @@ from svt_zoo.device import device_name
 from svt_zoo.methods import SVT, SVTConfig
 from svt_zoo.models import Backbone, create_model, layers
 from svt_zoo.models.base import GradCheckpointing
-from svt_zoo.training.optim import OptimConfig, build_optimizer, clip_gradients, param_groups
+from svt_zoo.training.optim import OptimConfig, build_optimizer, clip_gradients
 from svt_zoo.training.parallel import compile_networks
 
 VIEWS = Recipe().views  # the defaults are the paper's
@@ -141,7 +141,7 @@ def count_bytes(batch: int, checkpointing: GradCheckpointing = False) -> dict[st
     with FakeTensorMode(allow_non_fake_inputs=True):
         method = method.to_empty(device="cpu")
         views = random_batch(batch, torch.device("cpu"))
-        optimizer = build_optimizer(param_groups(method), OptimConfig())
+        optimizer = build_optimizer(method, OptimConfig())
         trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
         counter = ByteCounter()
         for tensor in (*method.parameters(), *method.buffers(), *views.views):
@@ -179,7 +179,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     method = build(case["checkpointing"], tiny).to(device)
     if case["compile"]:
         compile_networks(method)
-    optimizer = build_optimizer(param_groups(method), OptimConfig(lr=1e-4, weight_decay=0.0))
+    optimizer = build_optimizer(method, OptimConfig(lr=1e-4, weight_decay=0.0))
     trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
     batch = random_batch(case["batch"], device, tiny)
 

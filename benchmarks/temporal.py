@@ -43,7 +43,7 @@ from svt_zoo.methods import Classify, ClassifyConfig, Temporal, TemporalConfig
 from svt_zoo.methods.temporal import draw_permutations, shuffle_steps
 from svt_zoo.models import Backbone, create_model
 from svt_zoo.schedules import warmup_cosine
-from svt_zoo.training.optim import OptimConfig, build_optimizer, clip_gradients, param_groups, set_hyperparameters
+from svt_zoo.training.optim import OptimConfig, build_optimizer, clip_gradients, set_hyperparameters
 from svt_zoo.video import open_video
 
 FRAMES = 8
@@ -273,7 +273,7 @@ def run(
     method = new_method(settings, variant, int(clips.labels.max()) + 1).to(device)
     flow = clips.flow[variant.get("flow_rule", "absolute")]
     tested, labels = shown(clips.tested[test], variant.get("input")), clips.labels[test]
-    optimizer = build_optimizer(param_groups(method), OptimConfig())
+    optimizer = build_optimizer(method, OptimConfig())
     curve, started = [], time.perf_counter()
     method.train()
     for step in range(settings.steps):

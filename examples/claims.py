@@ -36,7 +36,7 @@ from svt_zoo.evaluation.knn import knn_scores, standardized
 from svt_zoo.methods import SVT, SVTConfig
 from svt_zoo.models import Backbone, create_model
 from svt_zoo.schedules import warmup_cosine
-from svt_zoo.training.optim import OptimConfig, build_optimizer, clip_gradients, param_groups, set_hyperparameters
+from svt_zoo.training.optim import OptimConfig, build_optimizer, clip_gradients, set_hyperparameters
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from temporal import InMemory, interval, paired
@@ -61,21 +61,21 @@ class Factors:
     speed: float = 0.3
     scale: float = 0.2
     occlusion: float = 0.2
-    flicker: float = 0.9
-    tint: float = 0.5
+    flicker: float = 1.0
+    tint: float = 0.0
 
 
 @dataclass(frozen=True)
 class Settings:
     """What the arms of a claim share, and what some of them change."""
 
-    steps: int = 200
+    steps: int = 600
     batch: int = 32
-    lr: float = 2e-3
+    lr: float = 5e-4
     width: int = 64
     depth: int = 2
     table_std: float | None = None
-    contrast: float = 0.0
+    contrast: float = 1.0
     correspondences: tuple[str, ...] = ("local_to_global", "global_to_global")
     spatial: bool = True
     temporal: bool = True
@@ -176,7 +176,7 @@ def pretrain(videos: Videos, settings: Settings, views: ViewsConfig, config: SVT
     dataset, augment = videos.dataset(train_views(views), train=True), Augment(mean=MEAN, std=STD)
     svt = SVT(network, config, epochs=1)
     svt.train()
-    optimizer = build_optimizer(param_groups(svt), OptimConfig())
+    optimizer = build_optimizer(svt, OptimConfig())
     for step in range(settings.steps):
         chosen = rng.choice(len(dataset), settings.batch, replace=False)
         batch = collate([dataset[step, int(i)] for i in chosen])

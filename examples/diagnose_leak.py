@@ -21,7 +21,7 @@ from svt_zoo.config import CPCRecipe, load_recipe
 from svt_zoo.device import choose_device
 from svt_zoo.methods import CPC
 from svt_zoo.training.checkpoint import seed_all
-from svt_zoo.training.optim import build_optimizer, param_groups
+from svt_zoo.training.optim import build_optimizer
 from svt_zoo.training.run import build_backbone, build_method
 
 _GRID = 4  # random colors along either side of a frame of noise
@@ -65,7 +65,7 @@ def diagnose_leak(
     method = build_method(recipe, build_backbone(recipe)).to(device).train()
     assert isinstance(method, CPC)
     method.train()
-    optimizer = build_optimizer(param_groups(method), recipe.optim)
+    optimizer = build_optimizer(method, recipe.optim)
     size, shape = recipe.data.batch_size, (method.context_frames + method.pred_frames, recipe.views.size)
     generator = torch.Generator().manual_seed(recipe.run.seed)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from svt_zoo.batch import Batch
-from svt_zoo.hub.convert_cpc import from_cpc
+from svt_zoo.hub.convert import from_cpc
 from svt_zoo.methods import CPC, CPCConfig
 from svt_zoo.models import Classifier, create_model
 

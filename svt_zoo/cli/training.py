@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import add_recipe, columns, positive
+from .arguments import add_recipe, positive
 
 if TYPE_CHECKING:
     from ..evaluation.results import Result
@@ -119,8 +119,7 @@ def probe(args: Namespace) -> int:
     One pass reads each video for the input and all controls. After an interruption, the same command continues.
     """
     from ..config import ProbeRecipe
-    from ..evaluation.probe_report import probe_table
-    from ..evaluation.probe_run import probe
+    from ..evaluation.probe_run import probe, probe_table
     from ..options import build, read_options
 
     layers = [f"probe.layers={args.layers}"] if args.layers else []
@@ -151,12 +150,12 @@ def add_recipes(parser: ArgumentParser) -> None:
 
 def recipes(args: Namespace) -> int:
     """List the recipes that come with the package, or print one."""
-    from ..options import find_recipe, list_recipes  # without torch
+    from ..options import find_recipe, list_recipes, text_table  # without torch
 
     if args.recipe is None:
         if args.dump:
             raise ValueError("--dump needs the name of a recipe")
-        print(columns([[name, _headline(find_recipe(name))] for name in list_recipes()]))
+        print(text_table([[name, _headline(find_recipe(name))] for name in list_recipes()]))
     elif args.dump:
         import yaml
 

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -66,22 +66,16 @@ class EvalViews:
         return VideoViews(views, [])
 
 
+@dataclass(eq=False)
 class TrainViews:
     """Random views: `sampler(total, fps, rng)` returns the frame indices of each view, and each view has a transform.
 
     `flow` makes the target "flow" of the first view. All must be picklable, so that workers can be spawned.
     """
 
-    def __init__(
-        self,
-        sampler: Callable[[int, float, np.random.Generator], Indices],
-        transforms: Sequence[ViewTransform],
-        *,
-        flow: FlowLabels | None = None,
-    ) -> None:
-        self.sampler = sampler
-        self.transforms = list(transforms)
-        self.flow = flow
+    sampler: Callable[[int, float, np.random.Generator], Indices]
+    transforms: Sequence[ViewTransform]
+    flow: FlowLabels | None = field(default=None, kw_only=True)
 
     def indices(self, total: int, fps: float, rng: np.random.Generator) -> Indices:
         """Frame numbers of each view, from the sampler.

@@ -98,7 +98,18 @@ def extract(
     with tempfile.TemporaryDirectory() as scratch:
         folder = ShardFolder(Path(output or scratch), videos, settings, shard_size)
         fill_shards(folder, reader, compute, num_workers=num_workers, progress=progress)
-        return _gather(list(folder.read()), videos)
+        shards = list(folder.read())
+        rows = [row for shard in shards for row in shard.rows]
+        index = [row.video_index for row in rows if row.error is None]
+        labels = [videos.rows[i].label for i in index]
+        features = [shard.features for shard in shards if len(shard.features)]
+        return Extracted(
+            features=torch.cat(features) if features else torch.empty(0, 0),
+            labels=torch.tensor([-1 if label is None else label for label in labels], dtype=torch.int64),
+            names=[videos.rows[i].path for i in index],
+            video_index=torch.tensor(index, dtype=torch.int64),
+            missing=[Failure(videos.rows[row.video_index].path, row.error) for row in rows if row.error is not None],
+        )
 
 
 def fill_shards(
@@ -116,20 +127,6 @@ def fill_shards(
     done = folder.collect(run_local(reader, compute, ranges, num_workers), ranges)
     count_failures(done, sum(map(len, ranges)), show_progress=progress and rank == 0)
     distributed.barrier()
-
-
-def _gather(shards: Sequence[Shard], videos: VideoList) -> Extracted:
-    rows = [row for shard in shards for row in shard.rows]
-    index = [row.video_index for row in rows if row.error is None]
-    labels = [videos.rows[i].label for i in index]
-    features = [shard.features for shard in shards if len(shard.features)]
-    return Extracted(
-        features=torch.cat(features) if features else torch.empty(0, 0),
-        labels=torch.tensor([-1 if label is None else label for label in labels], dtype=torch.int64),
-        names=[videos.rows[i].path for i in index],
-        video_index=torch.tensor(index, dtype=torch.int64),
-        missing=[Failure(videos.rows[row.video_index].path, row.error) for row in rows if row.error is not None],
-    )
 
 
 class Compute:

@@ -92,7 +92,10 @@ def nearest(
         part = _normalized(bank[start : start + bank_chunk], device)
         for i, chunk in enumerate(queries.split(query_chunk)):
             found = _top(_normalized(chunk, device) @ part.T, min(k, len(part)))
-            best[i] = _merged(best[i], Neighbors(found.similarity.cpu(), found.rows.cpu() + start), k)
+            similarity = torch.cat((best[i].similarity, found.similarity.cpu()), dim=1)
+            rows = torch.cat((best[i].rows, found.rows.cpu() + start), dim=1)  # ascending among equal similarities
+            similarity, places = _top(similarity, min(k, similarity.shape[1]))
+            best[i] = Neighbors(similarity, rows.gather(1, places))
     return Neighbors(torch.cat([chunk.similarity for chunk in best]), torch.cat([chunk.rows for chunk in best]))
 
 
@@ -161,13 +164,6 @@ def few_shot(labels: Tensor, n: int, seed: int = 0) -> Tensor:
         order = np.random.default_rng([seed, label]).permutation(len(members))
         chosen.append(members[torch.from_numpy(order[:n])])
     return torch.cat(chosen).sort().values
-
-
-def _merged(first: Neighbors, second: Neighbors, k: int) -> Neighbors:
-    """The `k` nearest of both; among equal values those of `first`, whose rows are lower."""
-    similarity = torch.cat((first.similarity, second.similarity), dim=1)
-    similarity, places = _top(similarity, min(k, similarity.shape[1]))
-    return Neighbors(similarity, torch.cat((first.rows, second.rows), dim=1).gather(1, places))
 
 
 def _top(similarity: Tensor, k: int) -> Neighbors:

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import distributed
-from ..data.list_formats import valid_utf8, write_table
+from ..data.list_formats import parquet_or_csv, write_table
 from ..device import device_name
-from ..files import atomic, write_whole
+from ..files import write_whole
 from ..options import bounds
 
 _log = logging.getLogger(__name__)
@@ -157,18 +157,12 @@ def write_result(result: Result, folder: str | os.PathLike[str] = "results") -> 
     return path
 
 
-def read_result(path: str | os.PathLike[str]) -> Result:
-    """Read a file of `write_result`.
+def read_results(path: str | os.PathLike[str]) -> list[Result]:
+    """Read a file of `write_result`, or one of a probe, which has several results.
 
     Raises:
-        ValueError: the file is not a result; the message has the file and the cause.
+        ValueError: the file holds no results; the message has the file and the cause.
     """
-    [result] = read_results(path)
-    return result
-
-
-def read_results(path: str | os.PathLike[str]) -> list[Result]:
-    """Read a file with one result, or with the list `results` of a probe. Raises as `read_result`."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         return [Result(**one) for one in content.get("results", [content])]
@@ -201,18 +195,7 @@ def write_predictions(
         columns[f"top{place + 1}"] = numbers
         columns[f"top{place + 1}_class"] = names_of(numbers)
         columns[f"top{place + 1}_score"] = best.values[:, place].tolist()
-    if path.suffix == ".parquet":
-        try:
-            import pyarrow
-            import pyarrow.parquet
-        except ImportError:
-            path = path.with_suffix(".csv")
-            _log.warning("pyarrow is not installed (pip install pyarrow): the predictions are in %s instead", path)
-        else:
-            columns["file"] = [valid_utf8(name) for name in names]
-            with atomic(path) as part:
-                pyarrow.parquet.write_table(pyarrow.table(columns), part)
-            return path
+    path = parquet_or_csv(path)
     write_table(path, columns, zip(*columns.values(), strict=True))
     return path
 

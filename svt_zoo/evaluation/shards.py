@@ -239,10 +239,6 @@ class ShardFolder:
                 outcomes.add(self.videos.rows[i].path, None if i in read else errors[i])
                 yield TaskResult(self.videos.rows[i].path, None if i in errors else True, errors.get(i) or "")
 
-    def is_complete(self) -> bool:
-        """Whether all shards exist."""
-        return all(path.exists() for path in self.paths)
-
     def has_features(self) -> bool:
         """Whether any shard holds a feature; True for a damaged one, on which `read` raises."""
         for path in self.folder.glob("shard_*.safetensors"):

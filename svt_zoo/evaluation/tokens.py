@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -12,13 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..batch import Failure
-from ..data.lists import VideoList
 from ..data.transforms import EvalTransform
 from ..data.views import EvalViews, Indices, VideoViews
 from ..device import clip_dtype
 from ..models import Backbone, Features, ZooModel
-from .features import Compute, fill_shards, prepare, weights_sha256
-from .shards import ClipReader, ShardFolder
+from .features import Compute, prepare, weights_sha256
+from .shards import ShardFolder
 
 Control = Literal["static", "shuffled", "reversed", "random", "thumbnail"]
 Key = tuple[str, int]  # a condition ("input" or a control), and a layer counted from 1; 0 is the network's output
@@ -180,26 +178,3 @@ class Tokens:
 
     def _read(self, rows: Tensor, start: int, end: int) -> Tensor:
         return torch.stack([self._rows[row][start:end] for row in rows.tolist()]).float()
-
-
-def extract_tokens(
-    compute: TokenCompute,
-    videos: VideoList,
-    folder: Path,
-    *,
-    batch_size: int,
-    num_workers: int | None,
-    seed: int = 0,
-) -> Tokens:
-    """Compute the rows of all videos of a list, or continue; finished shards of 64 videos stay in `folder`.
-
-    Raises:
-        CommonFailure: the first videos all fail for the same reason.
-        ValueError: the folder has features of other videos, weights or options.
-    """
-    transform = compute.network.transforms()
-    settings = {"list_sha256": videos.sha256, **compute.settings, "seed": str(seed)}
-    shards = ShardFolder(folder, videos, settings, 64)
-    reader = ClipReader(videos, ClipAndShuffled(transform), batch_size=batch_size, seed=seed)
-    fill_shards(shards, reader, compute, num_workers=num_workers)
-    return Tokens(shards, compute.parts(transform))

@@ -2,19 +2,19 @@
 
 The zoo uses the original code's names (`blocks.0.attn.qkv.weight`, `temporal_attn`, `time_embed`, ...). A format
 renames keys by rule and drops what a backbone does not have. Any other key is kept, and the strict load that follows
-refuses it. `convert_cpc` holds the rules for CPC.
+refuses it.
 """
 
 import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .convert_cpc import UNUSED as _CPC_UNUSED
-from .convert_cpc import from_cpc
+from ..models.cpc import sinusoids
 from .state_dicts import StateDict, from_classifier, matches, rename, unwrap, without
 
 # TIME's heads for frame order and flow direction, in the files of all its networks.
@@ -131,10 +131,6 @@ def to_motionformer(state: Mapping[str, Tensor], *, heads: Sequence[int] = ()) -
 _XVIT_NAMES = (("consensus.mlp_head.4", "head"), ("consensus.head", "head"))  # in the original, in TIME
 
 
-def _from_xvit(state: StateDict) -> StateDict:
-    return rename(state, _XVIT_NAMES)
-
-
 def to_xvit(state: Mapping[str, Tensor], *, original: bool = False) -> dict[str, StateDict]:
     """A backbone or a `Classifier` as TIME's code loads it, or with `original` as X-ViT's: `{"model_state": {...}}`.
 
@@ -147,6 +143,77 @@ def to_xvit(state: Mapping[str, Tensor], *, original: bool = False) -> dict[str,
     return {"model_state": theirs}
 
 
+# CPC. The original never uses these: a classifier of the ResNet, templates of the transformer's layers, a table of
+# positions, and the second name of the recurrent cell. Reading drops them; writing creates them again.
+CPC_DEAD = ("backbone.fc.*", "transEnc.attn.*", "transEnc.ff.*", "transEnc.position.pe", "agg.cell_list.0.*")
+_CPC_UNUSED = (*CPC_DEAD, "network_pred.*")
+_RESNET_OUT, _POSITIONS = 512, 500  # shapes of unused tensors
+
+_CPC_LAYER = "transEnc.transEncoder.layers.{i}."
+# (the original's stem, ours); {i} is the layer.
+_CPC_NAMES = (
+    (_CPC_LAYER + "self_attn.linears.3", "blocks.{i}.attn.proj"),
+    (_CPC_LAYER + "feed_forward.w_1", "blocks.{i}.mlp.fc1"),
+    (_CPC_LAYER + "feed_forward.w_2", "blocks.{i}.mlp.fc2"),
+    (_CPC_LAYER + "sublayer.0.norm.a_2", "blocks.{i}.norm1.weight"),
+    (_CPC_LAYER + "sublayer.0.norm.b_2", "blocks.{i}.norm1.bias"),
+    (_CPC_LAYER + "sublayer.1.norm.a_2", "blocks.{i}.norm2.weight"),
+    (_CPC_LAYER + "sublayer.1.norm.b_2", "blocks.{i}.norm2.bias"),
+    ("transEnc.transEncoder.norm.a_2", "norm.weight"),
+    ("transEnc.transEncoder.norm.b_2", "norm.bias"),
+    ("agg.ConvGRUCell_00", "gru"),
+    ("network_pred", "predictor"),
+    ("final_fc.1", "head"),
+    ("backbone", "resnet"),
+)
+
+
+def from_cpc(state: Mapping[str, Tensor], *, predictor: bool = False) -> StateDict:
+    """The original's state dict (pre-training or classifier) in the names of the `cpc_resnet*` networks.
+
+    Keeps the classifier as `head.*`. `predictor` keeps `predictor.*`, which belongs to the method, not to the network.
+    """
+    ours: StateDict = {}
+    for key, value in rename(without(state, CPC_DEAD if predictor else _CPC_UNUSED), _CPC_NAMES).items():
+        match = re.fullmatch(r"transEnc\.transEncoder\.layers\.(\d+)\.self_attn\.linears\.([012])\.(weight|bias)", key)
+        if match is None:
+            ours[key] = value
+        elif match[2] == "0":  # queries, keys and values become one matrix
+            qkv = [state[key.replace("linears.0.", f"linears.{part}.")] for part in range(3)]
+            ours[f"blocks.{match[1]}.attn.qkv.{match[3]}"] = torch.cat(qkv)
+    return ours
+
+
+def to_cpc(state: Mapping[str, Tensor]) -> StateDict:
+    """A backbone, a `Classifier` or the method CPC in the original's names, with the entries that it never uses.
+
+    Among the unused entries, positions have the original's values and the others are zero.
+    """
+    theirs: StateDict = {}
+    for key, value in rename(from_classifier(state), _CPC_NAMES, back=True).items():
+        match = re.fullmatch(r"blocks\.(\d+)\.attn\.qkv\.(weight|bias)", key)
+        if match is None:
+            theirs[key] = value
+            continue
+        for part, values in enumerate(value.chunk(3)):
+            theirs[_CPC_LAYER.replace("{i}", match[1]) + f"self_attn.linears.{part}.{match[2]}"] = values
+    like = theirs["transEnc.transEncoder.norm.a_2"]
+    unused = {
+        "backbone.fc.weight": like.new_zeros(_RESNET_OUT, _RESNET_OUT),
+        "backbone.fc.bias": like.new_zeros(_RESNET_OUT),
+        "transEnc.position.pe": sinusoids(_POSITIONS, len(like)).to(like)[None],
+    }
+    first = _CPC_LAYER.replace("{i}", "0")
+    for key, value in theirs.items():
+        if key.startswith(f"{first}self_attn."):
+            unused[key.replace(f"{first}self_attn.", "transEnc.attn.")] = torch.zeros_like(value)
+        elif key.startswith(f"{first}feed_forward."):
+            unused[key.replace(f"{first}feed_forward.", "transEnc.ff.")] = torch.zeros_like(value)
+        elif key.startswith("agg.ConvGRUCell_00."):
+            unused[key.replace("ConvGRUCell_00", "cell_list.0")] = value
+    return {**theirs, **unused}
+
+
 FORMATS: dict[str, Format] = {
     "": Format(()),
     "timesformer": Format((*_SVT_HEADS, *_TIME_HEADS)),
@@ -156,7 +223,7 @@ FORMATS: dict[str, Format] = {
         _TIME_HEADS, _from_motionformer, {"patch_embed.*": "patch_embed_3d.proj.weight", "pos_embed": "st_embed"}
     ),
     # X-ViT's original has a second classifier, and without dropout a third.
-    "xvit": Format((*_TIME_HEADS, "new_fc.*", "base_model.head.*"), _from_xvit),
+    "xvit": Format((*_TIME_HEADS, "new_fc.*", "base_model.head.*"), partial(rename, names=_XVIT_NAMES)),
     "cpc": Format(()),
     "original_cpc": Format(_CPC_UNUSED, from_cpc),
     # An image network, or a TimeSformer of space-only attention: only there, `head.weight` is used.

@@ -35,56 +35,39 @@ from .sources import (
 _log = logging.getLogger(__name__)
 
 
-def fetch(
-    source: Source | str,
-    *,
-    sha256: str | None = None,
-    revision: str | None = None,
-    progress: bool = True,
-    offline: bool | None = None,
-) -> Path:
+def fetch(source: Source | str, *, sha256: str | None = None, progress: bool = True) -> Path:
     """Return a local path of `source`: downloads the file if necessary, and checks it.
 
     With `sha256`, the file must have that hash. Without it, the first download's hash is recorded in
     `svt_zoo.lock.json` in `torch.hub.get_dir()/checkpoints`, and every later fetch of that source must have the same
     hash. For a branch of the Hub, the hash is also recorded for its commit. A local file is hashed only if `sha256` is
-    given, and its hash is never recorded.
+    given, and its hash is never recorded. With HF_HUB_OFFLINE=1, there is no request to any server.
 
     Args:
         source: what to fetch; a string goes through `parse_source`.
         sha256: the expected hash, 64 hexadecimal digits.
-        revision: replaces the source's own revision (Hub files only).
         progress: show a progress bar if the output is a terminal.
-        offline: make no request to the Hub or a web server; by default the value of HF_HUB_OFFLINE.
 
     Raises:
         WeightsError: the file cannot be fetched, or has the wrong hash.
-        ValueError: a malformed source, or a revision for a source that has none.
+        ValueError: a malformed source.
     """
-    with fetched(source, sha256=sha256, revision=revision, progress=progress, offline=offline) as path:
+    with fetched(source, sha256=sha256, progress=progress) as path:
         return path
 
 
 @contextmanager
-def fetched(
-    source: Source | str,
-    *,
-    sha256: str | None = None,
-    revision: str | None = None,
-    progress: bool = True,
-    offline: bool | None = None,
-) -> Iterator[Path]:
+def fetched(source: Source | str, *, sha256: str | None = None, progress: bool = True) -> Iterator[Path]:
     """As `fetch`, for a block that reads the file; an error in it keeps the hash from being recorded."""
-    source = at_revision(parse_source(source) if isinstance(source, str) else source, revision)
-    offline = constants.HF_HUB_OFFLINE if offline is None else offline
+    source = parse_source(source) if isinstance(source, str) else source
     if isinstance(source, PackageFile):
         source = source.path
     if isinstance(source, ByHand):
         raise WeightsError(f"{source}: no program can fetch this file; get it there by hand and {OWN_FILE}")
     if isinstance(source, UrlFile):
-        path = _fetch_url(source, sha256, progress, offline)
+        path = _fetch_url(source, sha256, progress)
     elif isinstance(source, HubFile):
-        path = fetch_hub(source, progress, offline)
+        path = fetch_hub(source, progress)
     elif isinstance(source, IoPath):
         path = _fetch_iopath(source)
     else:
@@ -226,13 +209,13 @@ def record(source: Source, digest: str) -> None:
 # --- web servers and iopath
 
 
-def _fetch_url(file: UrlFile, sha256: str | None, progress: bool, offline: bool) -> Path:
+def _fetch_url(file: UrlFile, sha256: str | None, progress: bool) -> Path:
     """Path of `file` in the folder of checkpoints. If several processes call it, one downloads and the others wait."""
     path = file.path
     by_hand = f"fetch {file.url} by hand and put it at {path}, or {OWN_FILE}"
     if path.is_file():
         return path
-    if offline:
+    if constants.HF_HUB_OFFLINE:
         raise WeightsError(f"{file}: not cached, and offline mode forbids requests; {by_hand}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -26,21 +26,20 @@ from .sources import OWN_FILE, HubFile, WeightsError, disk_error, one_line
 _WAITS = (1.0, 2.0)  # seconds before each retry of a request to the Hub
 
 
-def fetch_hub(file: HubFile, progress: bool, offline: bool) -> Path:
+def fetch_hub(file: HubFile, progress: bool) -> Path:
     """Path of `file` in the client's cache.
 
     Raises:
         WeightsError: the file cannot be fetched.
     """
     try:
-        if not offline and not isinstance(
-            try_to_load_from_cache(file.repo, file.filename, revision=file.revision), str
-        ):
+        cached = try_to_load_from_cache(file.repo, file.filename, revision=file.revision)
+        if not (constants.HF_HUB_OFFLINE or isinstance(cached, str)):
             _reach_hub(file)
         with _hub_progress(progress):
-            path = hf_hub_download(file.repo, file.filename, revision=file.revision, local_files_only=offline)
+            path = hf_hub_download(file.repo, file.filename, revision=file.revision)
     except Exception as error:  # broad: versions of the client differ in HTTP library, hence in errors
-        raise _hub_error(file, error, offline) from error
+        raise _hub_error(file, error) from error
     return Path(path)
 
 
@@ -81,14 +80,14 @@ def _hub_progress(shown: bool) -> Iterator[None]:
         enable_progress_bars()
 
 
-def _hub_error(file: HubFile, error: Exception, offline: bool) -> WeightsError:
+def _hub_error(file: HubFile, error: Exception) -> WeightsError:
     """State in one line what the client's error means and what to do."""
     if isinstance(error, HFValidationError):
         return WeightsError(f"{file}: no name that the Hub allows ({one_line(error)}); check the source")
     url = hf_hub_url(file.repo, file.filename, revision=file.revision)
     by_hand = f"fetch {url} by hand and {OWN_FILE}"
     if isinstance(error, LocalEntryNotFoundError):
-        if offline or constants.HF_HUB_OFFLINE:
+        if constants.HF_HUB_OFFLINE:
             cause = f"not in the cache {constants.HF_HUB_CACHE}, and offline mode forbids requests"
             return WeightsError(f"{file}: {cause}; {by_hand}")
         # the client wraps the error of its first request

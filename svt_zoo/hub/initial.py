@@ -1,12 +1,13 @@
 """The initial weights of a run: the words that `init` of a recipe accepts, in addition to those of `load_model`."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from ..models import Backbone, ZooModel, create_model, find_builder, list_models
+from ..options import ConfigError
 from .loading import file_inside, load_model
 from .sources import UnfitWeightsError, WeightsError
 from .table import list_weights
@@ -46,7 +47,7 @@ def load_initial(
         name = None if is_stated else model
         return load_model(weights, model=name, num_classes=num_classes, progress=progress, **options)
     except TypeError as error:
-        raise ValueError(f"model.options do not fit {model}: {error}") from error
+        raise ConfigError(f"model.options do not fit {model}: {error}") from error
     except UnfitWeightsError as error:
         raise UnfitWeightsError(f"init={init}: {error}") from error
     except WeightsError as error:
@@ -60,16 +61,23 @@ def _build(model: str, options: dict[str, Any]) -> ZooModel:
     try:
         return create_model(model, **options)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"model.options do not fit {model}: {error}") from error
+        raise ConfigError(f"model.options do not fit {model}: {error}") from error
+
+
+def build_on_meta(model: str, options: dict[str, Any]) -> Backbone:
+    """The network of a recipe without memory for its weights.
+
+    Raises:
+        ConfigError: no such model, or the options do not fit it.
+    """
+    if model not in list_models():
+        raise ConfigError(f"model.name={model!r} is not registered; one of {', '.join(list_models())}")
+    with torch.device("meta"):
+        return cast(Backbone, _build(model, options))
 
 
 def _of_width(init: str, model: str, options: dict[str, Any]) -> str:
-    if model not in list_models():
-        raise ValueError(f"model.name={model!r} is not registered; one of {', '.join(list_models())}")
-    with torch.device("meta"):
-        network = _build(model, options)
-    assert isinstance(network, Backbone)
-    width = network.embed_dim
+    width = build_on_meta(model, options).embed_dim
     if width not in INITIAL_WEIGHTS[init]:
         known = ", ".join(map(str, INITIAL_WEIGHTS[init]))
         raise ValueError(

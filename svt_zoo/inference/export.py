@@ -221,17 +221,9 @@ def _write_torch(program: ExportedProgram, path: Path, config: str, names: Seque
     torch.export.save(program, path, extra_files={CONFIG_KEY: config})
 
 
-def _run_torch(path: Path) -> Run:
-    return torch.export.load(path).module()
-
-
 def _write_inductor(program: ExportedProgram, path: Path, config: str, names: Sequence[str]) -> None:
     options = {"aot_inductor.metadata": {CONFIG_KEY: config}}
     torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
-
-
-def _run_inductor(path: Path) -> Run:
-    return torch._inductor.aoti_load_package(str(path))
 
 
 def _write_onnx(program: ExportedProgram, path: Path, config: str, names: Sequence[str]) -> None:
@@ -256,7 +248,7 @@ def _run_onnx(path: Path) -> Run:
 # For each format: its writer, its runner, and its file suffix.
 _Write = Callable[[ExportedProgram, Path, str, Sequence[str]], None]
 _WRITERS: dict[str, tuple[_Write, Callable[[Path], Run], str]] = {
-    "torch_export": (_write_torch, _run_torch, ".pt2"),
-    "aotinductor": (_write_inductor, _run_inductor, ".pt2"),
+    "torch_export": (_write_torch, lambda path: torch.export.load(path).module(), ".pt2"),
+    "aotinductor": (_write_inductor, lambda path: torch._inductor.aoti_load_package(str(path)), ".pt2"),
     "onnx": (_write_onnx, _run_onnx, ".onnx"),
 }

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from ..files import atomic
-from ..hub.convert import convert, to_motionformer, to_svt, to_timesformer, to_xvit
-from ..hub.convert_cpc import to_cpc
+from ..hub.convert import convert, to_cpc, to_motionformer, to_svt, to_timesformer, to_xvit
 from ..hub.state_dicts import from_classifier
 from ..models import Backbone, Classifier, ZooModel, backbone_of
 from ..models.cpc import CPCNetwork

@@ -211,7 +211,7 @@ def plan(output: Path, folder: ShardFolder, rank: int, world_size: int, batch_si
 
 def merge(folder: ShardFolder, output: Path, schema: "pyarrow.Schema") -> bool:
     """Merge the shards if all are complete (in the last process); returns whether the table exists."""
-    if not output.exists() and folder.is_complete():
+    if not output.exists() and all(path.exists() for path in folder.paths):
         with suppress(*_REMOVED), FileLock(folder.folder / "merge.lock"):
             if not output.exists():  # another process may have merged the shards and removed the folder
                 root = folder.videos.root.rstrip("/") + "/"

@@ -148,7 +148,6 @@ class FeatureTable:
         if "embedding" not in schema.names or "weights_sha256" not in self.metadata:
             raise ValueError(f"{path} is not a table of features; svt-zoo extract writes them")
         self.width: int = schema.field("embedding").type.list_size
-        self._maps: list[tuple[Array, Array]] = []  # all row groups, once they have been mapped
 
     def __len__(self) -> int:
         """Number of rows, including failures."""
@@ -156,22 +155,19 @@ class FeatureTable:
 
     def batches(self, size: int = 512) -> Iterator[FeatureBatch]:
         """Yields the rows that have a feature, in order, at most `size` at a time."""
-        for numbers, features in self._groups():
+        for numbers, features in self._groups:
             for start in range(0, len(numbers), size):
                 part = slice(start, start + size)
                 yield FeatureBatch(torch.from_numpy(numbers[part]), torch.from_numpy(features[part]).float())
 
     @cached_property
     def vectors(self) -> "Vectors":
-        """The features of all rows, for access by row number; read from the file only where they are used.
-
-        A table that other programs, or versions before this layout, have written is read into memory here.
-        """
-        return Vectors(list(self._groups()), self.width)
+        """The features of all rows, for access by row number."""
+        return Vectors(self._groups, self.width)
 
     def has_features(self) -> bool:
         """Whether any row has a feature."""
-        return next(self.batches(), None) is not None
+        return any(len(numbers) for numbers, _ in self._groups)
 
     @cached_property
     def _facts(self) -> "pyarrow.Table":
@@ -197,14 +193,15 @@ class FeatureTable:
         rows = self._facts.take(np.asarray(numbers, np.int64)).to_pylist()
         return [FeatureRow(**row) for row in rows]
 
-    def _groups(self) -> Iterator[tuple[Array, Array]]:
-        """Yields the row numbers (n,) and features (n, D) of each row group, without a copy where the file allows."""
+    @cached_property
+    def _groups(self) -> list[tuple[Array, Array]]:
+        """The row numbers (n,) and features (n, D) of each row group, which are read only where they are used.
+
+        A table that other programs, or versions before this layout, have written is read into memory here.
+        """
         import pyarrow.parquet
 
-        if self._maps:
-            yield from self._maps
-            return
-        first, plain = 0, True
+        first = 0
         groups: list[tuple[Array, Array]] = []
         for path in self._dataset.files:
             with pyarrow.parquet.ParquetFile(path) as file:
@@ -214,12 +211,9 @@ class FeatureTable:
                     if values is None:
                         column = file.read_row_group(i, ["embedding"]).column("embedding").combine_chunks()
                         missing, values = column.is_null().to_numpy(zero_copy_only=False), np.array(column.flatten())
-                        plain = False
-                    group = first + np.flatnonzero(~missing), values.reshape(-1, self.width)
-                    yield group
-                    groups += [group] * plain  # memory maps take no memory
+                    groups.append((first + np.flatnonzero(~missing), values.reshape(-1, self.width)))
                     first += len(missing)
-        self._maps = groups if plain else []
+        return groups
 
     def locate(self, video: str) -> str:
         """Returns the path or URL of a `video` of the table."""

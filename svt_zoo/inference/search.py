@@ -65,7 +65,8 @@ def query_feature(
     """
     if start_sec is not None and not start_sec >= 0:
         raise ValueError(f"the start of a query must be >= 0 seconds, got {start_sec}")
-    _check_features(table)
+    if not table.has_features():
+        raise ValueError(f"no row of {table.path} has a feature; its column `error` states why")
     metadata = table.metadata
     if metadata["pooling"] != "cls":
         raise ValueError(
@@ -157,11 +158,6 @@ def overlapping(
         if os.path.realpath(table.locate(row.video)) == wanted
         and (row.start_sec is None or row.end_sec is None or (row.start_sec < high and row.end_sec > low))
     ]
-
-
-def _check_features(table: FeatureTable) -> None:
-    if not table.has_features():
-        raise ValueError(f"no row of {table.path} has a feature; its column `error` states why")
 
 
 def _compare_all(table: FeatureTable, query: Tensor, top: int, without: Sequence[int]) -> tuple[Tensor, Tensor]:

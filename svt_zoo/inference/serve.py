@@ -85,31 +85,25 @@ class Answerer:
             VideoReadError: the file is not a video, is above the limits, or cannot be shown for any other reason.
         """
         with faults_as_read_errors(path):
-            return self._answer(path)
-
-    def _answer(self, path: str | os.PathLike[str]) -> Answer:
-        with open_video(path, limits=self.limits) as video:
-            size = f"{video.width}x{video.height} pixels, {video.duration:.1f} s, {video.num_frames} frames"
-        self._clean()
-        out = Path(tempfile.mkdtemp(dir=self.folder))
-        classes = neighbors = movie = sheet = None
-        if self.classifies:
-            [prediction] = predict(path, model=self.model, top=self.top, dtype="float32", limits=self.limits)
-            classes = dict(zip(prediction.labels, prediction.scores, strict=True))
-        if self.table is not None:
-            feature = query_feature(self.table, path, model=self.model, limits=self.limits)
-            neighbors = out / "neighbors.png"
-            rows = search(self.table, feature, top=self.top)
-            neighbor_sheet(self.table, path, rows, limits=self.limits).save(neighbors)
-        if self.has_attention:
-            models = {"attention": self.model}
-            movie, sheet = visualize_attention(path, models, out / "attention", limits=self.limits)
-        return Answer(f"{Path(path).name}: {size}", classes, neighbors, movie, sheet)
-
-    def _clean(self) -> None:
-        for old in self.folder.iterdir():
-            if time.time() - old.stat().st_mtime > _KEPT:
-                shutil.rmtree(old, ignore_errors=True)
+            with open_video(path, limits=self.limits) as video:
+                size = f"{video.width}x{video.height} pixels, {video.duration:.1f} s, {video.num_frames} frames"
+            for old in self.folder.iterdir():
+                if time.time() - old.stat().st_mtime > _KEPT:
+                    shutil.rmtree(old, ignore_errors=True)
+            out = Path(tempfile.mkdtemp(dir=self.folder))
+            classes = neighbors = movie = sheet = None
+            if self.classifies:
+                [prediction] = predict(path, model=self.model, top=self.top, dtype="float32", limits=self.limits)
+                classes = dict(zip(prediction.labels, prediction.scores, strict=True))
+            if self.table is not None:
+                feature = query_feature(self.table, path, model=self.model, limits=self.limits)
+                neighbors = out / "neighbors.png"
+                rows = search(self.table, feature, top=self.top)
+                neighbor_sheet(self.table, path, rows, limits=self.limits).save(neighbors)
+            if self.has_attention:
+                models = {"attention": self.model}
+                movie, sheet = visualize_attention(path, models, out / "attention", limits=self.limits)
+            return Answer(f"{Path(path).name}: {size}", classes, neighbors, movie, sheet)
 
 
 def build_page(answer: Answerer, max_bytes: int) -> Any:

@@ -1,7 +1,7 @@
 """Supervised training of a backbone and a linear layer: fine-tuning, or training from scratch."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -106,11 +106,6 @@ def _mixers(num_classes: int, config: ClassifyConfig) -> list[Any]:
         return []
     from torchvision.transforms import v2  # imported late: most runs use neither
 
-    options: dict[str, Any] = {"num_classes": num_classes, "labels_getter": _last}
+    options: dict[str, Any] = {"num_classes": num_classes, "labels_getter": itemgetter(-1)}  # labels follow all views
     kinds = ((v2.MixUp, config.mixup), (v2.CutMix, config.cutmix))
     return [kind(alpha=alpha, **options) for kind, alpha in kinds if alpha]
-
-
-def _last(inputs: Sequence[Any]) -> Any:
-    """The labels, which come after all views."""
-    return inputs[-1]

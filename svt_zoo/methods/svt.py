@@ -143,16 +143,15 @@ class SVT(Method):
         with torch.no_grad():
             features, teacher = self.teacher([views[i] for i in teacher_views])
         positions = [(student_views.index(s), teacher_views.index(t)) for s, t in pairs]
-        temp = self.teacher_temp_at(epoch)
+        start, warmup = self.config.warmup_teacher_temp, self.config.warmup_teacher_temp_epochs
+        temp = warmup_epochs(start, self.config.teacher_temp, epoch=epoch, warmup=warmup)  # constant within an epoch
         with torch.autocast(student.device.type, enabled=False):  # a softmax over 65,536 needs more than 16 bits
             student, teacher = student.to(self.center.dtype), teacher.to(self.center.dtype)
             targets = ((teacher - self.center) / temp).softmax(dim=-1)  # (V, B, K)
             loss = pairs_cross_entropy(student / self.config.student_temp, targets, positions)
         losses = {"svt": loss}
         if contrast:
-            one, two = (
-                self.student.head.mlp(seen[student_views.index(view)]) for view in (0, 1)
-            )  # (B, bottleneck_dim)
+            one, two = (self.student.head.mlp(seen[student_views.index(view)]) for view in (0, 1))  # each (B, d)
             losses["contrast"] = contrast * symmetric_info_nce(one, two, self.config.contrast_temp)
         if self.training:
             self._teacher_means.append(teacher.mean(dim=(0, 1)).unsqueeze(0))  # (1, K)
@@ -181,11 +180,6 @@ class SVT(Method):
         momentum = self.momentum_at(epoch)
         torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), 1.0 - momentum)
         self._metrics |= {"center_norm": self.center.norm(), "momentum": momentum}
-
-    def teacher_temp_at(self, epoch: float) -> float:
-        """Temperature of the teacher, which is constant within an epoch."""
-        start, warmup = self.config.warmup_teacher_temp, self.config.warmup_teacher_temp_epochs
-        return warmup_epochs(start, self.config.teacher_temp, epoch=epoch, warmup=warmup)
 
     def momentum_at(self, epoch: float) -> float:
         """Weight of the old teacher in a step at `epoch`."""

@@ -4,9 +4,8 @@ import difflib
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
-import torch
 from torch import nn
 
 from .base import Backbone, Classifier, ZooModel, backbone_of
@@ -23,7 +22,6 @@ __all__ = [
     "Features",
     "ZooModel",
     "backbone_of",
-    "create_empty",
     "create_model",
     "find_builder",
     "list_models",
@@ -112,9 +110,11 @@ def create_model(name: str, *, num_classes: int = 0, table_std: float | None = N
         TypeError: the builder returned something that is not a `Backbone`.
     """
     if options.pop("pretrained", False):
-        raise ValueError(
-            f"create_model builds random weights; load trained ones by svt_zoo.load_model(NAME), {_weights_of(name)}"
-        )
+        from ..hub.table import weights_for  # here, because the hub imports the models
+
+        rows = ", ".join(weights_for(name))
+        known = f"NAME being one of {rows}" if rows else f"{name!r} has none; list_weights() names all"
+        raise ValueError(f"create_model builds random weights; load trained ones by svt_zoo.load_model(NAME), {known}")
     if options.pop("features_only", False):
         raise ValueError(
             "create_model has no features_only; "
@@ -140,25 +140,3 @@ def _scale_tables(backbone: Backbone, std: float) -> None:
     for name, parameter in backbone.named_parameters():
         if name.endswith("temporal_fc.weight"):
             nn.init.trunc_normal_(parameter, std=0.02)
-
-
-def _weights_of(name: str) -> str:
-    """A phrase that lists the names of weights for the architecture `name`."""
-    from ..hub.table import weights_for  # here, because the hub imports the models
-
-    rows = weights_for(name)
-    return f"NAME being one of {', '.join(rows)}" if rows else f"{name!r} has none; list_weights() names all"
-
-
-def create_empty(name: str, **options: Any) -> Backbone:
-    """As `create_model`, but with uninitialized parameters, because a state dict will replace all of them.
-
-    Random numbers for ViT-B's 121 M parameters take ten times as long as reading its file. A user-registered builder
-    runs normally: it may compute tables that no state dict holds.
-    """
-    if name not in OURS:
-        return cast(Backbone, create_model(name, **options))
-    device = torch.get_default_device()
-    with torch.device("meta"):
-        network = create_model(name, **options)
-    return cast(Backbone, network.to_empty(device=device))

@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from ..models import ZooModel
 from ..schedules import cosine, multi_step, warmup_cosine
 from .checkpoint import NONFINITE_NAME, RunState, seed_all
 from .monitor import Monitor
-from .optim import build_optimizer, clip_gradients, param_groups, scaled_lr, set_hyperparameters
+from .optim import build_optimizer, clip_gradients, scaled_lr, set_hyperparameters
 from .parallel import compile_networks, full_state, gradient_exchange, parallelize, plain_copy
 from .signals import on_stop_signal
 
@@ -86,13 +87,7 @@ class Trainer:
         if run.compile:
             compile_networks(method)
         self.network = parallelize(method, run.parallel, device)
-        groups = param_groups(
-            method,
-            decay_vectors=optim.decay_vectors,
-            layer_decay=optim.layer_decay,
-            lr_factors=optim.lr_factors,
-        )
-        self.optimizer = build_optimizer(groups, optim)
+        self.optimizer = build_optimizer(method, optim)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
         self.state = RunState(
             method,
@@ -142,16 +137,10 @@ class Trainer:
             steps_done=self.step,
         )
         monitor = Monitor(
-            self.output,
-            step=self.step,
-            total_steps=self.total_steps,
-            log_every=self.run.log_every_steps,
-            active=is_main(),
-            max_entropy=self.max_entropy,
-            tensorboard=self.run.tensorboard,
+            self.run, step=self.step, total_steps=self.total_steps, active=is_main(), max_entropy=self.max_entropy
         )
         stop = threading.Event()
-        with on_stop_signal(stop.set), monitor:
+        with on_stop_signal(stop.set), closing(monitor):
             while self.step < self.total_steps:
                 if not self._train_epoch(monitor, stop):
                     _log.info(

@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 import torch
@@ -23,6 +22,7 @@ from ..evaluation.protocols import Extractor, knn_protocol
 from ..files import atomic
 from ..models import ZooModel
 from ..options import ConfigError
+from .optim import RunConfig
 
 _log = logging.getLogger(__name__)
 
@@ -48,36 +48,32 @@ class Monitor:
     """Writes `metrics.jsonl` and shows progress, in the main process; in others it does nothing.
 
     On a terminal there is a bar with the time left and the fraction of time that is spent waiting for data; elsewhere a
-    log line every `log_every` steps. When a run continues, the metrics after `step` are removed first.
+    log line every `log_every_steps`. When a run continues, the metrics after `step` are removed first.
 
     Args:
-        output: the run's folder.
+        run: the section of the recipe: the folder, the steps between log lines, whether to write TensorBoard's events.
         step: number of completed steps.
         total_steps: of the run.
-        log_every: steps between two log lines.
         active: whether this is the main process.
         max_entropy: entropy in nats of uniform targets, log K; for the warning about a collapse.
-        tensorboard: also write event files into `output/tensorboard`.
         terminal: whether to show a bar; by default whether standard error is a terminal.
 
     Raises:
-        ValueError: `tensorboard` is set, and TensorBoard is not installed.
+        ValueError: `run.tensorboard` is set, and TensorBoard is not installed.
     """
 
     def __init__(
         self,
-        output: Path,
+        run: RunConfig,
         *,
         step: int,
         total_steps: int,
-        log_every: int = 20,
         active: bool = True,
         max_entropy: float | None = None,
-        tensorboard: bool = False,
         terminal: bool | None = None,
     ) -> None:
-        self.output, self.total_steps, self.log_every, self.active = output, total_steps, log_every, active
-        self.max_entropy = max_entropy
+        self.output, self.log_every, self.total_steps = Path(run.output), run.log_every_steps, total_steps
+        self.active, self.max_entropy = active, max_entropy
         self._recent: deque[tuple[float, float]] = deque(maxlen=_RECENT)  # seconds of waiting for data, of the step
         self._started = False
         self._drawn = time.monotonic()
@@ -86,11 +82,11 @@ class Monitor:
         self._bar: tqdm[Any] | None = None
         if not active:
             return
-        output.mkdir(parents=True, exist_ok=True)
-        truncate_metrics(output / METRICS_NAME, step)
-        self._file = open(output / METRICS_NAME, "a", encoding="utf-8")  # noqa: SIM115  # closed by `close`
-        if tensorboard:
-            self._events = _event_writer(output / "tensorboard", step)
+        self.output.mkdir(parents=True, exist_ok=True)
+        truncate_metrics(self.output / METRICS_NAME, step)
+        self._file = open(self.output / METRICS_NAME, "a", encoding="utf-8")  # noqa: SIM115  # closed by `close`
+        if run.tensorboard:
+            self._events = _event_writer(self.output / "tensorboard", step)
         if sys.stderr.isatty() if terminal is None else terminal:
             shown = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
             self._bar = tqdm(total=total_steps, initial=step, dynamic_ncols=True, bar_format=shown)
@@ -151,12 +147,6 @@ class Monitor:
             if output is not None:
                 output.close()
         self._file = self._events = self._bar = None
-
-    def __enter__(self) -> "Monitor":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
 
 def _event_writer(folder: Path, step: int) -> Any:

@@ -4,15 +4,14 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from ..config import CPCRecipe, Recipe
 from ..data.augment import Augment
 from ..data.flow import FlowLabels
+from ..hub.initial import build_on_meta
 from ..hub.weights import ClipSpec
 from ..methods import CPC, SVT, Method, SVTTemporal
 from ..methods.temporal import TemporalConfig
-from ..models import Backbone, create_model
+from ..models import Backbone
 from ..options import ConfigError
 
 
@@ -48,13 +47,7 @@ class SVTObjective:
         if not self.recipe.temporal.flow:
             return None
         model = self.recipe.model
-        try:
-            with torch.device("meta"):
-                network = create_model(model.name, **model.options)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"model.options do not fit {model.name}: {error}") from error
-        assert isinstance(network, Backbone)
-        return build_flow(self.recipe.temporal, network.patch_size)
+        return build_flow(self.recipe.temporal, build_on_meta(model.name, model.options).patch_size)
 
 
 class CPCObjective:

@@ -1,7 +1,7 @@
 """Options of a training run, parameter groups, the optimizer, gradient clipping."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -134,22 +134,13 @@ def scaled_lr(lr: float, batch_size: int) -> float:
     return lr * batch_size / 256
 
 
-def param_groups(
-    module: nn.Module,
-    *,
-    decay_vectors: bool = False,
-    layer_decay: float = 1.0,
-    lr_factors: Mapping[str, float] | None = None,
-) -> list[dict[str, Any]]:
+def param_groups(module: nn.Module, optim: OptimConfig) -> list[dict[str, Any]]:
     """Optimizer groups of all trained parameters of `module`, with their names.
 
     Weights are decayed, including class token and position embeddings, as by the authors of DINO and SVT; biases and
     other vectors are with `decay_vectors` only. `set_hyperparameters` uses `decayed` and `lr_scale` of each group.
-
-    Args:
-        layer_decay: the learning rate of a block is this times that of the next one (BEiT). Parameters before the
-            blocks form one more block; those after the blocks have the full rate.
-        lr_factors: factors of the learning rate by globs of parameter names; the first match counts, 1 without a match.
+    With `layer_decay` (BEiT), parameters before the blocks form one more block; those after them have the full rate. Of
+    `lr_factors`, the first match counts.
 
     Raises:
         ValueError: `layer_decay` for a network without `blocks.0`, `blocks.1`, ...; a glob of `lr_factors` without a
@@ -160,14 +151,15 @@ def param_groups(
         raise ValueError(
             f"no parameter of {type(module).__name__} can be trained, because requires_grad is False for all"
         )
-    scales = _layer_scales([name for name, _ in named], layer_decay) if layer_decay != 1.0 else [1.0] * len(named)
-    factors = lr_factors or {}
+    factors, scales = optim.lr_factors, [1.0] * len(named)
+    if optim.layer_decay != 1.0:
+        scales = _layer_scales([name for name, _ in named], optim.layer_decay)
     if unused := [glob for glob in factors if not any(fnmatchcase(name, glob) for name, _ in named)]:
         raise ValueError(f"lr_factors: {unused[0]} matches no parameter of {type(module).__name__}")
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for (name, parameter), layer_scale in zip(named, scales, strict=True):
         scale = layer_scale * next((factor for glob, factor in factors.items() if fnmatchcase(name, glob)), 1.0)
-        exempt = not decay_vectors and (parameter.ndim == 1 or name.endswith(".bias"))
+        exempt = not optim.decay_vectors and (parameter.ndim == 1 or name.endswith(".bias"))
         group = groups.setdefault((scale, not exempt), {"params": [], "decayed": not exempt, "lr_scale": scale})
         group["params"].append((name, parameter))
     return [groups[key] for key in sorted(groups, key=lambda key: (-key[0], not key[1]))]
@@ -187,15 +179,16 @@ def _layer_scales(names: Sequence[str], layer_decay: float) -> list[float]:
     return scales
 
 
-def build_optimizer(groups: list[dict[str, Any]], optim: OptimConfig) -> Optimizer:
-    """The optimizer of `optim` over `param_groups`, with its peak learning rate and its first weight decay.
+def build_optimizer(module: nn.Module, optim: OptimConfig) -> Optimizer:
+    """The optimizer of a module's `param_groups`, with its peak learning rate and its first weight decay.
 
     Adam and AdamW are fused on CPU and CUDA. SGD is not: its fused kernel fails for shards and for a first gradient in
     a later step (frozen prototypes).
 
     Raises:
-        ValueError: an unknown optimizer.
+        ValueError: an unknown optimizer, or as `param_groups`.
     """
+    groups = param_groups(module, optim)
     if optim.name == "sgd":
         optimizer: Optimizer = SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=optim.nesterov)
     elif optim.name in ("adamw", "adam"):

@@ -20,9 +20,9 @@ from ..data.augment import Augment
 from ..data.clips import FinetuneViews
 from ..data.datasets import VideoDataset, training_dataset
 from ..data.lists import VideoList, evaluation_list, training_list
-from ..data.loader import build_loader
+from ..data.loader import VideoLoader
 from ..device import choose_device
-from ..evaluation.protocols import Extractor, Outcome, multiview_protocol
+from ..evaluation.protocols import Extractor, multiview_protocol
 from ..evaluation.results import Result, provenance
 from ..evaluation.run import Evaluated, expand_repeats, load_network, name_of, write_results
 from ..evaluation.views import fast_transform
@@ -155,8 +155,11 @@ def finetune(recipe: FinetuneRecipe) -> list[Result] | None:
                     )
             if not train_classifier(case, train, val, device):
                 return None
-            outcome = measure_classifier(case, val, device)
-            done.append(Evaluated(case.report.split, case.run.seed, Path(case.run.output), val, [outcome]))
+            output = Path(case.run.output)
+            network = load_model(output / FINAL_NAME, num_classes=None)
+            extractor = Extractor(network, output / "features", device, case.data)  # in float32
+            outcome = multiview_protocol(extractor, val, case.multiview, protocol="fine-tuned")
+            done.append(Evaluated(case.report.split, case.run.seed, output, val, [outcome]))
         name = name_of(recipe.init, recipe.model.name)
         return write_results(done, recipe.report, name=name, recipe=to_dict(recipe), device=device)
 
@@ -209,13 +212,6 @@ def build_classify(recipe: FinetuneRecipe, backbone: Backbone, train: VideoList)
     return method.eval()
 
 
-def measure_classifier(recipe: FinetuneRecipe, val: VideoList, device: torch.device) -> Outcome:
-    """The multi-view test of the trained classifier in the folder of a run, in float32."""
-    output = Path(recipe.run.output)
-    extractor = Extractor(load_model(output / FINAL_NAME, num_classes=None), output / "features", device, recipe.data)
-    return multiview_protocol(extractor, val, recipe.multiview, protocol="fine-tuned")
-
-
 def _train(
     recipe: PretrainRecipe | FinetuneRecipe,
     method: Method,
@@ -228,7 +224,7 @@ def _train(
 ) -> bool:
     """Train a method to the end and export its network; False if a signal asked to stop."""
     output, data = Path(recipe.run.output), recipe.data
-    loader = build_loader(
+    loader = VideoLoader(
         dataset,
         batch_size=data.batch_size,
         num_workers=data.num_workers,

@@ -30,7 +30,7 @@ from svt_zoo.config import (
 )
 from svt_zoo.data.lists import read_list
 from svt_zoo.evaluation.metrics import wilson_interval
-from svt_zoo.evaluation.results import read_result
+from svt_zoo.evaluation.results import read_results
 from svt_zoo.evaluation.run import (
     choose_clip,
     describe_result,
@@ -81,7 +81,7 @@ def test_nearest_neighbors_find_classes_that_differ_in_brightness(common: dict[s
     assert result.metrics["top1"] == 100
     assert (result.n, result.n_missing, result.protocol) == (6, 0, "knn 3, 1x1 views")
     [file] = (tmp_path / "results").iterdir()
-    assert read_result(file) == result
+    assert read_results(file) == [result]
     assert result.list_sha256 == read_list(common["data"].val).sha256
     assert result.recipe["model"]["options"] == SMALL
     assert result.command

@@ -1,9 +1,9 @@
 """Files of results and predictions: a written file is read back equal, and is never incomplete."""
 
-import builtins
 import csv
 import json
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from svt_zoo.evaluation.results import (
     Result,
     provenance,
-    read_result,
+    read_results,
     write_predictions,
     write_result,
 )
@@ -42,7 +42,7 @@ def test_a_result_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     written = result(**provenance("cpu"))
     path = write_result(written, tmp_path / "results")
     assert path.name == "svt_vitt_demo-linear_3x1_views-UCF_101-test_1.json"
-    assert read_result(path) == written
+    assert read_results(path) == [written]
     assert list(json.loads(path.read_text())) == [
         *("name", "protocol", "dataset", "split", "list_sha256", "metrics", "n", "n_missing"),
         *("command", "recipe", "commit", "device", "versions"),
@@ -61,13 +61,13 @@ def test_a_metric_that_is_nan_is_refused_and_the_older_result_stays(tmp_path: Pa
     path = write_result(result(), tmp_path)
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_result(result(metrics={"top1": float("nan")}), tmp_path)
-    assert read_result(path) == result()
+    assert read_results(path) == [result()]
 
 
 def test_a_file_that_is_not_a_result_is_named(tmp_path: Path) -> None:
     (tmp_path / "odd.json").write_text('{"name": "x", "accuracy": 3}')
     with pytest.raises(ValueError, match=r"odd\.json is no result .*accuracy.*list_sha256"):
-        read_result(tmp_path / "odd.json")
+        read_results(tmp_path / "odd.json")
 
 
 def test_a_write_that_is_interrupted_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,14 +99,7 @@ def test_predictions_are_a_parquet_table_with_one_row_per_video(tmp_path: Path) 
 def test_without_pyarrow_predictions_become_a_csv(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    real_import = builtins.__import__
-
-    def no_pyarrow(name: str, *arguments: Any, **options: Any) -> Any:
-        if name.startswith("pyarrow"):
-            raise ImportError(name)
-        return real_import(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", no_pyarrow)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with caplog.at_level(logging.WARNING):
         path = write_predictions(tmp_path / "p.parquet", ["a, b.mp4", "c.mp4"], torch.tensor([1, 0]), SCORES)
     assert path == tmp_path / "p.csv"

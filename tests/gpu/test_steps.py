@@ -15,7 +15,7 @@ from svt_zoo.config import load_recipe
 from svt_zoo.methods import temporal
 from svt_zoo.training import engine
 from svt_zoo.training.checkpoint import load_newest
-from svt_zoo.training.optim import OptimConfig, build_optimizer, clip_gradients, param_groups
+from svt_zoo.training.optim import OptimConfig, build_optimizer, clip_gradients
 from svt_zoo.training.run import pretrain
 
 
@@ -27,7 +27,7 @@ def trained(
     method = make_method().to(device, dtype).train()
     batch = make_batch().to(device)
     batch = Batch(**{**vars(batch), "views": [view.to(dtype) for view in batch.views]})
-    optimizer = build_optimizer(param_groups(method), OptimConfig(lr=1e-3, weight_decay=0.04))
+    optimizer = build_optimizer(method, OptimConfig(lr=1e-3, weight_decay=0.04))
     losses = []
     for step in range(steps):
         loss = torch.stack(list(method(batch, float(step)).values())).sum()

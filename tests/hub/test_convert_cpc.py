@@ -13,8 +13,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from svt_zoo.hub import entrypoints
-from svt_zoo.hub.convert import convert
-from svt_zoo.hub.convert_cpc import DEAD, from_cpc, to_cpc
+from svt_zoo.hub.convert import CPC_DEAD, convert, from_cpc, to_cpc
 from svt_zoo.hub.loading import load_model
 from svt_zoo.hub.sources import WeightsError
 from svt_zoo.hub.state_dicts import without
@@ -56,7 +55,7 @@ def test_a_method_goes_out_in_the_originals_layout_and_comes_back(record: dict[s
     method = original_cpc(weights_file, net, torch.float32)
     back = to_cpc(method.state_dict())
     assert layout_of(back) == layout_of(weights_file)
-    used = without(weights_file, DEAD)
+    used = without(weights_file, CPC_DEAD)
     assert_close({name: back[name] for name in used}, used, atol=0, rtol=0)
     alias = {name.replace("cell_list.0", "ConvGRUCell_00"): back[name] for name in back if "cell_list" in name}
     assert_close(alias, {name: back[name] for name in alias}, atol=0, rtol=0)

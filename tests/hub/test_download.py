@@ -18,7 +18,7 @@ from hub_server import HubServer
 from huggingface_hub import constants
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 
-from svt_zoo.hub.download import HubFile, Source, UrlFile, WeightsError, fetch, lock_path
+from svt_zoo.hub.download import HubFile, Source, UrlFile, WeightsError, at_revision, fetch, lock_path, parse_source
 from svt_zoo.hub.hugging_face import at_commit
 from svt_zoo.hub.sources import ByHand
 
@@ -205,14 +205,16 @@ def test_a_hub_that_does_not_answer_is_asked_three_times(
 def test_offline_serves_what_is_cached(published: Published, monkeypatch: pytest.MonkeyPatch) -> None:
     fetch(published.source)
     published.server.requests.clear()
-    assert fetch(published.source, offline=True).read_bytes() == CONTENT
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert fetch(published.source).read_bytes() == CONTENT
     assert published.server.requests == []
 
 
-def test_offline_says_what_to_fetch_by_hand(published: Published, failure: Failure) -> None:
-    text = failure(published.source, offline=True)
+def test_offline_says_what_to_fetch_by_hand(
+    published: Published, failure: Failure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    text = failure(published.source)
     assert "offline mode forbids requests" in text
     assert f"fetch {published.url} by hand" in text
     assert published.server.requests == []
@@ -268,12 +270,12 @@ def test_a_revision_takes_the_place_of_the_source_s(hub_server: HubServer) -> No
     first = hub_server.add_repo("org/svt", {"weights.pth": b"first"})
     hub_server.add_repo("org/svt", {"weights.pth": b"second"})
     assert fetch("hf://org/svt/weights.pth").read_bytes() == b"second"
-    assert fetch("hf://org/svt/weights.pth", revision=first).read_bytes() == b"first"
+    assert fetch(f"hf://org/svt/weights.pth@{first}").read_bytes() == b"first"
 
 
 def test_a_revision_of_an_address_is_refused() -> None:
     with pytest.raises(ValueError, match="revision='v1' is for files of the Hub"):
-        fetch("https://server.org/weights.pth", revision="v1")
+        at_revision(parse_source("https://server.org/weights.pth"), "v1")
 
 
 # --- local paths and iopath

@@ -19,7 +19,7 @@ from svt_zoo.inference.feature_table import FeatureTable
 
 def mapped(table: FeatureTable) -> list[bool]:
     """For each row group, whether its features are a memory map of the file."""
-    return [isinstance(part.base, np.memmap) or isinstance(part, np.memmap) for _, part in table._groups()]
+    return [isinstance(part.base, np.memmap) or isinstance(part, np.memmap) for _, part in table._groups]
 
 
 @pytest.mark.parametrize("store", ["float16", "float32"])

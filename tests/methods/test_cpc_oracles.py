@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from svt_zoo.hub.convert_cpc import to_cpc
+from svt_zoo.hub.convert import to_cpc
 from svt_zoo.methods import CPC
 
 Oracle = Callable[[str], tuple[dict[str, Tensor], dict[str, Any]]]

@@ -16,7 +16,7 @@ from svt_zoo.batch import Batch
 from svt_zoo.methods import SVT
 from svt_zoo.methods.svt import effective_rank, pairs_cross_entropy, view_pairs
 from svt_zoo.models import create_model
-from svt_zoo.training.optim import OptimConfig, build_optimizer, param_groups
+from svt_zoo.training.optim import OptimConfig, build_optimizer
 
 # --- the loss ---
 
@@ -219,7 +219,7 @@ def test_two_processes_have_the_center_and_the_gradient_of_one_with_all_videos()
 
 
 def train(method: SVT, batch: Batch, steps: int, *, epoch: Callable[[int], float], lr: float = 1e-3) -> list[float]:
-    optimizer = build_optimizer(param_groups(method), OptimConfig(lr=lr, weight_decay=0.1))
+    optimizer = build_optimizer(method, OptimConfig(lr=lr, weight_decay=0.1))
     losses = []
     for step in range(steps):
         loss = method(batch, epoch(step))["svt"]

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from svt_zoo.methods import SVT, SVTConfig
 from svt_zoo.schedules import cosine, warmup_cosine
-from svt_zoo.training.optim import OptimConfig, build_optimizer, clip_gradients, param_groups, set_hyperparameters
+from svt_zoo.training.optim import OptimConfig, build_optimizer, clip_gradients, set_hyperparameters
 
 Oracle = Callable[[str], tuple[dict[str, Tensor], dict[str, Any]]]
 
@@ -74,7 +74,7 @@ def test_one_training_step_equals_the_original(oracle: Oracle, dtype: torch.dtyp
     epoch = float(hyper["epoch_index"])
     method = recorded_svt(tensors, dtype)
     method.momentum_at = lambda epoch: hyper["ema_momentum"]
-    optimizer = build_optimizer(param_groups(method), OptimConfig(lr=hyper["lr"], weight_decay=hyper["wd_group0"]))
+    optimizer = build_optimizer(method, OptimConfig(lr=hyper["lr"], weight_decay=hyper["wd_group0"]))
     views = [tensors[f"views/{i}"].to(dtype) for i in range(10)]
     student_out = method.student(views)[1].flatten(0, 1)
     teacher_out = method.teacher(views[:2])[1].flatten(0, 1)
@@ -106,7 +106,7 @@ def test_three_training_steps_equal_the_original(oracle: Oracle) -> None:
     initial, _ = oracle("svt/train_step")
     tensors, record = oracle("svt/train_3steps")
     method = recorded_svt(initial, dtype, momentum=0.9, freeze_last_layer=record["freeze_last_layer"])
-    optimizer = build_optimizer(param_groups(method), OptimConfig())
+    optimizer = build_optimizer(method, OptimConfig())
     for step in range(3):
         lr = warmup_cosine(0.64 * 2 / 256, 1e-6, step=step, total_steps=4, warmup_steps=1)
         weight_decay = cosine(0.04, 0.1, step / 4)

@@ -15,7 +15,7 @@ from svt_zoo.methods.temporal import TemporalHeads, draw_permutations, reversed_
 from svt_zoo.models import Backbone, Features, create_model
 from svt_zoo.models.timesformer import timesformer
 from svt_zoo.training.checkpoint import seed_all
-from svt_zoo.training.optim import OptimConfig, build_optimizer, param_groups
+from svt_zoo.training.optim import OptimConfig, build_optimizer
 
 CPU = torch.device("cpu")
 ONLY = {"order": 0.0, "low_confidence": 0.0, "flow": 0.0}
@@ -65,7 +65,7 @@ def order_after_training(backbone: Backbone, **options: Any) -> float:
     """Percent of frames that the order head places right, after 150 steps."""
     torch.manual_seed(0)
     terms = TemporalTerms(backbone, options_of(**{**ONLY, "order": 1.0, **options}))
-    optimizer = build_optimizer(param_groups(terms), OptimConfig(lr=0.05, weight_decay=0.0))
+    optimizer = build_optimizer(terms, OptimConfig(lr=0.05, weight_decay=0.0))
     clip = torch.arange(8.0).view(1, 1, 8, 1, 1).expand(32, 3, 8, 8, 8)  # frame i is i everywhere
     right = []
     for _ in range(150):

@@ -12,7 +12,7 @@ from svt_zoo.batch import Batch
 from svt_zoo.methods import ClassifyConfig, Temporal, TemporalConfig, TemporalTerms
 from svt_zoo.methods import temporal as module
 from svt_zoo.models import Backbone, create_model
-from svt_zoo.training.optim import OptimConfig, build_optimizer, param_groups
+from svt_zoo.training.optim import OptimConfig, build_optimizer
 
 Oracle = Callable[[str], tuple[dict[str, Tensor], dict[str, Any]]]
 PRECISIONS = [(torch.float64, "64", 1e-9), (torch.float32, "", 3e-5)]
@@ -74,7 +74,7 @@ def test_training_steps_equal_the_original(
 ) -> None:
     method, tensors, record = recorded(oracle, name, dtype)
     method.train()
-    optimizer = build_optimizer(param_groups(method), OptimConfig(lr=1e-4, weight_decay=0.05, amsgrad=True))
+    optimizer = build_optimizer(method, OptimConfig(lr=1e-4, weight_decay=0.05, amsgrad=True))
     decayed = [group["n_tensors"] for group in record["optimizer"]["groups"] if group["weight_decay"]]
     assert [len(group["params"]) for group in optimizer.param_groups if group["weight_decay"]] == decayed
     names = {ours(key): key for key in record["grad_norms"]}

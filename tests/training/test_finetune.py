@@ -18,7 +18,7 @@ from svt_zoo.data.clips import FinetuneViews, FinetuneViewsConfig
 from svt_zoo.data.datasets import VideoDataset
 from svt_zoo.data.lists import Row, VideoList, read_list
 from svt_zoo.data.transforms import EvalTransform
-from svt_zoo.evaluation.results import read_result
+from svt_zoo.evaluation.results import read_results
 from svt_zoo.evaluation.run import load_network
 from svt_zoo.evaluation.views import fast_transform
 from svt_zoo.models import Backbone, Classifier, create_model
@@ -58,7 +58,7 @@ def straight(lists: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_fine_tuning_learns_classes_that_differ_in_brightness(straight: Path) -> None:
     [file] = (straight / "results").iterdir()
-    result = read_result(file)
+    [result] = read_results(file)
     assert result.metrics["top1"] == 100
     assert (result.n, result.n_missing, result.protocol, result.name) == (6, 0, "fine-tuned, 3x1 views", "debug")
     assert len(lines_of(straight)) == 8 * 4

@@ -2,6 +2,7 @@ import json
 import logging
 import math
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from svt_zoo.training.monitor import Monitor, collapse, read_metrics, truncate_metrics
+from svt_zoo.training.optim import RunConfig
 
 
 def line(step: int, **more: float) -> dict[str, float]:
@@ -25,8 +27,11 @@ def line(step: int, **more: float) -> dict[str, float]:
     }
 
 
-def monitor(output: Path, **options: Any) -> Monitor:
-    return Monitor(output, **{"step": 0, "total_steps": 10, "terminal": False, **options})
+def monitor(output: Path, **options: Any) -> closing[Monitor]:
+    run = RunConfig(
+        str(output), **{name: options.pop(name) for name in ("log_every_steps", "tensorboard") if name in options}
+    )
+    return closing(Monitor(run, **{"step": 0, "total_steps": 10, "terminal": False, **options}))
 
 
 def test_each_step_is_a_line_of_json(tmp_path: Path) -> None:
@@ -51,7 +56,7 @@ def test_a_run_that_goes_on_takes_back_the_lines_behind_its_checkpoint(
 
 def test_without_a_terminal_there_are_plain_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    with monitor(tmp_path, log_every=2) as run:
+    with monitor(tmp_path, log_every_steps=2) as run:
         for step in range(1, 5):
             run.record(line(step))
     assert [record.getMessage() for record in caplog.records] == [
@@ -62,7 +67,7 @@ def test_without_a_terminal_there_are_plain_lines(tmp_path: Path, caplog: pytest
 
 def test_a_slow_first_step_does_not_spoil_the_time_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    with monitor(tmp_path, log_every=1) as run:
+    with monitor(tmp_path, log_every_steps=1) as run:
         run.record(line(1, compute_seconds=99))
         run.record(line(2))
     assert [record.getMessage()[-10:] for record in caplog.records] == ["15:00 left", "00:32 left"]
@@ -70,7 +75,7 @@ def test_a_slow_first_step_does_not_spoil_the_time_left(tmp_path: Path, caplog: 
 
 def test_the_time_left_follows_the_last_steps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    with monitor(tmp_path, total_steps=103, log_every=102) as run:
+    with monitor(tmp_path, total_steps=103, log_every_steps=102) as run:
         for step in range(1, 103):
             run.record(line(step, data_seconds=0, compute_seconds=60 if step < 50 else 2))
     assert caplog.records[-1].getMessage().endswith("2.000 s per step (waiting for data 0%), 00:02 left")

@@ -33,24 +33,30 @@ def names(groups: list[dict[str, Any]], decayed: bool) -> list[str]:
 def test_groups_equal_the_originals(oracle: Oracle, norm_last_layer: bool) -> None:
     expected = oracle("svt/param_groups")[1][f"norm_last_layer_{str(norm_last_layer).lower()}"]
     method = SVT(timesformer(**TINY), SVTConfig(norm_last_layer=norm_last_layer, **HEAD), epochs=1)
-    groups = param_groups(method.student)
+    groups = param_groups(method.student, OptimConfig())
     assert sorted(names(groups, True)) == sorted(expected["regularised"])
     assert sorted(names(groups, False)) == sorted(expected["not_regularised"])
     assert not set(expected["frozen"]) & {*names(groups, True), *names(groups, False)}
 
 
 def test_the_teacher_is_in_no_group() -> None:
-    groups = param_groups(SVT(timesformer(**TINY), SVTConfig(**HEAD), epochs=1))
+    groups = param_groups(SVT(timesformer(**TINY), SVTConfig(**HEAD), epochs=1), OptimConfig())
     assert {name.split(".")[0] for group in groups for name, _ in group["params"]} == {"student"}
 
 
 def test_the_tables_of_places_are_decayed() -> None:
-    assert {"cls_token", "pos_embed", "time_embed"} <= set(names(param_groups(timesformer(**TINY)), True))
+    assert {"cls_token", "pos_embed", "time_embed"} <= set(
+        names(param_groups(timesformer(**TINY), OptimConfig()), True)
+    )
 
 
 def test_layer_decay_slows_the_early_blocks() -> None:
     model = create_model("timesformer_vitt", depth=3, num_classes=5)
-    scale = {name: group["lr_scale"] for group in param_groups(model, layer_decay=0.5) for name, _ in group["params"]}
+    scale = {
+        name: group["lr_scale"]
+        for group in param_groups(model, OptimConfig(layer_decay=0.5))
+        for name, _ in group["params"]
+    }
     assert {scale[f"backbone.{name}"] for name in ("cls_token", "time_embed", "patch_embed.proj.bias")} == {0.5**4}
     assert [scale[f"backbone.blocks.{i}.mlp.fc1.weight"] for i in range(3)] == [0.5**3, 0.5**2, 0.5]
     assert {scale[name] for name in ("backbone.norm.weight", "head.weight", "head.bias")} == {1.0}
@@ -58,7 +64,7 @@ def test_layer_decay_slows_the_early_blocks() -> None:
 
 def test_a_schedule_reaches_each_group_by_its_own_factor() -> None:
     model = create_model("timesformer_vitt", depth=3, num_classes=5)
-    optimizer = build_optimizer(param_groups(model, layer_decay=0.5), OptimConfig(weight_decay=0.3))
+    optimizer = build_optimizer(model, OptimConfig(weight_decay=0.3, layer_decay=0.5))
     assert {group["weight_decay"] for group in optimizer.param_groups if group["decayed"]} == {0.3}
     set_hyperparameters(optimizer, lr=0.8, weight_decay=0.05)
     assert sorted({group["lr"] for group in optimizer.param_groups}) == [0.05, 0.1, 0.2, 0.4, 0.8]
@@ -70,7 +76,7 @@ def test_a_schedule_reaches_each_group_by_its_own_factor() -> None:
 def test_an_optimizer_steps_as_the_plain_one(name: Any, kind: type[torch.optim.Optimizer]) -> None:
     ours, theirs = nn.Linear(4, 3).double(), nn.Linear(4, 3).double()
     theirs.load_state_dict(ours.state_dict())
-    optimizer = build_optimizer(param_groups(ours), OptimConfig(name=name, lr=0.1, weight_decay=0.2))
+    optimizer = build_optimizer(ours, OptimConfig(name=name, lr=0.1, weight_decay=0.2))
     assert isinstance(optimizer, kind)
     assert bool(optimizer.param_groups[0]["fused"]) == (name == "adamw")
     options = {"momentum": 0.9} if name == "sgd" else {}
@@ -88,8 +94,8 @@ def test_an_optimizer_steps_as_the_plain_one(name: Any, kind: type[torch.optim.O
 def test_nesterov_and_the_decay_of_vectors_are_torchs() -> None:
     ours, theirs = nn.Linear(4, 3), nn.Linear(4, 3)
     theirs.load_state_dict(ours.state_dict())
-    config = OptimConfig(name="sgd", lr=0.1, weight_decay=0.2, nesterov=True)
-    optimizer = build_optimizer(param_groups(ours, decay_vectors=True), config)
+    config = OptimConfig(name="sgd", lr=0.1, weight_decay=0.2, nesterov=True, decay_vectors=True)
+    optimizer = build_optimizer(ours, config)
     reference = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.2)
     for _ in range(3):
         for model, optim in ((ours, optimizer), (theirs, reference)):
@@ -104,7 +110,7 @@ def test_nesterov_and_the_decay_of_vectors_are_torchs() -> None:
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_a_parameter_whose_first_gradient_comes_late_is_trained(name: Any) -> None:
     model = nn.Linear(2, 2)
-    optimizer = build_optimizer(param_groups(model), OptimConfig(name=name, lr=0.1, weight_decay=0.0))
+    optimizer = build_optimizer(model, OptimConfig(name=name, lr=0.1, weight_decay=0.0))
     before = model.weight.detach().clone()
     for frozen in (True, False):
         optimizer.zero_grad()
@@ -116,7 +122,7 @@ def test_a_parameter_whose_first_gradient_comes_late_is_trained(name: Any) -> No
 
 
 def test_the_names_of_parameters_are_saved_with_the_optimizer() -> None:
-    state = build_optimizer(param_groups(nn.Linear(2, 2)), OptimConfig()).state_dict()
+    state = build_optimizer(nn.Linear(2, 2), OptimConfig()).state_dict()
     assert [group["param_names"] for group in state["param_groups"]] == [["weight"], ["bias"]]
 
 
@@ -155,10 +161,16 @@ def test_a_learning_rate_is_scaled_from_a_batch_of_256() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: param_groups(nn.Linear(2, 2), layer_decay=0.5), r"layer_decay=0.5 needs parameters named blocks.0"),
-        (lambda: param_groups(nn.Linear(2, 2).requires_grad_(False)), "no parameter of Linear can be trained"),
         (
-            lambda: build_optimizer([], OptimConfig(name="lamb")),
+            lambda: param_groups(nn.Linear(2, 2), OptimConfig(layer_decay=0.5)),
+            r"layer_decay=0.5 needs parameters named blocks.0",
+        ),
+        (
+            lambda: param_groups(nn.Linear(2, 2).requires_grad_(False), OptimConfig()),
+            "no parameter of Linear can be trained",
+        ),
+        (
+            lambda: build_optimizer(nn.Linear(2, 2), OptimConfig(name="lamb")),
             '"adam" or "sgd", got \'lamb\'',
         ),
         (lambda: clip_gradients([], 1.0, mode="each"), '"per_parameter" or "global", got \'each\''),
@@ -172,7 +184,7 @@ def test_what_cannot_be_is_refused(call: Callable[[], Any], message: str) -> Non
 def test_adams_decay_is_part_of_the_gradient() -> None:
     module, twin = nn.Linear(3, 2), nn.Linear(3, 2)
     twin.load_state_dict(module.state_dict())
-    ours = build_optimizer(param_groups(module), OptimConfig(name="adam", lr=0.1, weight_decay=0.5))
+    ours = build_optimizer(module, OptimConfig(name="adam", lr=0.1, weight_decay=0.5))
     theirs = torch.optim.Adam([{"params": twin.weight, "weight_decay": 0.5}, {"params": twin.bias}], lr=0.1)
     for network, optimizer in ((module, ours), (twin, theirs)):
         for _ in range(3):
@@ -185,7 +197,7 @@ def test_adams_decay_is_part_of_the_gradient() -> None:
 def test_amsgrad_divides_by_the_largest_second_moment_so_far() -> None:
     module, twin = nn.Linear(3, 2), nn.Linear(3, 2)
     twin.load_state_dict(module.state_dict())
-    ours = build_optimizer(param_groups(module), OptimConfig(lr=0.1, weight_decay=0.0, amsgrad=True))
+    ours = build_optimizer(module, OptimConfig(lr=0.1, weight_decay=0.0, amsgrad=True))
     theirs = torch.optim.AdamW(twin.parameters(), lr=0.1, weight_decay=0.0, amsgrad=True)
     for network, optimizer in ((module, ours), (twin, theirs)):
         for scale in (10.0, 1.0, 0.1):
@@ -197,7 +209,7 @@ def test_amsgrad_divides_by_the_largest_second_moment_so_far() -> None:
 
 def test_learning_rates_can_be_scaled_by_names() -> None:
     network = nn.ModuleDict({"body": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
-    groups = param_groups(network, lr_factors={"body.weight": 0.5, "body.*": 0.1})
+    groups = param_groups(network, OptimConfig(lr_factors={"body.weight": 0.5, "body.*": 0.1}))
     assert {name: group["lr_scale"] for group in groups for name, _ in group["params"]} == {
         "body.weight": 0.5,  # the first glob that fits
         "body.bias": 0.1,
@@ -205,4 +217,4 @@ def test_learning_rates_can_be_scaled_by_names() -> None:
         "head.bias": 1.0,
     }
     with pytest.raises(ValueError, match=r"tail\.\* matches no parameter of ModuleDict"):
-        param_groups(network, lr_factors={"tail.*": 0.1})
+        param_groups(network, OptimConfig(lr_factors={"tail.*": 0.1}))

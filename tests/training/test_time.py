@@ -14,7 +14,7 @@ from training_runs import TINY as SVT_TINY
 
 from svt_zoo import load_model
 from svt_zoo.config import ConfigError, FinetuneRecipe, TemporalConfig, load_recipe, read_recipe
-from svt_zoo.evaluation.results import read_result
+from svt_zoo.evaluation.results import read_results
 from svt_zoo.methods import Classify, Temporal
 from svt_zoo.models import Classifier
 from svt_zoo.training.engine import Trainer
@@ -72,7 +72,7 @@ def test_time_trains_and_tests_on_something_something(ssv2: Path, tmp_path: Path
     assert len(lines) == 3
     assert {"cross_entropy", "order", "low_confidence", "flow"} <= set(lines[-1])
     [file] = (tmp_path / "results").iterdir()
-    result = read_result(file)
+    [result] = read_results(file)
     assert (result.n, result.n_missing, result.protocol) == (3, 0, "fine-tuned, 3x2 views")
     model = load_model(tmp_path / "final.safetensors", num_classes=None)
     assert isinstance(model, Classifier)
