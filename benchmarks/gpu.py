@@ -64,7 +64,7 @@ def gpu_parts(scratch: Path) -> list[Part]:
         step_part("step, 32 videos, mlp computed again", 60, "cuda", batch=32, checkpointing="mlp"),
         step_part("step, 32 videos, compiled", 150, "cuda", batch=32, compile=True),
         backbone_part("timesformer", 90, "cuda", scratch, "--batch", "16", "--compile"),
-        Part("extraction", 60, (__file__, "--part", "extraction", "--device", "cuda")),
+        Part("extraction", 75, (__file__, "--part", "extraction", "--device", "cuda")),
         Part("short attention", 60, (*short, "--device", "cuda")),
         backbone_part("motionformer", 50, "cuda", scratch, "--batch", "8"),
         backbone_part("xvit", 50, "cuda", scratch, "--batch", "16"),
