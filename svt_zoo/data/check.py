@@ -178,9 +178,8 @@ def _read_file(path: str, facts: dict[str, Any]) -> None:
 def _read_folder(path: str, num_frames: int | None) -> dict[str, Any]:
     files = sorted(entry.path for entry in os.scandir(path) if is_image(entry.name))
     folder = FrameFolder(path, num_frames=num_frames)
-    height, width = folder.frames_at([0]).shape[1:3]
-    for i in range(1, folder.num_frames, 16):
-        folder.frames_at([0, *range(i, min(i + 16, folder.num_frames))])  # with frame 0: all must have one size
+    for _, image in folder._decode(range(folder.num_frames)):  # reads each
+        height, width, _ = image.shape
     return {
         "codec": os.path.splitext(files[0])[1].lower().lstrip("."),
         "container": "folder",

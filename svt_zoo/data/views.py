@@ -152,15 +152,9 @@ class ViewsConfig:
             python = random.Random(int(rng.integers(2**63)))  # the release draws from Python's generator
             window = sampling.clip_window(8, 32, fps)
             return sampling.svt_views_code(total, python, rand_fr=self.rand_fr, window=window)
-        views = sampling.svt_views(
-            total,
-            rng,
-            global_frames=self.global_frames,
-            local_frames=self.local_frames,
-            global_span=self.global_span,
-            local_span=self.local_span,
-            temporal_variation=self.temporal_variation,
-        )
+        num_frames = (*self.global_frames, *self.local_frames)
+        spans = [self.global_span] * len(self.global_frames) + [self.local_span] * len(self.local_frames)
+        views = sampling.span_clips(total, rng, num_frames, spans, same=not self.temporal_variation)
         if self.sampling == "cvrl":
             views[:2] = sampling.cvrl_interval_clips(total, rng, num_frames=self.global_frames)
         return views

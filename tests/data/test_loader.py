@@ -28,9 +28,8 @@ from svt_zoo.data.loader import (
     WorkerLoader,
     collate,
 )
-from svt_zoo.data.sampling import svt_views
 from svt_zoo.data.transforms import EvalTransform
-from svt_zoo.data.views import EvalViews, TrainViews, VideoViews
+from svt_zoo.data.views import EvalViews, TrainViews, VideoViews, ViewsConfig
 from svt_zoo.video import VideoReadError
 
 BROKEN = (3, 7, 11)
@@ -62,7 +61,7 @@ class FakeVideo:
 
 
 def sample_views(total: int, fps: float, rng: np.random.Generator) -> list[list[int]]:
-    return svt_views(total, rng, global_frames=(2, 4), local_frames=(2,))
+    return ViewsConfig(global_frames=(2, 4), local_frames=(2,)).sample(total, fps, rng)
 
 
 def make_dataset(n: int = 22, *, train: bool = True, seed: int = 5) -> VideoDataset:
