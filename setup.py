@@ -4,5 +4,5 @@ from setuptools import find_packages, setup
 setup(
     packages=[*find_packages(include=["svt_zoo*"]), "svt_zoo.configs"],
     package_dir={"svt_zoo.configs": "configs"},
-    package_data={"svt_zoo": ["py.typed", "hub/*.safetensors"], "svt_zoo.configs": ["**/*.yaml"]},
+    package_data={"svt_zoo": ["py.typed", "demo/*.html", "hub/*.safetensors"], "svt_zoo.configs": ["**/*.yaml"]},
 )

@@ -31,10 +31,8 @@ from svt_zoo.models import Backbone, Features, list_models, register_model
 from svt_zoo.training.run import finetune, pretrain
 
 SIZE = 64
-MODEL = {
-    "name": "cpc_resnet18",
-    "options": {"embed_dim": 64, "depth": 2, "num_heads": 2, "mlp_dim": 256, "img_size": SIZE, "num_frames": 8},
-}
+OPTIONS = {"embed_dim": 64, "depth": 2, "num_heads": 2, "mlp_dim": 256, "img_size": SIZE, "num_frames": 8}
+MODEL: dict[str, Any] = {"name": "cpc_resnet18", "options": OPTIONS}
 VIEWS = {"size": SIZE, "short_side": 72, "hflip": 0.0}  # left and right matter in tennis
 PRETRAINED: dict[str, dict[str, Any]] = {
     "original": {
@@ -164,10 +162,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sets", nargs="+", default=["ucf101", "tennis"], help="sets of the table")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=8, help="epochs of pre-training")
+    parser.add_argument("--width", type=int, default=64, help="features of the network; ResNet-18 has 256 here")
     parser.add_argument("--scratch", type=Path, default=Path("runs/benchmark_cpc"))
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of cpc_cpu.json")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
+    OPTIONS.update(embed_dim=args.width, mlp_dim=4 * args.width)
     if "thumbnail" not in list_models():
         register_model("thumbnail", Thumbnail)
     logging.basicConfig(level=logging.WARNING)
@@ -177,6 +177,7 @@ def main(argv: list[str] | None = None) -> int:
         "machine": f"{platform.machine()}, one thread" if kind == "cpu" else torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "epochs": args.epochs,
+        "width": args.width,
         "clips": {name: len(read_list(str(path))) for name, path in lists.items()},
         "cases": [],
     }

@@ -61,11 +61,11 @@ def gpu_parts(scratch: Path) -> list[Part]:
         step_part("step, 16 videos", 60, "cuda", batch=16),
         Part("tests", 150, tests),
         step_part("step, 32 videos", 60, "cuda", batch=32),
+        step_part("step, 32 videos, mlp computed again", 60, "cuda", batch=32, checkpointing="mlp"),
         step_part("step, 32 videos, compiled", 150, "cuda", batch=32, compile=True),
         backbone_part("timesformer", 90, "cuda", scratch, "--batch", "16", "--compile"),
+        Part("extraction", 75, (__file__, "--part", "extraction", "--device", "cuda")),
         Part("short attention", 60, (*short, "--device", "cuda")),
-        Part("extraction", 60, (__file__, "--part", "extraction", "--device", "cuda")),
-        step_part("step, 32 videos, mlp computed again", 60, "cuda", batch=32, checkpointing="mlp"),
         backbone_part("motionformer", 50, "cuda", scratch, "--batch", "8"),
         backbone_part("xvit", 50, "cuda", scratch, "--batch", "16"),
     ]
@@ -107,7 +107,7 @@ def run(part: Part, seconds: float, log: Path) -> dict[str, Any]:
     with_result = log.with_suffix(".json")
     if with_result.exists():
         row["result"] = json.loads(with_result.read_text())
-    elif results and state == "ok":
+    elif results and state != "failed":  # also of a process that was ended after its result
         row["result"] = json.loads(results[-1])
     else:
         row["end_of_log"] = lines[-30:] if state != "ok" else lines[-1:]

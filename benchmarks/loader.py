@@ -43,8 +43,8 @@ from svt_zoo.data.augment import IMAGENET_MEAN, IMAGENET_STD, Augment
 from svt_zoo.data.crops import ViewSpec
 from svt_zoo.data.datasets import VideoDataset
 from svt_zoo.data.lists import Row, VideoList
-from svt_zoo.data.loader import build_loader, collate
-from svt_zoo.data.sampling import sample_rng, svt_views
+from svt_zoo.data.loader import VideoLoader, collate
+from svt_zoo.data.sampling import sample_rng
 from svt_zoo.data.views import train_views
 from svt_zoo.video import open_video
 
@@ -81,7 +81,7 @@ def our_frames(path: str, number: int) -> Tensor:
 
 def indices_of(total: int, number: int) -> list[list[int]]:
     """The frame indices of each view that `ours` uses, for a video of `total` frames."""
-    return svt_views(total, sample_rng(0, number, 0))
+    return ViewsConfig().sample(total, 30.0, sample_rng(0, number, 0))
 
 
 def frames_by_hand(path: str, number: int) -> list[Tensor]:
@@ -225,7 +225,7 @@ def resident(field: str) -> int:
 def all_cores(paths: Sequence[str], cores: int) -> float:
     """Videos per second of the loader in wall time, one worker per core; an earlier epoch starts the workers."""
     dataset = dataset_of(list(paths) * (48 * cores // len(paths)))
-    loader = build_loader(dataset, batch_size=4, num_workers=cores, start_method="spawn", max_failure_fraction=0)
+    loader = VideoLoader(dataset, batch_size=4, num_workers=cores, start_method="spawn", max_failure_fraction=0)
     videos = sum(len(batch) for batch in loader)
     start = time.perf_counter()
     videos = sum(len(batch) for batch in loader)

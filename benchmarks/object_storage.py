@@ -32,8 +32,8 @@ from svt_zoo.batch import Batch
 from svt_zoo.config import ViewsConfig
 from svt_zoo.data.datasets import VideoDataset
 from svt_zoo.data.lists import Row, VideoList
-from svt_zoo.data.loader import VideoLoader, build_loader
-from svt_zoo.data.sampling import sample_rng, svt_views
+from svt_zoo.data.loader import VideoLoader
+from svt_zoo.data.sampling import sample_rng
 from svt_zoo.data.views import train_views
 from svt_zoo.video.store import StoredIndex
 
@@ -78,7 +78,7 @@ def server_of(folder: Path, latency: float) -> Iterator[Server]:
 
 def loader_of(paths: list[str], workers: int, batch_size: int) -> VideoLoader:
     dataset = VideoDataset(VideoList(tuple(Row(path) for path in paths)), train_views(ViewsConfig()), train=True)
-    return build_loader(dataset, batch_size=batch_size, num_workers=workers, start_method="fork" if workers else None)
+    return VideoLoader(dataset, batch_size=batch_size, num_workers=workers, start_method="fork" if workers else None)
 
 
 def epoch(loader: VideoLoader) -> tuple[float, int, int]:
@@ -99,7 +99,7 @@ def needed_bytes(paths: list[Path], epochs: range, used: int) -> int:
         order = [index for batch in loader.sampler for _, index in batch][:used]
         for index in order:
             stored = StoredIndex.from_bytes(Path(f"{paths[index]}.index").read_bytes())
-            views = svt_views(len(stored.index.pts), sample_rng(0, number, index))
+            views = ViewsConfig().sample(len(stored.index.pts), 30.0, sample_rng(0, number, index))
             actions = stored.index.actions(i for view in views for i in view)
             sizes = stored.places["size"]
             if actions is not None:

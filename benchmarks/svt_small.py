@@ -6,10 +6,12 @@ CLIPS is a folder with a `list.csv` of the columns file, label, class, set, spli
 the training clips of all sets together, without labels. Each set is then read by nearest neighbors and by ridge
 regression, on standardized features: "inside", by group-wise folds inside the training part (to choose settings);
 "all", by group-wise folds over all clips; "official", by the split of the list. Floors: chance, thumbnail, optical
-flow, random weights. Every finished run is a line of the file --rows; the same command continues.
+flow, random weights. --finetune trains all weights with labels on each fold, too. Every finished run is a line of the
+file --rows; the same command continues.
 """
 
 import argparse
+import copy
 import csv
 import json
 import platform
@@ -25,7 +27,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from svt_zoo.batch import Batch
 from svt_zoo.data.augment import Augment
+from svt_zoo.data.clips import FinetuneViews, FinetuneViewsConfig
 from svt_zoo.data.crops import crop_and_resize
 from svt_zoo.data.datasets import VideoDataset
 from svt_zoo.data.lists import Row, VideoList
@@ -33,7 +37,7 @@ from svt_zoo.data.loader import collate
 from svt_zoo.data.transforms import EvalTransform, short_side_size
 from svt_zoo.data.views import EvalViews, ViewsConfig, train_views
 from svt_zoo.evaluation.knn import knn_scores, standardized
-from svt_zoo.methods import SVT, SVTConfig
+from svt_zoo.methods import SVT, Classify, ClassifyConfig, SVTConfig
 from svt_zoo.models import Backbone, create_model
 from svt_zoo.schedules import warmup_cosine
 from svt_zoo.training.optim import OptimConfig, build_optimizer, clip_gradients, set_hyperparameters
@@ -118,6 +122,42 @@ def accuracies(features: Tensor, videos: Videos) -> dict[str, float]:
     return found
 
 
+def finetuned(
+    network: Backbone, videos: Videos, clips: Tensor, seed: int, args: argparse.Namespace
+) -> dict[str, float]:
+    """Top-1 in percent by "set, protocol, fine-tuned" of copies of a network that are trained on each fold."""
+    transform = EvalTransform(
+        num_frames=FRAMES, sampling_rate=None, crop_size=SIZE, resize_size=SIZE * 9 // 8, mean=MEAN, std=STD
+    )
+    views = FinetuneViews(transform, FinetuneViewsConfig(short_side=(SIZE, SIZE * 4 // 3), hflip=0.0))
+    top1 = {}
+    for name in dict.fromkeys(videos.sets):
+        for protocol in args.protocols:
+            right = []
+            for train, test in videos.folds(name, protocol):
+                torch.manual_seed(seed)
+                rng, dataset = np.random.default_rng(seed), videos.dataset(train, views, train=True)
+                labels = videos.labels[train]
+                tuned = copy.deepcopy(network).requires_grad_(True)  # a teacher has no gradients
+                method = Classify(tuned, int(videos.labels.max()) + 1, ClassifyConfig()).train()
+                optimizer = build_optimizer(method, OptimConfig())
+                for step in range(args.finetune):
+                    index = rng.choice(len(dataset), min(16, len(dataset)), replace=False)
+                    clip = torch.stack([dataset[step, int(i)]["video"] for i in index]).permute(0, 4, 1, 2, 3)
+                    batch = Batch(views=[clip.float() / 127.5 - 1], labels=labels[index], video_index=index, targets={})
+                    rate = warmup_cosine(5e-4, 1e-6, step=step, total_steps=args.finetune, warmup_steps=20)
+                    set_hyperparameters(optimizer, lr=rate, weight_decay=0.05)
+                    torch.stack(list(method(batch, step / args.finetune).values())).sum().backward()
+                    clip_gradients(method.parameters(), 1.0)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                method.eval()
+                with torch.inference_mode():
+                    right.append(method.classifier(clips[test]).argmax(dim=1) == videos.labels[test])
+            top1[f"{name}, {protocol}, fine-tuned"] = round(100 * torch.cat(right).float().mean().item(), 1)
+    return top1
+
+
 def pretrain(videos: Videos, contrast: float | None, seed: int, args: argparse.Namespace) -> tuple[Backbone, list[Any]]:
     """A network after SVT, or a random one (contrast None); and the rank of its features during the training."""
     torch.manual_seed(seed)
@@ -171,12 +211,17 @@ def tested_clips(videos: Videos) -> Tensor:
 
 def table(rows: list[dict[str, Any]], videos: Videos, protocol: str) -> str:
     """Markdown: a row per network, a column per set and reader; mean, interval, and the number of each seed."""
-    columns = [f"{name}, {protocol}, {reader}" for name in dict.fromkeys(videos.sets) for reader in ("kNN", "ridge")]
+    readers = ("kNN", "ridge", "fine-tuned")
+    columns = [f"{name}, {protocol}, {reader}" for name in dict.fromkeys(videos.sets) for reader in readers]
+    columns = [column for column in columns if any(column in row["top1"] for row in rows)]
     text = [f"\n**{protocol}**\n\n| | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
     for network in dict.fromkeys(row["network"] for row in rows):
         cells = []
         for column in columns:
-            values = [row["top1"][column] for row in rows if row["network"] == network]
+            values = [row["top1"][column] for row in rows if row["network"] == network and column in row["top1"]]
+            if not values:  # a floor cannot be fine-tuned
+                cells.append("")
+                continue
             number = sum(len(test) for _, test in videos.folds(column.split(",")[0], protocol))
             low, high = interval(fmean(values), number)
             cells.append(f"{fmean(values):.1f} ({low:.0f} to {high:.0f}; {', '.join(map(str, values))})")
@@ -190,9 +235,11 @@ def main() -> int:
     parser.add_argument("--sets", nargs="+", default=["ucf101", "tennis", "gesture"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
-    for name, value in {"steps": 160, "batch": 32, "patch": 16, "width": 96, "depth": 3}.items():
+    for name, value in {"steps": 640, "batch": 32, "patch": 16, "width": 96, "depth": 3}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--finetune", type=int, default=0, help="steps of fine-tuning on each fold, 0 for none")
+    parser.add_argument("--protocols", nargs="+", default=["all"], help="protocols of the fine-tuning")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rows", type=Path, default=Path("runs/svt_small.jsonl"), help="finished runs, one a line")
     parser.add_argument("--output", type=Path, help="JSON file for all numbers")
@@ -203,7 +250,7 @@ def main() -> int:
     flow = torch.stack([flow_histogram(frames) for frames in videos.frames])
     rows = [{"network": name, "top1": accuracies(f, videos)} for name, f in (("thumbnail", thumbnail), ("flow", flow))]
     args.rows.parent.mkdir(parents=True, exist_ok=True)
-    settings = {k: getattr(args, k) for k in ("sets", "steps", "batch", "patch", "width", "depth", "lr")}
+    settings = {k: getattr(args, k) for k in ("sets", "steps", "batch", "patch", "width", "depth", "lr", "finetune")}
     for network, seed in ((name, seed) for seed in args.seeds for name in args.networks):
         key = {"network": network, "seed": seed, **settings}
         lines = args.rows.read_text().splitlines() if args.rows.exists() else []
@@ -213,7 +260,10 @@ def main() -> int:
             backbone, ranks = pretrain(videos, NETWORKS[network], seed, args)
             with torch.inference_mode():
                 features = torch.cat([backbone.eval()(part.to(args.device)).cls.cpu() for part in clips.split(64)])
-            row = {**key, "top1": accuracies(features, videos), "rank": ranks, "seconds": time.process_time() - started}
+            top1 = accuracies(features, videos)
+            if args.finetune:
+                top1 |= finetuned(backbone, videos, clips, seed, args)
+            row = {**key, "top1": top1, "rank": ranks, "seconds": time.process_time() - started}
             with open(args.rows, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         rows.append(row)

@@ -1,7 +1,8 @@
 """Measure the cost of a training step of SVT's ViT-B/16 with the paper's ten views: FLOPs, time and memory.
 
     python benchmarks/svt_step.py --output benchmarks/results            # FLOPs, bytes and time
-    python benchmarks/svt_step.py --count --output benchmarks/results    # FLOPs and bytes alone, in a minute
+    python benchmarks/svt_step.py --count --output benchmarks/results    # FLOPs and bytes alone, in two minutes
+    python benchmarks/svt_step.py --time --output benchmarks/results     # time alone, beside the counts of that file
 
 FLOPs are counted on tensors without data. Then each case runs in its own process, so that its peak memory is separate.
 On a GPU the cases are every batch size with and without checkpointing and compile; on a CPU one video with and without
@@ -260,6 +261,7 @@ def main() -> int:
     parser.add_argument("--warmup", type=int, default=2, help="steps before the timed ones")
     parser.add_argument("--output", type=Path, help="folder for the result as JSON")
     parser.add_argument("--count", action="store_true", help="count FLOPs and bytes, measure no time")
+    parser.add_argument("--time", action="store_true", help="read the counts from svt_step_count.json in --output")
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.case:
@@ -268,12 +270,14 @@ def main() -> int:
     device = torch.device(args.device)
     args.batches = args.batches or ([8, 16, 32, 64] if device.type == "cuda" else [1])
     kinds: dict[str, GradCheckpointing] = {"plain": False, "mlp": "mlp", "checkpointing": True}
-    result: dict[str, Any] = {
-        "command": " ".join(["python", *sys.argv]),
-        "torch": torch.__version__,
-        "tflop_per_video": {name: count_flops(kind) for name, kind in kinds.items()},
-        "gb_per_step_of_32_videos": {name: count_bytes(32, kind) for name, kind in kinds.items()},
-    }
+    if args.time:
+        result: dict[str, Any] = json.loads((args.output / "svt_step_count.json").read_text())
+    else:
+        result = {
+            "tflop_per_video": {name: count_flops(kind) for name, kind in kinds.items()},
+            "gb_per_step_of_32_videos": {name: count_bytes(32, kind) for name, kind in kinds.items()},
+        }
+    result |= {"command": " ".join(["python", *sys.argv]), "torch": torch.__version__}
     print(json.dumps(result, indent=2), flush=True)
     if not args.count:
         result |= {

@@ -68,14 +68,15 @@ def measure(process: "subprocess.Popen[str]", requests: list[tuple[str, list[int
 
 
 def ten_views(paths: list[str]) -> list[tuple[str, list[int]]]:
-    from svt_zoo.data.sampling import sample_rng, svt_views
+    from svt_zoo.data.sampling import sample_rng
+    from svt_zoo.data.views import ViewsConfig
     from svt_zoo.video import VideoReadError, open_video
 
     requests = []
     for number, path in enumerate(paths):
         try:
             with open_video(path) as video:
-                views = svt_views(video.num_frames, sample_rng(0, number, 0))
+                views = ViewsConfig().sample(video.num_frames, video.fps, sample_rng(0, number, 0))
                 numbers = sorted({int(i) for view in views for i in view})
                 video.frames_at(numbers)
         except VideoReadError as error:

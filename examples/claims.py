@@ -61,21 +61,21 @@ class Factors:
     speed: float = 0.3
     scale: float = 0.2
     occlusion: float = 0.2
-    flicker: float = 0.9
-    tint: float = 0.5
+    flicker: float = 1.0
+    tint: float = 0.0
 
 
 @dataclass(frozen=True)
 class Settings:
     """What the arms of a claim share, and what some of them change."""
 
-    steps: int = 200
+    steps: int = 600
     batch: int = 32
-    lr: float = 2e-3
+    lr: float = 5e-4
     width: int = 64
     depth: int = 2
     table_std: float | None = None
-    contrast: float = 0.0
+    contrast: float = 1.0
     correspondences: tuple[str, ...] = ("local_to_global", "global_to_global")
     spatial: bool = True
     temporal: bool = True

@@ -1,5 +1,6 @@
 """The batch that data loaders give to methods and evaluations."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -48,21 +49,15 @@ class Batch:
 
         Random parameters stay in host memory: `Augment` branches on them, which would synchronize the device.
         """
-        return replace(
-            self,
-            views=[view.to(device, non_blocking=non_blocking) for view in self.views],
-            labels=self.labels.to(device, non_blocking=non_blocking),
-            targets={name: value.to(device, non_blocking=non_blocking) for name, value in self.targets.items()},
-        )
+        return self._moved(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":
         """The same batch with views, labels and targets in page-locked memory, for asynchronous copies to a GPU."""
-        return replace(
-            self,
-            views=[view.pin_memory() for view in self.views],
-            labels=self.labels.pin_memory(),
-            targets={name: value.pin_memory() for name, value in self.targets.items()},
-        )
+        return self._moved(Tensor.pin_memory)
+
+    def _moved(self, move: Callable[[Tensor], Tensor]) -> "Batch":
+        large = {"views": self.views, "labels": self.labels, "targets": self.targets}
+        return replace(self, **tree_map_only(Tensor, move, large))
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker sends each tensor as a file descriptor. Ten views have a hundred small tensors of parameters, and a

@@ -43,13 +43,12 @@ def choose_dtype(dtype: DType, device: torch.device) -> torch.dtype:
     """
     if dtype in ("int8", torch.int8) and device.type != "cpu":
         raise ValueError(f"dtype=int8 needs device=cpu, the device is {device}; use bfloat16 there")
-    if isinstance(dtype, torch.dtype) and dtype in _DTYPES.values():
-        return _warned(dtype, device)
     if dtype == "auto":
         return fastest_dtype(device)
-    if isinstance(dtype, str) and dtype in _DTYPES:
-        return _warned(_DTYPES[dtype], device)
-    raise ValueError(f"dtype must be auto, {', '.join(_DTYPES)}, got {dtype!r}")
+    chosen = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if chosen is None or chosen not in _DTYPES.values():
+        raise ValueError(f"dtype must be auto, {', '.join(_DTYPES)}, got {dtype!r}")
+    return _warned(chosen, device)
 
 
 def clip_dtype(dtype: torch.dtype) -> torch.dtype:

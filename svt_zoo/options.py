@@ -158,13 +158,11 @@ def type_name(kind: Any) -> str:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A dataclass as plain data with lists instead of tuples, as in the `config.yaml` of a run; `build` reads it."""
-    plain: dict[str, Any] = {}
-    for option in dataclasses.fields(config):
-        value = getattr(config, option.name)
-        if dataclasses.is_dataclass(value):
-            value = to_dict(value)
-        plain[option.name] = list(value) if isinstance(value, tuple) else value
-    return plain
+
+    def plain(options: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in options}
+
+    return dataclasses.asdict(config, dict_factory=plain)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -198,6 +196,13 @@ def _as_yaml(default: Any) -> str:
     if isinstance(default, tuple):
         return f"[{','.join(map(_as_yaml, default))}]"
     return json.dumps(default) if default in (None, "") or isinstance(default, bool) else str(default)
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """The rows as a table in plain text."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(lines)
 
 
 def attribute_texts(cls: type[Any]) -> dict[str, str]:

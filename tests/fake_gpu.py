@@ -52,7 +52,7 @@ class FakeGPU(TorchDispatchMode):
                 return function(*args, **kwargs)
         if function.namespace == "prim":
             return function(*args, **kwargs)
-        with self:  # in inference mode, composed operators arrive whole
+        with self:  # in inference mode, torch does not take operators apart
             parts = function.decompose(*args, **kwargs)
         if parts is not NotImplemented:
             return parts

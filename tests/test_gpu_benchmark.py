@@ -1,6 +1,7 @@
 """`make gpu` runs on a CPU too, with tiny networks."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -33,3 +34,11 @@ def test_a_late_part_is_a_row(tmp_path: Path) -> None:
     assert parts["extraction"]["state"] == "not run"
     assert "not run" in table
     assert status == 1
+
+
+def test_a_result_counts_that_was_printed_before_the_limit(tmp_path: Path) -> None:
+    program = runpy.run_path(str(PROGRAM))
+    code = "import time; print('{\"rate\": 3}', flush=True); time.sleep(60)"
+    row = program["run"](program["Part"]("slow to end", 5, ("-c", code)), 5, tmp_path / "part.log")
+    assert row["state"] == "late"
+    assert row["result"] == {"rate": 3}

@@ -4,6 +4,7 @@
 """
 
 import argparse
+import inspect
 import logging
 import os
 import sys
@@ -60,7 +61,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (add_arguments, run) in COMMANDS.items():
         text = run.__doc__ or ""
-        one = commands.add_parser(name, help=text.split("\n")[0], description=_dedent(text), formatter_class=raw)
+        about = inspect.cleandoc(text)
+        one = commands.add_parser(name, help=text.split("\n")[0], description=about, formatter_class=raw)
         add_arguments(one)
         one.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
     return parser
@@ -92,7 +94,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         resumable = args.command in RESUMABLE
         print("stopped" + ("; the same command goes on from here" if resumable else ""), file=sys.stderr)
         return 130
-
-
-def _dedent(text: str) -> str:
-    return "\n".join(line.strip() for line in text.splitlines())

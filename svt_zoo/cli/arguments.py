@@ -2,9 +2,11 @@
 
 import os
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..data.lists import VideoList
     from ..models import ZooModel
 
 FEATURES_MODEL = "svt_vitb_k400"
@@ -47,17 +49,29 @@ def add_views(parser: ArgumentParser) -> None:
     parser.add_argument("--views", default="1x1", help=text)
 
 
-def add_list_options(parser: ArgumentParser) -> None:
-    """The options for reading a list of videos; `list_options` returns them."""
+def add_list(parser: ArgumentParser, name: str = "list", *, help: str) -> None:
+    """A list of videos and the options to read it, for `read_videos`."""
+    parser.add_argument(name, help=help)
     parser.add_argument("--root", help="the folder of relative paths in the list; by default that of the list")
     parser.add_argument("--format", default="auto", help="of the list, if it is not recognized")
     parser.add_argument("--where", help="rows of the list to take, such as split=train,set=ucf101")
     parser.add_argument("--frame-rate", type=float, default=30.0, help="of folders of frames in the list (%(default)s)")
 
 
-def list_options(args: Namespace) -> dict[str, Any]:
-    """The options of `add_list_options`, as keywords of `read_list`."""
-    return {name: getattr(args, name) for name in ("root", "format", "where", "frame_rate")}
+def read_videos(args: Namespace, path: str) -> "VideoList":
+    """The list at `path`, read with the options of `add_list`."""
+    from ..data.lists import read_list
+
+    return read_list(path, root=args.root, format=args.format, where=args.where, frame_rate=args.frame_rate)
+
+
+def print_failures(failures: Sequence[tuple[str, str]], rest: str) -> int:
+    """Print the first 20 videos that failed, and `rest` if there is one. The exit status is 1 for any failure."""
+    for path, reason in failures[:20]:
+        print(f"failed: {path}: {reason}")
+    if rest:
+        print(rest)
+    return 1 if failures else 0
 
 
 def add_workers(parser: ArgumentParser) -> None:
@@ -71,11 +85,3 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ArgumentTypeError(f"must be an integer >= 1, got {text}")
     return int(text)
-
-
-def columns(rows: list[list[str]]) -> str:
-    """A table in plain text."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )

@@ -3,15 +3,14 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from .arguments import add_list_options, add_recipe, add_workers, list_options, positive
+from .arguments import add_list, add_recipe, add_workers, positive, print_failures, read_videos
 
 
 def add_check(parser: ArgumentParser) -> None:
-    parser.add_argument("list", help="a list of videos in any format, a folder of videos, or one video")
+    add_list(parser, help="a list of videos in any format, a folder of videos, or one video")
     parser.add_argument("--report", help="file to write, .parquet or .csv (by default in runs/, named after the list)")
     parser.add_argument("--again", action="store_true", help="decode also what an earlier run found sound")
     add_workers(parser)
-    add_list_options(parser)
 
 
 def check(args: Namespace) -> int:
@@ -20,9 +19,8 @@ def check(args: Namespace) -> int:
     The exit status is 1 if a video is broken or missing.
     """
     from ..data.check import check_videos, default_report
-    from ..data.lists import read_list
 
-    videos = read_list(args.list, **list_options(args))
+    videos = read_videos(args, args.list)
     target = args.report or default_report(args.list)
     report = check_videos(videos, target, workers=args.workers, again=args.again)
     print(report.describe())
@@ -30,7 +28,7 @@ def check(args: Namespace) -> int:
 
 
 def add_prepare(parser: ArgumentParser) -> None:
-    parser.add_argument("list", help="a list of videos in any format, a folder of videos, or one video")
+    add_list(parser, help="a list of videos in any format, a folder of videos, or one video")
     parser.add_argument("--output", type=Path, required=True, help="folder for the new videos and the new list")
     parser.add_argument("--short-side", type=int, default=256, help="pixels; never enlarges (%(default)s)")
     mode = parser.add_mutually_exclusive_group()
@@ -41,7 +39,6 @@ def add_prepare(parser: ArgumentParser) -> None:
     parser.add_argument("--jpeg-quality", type=int, default=90, help="of the images, 1 to 95 (%(default)s)")
     parser.add_argument("--all", action="store_true", help="also files whose copies read slower and are not smaller")
     add_workers(parser)
-    add_list_options(parser)
 
 
 def prepare(args: Namespace) -> int:
@@ -50,7 +47,6 @@ def prepare(args: Namespace) -> int:
     The exit status is 1 if a video cannot be read.
     """
     from ..data.encode import Encoding
-    from ..data.lists import read_list
     from ..data.prepare import prepare_videos
 
     encoding = Encoding(
@@ -60,22 +56,18 @@ def prepare(args: Namespace) -> int:
         preset=args.preset,
         jpeg_quality=args.jpeg_quality,
     )
-    videos = read_list(args.list, **list_options(args))
+    videos = read_videos(args, args.list)
     name = "list" if Path(args.list).is_dir() else Path(args.list).stem
     made = prepare_videos(videos, args.output, encoding, name=name, workers=args.workers, skip_slower=not args.all)
     print(f"{made.summary()}\nlist: {made.list}")
-    for path, reason in made.failures[:20]:
-        print(f"failed: {path}: {reason}")
-    if made.failures:
-        print(f"all failures: {made.list.with_name('failures.csv')}; their rows are in the list without a video")
-    return 1 if made.failures else 0
+    rest = f"all failures: {made.list.with_name('failures.csv')}; their rows are in the list without a video"
+    return print_failures(made.failures, rest if made.failures else "")
 
 
 def add_index(parser: ArgumentParser) -> None:
-    parser.add_argument("list", help="a list of videos in any format, or a folder of videos; a path or a URL")
+    add_list(parser, help="a list of videos in any format, or a folder of videos; a path or a URL")
     parser.add_argument("--again", action="store_true", help="write also the indexes that exist")
     add_workers(parser)
-    add_list_options(parser)
 
 
 def index(args: Namespace) -> int:
@@ -84,15 +76,11 @@ def index(args: Namespace) -> int:
     The exit status is 1 if a video cannot be read or its index cannot be written.
     """
     from ..data.index import index_videos
-    from ..data.lists import read_list
 
-    report = index_videos(read_list(args.list, **list_options(args)), workers=args.workers, again=args.again)
+    report = index_videos(read_videos(args, args.list), workers=args.workers, again=args.again)
     print(report.summary())
-    for path, reason in report.failures[:20]:
-        print(f"failed: {path}: {reason}")
-    if len(report.failures) > 20:
-        print(f"... and {len(report.failures) - 20} more")
-    return 1 if report.failures else 0
+    more = len(report.failures) - 20
+    return print_failures(report.failures, f"... and {more} more" if more > 0 else "")
 
 
 def add_preview(parser: ArgumentParser) -> None:
@@ -104,8 +92,8 @@ def add_preview(parser: ArgumentParser) -> None:
 def preview(args: Namespace) -> int:
     """Draw the views that a recipe trains on: a picture with one row per view."""
     from ..config import load_recipe
-    from ..data.augment import preview_sheet
     from ..data.datasets import training_dataset
+    from ..inference.pictures import preview_sheet
     from ..training.objectives import OBJECTIVES
 
     recipe = load_recipe(args.recipe, args.overrides)

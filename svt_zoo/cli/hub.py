@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 
-from .arguments import FEATURES_MODEL, add_model, columns, load_network
+from .arguments import FEATURES_MODEL, add_model, load_network
 
 
 def add_models(parser: ArgumentParser) -> None:
@@ -14,6 +14,7 @@ def models(args: Namespace) -> int:
     import torch
 
     from ..models import create_model, list_models
+    from ..options import text_table
 
     rows = [["name", "frames", "embed_dim", "parameters"]]
     for name in list_models(args.pattern):
@@ -21,7 +22,7 @@ def models(args: Namespace) -> int:
             network = create_model(name)
         count = sum(parameter.numel() for parameter in network.parameters())
         rows.append([name, str(network.num_frames), str(network.embed_dim), f"{count / 1e6:.1f} M"])
-    print(columns(rows))
+    print(text_table(rows))
     return 0
 
 
@@ -35,6 +36,7 @@ def weights(args: Namespace) -> int:
 
     from ..hub.table import get_weights, list_weights
     from ..models import create_model
+    from ..options import text_table
 
     rows = [["name", "frames x rate", "pixels", "parameters", "license", "hash", "published", "what"]]
     for name in list_weights(args.pattern):
@@ -47,7 +49,7 @@ def weights(args: Namespace) -> int:
         known = "known" if row.sha256 else "not yet"
         clip = [row.clip.frames_and_rate, str(row.clip.crop_size)]
         rows.append([name, *clip, f"{count / 1e6:.1f} M", license, known, *(numbers or [""]), row.title])
-    print(columns(rows))
+    print(text_table(rows))
     return 0
 
 

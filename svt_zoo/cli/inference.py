@@ -9,12 +9,12 @@ from .arguments import (
     CLASSIFIER,
     FEATURES_MODEL,
     add_device,
-    add_list_options,
+    add_list,
     add_model,
     add_views,
-    list_options,
     load_network,
     positive,
+    read_videos,
 )
 
 
@@ -135,7 +135,7 @@ def visualize(args: Namespace) -> int:
 
 
 def add_extract(parser: ArgumentParser) -> None:
-    parser.add_argument("videos", help="a list in any format, a folder, a URL of either, or one video")
+    add_list(parser, "videos", help="a list in any format, a folder, a URL of either, or one video")
     parser.add_argument("-o", "--output", default="runs/features.parquet", help="file or URL to write (%(default)s)")
     add_model(parser, FEATURES_MODEL)
     add_views(parser)
@@ -148,7 +148,6 @@ def add_extract(parser: ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, help="processes that read videos; by default one per core")
     text = "videos that are computed again at most after a kill (%(default)s)"
     parser.add_argument("--shard-size", type=int, default=64, help=text)
-    add_list_options(parser)
 
 
 def extract(args: Namespace) -> int:
@@ -158,7 +157,6 @@ def extract(args: Namespace) -> int:
     cannot be read becomes a row with the reason. The exit status is 1 if no video can be read.
     """
     from .. import distributed
-    from ..data.lists import read_list
     from ..device import choose_device
     from ..inference.extract import extract_features
     from ..inference.feature_table import FeatureTable
@@ -167,7 +165,7 @@ def extract(args: Namespace) -> int:
     try:
         summary = extract_features(
             load_network(args),
-            read_list(args.videos, **list_options(args)),
+            read_videos(args, args.videos),
             args.output,
             views=args.views,
             every=args.every,

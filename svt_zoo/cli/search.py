@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 
-from .arguments import add_list_options, list_options, positive
+from .arguments import add_list, positive, read_videos
 
 
 def add_search(parser: ArgumentParser) -> None:
@@ -65,10 +65,9 @@ def add_dedup(parser: ArgumentParser) -> None:
     parser.add_argument("-o", "--output", default="runs/kept.csv", help="list to write, for training (%(default)s)")
     text = "cosine similarity from which two rows are duplicates (%(default)s)"
     parser.add_argument("--similarity", type=float, default=0.95, help=text)
-    parser.add_argument("--list", help="the list that the table was made from: writes its labels and groups too")
+    add_list(parser, "--list", help="the list that the table was made from: writes its labels and groups too")
     parser.add_argument("--sheet", help="picture (.png, .jpg) of pairs to write: kept above, removed below")
     parser.add_argument("--report", help="file (.csv) to write all removed rows to, each with the row that is kept")
-    add_list_options(parser)
 
 
 def dedup(args: Namespace) -> int:
@@ -77,7 +76,6 @@ def dedup(args: Namespace) -> int:
     Beyond 10,000 rows it needs faiss, and compares only rows in the same clusters. Rows of one video are not compared.
     """
     from ..data.list_formats import write_table
-    from ..data.lists import read_list
     from ..data.pool import output_file
     from ..inference.dedup import check_list, find_duplicates, write_kept
     from ..inference.feature_table import FeatureTable
@@ -87,7 +85,7 @@ def dedup(args: Namespace) -> int:
     sheet = output_file(args.sheet, ".png", ".jpg") if args.sheet else None
     report = output_file(args.report, ".csv") if args.report else None
     table = FeatureTable(args.features)
-    videos = read_list(args.list, **list_options(args)) if args.list else None
+    videos = read_videos(args, args.list) if args.list else None
     if videos is not None:
         check_list(table, videos)
     found = find_duplicates(table, args.similarity)

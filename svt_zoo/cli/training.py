@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import add_recipe, columns, positive
+from .arguments import add_recipe, positive
 
 if TYPE_CHECKING:
     from ..evaluation.results import Result
@@ -150,12 +150,12 @@ def add_recipes(parser: ArgumentParser) -> None:
 
 def recipes(args: Namespace) -> int:
     """List the recipes that come with the package, or print one."""
-    from ..options import find_recipe, list_recipes  # without torch
+    from ..options import find_recipe, list_recipes, text_table  # without torch
 
     if args.recipe is None:
         if args.dump:
             raise ValueError("--dump needs the name of a recipe")
-        print(columns([[name, _headline(find_recipe(name))] for name in list_recipes()]))
+        print(text_table([[name, _headline(find_recipe(name))] for name in list_recipes()]))
     elif args.dump:
         import yaml
 

@@ -1,21 +1,15 @@
-"""Color jitter, blur, flip and normalization of views on the training device, and a picture of them."""
+"""Color jitter, blur, flip and normalization of views on the training device."""
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import torch
-from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..video import VideoReadError
 from .crops import CONTRAST, ViewParams
-from .datasets import VideoDataset
-from .loader import collate
 
-_TEXT = 18  # pixels of the text above a row of the picture
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, of red, green, blue
@@ -181,41 +175,3 @@ def _apply(matrix: Tensor, vector: Tensor) -> Tensor:
 def _compose(second: Tensor, first: Tensor) -> Tensor:
     """Matrix product over leading dimensions, without a matmul: autocast and TF32 would round it."""
     return (second[..., :, :, None] * first[..., None, :, :]).sum(-2)
-
-
-def preview_sheet(dataset: VideoDataset, indices: Sequence[int], augment: Augment) -> Image.Image:
-    """Draws the augmented views of some training videos, one row per view. Raises VideoReadError."""
-    rows = []
-    for index in indices:
-        sample = dataset[0, index]
-        if sample["failures"]:
-            raise VideoReadError(*sample["failures"][0])
-        batch = collate([sample])
-        for i, (view, params) in enumerate(zip(batch.views, batch.params, strict=True)):
-            kind = "clip" if len(batch.views) == 1 else "global view" if i < 2 else "local view"
-            number = i - 1 if kind == "local view" else i + 1
-            _, num_frames, height, width, _ = view.shape
-            name = f"{Path(batch.names[0]).name}: {kind} {number}, {num_frames} frames of {height}x{width}"
-            rows.append((name, augment(view, params)[0]))
-    return views_sheet(rows, augment)
-
-
-def views_sheet(views: Sequence[tuple[str, Tensor]], augment: Augment, *, side: int = 96) -> Image.Image:
-    """Draws one row per view: its text and its frames, normalized (3, T, H, W). The largest is `side` pixels high."""
-    largest = max(view.shape[-2] for _, view in views)
-    rows = []
-    for _, view in views:
-        pixels = (view * augment.std + augment.mean).cpu().clamp(0, 1).mul(255).round().byte()  # (3, T, H, W)
-        height = max(24, round(side * view.shape[-2] / largest))
-        size = round(height * view.shape[-1] / view.shape[-2]), height
-        frames = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in pixels.unbind(1)]
-        rows.append([frame.resize(size, Image.Resampling.LANCZOS) for frame in frames])
-    width = max(sum(frame.width + 2 for frame in row) for row in rows)
-    sheet = Image.new("RGB", (width + 8, sum(row[0].height + _TEXT for row in rows) + 8), "white")
-    draw, top = ImageDraw.Draw(sheet), 4
-    for (name, _), row in zip(views, rows, strict=True):
-        draw.text((4, top + 3), name, fill="black")
-        for i, frame in enumerate(row):
-            sheet.paste(frame, (4 + i * (frame.width + 2), top + _TEXT))
-        top += row[0].height + _TEXT
-    return sheet

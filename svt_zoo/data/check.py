@@ -13,11 +13,11 @@ from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ..files import atomic, is_url, local_path, sha256_of
+from ..files import is_url, local_path, sha256_of
 from ..video import VideoReadError, open_video
 from ..video.frames import FrameFolder, is_image
 from .datasets import CUT
-from .list_formats import valid_utf8, write_table
+from .list_formats import parquet_or_csv, write_table
 from .lists import VideoList
 from .pool import Journal, Outcomes, fingerprint, output_file, progress, run_tasks
 
@@ -68,7 +68,7 @@ class CheckReport:
     @property
     def sound(self) -> bool:
         """Whether all videos are ok."""
-        return all(video.status == "ok" for video in self.videos)
+        return not self.bad
 
     @property
     def bad(self) -> list[CheckedVideo]:
@@ -99,23 +99,10 @@ class CheckReport:
 
     def save(self) -> None:
         """Writes the rows as Parquet or CSV, by the suffix; the file is replaced atomically."""
-        if self.path.suffix == ".csv":
-            write_table(self.path, [field.name for field in fields(CheckedVideo)], map(astuple, self.videos))
-            return
-        import pyarrow
-        import pyarrow.parquet
-
-        # Explicit types, because a column that holds only None would have no type.
-        types = {field.name: pyarrow.string() for field in fields(CheckedVideo)}
-        types |= dict.fromkeys(("width", "height", "frames", "bytes"), pyarrow.int64())
-        types |= dict.fromkeys(("fps", "duration"), pyarrow.float64())
-        rows = [
-            {name: valid_utf8(cell) if isinstance(cell, str) else cell for name, cell in asdict(video).items()}
-            for video in self.videos
-        ]
-        table = pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(types))
-        with atomic(self.path) as part:
-            pyarrow.parquet.write_table(table, part)
+        # A column that holds only None would have no type.
+        types: dict[Any, str] = {int | None: "int64", float | None: "double"}
+        columns = {field.name: types.get(field.type, "string") for field in fields(CheckedVideo)}
+        write_table(self.path, columns, map(astuple, self.videos), columns)
 
 
 def check_videos(
@@ -130,7 +117,7 @@ def check_videos(
         CommonFailure: the first videos all fail for the same reason.
         ValueError: the report has another suffix, or its path is not writable.
     """
-    target = _report_file(report)
+    target = parquet_or_csv(output_file(report, ".parquet", ".csv"))
     journal = Journal(target.with_name(f"{target.name}.jsonl"))
     tasks = list({row.path: (row.path, row.num_frames) for row in videos.rows}.values())
     keys = {path: _key(path, num_frames) for path, num_frames in tasks}
@@ -141,7 +128,8 @@ def check_videos(
     if checked:
         _log.info("%d of %d videos were sound in an earlier run and are not read again", len(checked), len(tasks))
     outcomes = Outcomes(len(tasks), was_read=bool(checked))
-    for one in progress(run_tasks(check_video, todo, workers=workers), len(todo), is_good=_is_ok):
+    results = run_tasks(check_video, todo, workers=workers)
+    for one in progress(results, len(todo), is_good=lambda video: video.status == "ok"):
         video = one.result or CheckedVideo(one.task[0], "broken", one.reason)
         outcomes.add(video.path, None if video.status in ("ok", "cut") else video.reason)
         checked[video.path] = video
@@ -149,10 +137,6 @@ def check_videos(
     result = CheckReport(_with_duplicates([checked[path] for path, _ in tasks]), target)
     result.save()
     return result
-
-
-def _is_ok(video: CheckedVideo) -> bool:
-    return video.status == "ok"
 
 
 def _parse_entry(entry: dict[str, Any]) -> tuple[tuple[Any, ...], CheckedVideo]:
@@ -194,9 +178,8 @@ def _read_file(path: str, facts: dict[str, Any]) -> None:
 def _read_folder(path: str, num_frames: int | None) -> dict[str, Any]:
     files = sorted(entry.path for entry in os.scandir(path) if is_image(entry.name))
     folder = FrameFolder(path, num_frames=num_frames)
-    height, width = folder.frames_at([0]).shape[1:3]
-    for i in range(1, folder.num_frames, 16):
-        folder.frames_at([0, *range(i, min(i + 16, folder.num_frames))])  # with frame 0: all must have one size
+    for _, image in folder._decode(range(folder.num_frames)):  # reads each
+        height, width, _ = image.shape
     return {
         "codec": os.path.splitext(files[0])[1].lower().lstrip("."),
         "container": "folder",
@@ -227,15 +210,3 @@ def default_report(source: str) -> Path:
     path = Path(source).resolve()
     name, place = path.stem if path.is_file() else path.name, hashlib.sha256(os.fsencode(path)).hexdigest()[:6]
     return Path("runs", f"data_report_{name}_{place}.parquet")
-
-
-def _report_file(report: str | os.PathLike[str]) -> Path:
-    """The path of the report, checked before the job starts; a CSV file if pyarrow is not installed."""
-    path = output_file(report, ".parquet", ".csv")
-    if path.suffix == ".parquet":
-        try:
-            import pyarrow  # noqa: F401
-        except ImportError:
-            path = path.with_suffix(".csv")
-            _log.warning("pyarrow is not installed (pip install pyarrow): the report is %s instead", path)
-    return path

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cache
 from typing import Any, NamedTuple, Protocol
 
@@ -54,6 +55,7 @@ class FrameReader(Protocol):
     def __exit__(self, *exception: object) -> None: ...
 
 
+@dataclass(eq=False, repr=False)
 class VideoDataset(Dataset[dict[str, Any]]):
     """Views of the videos of a list.
 
@@ -75,25 +77,15 @@ class VideoDataset(Dataset[dict[str, Any]]):
         open_row: opens a row of the list; pass your own function for other storage. It raises `VideoReadError`.
     """
 
-    def __init__(
-        self,
-        videos: VideoList,
-        views: Views,
-        *,
-        train: bool,
-        allow_cut: bool = False,
-        seed: int = 0,
-        max_attempts: int = 10,
-        open_row: Callable[[Row], FrameReader] | None = None,
-    ) -> None:
-        self.videos = videos
-        self.views = views
-        self.train = train
-        self.allow_cut = allow_cut
-        self.seed = seed
-        self.epoch = 0
-        self.max_attempts = max_attempts
-        self.open_row = open_row
+    videos: VideoList
+    views: Views
+    _: KW_ONLY
+    train: bool
+    allow_cut: bool = False
+    seed: int = 0
+    max_attempts: int = 10
+    open_row: Callable[[Row], FrameReader] | None = None
+    epoch: int = field(default=0, init=False)
 
     def __len__(self) -> int:
         return len(self.videos)

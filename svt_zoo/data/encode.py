@@ -147,10 +147,8 @@ def _open(path: str, num_frames: int | None, fps: float) -> Iterator[_Reader]:
         folder = FrameFolder(path, num_frames=num_frames, fps=fps)
         total = folder.num_frames
         height, width = folder.frames_at([0]).shape[1:3]
-        # Each is read with frame 0, because all must have one size.
-        images = ((i, folder.frames_at([0, i])[1].numpy()) for i in range(total))
         time_base = 1 / Fraction(fps).limit_denominator(100_000)
-        yield _Reader(Path(path), images, list(range(total)), total, time_base, height, width)
+        yield _Reader(Path(path), folder._decode(range(total)), list(range(total)), total, time_base, height, width)
         return
     with open_video(path, limits=Limits(max_pixels=8192 * 4352)) as video:
         index = video._index

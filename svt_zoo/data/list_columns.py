@@ -2,14 +2,15 @@
 
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import chain, compress
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import compress
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .rows import BLOCK, Array, Rows, RowsBuilder, full_paths
+from .list_files import group_of
+from .rows import Array, Rows, RowsBuilder, full_paths
 
 PARTS = ("split", "fold")  # columns that split a data set; its classes are those of all parts
 _MAX_CLASSES = 1_000_000
@@ -24,40 +25,50 @@ def error_at(source: str, line: int, message: str) -> ListError:
     return ListError(f"{source}, line {line}: {message}" if line else f"{source}: {message}")
 
 
-@dataclass(slots=True)
-class Entry:
-    """One video as described by its list, before labels and paths are resolved."""
-
-    path: str
-    line: int = 0  # line number in the list; 0 for none
-    label: str = ""  # a name or a number; empty for none
-    name: str = ""  # class name, if the list has both a number and a name
-    group: str | None = None
-    start_sec: float | None = None
-    end_sec: float | None = None
-    num_frames: int | None = None  # of a folder of frames
-    columns: Mapping[str, str] = field(default_factory=dict)  # columns for filters
-
-
 class Block(NamedTuple):
-    """The columns of consecutive entries."""
+    """Consecutive videos as described by their list, as columns, before labels and paths are resolved."""
 
     path: Sequence[str]
-    line: Sequence[int]
-    label: Sequence[str]
-    name: Sequence[str]
+    line: Sequence[int]  # line number in the list; 0 for none
+    label: Sequence[str]  # a name or a number; empty for none
+    name: Sequence[str]  # class name, if the list has both a number and a name
     group: Sequence[str | None]
     start_sec: Sequence[float] | Array  # this and the next two: -1 for none
     end_sec: Sequence[float] | Array
-    num_frames: Sequence[float] | Array
-    columns: Mapping[str, Sequence[str | None]]
+    num_frames: Sequence[float] | Array  # of a folder of frames
+    columns: Mapping[str, Sequence[str]]  # for filters
+
+
+def block_of(path: Sequence[str], **given: Sequence[Any]) -> Block:
+    """A block without times: `given` are other fields of `Block`, and columns for filters.
+
+    Fields that are not given have no values; the names of the files give the groups.
+    """
+    none, empty = [-1] * len(path), [""] * len(path)
+    return Block(
+        path=path,
+        line=given.get("line", [0] * len(path)),
+        label=given.get("label", empty),
+        name=given.get("name", empty),
+        group=[*map(group_of, path)],
+        start_sec=none,
+        end_sec=none,
+        num_frames=given.get("num_frames", none),
+        columns={name: column for name, column in given.items() if name not in Block._fields},
+    )
+
+
+def block_of_rows(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Block:
+    """As `block_of`, from rows whose cells are the columns `names`."""
+    columns: list[Any] = list(zip(*rows, strict=True)) or [()] * len(names)
+    return block_of(**dict(zip(names, columns, strict=True)))
 
 
 @dataclass(slots=True)
 class Parsed:
-    """The result of a parser: the entries, one by one or as blocks, and the properties of the list."""
+    """The result of a parser: the videos in blocks, and the properties of the list."""
 
-    entries: Iterable[Entry | Block]
+    blocks: Iterable[Block]
     classes: tuple[str, ...] = ()  # class names in the order of the labels, if the format has them
     choose: tuple[str, ...] = ()  # those of PARTS that a filter must name
     by_stem: bool = False  # paths are only stems: search for the files below the root
@@ -73,7 +84,7 @@ class Label(NamedTuple):
 
 
 class Columns:
-    """The entries of a list that a filter keeps, as columns.
+    """The videos of a list that a filter keeps, as columns.
 
     Args:
         source: the list, for errors.
@@ -94,12 +105,8 @@ class Columns:
         self._kept: list[Array] = []
         self._key: list[Array] = []  # of the kept rows: a hash of file and times
 
-    def add_all(self, entries: Iterable[Entry | Block]) -> None:
-        """Adds entries; raises ListError for a path or a label that no file or class can have."""
-        for block in _blocks(entries):
-            self._add(block)
-
-    def _add(self, block: Block) -> None:
+    def add(self, block: Block) -> None:
+        """Adds videos; raises ListError for a path or a label that no file or class can have."""
         size = len(block.path)
         codes = self._encode(block)
         in_set, kept = np.ones(size, bool), np.ones(size, bool)
@@ -110,7 +117,7 @@ class Columns:
                 in_set &= match
         self.names |= block.columns.keys()
         for key in block.columns.keys() & PARTS:
-            self.parts.setdefault(key, set()).update(cell for cell in block.columns[key] if cell is not None)
+            self.parts.setdefault(key, set()).update(block.columns[key])
         self._line.append(np.asarray(block.line, np.int64)[in_set])
         self._code.append(codes[in_set])
         self._kept.append(kept[in_set])
@@ -124,7 +131,7 @@ class Columns:
         self._key.append(keys)
 
     def _encode(self, block: Block) -> Array:
-        """The number of each entry's label among all that are different."""
+        """The number of each label among all that are different."""
         if "\0" in "".join(block.path):
             i = next(i for i, path in enumerate(block.path) if "\0" in path)
             message = f"{block.path[i]!r} contains a NUL character; the list is not text in UTF-8"
@@ -180,24 +187,6 @@ class Columns:
 
 def _joined(parts: Sequence[Array]) -> Array:
     return np.concatenate(parts) if parts else np.empty(0, np.int64)
-
-
-def _blocks(entries: Iterable[Entry | Block]) -> Iterator[Block]:
-    """The entries as blocks, in order."""
-    some: list[Entry] = []
-    for entry in chain(entries, [None]):
-        if isinstance(entry, Entry):
-            some.append(entry)
-        if some and (len(some) == BLOCK or not isinstance(entry, Entry)):
-            times = ([-1 if time is None else time for time in (e.start_sec, e.end_sec, e.num_frames)] for e in some)
-            texts = ((e.path, e.line, e.label, e.name, e.group) for e in some)
-            names = dict.fromkeys(name for e in some for name in e.columns)
-            columns = {name: [e.columns.get(name) for e in some] for name in names}
-            parts: Any = (*zip(*texts, strict=True), *zip(*times, strict=True), columns)
-            yield Block(*parts)
-            some = []
-        if isinstance(entry, Block):
-            yield entry
 
 
 def _normalized(label: str, name: str) -> str:

@@ -1,25 +1,27 @@
-"""Parsers for general list formats: folders, tables with a header, `path label` lines. Each returns entries."""
+"""Parsers for general list formats: folders, tables with a header, `path label` lines. Each gives blocks of videos."""
 
 import csv
 import json
+import logging
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
-from itertools import chain, islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TextIO
 
 import numpy as np
 
 from ..files import atomic, is_url, local_path
-from .list_columns import Block, Entry, ListError, Parsed, error_at
+from .list_columns import Block, ListError, Parsed, block_of, block_of_rows, error_at
 from .list_files import SUFFIXES, find_videos, group_of, slashes
-from .rows import BLOCK
+from .rows import BLOCK, Array
 
+_log = logging.getLogger(__name__)
 _SUFFIXES = {*SUFFIXES.split("|"), *SUFFIXES.upper().split("|")}
-_CSV: Any = {"skipinitialspace": True, "strict": True}
 PATH_COLUMNS = ("file", "path", "video", "video_path", "filename")
 
 # The path ends at the last video suffix that ends a word, because paths may contain spaces.
@@ -51,43 +53,112 @@ def matching_lines(path: str, pattern: str, expected: str) -> Iterator[tuple[int
         yield line, match
 
 
-def table(
-    path: str, separator: str = ",", rest: Iterable[str] = (), header: Sequence[str] = (), first: int = 1
-) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yields the line number and the cells, by column, of each row of a table with a header.
+def table(path: str, separator: str = ",") -> Iterator[tuple[Sequence[int], Mapping[str, Sequence[str]]]]:
+    """Yields a table with a header in blocks: the line number of each row, and the columns by their names."""
+    with open_text(path) as file:
+        reader = csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
+        _, header = _rows(path, reader, 1)
+        names = [cell.strip().lower() for cells in header for cell in cells]
+        if len(set(names)) < len(names):
+            raise error_at(path, 1, f"two columns have the same name: {', '.join(names)}")
+        while (part := _rows(path, reader, BLOCK))[0]:
+            lines, rows = part
+            if {*map(len, rows)} != {len(names)}:
+                line, size = next((line, len(row)) for line, row in zip(*part, strict=True) if len(row) != len(names))
+                advice = f"; put quotes around a cell with {separator!r}" if size > len(names) else ""
+                columns = f"the header has {len(names)} columns: {', '.join(names)}"
+                raise error_at(path, line, f"the row has {size} cells, {columns}{advice}")
+            yield lines, dict(zip(names, zip(*rows, strict=True), strict=True))
 
-    `rest` are the lines from number `first` on of a table whose `header` was read before.
-    """
-    with nullcontext(rest) if rest else open_text(path) as file:
-        reader = csv.reader(file, delimiter=separator, **_CSV)
-        while True:
-            line = reader.line_num + first
+
+def _rows(path: str, reader: Any, most: int) -> tuple[list[int], list[list[str]]]:
+    """The line numbers and the cells of the next rows that are not empty; `reader` is one of the csv module."""
+    lines: list[int] = []
+    rows: list[list[str]] = []
+    line = reader.line_num + 1
+    try:
+        for cells in reader:
+            if cells:
+                lines.append(line)
+                rows.append(cells)
+            line = reader.line_num + 1
+            if len(rows) == most:
+                break
+    except csv.Error as error:
+        raise error_at(path, line, f"a cell has wrong quotes ({error}); close them, or double them") from None
+    return lines, rows
+
+
+def table_block(path: str, lines: Sequence[int], columns: Mapping[str, Sequence[str]]) -> Block:
+    """The rows of a table, given as line numbers and columns; raises ListError for cells that do not fit."""
+    file = next((name for name in PATH_COLUMNS if name in columns), None)
+    if file is None:
+        raise ListError(f"{path}: one column has to be {' or '.join(PATH_COLUMNS)}, the header has {list(columns)}")
+
+    def cells(name: str) -> list[str]:
+        return [*map(str.strip, columns[name])] if name in columns else [""] * len(lines)
+
+    paths, names = cells(file), cells("class")
+    if "" in paths:
+        raise error_at(path, lines[paths.index("")], f"the column {file} is empty")
+    if "\\" in "".join(paths):
+        paths = [*map(slashes, paths)]
+    start, end, frames = (_numbers(path, lines, name, cells(name)) for name in ("start_sec", "end_sec", "num_frames"))
+    for i in np.flatnonzero((end >= 0) & (end <= np.maximum(start, 0))).tolist():
+        raise error_at(path, lines[i], f"end_sec must be > start_sec, got {max(start[i], 0):g} to {end[i]:g}")
+    labels = [label or name for label, name in zip(cells("label"), names, strict=True)]
+    groups = [group or group_of(video) for group, video in zip(cells("group"), paths, strict=True)]
+    return Block(paths, lines, labels, names, groups, start, end, frames, columns)
+
+
+def _numbers(path: str, lines: Sequence[int], name: str, texts: Sequence[str]) -> Array:
+    """The numbers of a column, -1 for an empty cell."""
+    numbers = np.full(len(texts), -1.0)
+    for i, text in enumerate(texts) if any(texts) else ():
+        if text:
             try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                raise error_at(path, line, f"a cell has wrong quotes ({error}); close them, or double them") from None
-            if not header:
-                header = _column_names(cells)
-                if len(set(header)) < len(header):
-                    raise error_at(path, line, f"two columns have the same name: {', '.join(header)}")
-            elif len(cells) == len(header):
-                yield line, dict(zip(header, cells, strict=True))
-            elif cells:
-                advice = f"; put quotes around a cell with {separator!r}" if len(cells) > len(header) else ""
-                columns = f"the header has {len(header)} columns: {', '.join(header)}"
-                raise error_at(path, line, f"the row has {len(cells)} cells, {columns}{advice}")
+                numbers[i] = float(text)
+            except ValueError:
+                numbers[i] = math.nan
+            if not 0 <= numbers[i] < math.inf:
+                raise error_at(path, lines[i], f"{name} must be a number >= 0 or empty, got {text!r}")
+    return numbers
 
 
-def _column_names(cells: Sequence[str]) -> list[str]:
-    return [cell.strip().lower() for cell in cells]
+def write_table(
+    path: str | os.PathLike[str],
+    header: Iterable[str],
+    rows: Iterable[Iterable[Any]],
+    types: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Writes a CSV or, if the path ends in .parquet, a Parquet file atomically.
 
+    Names of files that are not UTF-8 keep their bytes in a CSV file. `types` are pyarrow's names of the types of
+    columns; without one, the values determine the type.
+    """
+    path = Path(path)
+    if path.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
 
-def write_table(path: str | os.PathLike[str], header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Writes a CSV file atomically. File names that are not UTF-8 keep their bytes."""
-    with atomic(Path(path)) as part, open(part, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        texts = ([valid_utf8(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+        names = list(header)
+        columns = list(zip(*texts, strict=True)) or [()] * len(names)
+        arrays = {name: pyarrow.array(cells, types.get(name)) for name, cells in zip(names, columns, strict=True)}
+        with atomic(path) as part:
+            pyarrow.parquet.write_table(pyarrow.table(arrays), part)
+        return
+    with atomic(path) as part, open(part, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         csv.writer(file).writerows([header, *rows])
+
+
+def parquet_or_csv(path: Path) -> Path:
+    """The path; one that ends in .csv, with a warning, if it ends in .parquet and pyarrow is not installed."""
+    if path.suffix != ".parquet" or find_spec("pyarrow"):
+        return path
+    path = path.with_suffix(".csv")
+    _log.warning("pyarrow is not installed (pip install pyarrow): the table is written to %s instead", path)
+    return path
 
 
 def valid_utf8(text: str) -> str:
@@ -106,19 +177,18 @@ def load_json(path: str) -> Any:
 
 def parse_class_folders(path: str) -> Parsed:
     """`root/class/video`: the sorted folder names are the classes."""
-    names = [name for name in find_videos(path) if "/" in name]
-    classes = tuple(sorted({name.split("/")[0] for name in names}))
-    return Parsed((Entry(name, label=name.split("/")[0], group=group_of(name)) for name in names), classes)
+    rows = [(name, name.split("/")[0]) for name in find_videos(path) if "/" in name]
+    return Parsed([block_of_rows(("path", "label"), rows)], tuple(sorted({label for _, label in rows})))
 
 
 def parse_folder(path: str) -> Parsed:
     """Every video below a folder, without labels."""
-    return Parsed(Entry(name, group=group_of(name)) for name in find_videos(path))
+    return Parsed([block_of(find_videos(path))])
 
 
 def parse_video(path: str) -> Parsed:
     """One video, without a label."""
-    return Parsed([Entry(path if is_url(path) else os.path.basename(path), group=group_of(path))])
+    return Parsed([block_of([path if is_url(path) else os.path.basename(path)])])
 
 
 def parse_csv(path: str) -> Parsed:
@@ -127,48 +197,7 @@ def parse_csv(path: str) -> Parsed:
     Filters can use the other columns. The separator may also be a tab.
     """
     _, first = next(lines(path), (0, ""))
-    return Parsed(csv_entries(path, "\t" if "\t" in first else ","))
-
-
-def csv_entries(
-    path: str, separator: str, complete: Callable[[Mapping[str, Sequence[str]]], Mapping[str, Sequence[str]]] = dict
-) -> Iterator[Entry | Block]:
-    """Blocks of plain rows; the entries of all rows from the first block on that holds something unusual.
-
-    `complete` adds columns to those of some rows, and raises a ValueError for rows that do not fit.
-    """
-    header: list[str] = []
-    number = 1  # of the next line
-    with open_text(path) as file:
-        while texts := list(islice(file, BLOCK)):
-            try:
-                rows = list(csv.reader(texts, delimiter=separator, **_CSV))
-            except csv.Error:
-                rows = []
-            names = header or (_column_names(rows[0]) if rows else [])
-            cells = rows if header else rows[1:]
-            block = None
-            if len(rows) == len(texts) and len(set(names)) == len(names) and {*map(len, cells)} == {len(names)}:
-                columns = dict(zip(names, zip(*cells, strict=True), strict=True))
-                with suppress(ValueError):
-                    block = _plain_table(complete(columns), range(number + len(rows) - len(cells), number + len(rows)))
-            if block is None:
-                rest = table(path, separator, chain(texts, file), header, number)
-                yield from _entries(path, _completed(path, rest, complete))
-                return
-            yield block
-            header, number = names, number + len(texts)
-
-
-def _completed(
-    path: str, rows: Iterable[tuple[int, Mapping[str, str]]], complete: Callable[..., Mapping[str, Sequence[str]]]
-) -> Iterator[tuple[int, Mapping[str, str]]]:
-    for line, row in rows:
-        try:
-            columns = complete({name: [cell] for name, cell in row.items()})
-        except ValueError as error:
-            raise error_at(path, line, f"{error}, got {row}") from None
-        yield line, {name: cells[0] for name, cells in columns.items()}
+    return Parsed(table_block(path, *part) for part in table(path, "\t" if "\t" in first else ","))
 
 
 def parse_parquet(path: str) -> Parsed:
@@ -181,21 +210,17 @@ def parse_parquet(path: str) -> Parsed:
         file = pyarrow.parquet.ParquetFile(local_path(path))
     except pyarrow.ArrowInvalid as error:
         raise ListError(f"{path}: not a complete Parquet file ({error})") from None
-    return Parsed(_parquet_entries(path, file.iter_batches(BLOCK)))
+    return Parsed(_parquet_blocks(path, file.iter_batches(BLOCK)))
 
 
-def _parquet_entries(path: str, batches: Iterable[Any]) -> Iterator[Entry | Block]:
+def _parquet_blocks(path: str, batches: Iterable[Any]) -> Iterator[Block]:
     number = 1  # of the next row
     for batch in batches:
         columns = {
             name.strip().lower(): ["" if cell is None else str(cell) for cell in column.to_pylist()]
             for name, column in zip(batch.schema.names, batch.columns, strict=True)
         }
-        if block := _plain_table(columns, range(number, number + len(batch))):
-            yield block
-        else:
-            rows = (dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True))
-            yield from _entries(path, enumerate(rows, start=number))
+        yield table_block(path, range(number, number + len(batch)), columns)
         number += len(batch)
 
 
@@ -204,27 +229,26 @@ def parse_paths(path: str) -> Parsed:
 
     Spaces in a path are kept if it ends in a video suffix. SlowFast, SVT, VideoMAE and mmaction2 use these formats.
     """
-    return Parsed(_path_entries(path))
+    return Parsed(_line_blocks(path))
 
 
-def _path_entries(path: str) -> Iterator[Entry | Block]:
+def _line_blocks(path: str) -> Iterator[Block]:
     numbered = lines(path)
     labeled: bool | None = None
     while some := list(islice(numbered, BLOCK)):
         block = _plain_lines(some)
-        if block is not None and labeled in (None, bool(block.label[0])):
-            labeled = bool(block.label[0])
-            yield block
-            continue
-        for line, text in some:
-            entry = _path_entry(path, line, text)
-            if labeled not in (None, bool(entry.label)):
-                raise error_at(path, line, f"{text!r}: either every line has a label or none has")
-            labeled = bool(entry.label)
-            yield entry
+        if block is None:
+            rows = ((line, *_path_and_label(path, line, text)) for line, text in some)
+            block = block_of_rows(("line", "path", "label", "name"), rows)
+        labeled = bool(block.label[0]) if labeled is None else labeled
+        if {*map(bool, block.label)} != {labeled}:
+            line, text = next(one for one, label in zip(some, block.label, strict=True) if bool(label) != labeled)
+            raise error_at(path, line, f"{text!r}: either every line has a label or none has")
+        yield block
 
 
-def _path_entry(path: str, line: int, text: str) -> Entry:
+def _path_and_label(path: str, line: int, text: str) -> tuple[str, str, str]:
+    """The path, the label and the class name of a line."""
     match = VIDEO_LINE.fullmatch(text) or re.fullmatch(r"(.*\S)[ \t,]+(\S+)", text) or re.fullmatch(r"(.*)()", text)
     assert match is not None  # the last pattern matches any line
     file, label, name = slashes(match[1].strip('"')), match[2] or "", ""
@@ -237,17 +261,16 @@ def _path_entry(path: str, line: int, text: str) -> Entry:
         )
     if (both := re.fullmatch(r"(.*\S)[ \t]+(\d+)", label)) and not both[1].isdigit():
         name, label = both[1], both[2]
-    return Entry(file, line, label, name, group_of(file))
+    return file, label, name
 
 
 def _plain_lines(numbered: Sequence[tuple[int, str]]) -> Block | None:
     """The columns of lines that surely are all `path.mp4 number` or all `path.mp4`; None for any doubt."""
     numbers, texts = zip(*numbered, strict=True)
-    empty, none = ("",) * len(texts), (-1,) * len(texts)
     end = texts[0].rpartition(".")[2]
     if any(sign in "".join(texts) for sign in '\\"'):
         return None
-    files, labels = texts, empty
+    files, labels = texts, ("",) * len(texts)
     if end not in _SUFFIXES:
         separator = next((sign for sign in " \t," if sign in end), " ")
         files, _, labels = zip(*(text.rpartition(separator) for text in texts), strict=True)
@@ -255,68 +278,4 @@ def _plain_lines(numbered: Sequence[tuple[int, str]]) -> Block | None:
             return None
     if not {file.rpartition(".")[2] for file in files} <= _SUFFIXES:
         return None
-    return Block(files, numbers, labels, empty, [*map(group_of, files)], none, none, none, {})
-
-
-def _plain_table(columns: Mapping[str, Sequence[str]], line: Sequence[int]) -> Block | None:
-    """The columns of a table whose cells all are as `_entries` expects them; None for any doubt."""
-    file = next((name for name in PATH_COLUMNS if name in columns), None)
-    if file is None:
-        return None
-
-    def cells(name: str) -> list[str]:
-        return [*map(str.strip, columns[name])] if name in columns else [""] * len(line)
-
-    paths, names = cells(file), cells("class")
-    numbers = []
-    for name in ("start_sec", "end_sec", "num_frames"):
-        texts = cells(name)
-        try:
-            values = np.asarray([float(text) if text else -1.0 for text in texts])
-        except ValueError:
-            return None
-        if not (values < math.inf).all() or np.count_nonzero(values < 0) != texts.count(""):
-            return None
-        numbers.append(values)
-    start, end, frames = numbers
-    if not all(paths) or "\\" in "".join(paths) or ((end >= 0) & (end <= np.maximum(start, 0))).any():
-        return None
-    labels = [label or name for label, name in zip(cells("label"), names, strict=True)]
-    groups = [group or group_of(path) for group, path in zip(cells("group"), paths, strict=True)]
-    return Block(paths, line, labels, names, groups, start, end, frames, columns)
-
-
-def _entries(path: str, rows: Iterable[tuple[int, Mapping[str, str]]]) -> Iterator[Entry]:
-    """The entries of a table, given as line numbers and cells by column."""
-    for line, row in rows:
-        file = next((column for column in PATH_COLUMNS if column in row), None)
-        if file is None:
-            raise ListError(f"{path}: one column has to be {' or '.join(PATH_COLUMNS)}, the header has {list(row)}")
-        if not row[file].strip():
-            raise error_at(path, line, f"the column {file} is empty")
-        start, end, frames = (_number(path, line, row, column) for column in ("start_sec", "end_sec", "num_frames"))
-        if end is not None and end <= (start or 0.0):
-            raise error_at(path, line, f"end_sec must be > start_sec, got {start or 0.0:g} to {end:g}")
-        name = row.get("class", "").strip()
-        yield Entry(
-            slashes(row[file].strip()),
-            line,
-            label=row.get("label", "").strip() or name,
-            name=name,
-            group=row.get("group", "").strip() or group_of(row[file].strip()),
-            start_sec=start,
-            end_sec=end,
-            num_frames=None if frames is None else int(frames),
-            columns=row,
-        )
-
-
-def _number(path: str, line: int, row: Mapping[str, str], column: str) -> float | None:
-    text = row.get(column, "").strip()
-    try:
-        number = float(text or 0)
-    except ValueError:
-        number = math.nan
-    if not 0 <= number < math.inf:
-        raise error_at(path, line, f"{column} must be a number >= 0 or empty, got {text!r}")
-    return number if text else None
+    return block_of(files, line=numbers, label=labels)

@@ -6,10 +6,11 @@ import posixpath
 import re
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
+from typing import Any
 
 from . import list_formats as formats
-from .list_columns import Entry, ListError, Parsed, error_at
-from .list_files import files_in, find_videos, group_of, is_folder, is_video, slashes
+from .list_columns import Block, ListError, Parsed, block_of_rows, error_at
+from .list_files import files_in, find_videos, is_folder, is_video, slashes
 from .list_formats import load_json, matching_lines
 
 _log = logging.getLogger(__name__)
@@ -57,16 +58,15 @@ def parse_ucf101(path: str) -> Parsed:
         raise ListError(f"{path}: classInd.txt, which holds the classes, is missing beside it")
     classes = read_labels(posixpath.join(folder, "classInd.txt"))
     number_of = {name: str(number) for number, name in enumerate(classes, start=1)}
-    entries = []
+    rows = []
     expected = "Class/video.avi [label]"
     for line, match in matching_lines(path, r"([^/]+)(/.*\.avi)(?: (\d+))?", expected):
         if match[1] not in number_of:
             raise error_at(path, line, f"`{expected}` with a class of classInd.txt expected, got {match[0]!r}")
         if match[3] and match[3] != number_of[match[1]]:
             raise error_at(path, line, f"label {match[3]} is not that of {match[1]}, {number_of[match[1]]}")
-        file = match[1] + match[2]
-        entries.append(Entry(file, line, match[1], group=group_of(file)))
-    return Parsed(entries, classes)
+        rows.append((match[1] + match[2], line, match[1]))
+    return Parsed([block_of_rows(("path", "line", "label"), rows)], classes)
 
 
 def parse_hmdb51(path: str) -> Parsed:
@@ -75,15 +75,15 @@ def parse_hmdb51(path: str) -> Parsed:
     The videos are in `<root>/<class>/`. A filter selects the fold and split: `fold=1,split=train`.
     """
     splits = {"1": "train", "2": "test"}
-    entries, classes = [], set()
+    rows, classes = [], set()
     for file in filter(None, map(_HMDB_FILE.fullmatch, files_in(path))):
         label, fold = file.groups()
         classes.add(label)
         for line, match in matching_lines(posixpath.join(path, file[0]), r"(.*\S)\s+([012])", "video.avi 0|1|2"):
             if match[2] in splits:
-                columns = {"fold": fold, "split": splits[match[2]]}
-                entries.append(Entry(f"{label}/{match[1]}", line, label, group=group_of(match[1]), columns=columns))
-    return Parsed(entries, tuple(sorted(classes)), choose=("fold", "split"))
+                rows.append((f"{label}/{match[1]}", line, label, fold, splits[match[2]]))
+    block = block_of_rows(("path", "line", "label", "fold", "split"), rows)
+    return Parsed([block], tuple(sorted(classes)), choose=("fold", "split"))
 
 
 def parse_kinetics(path: str) -> Parsed:
@@ -92,18 +92,21 @@ def parse_kinetics(path: str) -> Parsed:
     The file of a row is `<youtube_id>_<start>_<end>` with any suffix, anywhere below the root; times have six digits.
     They refer to the full video on YouTube; the file contains only that part.
     """
-    return Parsed(formats.csv_entries(path, ",", _kinetics_files), by_stem=True)
+    return Parsed((_kinetics_block(path, *part) for part in formats.table(path)), by_stem=True)
 
 
-def _kinetics_files(columns: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
-    """The columns of a table together with file and group of each row; ValueError for times that are not integers."""
-    names, *times = (columns.get(name, ("",)) for name in ("youtube_id", "time_start", "time_end"))
-    try:
-        places = zip(names, *(map(int, cells) for cells in times), strict=True)
-        files = [f"{name}_{start:06d}_{end:06d}.mp4" for name, start, end in places]
-    except ValueError:
-        raise ValueError("time_start and time_end must be integers") from None
-    return {**columns, "file": files, "group": names}
+def _kinetics_block(path: str, lines: Sequence[int], columns: Mapping[str, Sequence[str]]) -> Block:
+    needed = ("youtube_id", "time_start", "time_end")
+    if not columns.keys() >= {*needed}:
+        raise ListError(f"{path}: the columns {', '.join(needed)} are needed, the header has {', '.join(columns)}")
+    files = []
+    for line, name, start, end in zip(lines, *(columns[name] for name in needed), strict=True):
+        try:
+            files.append(f"{name}_{int(start):06d}_{int(end):06d}.mp4")
+        except ValueError:
+            message = f"time_start and time_end must be integers, got {start!r} and {end!r}"
+            raise error_at(path, line, message) from None
+    return formats.table_block(path, lines, {**columns, "file": files, "group": columns["youtube_id"]})
 
 
 def parse_ssv2(path: str) -> Parsed:
@@ -115,8 +118,8 @@ def parse_ssv2(path: str) -> Parsed:
     if not isinstance(videos, list) or not all(isinstance(video, dict) and "id" in video for video in videos):
         raise ListError(f"{path}: a json list is Something-Something's: [{{'id': ..., 'template': ...}}, ...]")
     classes = _ssv2_classes(path) if any("template" in video for video in videos) else ()
-    entries = (Entry(f"{video['id']}.webm", label=_ssv2_label(video.get("template", ""))) for video in videos)
-    return Parsed(entries, classes, by_stem=True)
+    rows = [(f"{video['id']}.webm", _ssv2_label(video.get("template", ""))) for video in videos]
+    return Parsed([block_of_rows(("path", "label"), rows)], classes, by_stem=True)
 
 
 def parse_ssv2_frames(path: str) -> Parsed:
@@ -130,14 +133,17 @@ def parse_ssv2_frames(path: str) -> Parsed:
         if fnmatch(name, "*train.json") or fnmatch(name, "*validation.json"):
             videos = load_json(posixpath.join(folder, name))
             templates |= {str(video["id"]): _ssv2_label(video["template"]) for video in videos}
-    entries: dict[str, Entry] = {}
-    for line, row in formats.table(path, " "):
-        if not row.get("path") or not row.get("video_id"):
-            raise error_at(path, line, "a video_id and a path are needed, separated by single spaces")
-        label = row.get("labels") or templates.get(row["video_id"], "")
-        video = entries.setdefault(row["video_id"], Entry(posixpath.dirname(row["path"]), line, label, num_frames=0))
-        video.num_frames = (video.num_frames or 0) + 1
-    return Parsed(list(entries.values()), _ssv2_classes(path) if templates else ())
+    frames_of: dict[str, list[Any]] = {}
+    for lines, columns in formats.table(path, " "):
+        none = [""] * len(lines)
+        cells = (columns.get(name, none) for name in ("video_id", "path", "labels"))
+        for line, name, file, label in zip(lines, *cells, strict=True):
+            if not file or not name:
+                raise error_at(path, line, "a video_id and a path are needed, separated by single spaces")
+            first = [posixpath.dirname(file), line, label or templates.get(name, ""), 0]
+            frames_of.setdefault(name, first)[-1] += 1
+    block = block_of_rows(("path", "line", "label", "num_frames"), frames_of.values())
+    return Parsed([block], _ssv2_classes(path) if templates else ())
 
 
 def _ssv2_label(template: str) -> str:
@@ -154,20 +160,17 @@ def _ssv2_classes(path: str) -> tuple[str, ...]:
 
 def parse_rawframes(path: str) -> Parsed:
     """mmaction2's frame lists: `folder num_frames label`, with slashes or backslashes."""
-    rows = matching_lines(path, r"(.*\S)[ \t]+(\d+)[ \t]+(\d+)", "folder num_frames label")
-    return Parsed(_folder_of_frames(line, *match.groups()) for line, match in rows)
+    matches = matching_lines(path, r"(.*\S)[ \t]+(\d+)[ \t]+(\d+)", "folder num_frames label")
+    rows = ((slashes(match[1]), line, int(match[2]), match[3]) for line, match in matches)
+    return Parsed([block_of_rows(("path", "line", "num_frames", "label"), rows)])
 
 
 def parse_cpc(path: str) -> Parsed:
     """The CPC repository's csv of folders of frames: `.../Class/video/,num_frames`; the parent folder is the class."""
-    rows = matching_lines(path, r"(.+[/\\].+?)[/\\]*,\s*(\d+)", ".../Class/video/,num_frames")
-    return Parsed(_folder_of_frames(line, *match.groups()) for line, match in rows)
-
-
-def _folder_of_frames(line: int, path: str, num_frames: str, label: str | None = None) -> Entry:
-    folder = slashes(path)
-    label = folder.split("/")[-2] if label is None else label
-    return Entry(folder, line, label, group=group_of(folder), num_frames=int(num_frames))
+    matches = matching_lines(path, r"(.+[/\\].+?)[/\\]*,\s*(\d+)", ".../Class/video/,num_frames")
+    folders = ((slashes(match[1]), line, int(match[2])) for line, match in matches)
+    rows = ((folder, line, frames, folder.split("/")[-2]) for folder, line, frames in folders)
+    return Parsed([block_of_rows(("path", "line", "num_frames", "label"), rows)])
 
 
 FORMATS: dict[str, Callable[[str], Parsed]] = {

@@ -208,7 +208,8 @@ def read_list(
         base = source if kind in ("class_folders", "folder", "hmdb51") else posixpath.dirname(source) or "."
     wanted = _parse_where(where)
     columns = Columns(source, base, wanted, _stems(base) if parsed.by_stem else {})
-    columns.add_all(parsed.entries)
+    for block in parsed.blocks:
+        columns.add(block)
     _check_filter(columns, parsed.choose)
     kept = columns.labels(kept=True)
     if not kept:
@@ -224,7 +225,7 @@ def read_list(
 def list_columns(path: str, *, format: str = "auto") -> set[str]:
     """The columns of a list that `where` can filter by; empty for a format without columns."""
     parsed = FORMATS[detect(path) if format == "auto" else format](path)
-    return {key for entry in parsed.entries for key in entry.columns}
+    return {key for block in parsed.blocks for key in block.columns}
 
 
 def training_list(data: DataConfig, *, seed: int = 0) -> VideoList:

@@ -3,7 +3,9 @@
 import csv
 import logging
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from ..batch import Batch, Failure
+from ..options import bounds
 from .datasets import VideoDataset
 from .pool import Outcomes, number_of_workers, share_with_few_files, start_worker
 
@@ -24,6 +27,7 @@ class TooManyFailures(RuntimeError):
     """More videos cannot be read than a run allows; the message lists them."""
 
 
+@dataclass(eq=False)
 class EpochSampler(Sampler[list[tuple[int, int]]]):
     """Chooses the samples, as (epoch, index), of each batch of this process.
 
@@ -36,22 +40,21 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         position: number of samples that all processes together have taken in this epoch; iteration starts after them.
     """
 
-    def __init__(
-        self, size: int, batch_size: int, *, train: bool, seed: int = 0, rank: int = 0, world_size: int = 1
-    ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
-        if train and size < batch_size * world_size:
-            batch = f"{batch_size} in each of {world_size} processes"
-            raise ValueError(f"{size} videos are fewer than one batch of {batch}; lower data.batch_size")
-        self.size = size
-        self.batch_size = batch_size
-        self.train = train
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
-        self.position = 0
+    size: int
+    batch_size: int
+    _: KW_ONLY
+    train: bool
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+    epoch: int = field(default=0, init=False)
+    position: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        bounds(self, "batch_size", low=1)
+        if self.train and self.size < self.samples_per_step:
+            batch = f"{self.batch_size} in each of {self.world_size} processes"
+            raise ValueError(f"{self.size} videos are fewer than one batch of {batch}; lower data.batch_size")
 
     @property
     def samples_per_step(self) -> int:
@@ -120,29 +123,58 @@ class WorkerLoader(DataLoader[Any]):
 class VideoLoader:
     """Iterates over the batches of one epoch at a time, and tracks its position and the failed videos.
 
-    At the end of an epoch, `loader.epoch` increases by one. A `state_dict()` taken between two batches resumes with the
-    next batch, regardless of prefetched batches; the numbers of processes and workers may change. An epoch that was
-    left early starts again from its first batch. `failures` are the videos that this process could not read in this
-    epoch: path to reason. Make a loader with `build_loader`.
+    The batches depend on the dataset and its seed, not on the number of workers; a training dataset is shuffled. At the
+    end of an epoch, `loader.epoch` increases by one. A `state_dict()` taken between two batches resumes with the next
+    batch, regardless of prefetched batches; the numbers of processes and workers may change. An epoch that was left
+    early starts again from its first batch. `failures` are the videos that this process could not read in this epoch:
+    path to reason.
+
+    Args:
+        dataset: the videos.
+        batch_size: videos per batch in this process.
+        num_workers: processes that read videos, one thread each; 0 reads in this process, None uses one per core.
+        rank, world_size: index of this process, and number of processes.
+        prefetch_factor: number of batches that each worker prefetches.
+        pin_memory: return batches in page-locked memory, so that a GPU can copy them while it computes.
+        start_method: how workers start; None is Python's default for the platform.
+        max_failure_fraction: maximum fraction of unreadable videos in a training epoch; above it, the run stops.
+        output_dir: the run folder; its `failures.csv` lists the failed videos.
     """
 
     def __init__(
         self,
         dataset: VideoDataset,
-        sampler: EpochSampler,
-        batches: Iterable[Batch],
         *,
+        batch_size: int,
+        num_workers: int | None = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        prefetch_factor: int = 2,
+        pin_memory: bool = False,
+        start_method: Literal["fork", "forkserver", "spawn"] | None = None,
         max_failure_fraction: float = 0.01,
         output_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         self.dataset = dataset
-        self.sampler = sampler
-        self.batches = batches
-        self.max_failures = max_failure_fraction * sampler.size / sampler.world_size
-        name = f"failures_rank{sampler.rank}.csv" if sampler.rank else "failures.csv"
+        self.sampler = EpochSampler(
+            len(dataset), batch_size, train=dataset.train, seed=dataset.seed, rank=rank, world_size=world_size
+        )
+        num_workers = number_of_workers(num_workers)
+        self.batches: Iterable[Batch] = WorkerLoader(
+            dataset,
+            batch_sampler=self.sampler,
+            collate_fn=collate,
+            num_workers=num_workers,
+            prefetch_factor=prefetch_factor,
+            persistent_workers=num_workers > 0,
+            multiprocessing_context=start_method if num_workers else None,
+            pin_memory=pin_memory,
+        )
+        self.max_failures = max_failure_fraction * len(dataset) / world_size
+        name = f"failures_rank{rank}.csv" if rank else "failures.csv"
         self.log = None if output_dir is None else Path(output_dir) / name
         self.failures: dict[str, str] = {}
-        self._outcomes = Outcomes(sampler.size)
+        self._outcomes = Outcomes(len(dataset))
         self._resumes = False
 
     @property
@@ -224,47 +256,10 @@ class VideoLoader:
             )
 
 
-def build_loader(
-    dataset: VideoDataset,
-    *,
-    batch_size: int,
-    num_workers: int | None = 0,
-    rank: int = 0,
-    world_size: int = 1,
-    prefetch_factor: int = 2,
-    pin_memory: bool = False,
-    start_method: Literal["fork", "forkserver", "spawn"] | None = None,
-    max_failure_fraction: float = 0.01,
-    output_dir: str | os.PathLike[str] | None = None,
-) -> VideoLoader:
-    """Builds a loader whose batches depend on the dataset and its seed, not on the number of workers.
-
-    Args:
-        dataset: a training dataset is shuffled.
-        batch_size: videos per batch in this process.
-        num_workers: processes that read videos, one thread each; 0 reads in this process, None uses one per core.
-        rank, world_size: index of this process, and number of processes.
-        prefetch_factor: number of batches that each worker prefetches.
-        pin_memory: return batches in page-locked memory, so that a GPU can copy them while it computes.
-        start_method: how workers start; None is Python's default for the platform.
-        max_failure_fraction: maximum fraction of unreadable videos in a training epoch; above it, the run stops.
-        output_dir: the run folder; its `failures.csv` lists the failed videos.
-    """
-    sampler = EpochSampler(
-        len(dataset), batch_size, train=dataset.train, seed=dataset.seed, rank=rank, world_size=world_size
-    )
-    num_workers = number_of_workers(num_workers)
-    batches = WorkerLoader(
-        dataset,
-        batch_sampler=sampler,
-        collate_fn=collate,
-        num_workers=num_workers,
-        prefetch_factor=prefetch_factor,
-        persistent_workers=num_workers > 0,
-        multiprocessing_context=start_method if num_workers else None,
-        pin_memory=pin_memory,
-    )
-    return VideoLoader(dataset, sampler, batches, max_failure_fraction=max_failure_fraction, output_dir=output_dir)
+def build_loader(dataset: VideoDataset, **options: Any) -> VideoLoader:
+    """The former name of `VideoLoader`."""
+    warnings.warn("build_loader is deprecated; use VideoLoader", DeprecationWarning, stacklevel=2)
+    return VideoLoader(dataset, **options)
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> Batch:

@@ -1,5 +1,6 @@
 """Long jobs over many videos: parallel, with progress, able to continue a run that was stopped."""
 
+import ctypes
 import json
 import logging
 import os
@@ -157,8 +158,17 @@ def start_worker(worker: int) -> None:
         threading.Thread(target=_obey_parent, daemon=True).start()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+    _keep_memory()
     if info := get_worker_info():
         share_with_few_files(info.num_workers)
+
+
+def _keep_memory() -> None:
+    """Lets glibc keep up to 128 MB of freed memory: each batch would get it from the system again, page by page."""
+    with suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+            mallopt(parameter, 128 << 20) or mallopt(parameter, 32 << 20)  # 32 MB: the limit of older releases
 
 
 def share_with_few_files(num_workers: int) -> bool:

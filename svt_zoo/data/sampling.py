@@ -67,31 +67,19 @@ def clip_window(num_frames: int, sampling_rate: float, fps: float, *, target_fps
     return max(1.0, round(num_frames * sampling_rate * fps / target_fps, 9))  # removes errors of integer windows
 
 
-def svt_views(
-    total: int,
-    rng: np.random.Generator,
-    *,
-    global_frames: Sequence[int] = (8, 16),
-    local_frames: Sequence[int] = (2, 2, 4, 4, 8, 8, 16, 16),
-    global_span: float = 0.9,
-    local_span: float = 1 / 8,
-    temporal_variation: bool = True,
+def span_clips(
+    total: int, rng: np.random.Generator, num_frames: Sequence[int], spans: Sequence[float], *, same: bool = False
 ) -> list[list[int]]:
-    """Frame indices of SVT's views, global views first (SVT, section 3.2); a span is a fraction of the video.
+    """Clips of random windows, each of a number of frames and a span: a fraction of the video (SVT, section 3.2).
 
-    `temporal_variation=False` lets all views share one window of `global_span` (SVT, table 5).
+    `same` lets all clips share one window, of the first span (SVT, table 5).
     """
-    for name, span in (("global_span", global_span), ("local_span", local_span)):
-        if not 0 < span <= 1:
-            raise ValueError(f"{name} must be > 0 and <= 1, got {span}")
-    num_frames = [*global_frames, *local_frames]
     _check_counts(total, *num_frames)
-    spans = [global_span] * len(global_frames) + [local_span] * len(local_frames)
     windows = []
-    for span in spans if temporal_variation else [global_span]:
+    for span in spans[:1] if same else spans:
         width = max(1, math.floor(span * total + 1e-9))  # 1e-9: 0.29 * 100 is 28.999999999999996
         windows.append((_random_start(total, width, rng), width))
-    if not temporal_variation:
+    if same:
         windows *= len(spans)
     return [_spread(start, width, n) for (start, width), n in zip(windows, num_frames, strict=True)]
 

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -66,22 +66,16 @@ class EvalViews:
         return VideoViews(views, [])
 
 
+@dataclass(eq=False)
 class TrainViews:
     """Random views: `sampler(total, fps, rng)` returns the frame indices of each view, and each view has a transform.
 
     `flow` makes the target "flow" of the first view. All must be picklable, so that workers can be spawned.
     """
 
-    def __init__(
-        self,
-        sampler: Callable[[int, float, np.random.Generator], Indices],
-        transforms: Sequence[ViewTransform],
-        *,
-        flow: FlowLabels | None = None,
-    ) -> None:
-        self.sampler = sampler
-        self.transforms = list(transforms)
-        self.flow = flow
+    sampler: Callable[[int, float, np.random.Generator], Indices]
+    transforms: Sequence[ViewTransform]
+    flow: FlowLabels | None = field(default=None, kw_only=True)
 
     def indices(self, total: int, fps: float, rng: np.random.Generator) -> Indices:
         """Frame numbers of each view, from the sampler.
@@ -158,15 +152,9 @@ class ViewsConfig:
             python = random.Random(int(rng.integers(2**63)))  # the release draws from Python's generator
             window = sampling.clip_window(8, 32, fps)
             return sampling.svt_views_code(total, python, rand_fr=self.rand_fr, window=window)
-        views = sampling.svt_views(
-            total,
-            rng,
-            global_frames=self.global_frames,
-            local_frames=self.local_frames,
-            global_span=self.global_span,
-            local_span=self.local_span,
-            temporal_variation=self.temporal_variation,
-        )
+        num_frames = (*self.global_frames, *self.local_frames)
+        spans = [self.global_span] * len(self.global_frames) + [self.local_span] * len(self.local_frames)
+        views = sampling.span_clips(total, rng, num_frames, spans, same=not self.temporal_variation)
         if self.sampling == "cvrl":
             views[:2] = sampling.cvrl_interval_clips(total, rng, num_frames=self.global_frames)
         return views

@@ -8,12 +8,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from string import Template
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch.nn.functional as F
-from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..data.lists import VideoList
@@ -22,6 +21,7 @@ from ..data.views import EvalViews
 from ..evaluation.features import Extracted, extract
 from ..evaluation.knn import knn_scores, nearest, standardized
 from ..evaluation.metrics import accuracy, confusion_matrix, plot_confusion
+from ..inference.pictures import paste
 from ..inference.visualize import attention_maps, contact_sheet, unnormalize
 from ..models import ZooModel
 from ..training.monitor import draw_curves
@@ -204,7 +204,7 @@ def _examples(videos: VideoList) -> str:
         file = Path(path)
         movie = file.read_bytes() if file.suffix == ".mp4" and file.stat().st_size < _MOVIE_BYTES else b""
         buffer = io.BytesIO()
-        Image.fromarray(_strip(path, 8, side=84)).save(buffer, format="png", optimize=True)
+        _strip(path, 8, side=84).save(buffer, format="png", optimize=True)
         figures.append(figure(name, buffer.getvalue(), movie, caption=True))
     return "\n".join(figures)
 
@@ -221,31 +221,17 @@ def _neighbors(bank: Extracted, queries: Extracted | None) -> Image.Image:
         for i in [i for i in ranks[query] if queries is not None or i != query][:_SHOWN]:
             is_right = None if queries is None else bool(bank.labels[i] == shown.labels[query])
             strips.append(_strip(bank.names[i], 4, is_right=is_right))
-        rows.append(_join(strips, axis=1))
-    return Image.fromarray(_join(rows, axis=0))
+        rows.append(paste(strips, gap=_GAP))
+    return paste(rows, vertical=True, gap=_GAP)
 
 
-def _strip(path: str, num_frames: int, *, side: int = _STRIP_SIDE, is_right: bool | None = None) -> NDArray[np.uint8]:
+def _strip(path: str, num_frames: int, *, side: int = _STRIP_SIDE, is_right: bool | None = None) -> Image.Image:
     """Frames of a video side by side, `side` pixels high, in a colored border."""
     with open_video(path) as video:
         frames = video.frames_at(uniform_clip(video.num_frames, num_frames)).numpy()  # (T, H, W, 3)
     width = round(side * frames.shape[2] / frames.shape[1])
-    inside = np.concatenate([Image.fromarray(frame).resize((width, side)) for frame in frames], axis=1)
-    strip = np.empty((side + 2 * _BORDER, inside.shape[1] + 2 * _BORDER, 3), np.uint8)
-    strip[:] = _BORDERS[is_right]
-    strip[_BORDER:-_BORDER, _BORDER:-_BORDER] = inside
-    return strip
-
-
-def _join(pictures: Sequence[NDArray[np.uint8]], axis: int) -> NDArray[np.uint8]:
-    """Pictures (H, W, 3) along an axis, with white gaps; smaller ones are filled with white along the other axis."""
-    size = max(picture.shape[1 - axis] for picture in pictures)
-    padded = []
-    for picture in pictures:
-        padding = [(0, 0), (0, 0), (0, 0)]
-        padding[axis], padding[1 - axis] = (0, _GAP), (0, size - picture.shape[1 - axis])
-        padded.append(np.pad(picture, padding, constant_values=255))
-    return np.concatenate(padded, axis=axis)
+    strip = paste([Image.fromarray(frame).resize((width, side)) for frame in frames], gap=0)
+    return ImageOps.expand(strip, _BORDER, _BORDERS[is_right])
 
 
 def _attention(subject: Subject, path: str) -> Image.Image:
@@ -285,18 +271,9 @@ def _readable(name: str) -> str:
 
 def page(title: str, answer: str, sections: Sequence[str], commands: str) -> str:
     """A self-contained HTML page: title, result, sections, and the commands to try next."""
-    body = "\n".join(sections)
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{html.escape(title)}</title>
-<style>{_STYLE}</style></head>
-<body><main>
-<h1>{html.escape(title)}</h1>
-<p class="answer">{html.escape(answer)}</p>
-{body}
-<section><h2>What to do next</h2><pre>{html.escape(commands)}</pre></section>
-</main></body></html>
-"""
+    texts = {"title": title, "answer": answer, "commands": commands}
+    template = Template(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
+    return template.substitute({name: html.escape(text) for name, text in texts.items()}, sections="\n".join(sections))
 
 
 def section(title: str, text: str, figures: str) -> str:
@@ -318,20 +295,3 @@ def _saved(path: Path) -> str:
 
 def _data(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-_STYLE = """
-body { margin: 0; background: #f3f4f6; color: #22272e; font: 17px/1.55 system-ui, sans-serif; }
-main { max-width: 980px; margin: 0 auto; padding: 2.5rem 1.5rem 4rem; }
-h1 { font-size: 2.1rem; line-height: 1.2; margin: 0 0 1rem; }
-h2 { font-size: 1.25rem; margin: 0 0 .4rem; }
-.answer { font-size: 1.25rem; border-left: 6px solid #2a9d5c; padding: .2rem 0 .2rem 1rem; margin: 0 0 2rem; }
-section { background: white; border-radius: 10px; padding: 1.3rem 1.6rem; margin: 1.2rem 0;
-          box-shadow: 0 1px 3px rgba(0, 0, 0, .12); }
-section p { margin: 0 0 .8rem; max-width: 46rem; }
-figure { margin: .5rem 0; display: flex; align-items: center; gap: 1rem; }
-figcaption { width: 9rem; flex: none; font-size: .95rem; overflow-wrap: anywhere; }
-img { max-width: 100%; min-width: 0; }
-video { height: 92px; border-radius: 6px; flex: none; }
-pre { background: #22272e; color: #e6edf3; padding: 1rem; border-radius: 8px; overflow-x: auto; font-size: .85rem; }
-"""

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import distributed
-from ..data.list_formats import valid_utf8, write_table
+from ..data.list_formats import parquet_or_csv, write_table
 from ..device import device_name
-from ..files import atomic, write_whole
+from ..files import write_whole
 from ..options import bounds
 
 _log = logging.getLogger(__name__)
@@ -195,18 +195,7 @@ def write_predictions(
         columns[f"top{place + 1}"] = numbers
         columns[f"top{place + 1}_class"] = names_of(numbers)
         columns[f"top{place + 1}_score"] = best.values[:, place].tolist()
-    if path.suffix == ".parquet":
-        try:
-            import pyarrow
-            import pyarrow.parquet
-        except ImportError:
-            path = path.with_suffix(".csv")
-            _log.warning("pyarrow is not installed (pip install pyarrow): the predictions are in %s instead", path)
-        else:
-            columns["file"] = [valid_utf8(name) for name in names]
-            with atomic(path) as part:
-                pyarrow.parquet.write_table(pyarrow.table(columns), part)
-            return path
+    path = parquet_or_csv(path)
     write_table(path, columns, zip(*columns.values(), strict=True))
     return path
 

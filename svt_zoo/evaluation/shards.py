@@ -188,10 +188,13 @@ class ShardFolder:
     def _claim(self) -> None:
         path = self.folder / "settings.json"
         settings = {**self.settings, "shard_size": str(self.shard_size)}
-        if not path.exists() or not any(self.folder.glob("shard_*.safetensors")):  # no result, so no claim
+        known = json.loads(path.read_text()) if path.exists() else None
+        if known == settings:  # most often; listing thousands of shards for each new one takes longer than writing it
+            return
+        if known is None or not any(self.folder.glob("shard_*.safetensors")):  # no result, so no claim
             write_whole(path, json.dumps(settings, indent=2).encode())
             return
-        if different := differences(json.loads(path.read_text()), settings):
+        if different := differences(known, settings):
             raise ValueError(f"{self.folder} holds other features: {different}; delete it or choose another output")
 
     def todo(self, rank: int, world_size: int, batch_size: int) -> list[range]:

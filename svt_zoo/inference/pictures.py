@@ -1,4 +1,4 @@
-"""Pictures with file names in them: captions, and a sheet of a query with its nearest neighbors."""
+"""Pictures with file names in them: captions, and sheets of neighbors, of duplicates and of training views."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -12,8 +12,10 @@ from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..data.datasets import FrameReader, frame_range
+from ..data.augment import Augment
+from ..data.datasets import FrameReader, VideoDataset, frame_range
 from ..data.lists import Row
+from ..data.loader import collate
 from ..data.sampling import uniform_clip
 from ..evaluation.views import faults_as_read_errors
 from ..video import Limits, VideoReadError
@@ -89,7 +91,7 @@ def neighbor_sheet(
         video, start, end, _ = neighbor
         title = f"{rank}.  {similarity:.3f}  {video}, {start:.1f} to {end:.1f} s"
         strips.append(_strip(title, Row(table.locate(video), start_sec=start, end_sec=end), num_frames, opener))
-    return _paste(strips, vertical=True, margin=_GAP)
+    return paste(strips, vertical=True, margin=_GAP)
 
 
 def duplicate_sheet(table: FeatureTable, found: Duplicates, *, most: int = 12, num_frames: int = 4) -> Image.Image:
@@ -103,27 +105,54 @@ def duplicate_sheet(table: FeatureTable, found: Duplicates, *, most: int = 12, n
             [(video, start, end, _)] = table.rows([number])
             title = f"{name}: {video}, {start:.1f} to {end:.1f} s"
             strips.append(_strip(title, Row(table.locate(video), start_sec=start, end_sec=end), num_frames, opener))
-    return _paste(strips, vertical=True, margin=_GAP)
+    return paste(strips, vertical=True, margin=_GAP)
+
+
+def preview_sheet(dataset: VideoDataset, indices: Sequence[int], augment: Augment, *, side: int = 96) -> Image.Image:
+    """Draw the augmented views of some training videos, one row per view; the largest is `side` pixels high.
+
+    Raises:
+        VideoReadError: a video cannot be read.
+    """
+    rows = []
+    for index in indices:
+        sample = dataset[0, index]
+        if sample["failures"]:
+            raise VideoReadError(*sample["failures"][0])
+        batch = collate([sample])
+        largest = max(view.shape[2] for view in batch.views)
+        for i, (view, params) in enumerate(zip(batch.views, batch.params, strict=True)):
+            kind = "clip" if len(batch.views) == 1 else "global view" if i < 2 else "local view"
+            number = i - 1 if kind == "local view" else i + 1
+            _, num_frames, height, width, _ = view.shape
+            title = f"{Path(batch.names[0]).name}: {kind} {number}, {num_frames} frames of {height}x{width}"
+            pixels = augment(view, params)[0] * augment.std + augment.mean  # (3, T, H, W)
+            frames = pixels.clamp(0, 1).mul(255).round().byte().permute(1, 2, 3, 0)
+            rows.append(_titled(title, frames, max(24, round(side * height / largest))))
+    return paste(rows, vertical=True, margin=_GAP)
 
 
 def _strip(title: str, row: Row, num_frames: int, opener: Callable[[Row], FrameReader]) -> Image.Image:
     """Draw the frames of a row side by side, below a title."""
-    pictures = []
     try:
         with faults_as_read_errors(row.path), opener(row) as reader:
             first, last = frame_range(row, reader)
             numbers = sorted(set(uniform_clip(last - first, num_frames)))
-            for frame in reader.frames_at([first + number for number in numbers]).numpy():  # (H, W, 3)
-                width = round(_HEIGHT * frame.shape[1] / frame.shape[0])
-                pictures.append(Image.fromarray(frame).resize((width, _HEIGHT)))
+            return _titled(title, reader.frames_at([first + number for number in numbers]), _HEIGHT)
     except VideoReadError as error:
-        title = f"{title}: {error.reason}"
+        return _titled(f"{title}: {error.reason}", torch.empty(0), 0)
+
+
+def _titled(title: str, frames: Tensor, height: int) -> Image.Image:
+    """Draw frames uint8 (T, H, W, 3), `height` pixels high, side by side, below a title."""
+    pictures = [Image.fromarray(frame) for frame in frames.numpy()]
+    pictures = [picture.resize((round(height * picture.width / picture.height), height)) for picture in pictures]
     line = Image.new("RGB", (text_width(title) + 1, _FONT_SIZE + _GAP), (_PAPER,) * 3)
     ImageDraw.Draw(line).text((0, 0), drawable(title), fill=(_INK,) * 3, font=_font(_FONT_SIZE))
-    return _paste([line, _paste(pictures)], vertical=True, gap=0) if pictures else line
+    return paste([line, paste(pictures)], vertical=True, gap=0) if pictures else line
 
 
-def _paste(pictures: Sequence[Image.Image], *, vertical: bool = False, gap: int = _GAP, margin: int = 0) -> Image.Image:
+def paste(pictures: Sequence[Image.Image], *, vertical: bool = False, gap: int = _GAP, margin: int = 0) -> Image.Image:
     """Join pictures from left to right, or from top to bottom."""
     space = gap * (len(pictures) - 1) + 2 * margin
     widths, heights = [picture.width for picture in pictures], [picture.height for picture in pictures]

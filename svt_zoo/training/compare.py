@@ -20,7 +20,7 @@ from ..evaluation.metrics import class_ranks, group_interval
 from ..evaluation.protocols import Extractor, knn_protocol
 from ..files import remove, write_whole
 from ..models import ZooModel
-from ..options import ConfigError
+from ..options import ConfigError, text_table
 
 _log = logging.getLogger(__name__)
 NAME = "before_after.json"
@@ -121,8 +121,6 @@ class Comparison:
             texts = zip(one[1:4], ("", "", "+"), strict=True)
             cells = [f"{value:{sign}.1f} ({low:{sign}.1f} to {high:{sign}.1f})" for (value, low, high), sign in texts]
             rows.append([one.protocol, *cells, one.answer])
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
         groups = len(set(self.test.columns.groups()))
-        start = f"top-1 in % on {len(self.test)} held-out videos of {groups} groups, with intervals of 95 %:"
-        return "\n".join([start, *lines])
+        title = f"top-1 in % on {len(self.test)} held-out videos of {groups} groups, with intervals of 95 %:"
+        return f"{title}\n{text_table(rows)}"

@@ -20,7 +20,7 @@ from ..data.augment import Augment
 from ..data.clips import FinetuneViews
 from ..data.datasets import VideoDataset, training_dataset
 from ..data.lists import VideoList, evaluation_list, training_list
-from ..data.loader import build_loader
+from ..data.loader import VideoLoader
 from ..device import choose_device
 from ..evaluation.protocols import Extractor, multiview_protocol
 from ..evaluation.results import Result, provenance
@@ -224,7 +224,7 @@ def _train(
 ) -> bool:
     """Train a method to the end and export its network; False if a signal asked to stop."""
     output, data = Path(recipe.run.output), recipe.data
-    loader = build_loader(
+    loader = VideoLoader(
         dataset,
         batch_size=data.batch_size,
         num_workers=data.num_workers,

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -68,15 +68,7 @@ class FrameFolder:
         for index in indices:
             if not 0 <= index < self.num_frames:
                 raise IndexError(f"{self.path}: index must be 0 to {self.num_frames - 1}, got {index}")
-        images: dict[int, NDArray[np.uint8]] = {}
-        size = None
-        for index in sorted(set(indices)):
-            images[index] = self._read(index)
-            height, width, _ = images[index].shape
-            size = size or (width, height)
-            if (width, height) != size:
-                reason = f"{self._names[index]} is {width}x{height}, an earlier frame {size[0]}x{size[1]}"
-                raise VideoReadError(self.path, f"{reason}; all frames must have one size")
+        images = dict(self._decode(sorted(set(indices))))
         if not images:
             return torch.empty((0, 0, 0, 3), dtype=torch.uint8)
         return torch.from_numpy(np.stack([images[index] for index in indices]))
@@ -86,6 +78,18 @@ class FrameFolder:
 
     def __exit__(self, *exception: object) -> None:
         """Does nothing: no file is open."""
+
+    def _decode(self, indices: Iterable[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Yields (index, RGB uint8 (H, W, 3)), one image at a time; all must have the size of the first."""
+        size = None
+        for index in indices:
+            image = self._read(index)
+            height, width, _ = image.shape
+            size = size or (width, height)
+            if (width, height) != size:
+                reason = f"{self._names[index]} is {width}x{height}, an earlier frame {size[0]}x{size[1]}"
+                raise VideoReadError(self.path, f"{reason}; all frames must have one size")
+            yield index, image
 
     def _read(self, index: int) -> NDArray[np.uint8]:
         name = self._names[index]

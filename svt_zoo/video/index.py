@@ -19,7 +19,7 @@ from .errors import DamageError, Deadline, Limits, VideoReadError
 from .packets import SKIPPABLE_CODECS, Packet, VideoIndex
 from .pictures import HEADER_CODECS, Picture, PictureReader, count_pictures, one_frame_per_packet
 
-# Containers that store presentation times. AVI does not: FFmpeg invents them.
+# Containers that store presentation times. AVI does not: FFmpeg invents them, rightly if no picture is sorted.
 _TIMED_CONTAINERS = {"mov", "matroska", "mpegts", "mpeg"}
 # Codecs with exactly one frame per shown packet, whose order `PictureReader` knows.
 _ORDERED_CODECS = HEADER_CODECS | {"mjpeg", "av1"}
@@ -116,7 +116,8 @@ def _read_packets(source: Source) -> _Stream:
         rate=_fraction(stream.average_rate or stream.guessed_rate or Fraction(25)),
     )
     num_entries = len(stream.index_entries)
-    result.ordered = result.container in _TIMED_CONTAINERS and codec in _ORDERED_CODECS
+    counted = result.container == "avi" and codec == "mpeg4"
+    result.ordered = (counted or result.container in _TIMED_CONTAINERS) and codec in _ORDERED_CODECS
     deadline = Deadline(source.path, source.limits)
     latest, size, probed = None, 0, False
     source.packets = []
@@ -129,7 +130,7 @@ def _read_packets(source: Source) -> _Stream:
             if result.ordered:
                 picture = pictures.read(bytes(packet) if codec in HEADER_CODECS else b"")
                 result.ordered = picture.order is not None and not packet.is_corrupt
-            elif result.container == "avi" and codec == "mpeg4":
+            if counted:
                 result.counts.append(count_pictures(codec, bytes(packet)))
                 result.dts.append(packet.dts or 0)
             shown = not packet.is_discard and not picture.hidden
@@ -140,7 +141,8 @@ def _read_packets(source: Source) -> _Stream:
             if not probed:
                 result.first = _first_frame(stream, packet, shown)
                 probed, result.delay = shown, stream.codec_context.reorder_depth
-            result.packets.append(Packet(pts, shown, picture.restart))
+            # After an MPEG-4 key frame, B-pictures can refer to a picture before it.
+            result.packets.append(Packet(pts, shown, picture.restart and not (codec == "mpeg4" and result.delay)))
             if picture.order is not None and not picture.hidden:
                 result.coded.append((picture.order, result.packets[-1]))
             size += packet.size
@@ -189,7 +191,7 @@ def _first_frame(stream: VideoStream, packet: "av.Packet[VideoStream]", shown: b
 
 def _timestamps_identify_frames(stream: _Stream) -> bool:
     """Whether the decoder certainly returns one frame per shown packet, in the order of unique timestamps."""
-    if not (stream.ordered and stream.starts_with_key):
+    if not (stream.ordered and stream.starts_with_key) or (stream.container == "avi" and stream.delay):
         return False
     orders = [order for order, _ in stream.coded]
     by_order = sorted(range(len(orders)), key=orders.__getitem__)

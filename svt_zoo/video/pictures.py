@@ -18,6 +18,7 @@ _H264_PROFILES_WITH_CHROMA = {44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138
 
 # Start code and bits of the picture type; the type of B-pictures.
 _MPEG_START = {"mpeg1video": b"\0\0\1\0", "mpeg2video": b"\0\0\1\0", "mpeg4": b"\0\0\1\xb6"}
+_MPEG4_GROUP = b"\0\0\1\xb3"  # start code of the header of a group of pictures, which states a time
 HEADER_CODECS = frozenset({*_SLICES, *_MPEG_START, "vp8", "vp9"})  # those whose headers are read
 _MAX_EMPTY_VOP = 19  # FFmpeg treats an MPEG-4 picture of at most this many bytes as empty
 _LAST = 1 << 62
@@ -50,6 +51,7 @@ class PictureReader:
         self._codec = codec
         self._count = 0
         self._sequence = self._next_frame_num = 0
+        self._headers: bytes | None = b""  # of all MPEG-4 packets that have headers
         self._previous = 0  # the picture order count of the previous reference picture
         self._sps: tuple[int, ...] = ()
         self._pps: tuple[int, ...] = ()
@@ -80,7 +82,17 @@ class PictureReader:
         start = data.index(_MPEG_START[self._codec]) + 4
         is_b = data[start] >> 6 == 2 if self._codec == "mpeg4" else data[start + 1] >> 3 & 7 == 3
         self._sequence += not is_b
-        return Picture((self._sequence - 1, self._count if is_b else _LAST))
+        restart = self._codec == "mpeg4" and self._is_mpeg4_restart(data[: start - 4], data[start])
+        return Picture((self._sequence - 1, self._count if is_b else _LAST), restart)
+
+    def _is_mpeg4_restart(self, headers: bytes, picture: int) -> bool:
+        """Whether it is an intra picture with the headers of the first packet. Only for streams without B-pictures."""
+        headers = headers.partition(_MPEG4_GROUP)[0]
+        if self._count == 1:
+            self._headers = headers
+        elif headers and headers != self._headers:
+            self._headers = None  # pictures after this one need these headers
+        return picture >> 6 == 0 and headers == self._headers
 
     def _read_nal_units(self, data: bytes) -> Picture:
         firsts = []

@@ -33,12 +33,21 @@ def merge_ranges(
 def read_ranges(url: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
     """Reads byte ranges [start, end) of a URL of any scheme of fsspec. A range past the end comes back shorter.
 
-    A request is repeated after HTTP 429 or 5xx, a time-out and a broken connection: five attempts in 8.5 seconds.
+    A request is repeated after HTTP 429 or 5xx, a time-out and a broken connection, for 8.5 seconds.
     """
-    if len(ranges) == 1:
-        return [_read(url, *ranges[0])]
-    with ThreadPoolExecutor(_PARALLEL) as pool:
-        return list(pool.map(lambda part: _read(url, *part), ranges))
+    import fsspec
+
+    filesystem, path = fsspec.url_to_fs(url)
+    if not filesystem.async_impl:
+        with ThreadPoolExecutor(_PARALLEL) as pool:
+            return list(pool.map(lambda part: _read(url, *part), ranges))
+    # One call for all takes a third of the CPU time of a thread for each.
+    starts, ends = zip(*ranges, strict=True)
+    contents = filesystem.cat_ranges([path] * len(ranges), list(starts), list(ends), on_error="return")
+    return [
+        content if isinstance(content, bytes) else _read(url, *part)
+        for content, part in zip(contents, ranges, strict=True)
+    ]
 
 
 def read_file(url: str) -> bytes:

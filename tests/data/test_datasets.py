@@ -13,7 +13,6 @@ from svt_zoo.data.clips import FinetuneViews, FinetuneViewsConfig, RandomClips
 from svt_zoo.data.crops import ViewSpec, ViewTransform
 from svt_zoo.data.datasets import VideoDataset, frame_range
 from svt_zoo.data.lists import Row, VideoList, read_list
-from svt_zoo.data.sampling import svt_views
 from svt_zoo.data.transforms import EvalTransform
 from svt_zoo.data.views import EvalViews, TrainViews, ViewsConfig
 from svt_zoo.data.views import train_views as pretraining
@@ -49,7 +48,7 @@ class FakeVideo:
 
 
 def sample_views(total: int, fps: float, rng: np.random.Generator) -> list[list[int]]:
-    return svt_views(total, rng, global_frames=(4, 8), local_frames=(2,))
+    return ViewsConfig(global_frames=(4, 8), local_frames=(2,)).sample(total, fps, rng)
 
 
 def train_views() -> TrainViews:

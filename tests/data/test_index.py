@@ -16,7 +16,7 @@ from svt_zoo.config import ViewsConfig
 from svt_zoo.data.datasets import VideoDataset, shared_frames
 from svt_zoo.data.index import index_videos
 from svt_zoo.data.lists import Row, VideoList
-from svt_zoo.data.loader import build_loader
+from svt_zoo.data.loader import VideoLoader
 from svt_zoo.data.views import train_views
 from svt_zoo.video import ranges
 from svt_zoo.video.remote import open_remote
@@ -75,7 +75,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def loader_of(paths: list[str], num_workers: int = 0):  # type: ignore[no-untyped-def]
-    return build_loader(
+    return VideoLoader(
         VideoDataset(list_of(paths), train_views(views()), train=True), batch_size=2, num_workers=num_workers
     )
 

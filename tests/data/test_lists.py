@@ -132,6 +132,8 @@ def test_kinetics_times_that_are_no_seconds_name_file_and_line(tmp_path: Path) -
     path = write(tmp_path / "val.csv", "label,youtube_id,time_start,time_end,split\na,b,1,11,v\na,b,x,11,v\n")
     with pytest.raises(ListError, match=r"val\.csv, line 3: time_start and time_end must be integers"):
         read_list(path)
+    with pytest.raises(ListError, match="columns youtube_id, time_start, time_end are needed, the header has file, a"):
+        read_list(write(path, "file,a\nb.mp4,1\n"), format="kinetics")
 
 
 def test_ssv2_json_takes_labels_from_the_file_beside(shared: Path) -> None:

@@ -26,12 +26,10 @@ from svt_zoo.data.loader import (
     VideoLoader,
     WorkerError,
     WorkerLoader,
-    build_loader,
     collate,
 )
-from svt_zoo.data.sampling import svt_views
 from svt_zoo.data.transforms import EvalTransform
-from svt_zoo.data.views import EvalViews, TrainViews, VideoViews
+from svt_zoo.data.views import EvalViews, TrainViews, VideoViews, ViewsConfig
 from svt_zoo.video import VideoReadError
 
 BROKEN = (3, 7, 11)
@@ -63,7 +61,7 @@ class FakeVideo:
 
 
 def sample_views(total: int, fps: float, rng: np.random.Generator) -> list[list[int]]:
-    return svt_views(total, rng, global_frames=(2, 4), local_frames=(2,))
+    return ViewsConfig(global_frames=(2, 4), local_frames=(2,)).sample(total, fps, rng)
 
 
 def make_dataset(n: int = 22, *, train: bool = True, seed: int = 5) -> VideoDataset:
@@ -73,7 +71,7 @@ def make_dataset(n: int = 22, *, train: bool = True, seed: int = 5) -> VideoData
 
 
 def make_loader(n: int = 22, *, train: bool = True, batch_size: int = 4, **options: Any) -> VideoLoader:
-    return build_loader(make_dataset(n, train=train), batch_size=batch_size, **{"max_failure_fraction": 1.0} | options)
+    return VideoLoader(make_dataset(n, train=train), batch_size=batch_size, **{"max_failure_fraction": 1.0} | options)
 
 
 def digest(batch: Batch) -> tuple[list[int], str, list[tuple[str, str]]]:
@@ -281,7 +279,7 @@ def test_a_sample_that_finds_no_stand_in_stops_training() -> None:
     dataset = make_dataset()
     dataset.max_attempts = 1
     with pytest.raises(TooManyFailures, match="of 22 videos cannot be read"):
-        stream(build_loader(dataset, batch_size=4, max_failure_fraction=1.0))
+        stream(VideoLoader(dataset, batch_size=4, max_failure_fraction=1.0))
 
 
 def test_failures_before_a_stop_count_after_the_resume() -> None:
@@ -322,7 +320,7 @@ def test_views_of_different_shapes_name_both_videos() -> None:
 def test_workers_run_on_one_thread() -> None:
     dataset = make_dataset(4, train=False)
     dataset.views = ThreadCount()
-    assert [int(batch.views[0][0]) for batch in build_loader(dataset, batch_size=1, num_workers=1)] == [1, 1, 1]
+    assert [int(batch.views[0][0]) for batch in VideoLoader(dataset, batch_size=1, num_workers=1)] == [1, 1, 1]
 
 
 class ThreadCount:
@@ -346,7 +344,7 @@ import sys
 from svt_zoo.data.datasets import VideoDataset
 from svt_zoo.data.views import TrainViews
 from svt_zoo.data.lists import Row, VideoList
-from svt_zoo.data.loader import build_loader
+from svt_zoo.data.loader import VideoLoader
 from svt_zoo.video import open_video
 from svt_zoo.data.crops import ViewSpec, ViewTransform
 
@@ -358,7 +356,7 @@ if __name__ == "__main__":
     open_video(movie).frames_at([0])  # the parent has decoded before it forks
     views = TrainViews(sampler, [ViewTransform(ViewSpec(size=16))])
     dataset = VideoDataset(VideoList((Row(movie),) * 100), views, train=True)
-    loader = build_loader(dataset, batch_size=2, num_workers=2, start_method=start_method)
+    loader = VideoLoader(dataset, batch_size=2, num_workers=2, start_method=start_method)
     for batch in loader:
         print(len(batch), *(worker.pid for worker in loader.batches._iterator._workers), flush=True)
         if not sys.stdin.readline():

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from svt_zoo.data import list_columns, list_formats, rows
+from svt_zoo.data import list_formats, rows
 from svt_zoo.data.list_columns import ListError
 from svt_zoo.data.lists import Row, VideoList, read_list
 from svt_zoo.data.rows import Rows
@@ -26,7 +26,7 @@ ODD = (
 
 @pytest.fixture(autouse=True)
 def blocks_of_two_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (rows, list_columns, list_formats):
+    for module in (rows, list_formats):
         monkeypatch.setattr(module, "BLOCK", 2)
 
 
@@ -71,35 +71,41 @@ def test_a_process_maps_a_large_list_instead_of_copying_it(method: str, monkeypa
         assert (sha256, last, any(copied)) == (videos.sha256, ODD[-1], False)
 
 
-PLAIN = (
-    "file,label,class,group,start_sec,end_sec,num_frames,split\na b.mp4,1,run,,0.5,2,,train\nc.mp4,0,walk,g,,,9,val\n"
-)
-
-
 @pytest.mark.parametrize(
-    ("text", "where"),
+    "text",
     [
-        (PLAIN, None),
-        (PLAIN, "split=val"),
-        (PLAIN + '"d, e.mp4",2.0,jump,,,,, train \n', "split=train"),
-        (PLAIN + "\n\nd.mp4,-1,,,,,,train\n", None),
-        (PLAIN + '"two\nlines.mp4",1,run,,,,,train\nf.mp4,1,run,,,,,train\n', None),
-        (PLAIN + "v_Jump_g01_c02.AVI,1,run,,,,1.0,train\nd\\e.mp4,0,,,,,,train\n", None),
-        ("a.mp4 1\nb b.mp4 2\nc.MP4 0\nd.Mp4 1\n", None),
-        ("a.mp4\tx y\nb.mp4\tx\nc.mp4\trun\n", None),
-        ("a.mp4\nb 1.avi\n/abs/c.mp4\nhttp://x.y/d.mp4\n\n\ne\n", None),
-        ('"a.mp4" 1\n"b.mp4" 1\nc.mp4  1\nd.mp4 1\n', None),
+        "a.mp4 1\nb b.mp4 2\nc.MP4 0\nd.Mp4 1\n",
+        "a.mp4\tx y\nb.mp4\tx\nc.mp4\trun\n",
+        "a.mp4\nb 1.avi\n/abs/c.mp4\nhttp://x.y/d.mp4\n\n\ne\n",
+        '"a.mp4" 1\n"b.mp4" 1\nc.mp4  1\nd.mp4 1\n',
     ],
 )
-def test_plain_blocks_are_read_as_the_careful_reader_reads_them(
-    text: str, where: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_plain_lines_are_read_as_the_careful_reader_reads_them(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "l.csv").write_text(text)
-    fast = read_list(tmp_path / "l.csv", root="/r", where=where)
-    for name in ("_plain_table", "_plain_lines"):
-        monkeypatch.setattr(list_formats, name, lambda *args: None)
-    careful = read_list(tmp_path / "l.csv", root="/r", where=where)
+    fast = read_list(tmp_path / "l.csv", root="/r")
+    monkeypatch.setattr(list_formats, "_plain_lines", lambda *args: None)
+    careful = read_list(tmp_path / "l.csv", root="/r")
     assert (fast, fast.sha256) == (careful, careful.sha256)
+
+
+def test_odd_cells_of_a_table_are_read(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text(
+        "file,label,class,group,start_sec,end_sec,num_frames,split\n"
+        "a b.mp4, 1,run,,0.5,2,, train \n\n"
+        '"d, e.mp4",2.0,jump,,,,,train\n'
+        '"two\nlines.mp4",-1,,,,,9,val\n'
+        "v_Jump_g01_c02.AVI,1,run,,,,1.0,train\n"
+        "d\\e.mp4,0,,g,,,,train\n"
+    )
+    assert list(read_list(tmp_path / "l.csv", root="/r").rows) == [
+        Row("/r/a b.mp4", 1, start_sec=0.5, end_sec=2.0),
+        Row("/r/d, e.mp4", 2),
+        Row("/r/two\nlines.mp4", num_frames=9),
+        Row("/r/v_Jump_g01_c02.AVI", 1, "v_Jump_g01", num_frames=1),
+        Row("/r/d/e.mp4", 0, "g"),
+    ]
 
 
 TABLE = "file,label,start_sec,end_sec\na.mp4,0,,\nb.mp4,1,,\nc.mp4,2,1,2\n"
@@ -115,6 +121,7 @@ TABLE = "file,label,start_sec,end_sec\na.mp4,0,,\nb.mp4,1,,\nc.mp4,2,1,2\n"
         (TABLE + " ,0,,\n", "line 5: the column file is empty"),
         (TABLE + "d.mp4,1000000,,\n", "line 5: a label must be >= 0 .* got 1000000"),
         (TABLE + "d.mp4,0\n", "line 5: the row has 2 cells"),
+        (TABLE + '\n"two\nlines.mp4",1,,\n\n\nd.mp4\n', "line 10: the row has 1 cells"),
         (TABLE + '"d.mp4,0\n', "line 5: a cell has wrong quotes"),
         (TABLE + "d.mp4,x,,\ne.mp4,y,,\nd.mp4,y,,\n", "line 7: .*/d.mp4 has the label 4 here, 3 in line 5"),
         (TABLE + "d.mp4,1,,\nc.mp4,1,1,2\nc.mp4,1,1,\n", "line 6: .*/c.mp4 has the label 1 here, 2 in line 4"),

@@ -15,19 +15,23 @@ from svt_zoo.data.sampling import (
     replacement_index,
     sample_rng,
     svt_indices_code,
-    svt_views,
     svt_views_code,
     tsn_bounds,
     tsn_eval_clip,
     tsn_train_clip,
     uniform_clip,
 )
+from svt_zoo.data.views import ViewsConfig
 
 totals = st.integers(1, 2000)
 lengths = st.integers(1, 64)
 windows = st.none() | st.floats(1, 3000) | st.integers(1, 3000)
 seeds = st.integers(0, 2**32)
 VIEW_FRAMES = [8, 16, 2, 2, 4, 4, 8, 8, 16, 16]
+
+
+def svt_views(total, rng, **options):
+    return ViewsConfig(**options).sample(total, 30.0, rng)
 
 
 def is_clip(indices, total, num_frames):
@@ -225,7 +229,7 @@ def test_frames_and_spans_of_the_views_can_be_chosen():
 @pytest.mark.parametrize("span", [0, -0.5, 1.01])
 def test_a_span_outside_the_video_is_refused(span):
     with pytest.raises(ValueError, match=f"local_span must be > 0 and <= 1, got {span}"):
-        svt_views(100, sample_rng(0, 0, 0), local_span=span)
+        ViewsConfig(local_span=span)
 
 
 def test_the_views_of_the_released_code_are_reproduced(oracle):

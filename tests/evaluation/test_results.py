@@ -1,9 +1,9 @@
 """Files of results and predictions: a written file is read back equal, and is never incomplete."""
 
-import builtins
 import csv
 import json
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -99,14 +99,7 @@ def test_predictions_are_a_parquet_table_with_one_row_per_video(tmp_path: Path) 
 def test_without_pyarrow_predictions_become_a_csv(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    real_import = builtins.__import__
-
-    def no_pyarrow(name: str, *arguments: Any, **options: Any) -> Any:
-        if name.startswith("pyarrow"):
-            raise ImportError(name)
-        return real_import(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", no_pyarrow)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with caplog.at_level(logging.WARNING):
         path = write_predictions(tmp_path / "p.parquet", ["a, b.mp4", "c.mp4"], torch.tensor([1, 0]), SCORES)
     assert path == tmp_path / "p.csv"

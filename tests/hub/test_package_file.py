@@ -19,7 +19,7 @@ from svt_zoo.models import Backbone
 
 ROOT = Path(__file__).resolve().parents[2]
 ROW = get_weights("svt_tiny_motion")
-GOLDEN = [-0.11622, -0.578831, -1.976867, 0.558124, 0.928714, -0.923778, 0.886994, 0.675854]
+GOLDEN = [-1.458204, -0.033276, -1.157212, -0.813069, -0.235178, -0.512775, 1.90375, -0.407135]
 
 
 def generated(per_class: int, seed: int) -> tuple[list[Tensor], Tensor]:
@@ -63,7 +63,7 @@ def test_its_features_find_the_motion_and_random_ones_do_not() -> None:
 
     torch.manual_seed(0)
     trained, untrained = top1(svt_zoo.load_model(ROW)), top1(svt_zoo.svt_tiny_motion(pretrained=False))
-    assert trained > max(0.6, untrained + 0.1)  # chance is 0.25; measured are 0.68 and 0.37 to 0.42
+    assert trained > max(0.9, untrained + 0.4)  # chance is 0.25; measured are 0.98 and 0.38 to 0.43
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,8 @@ extract_features(model, videos, output + ".local.parquet", device="cpu", batch_s
 tables = [pyarrow.parquet.read_table(path.removeprefix("file://")) for path in (output, output + ".local.parquet")]
 assert tables[0].equals(tables[1])  # every row once, in the order of the list, with the same bits
 print(alive, "node alive,", tables[0].num_rows, "rows,", tables[0]["error"].null_count, "without an error", flush=True)
-os._exit(0)  # Ray's own exit has status 1 after the loss of a node
+ray.shutdown()  # Ray's exit handler would end the program with status 1 after the loss of a node
+cluster.shutdown()
 """
 
 

@@ -1,5 +1,8 @@
 import copy
+import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,18 +12,15 @@ from torch import nn
 from svt_zoo.models import create_model
 from svt_zoo.models.int8 import (
     Int8Linear,
-    has_exact_products,
     int8_layers,
     int8_state,
+    largest_row,
     quantize_weight,
     to_float,
     to_int8,
 )
 
-pytestmark = pytest.mark.skipif(
-    not has_exact_products(), reason="the processor has no exact int8 products, and int8 is refused"
-)
-
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="int8 needs a torch with oneDNN")
 
 CLIP = torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -34,7 +34,7 @@ def test_a_layer_is_the_formula_with_rounded_weights_and_rounded_rows(bias: bool
     assert scale.shape == (40,)
     assert weight.abs().amax(dim=1).eq(127).all()
     least = x.amin(dim=-1, keepdim=True)
-    step = ((x.amax(dim=-1, keepdim=True) - least) / 255).clamp_min(1e-12)
+    step = ((x.amax(dim=-1, keepdim=True) - least) / largest_row()).clamp_min(1e-12)
     rows = torch.floor((x - least) / step + 0.5) * step + least
     expected = nn.functional.linear(rows, weight * scale[:, None], linear.bias)
     with torch.inference_mode():
@@ -51,6 +51,53 @@ def test_a_row_does_not_depend_on_large_values_of_other_rows() -> None:
     with torch.inference_mode():
         alone, beside = layer(x[:1]), layer(torch.stack((x[0], 1e4 * x[1])))[:1]
     torch.testing.assert_close(alone, beside)
+
+
+def test_the_class_token_has_only_the_error_of_the_weights() -> None:
+    torch.manual_seed(0)
+    linear, x = nn.Linear(64, 40), torch.randn(3, 5, 64)
+    weight, scale = quantize_weight(linear.weight)
+    expected = nn.functional.linear(x, weight * scale[:, None], linear.bias)
+    with torch.inference_mode():
+        out = Int8Linear(linear, class_token=True)(x)
+        torch.testing.assert_close(out[:, 1:], Int8Linear(linear)(x)[:, 1:])
+        flat = Int8Linear(linear, class_token=True)(x[:, 0])  # rows without a sequence are all treated alike
+    errors = (out - expected).square().mean(dim=(0, 2)).sqrt()  # (5,)
+    assert errors[0] < 0.02 * errors[1:].min()
+    torch.testing.assert_close(flat, Int8Linear(linear)(x[:, 0]))
+
+
+def test_only_layers_along_time_have_no_class_token() -> None:
+    for name, without in (("svt_vitt", 3), ("motionformer_vitt", 1), ("xvit_vitt", 0)):
+        layers = [module for module in to_int8(small(name)).modules() if isinstance(module, Int8Linear)]
+        depth = len(small(name).blocks)
+        assert sum(not layer.class_token for layer in layers) == without * depth
+
+
+def test_without_vnni_no_product_overflows() -> None:
+    program = """
+import torch
+from svt_zoo.models.int8 import Int8Linear, largest_row
+for sign in (1, -1):
+    linear = torch.nn.Linear(64, 8)
+    linear.weight.data.fill_(sign)
+    with torch.inference_mode():
+        x = torch.ones(4, 64)
+        x[:, 0] = 0  # the least value of a row; all others are the largest
+        torch.testing.assert_close(Int8Linear(linear)(x), linear(x), rtol=1e-4, atol=1e-3)
+print(largest_row())
+"""
+    switches = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+    command = [sys.executable, "-c", program]
+    out = subprocess.run(command, env={**os.environ, **switches}, capture_output=True, text=True, check=True).stdout
+    assert int(out) in ((129,) if sys.platform == "linux" and os.uname().machine == "x86_64" else (129, 255))
+
+
+def test_a_torch_without_the_kernel_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    largest_row.cache_clear()
+    with pytest.raises(ValueError, match="needs oneDNN with exact int8 products"):
+        to_int8(small("svt_vitt"))
 
 
 @pytest.mark.parametrize("name", ["svt_vitt", "timesformer_vitt", "motionformer_vitt", "xvit_vitt"])

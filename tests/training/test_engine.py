@@ -15,7 +15,7 @@ from svt_zoo.batch import Batch
 from svt_zoo.config import DataConfig, OptimConfig, Recipe, RunConfig, ViewsConfig, load_recipe
 from svt_zoo.data.augment import Augment
 from svt_zoo.data.datasets import training_dataset
-from svt_zoo.data.loader import VideoLoader, build_loader
+from svt_zoo.data.loader import VideoLoader
 from svt_zoo.hub.loading import load_model
 from svt_zoo.methods import Method
 from svt_zoo.models import Backbone, Features
@@ -76,9 +76,7 @@ class Recorder(Method):
 
 def loader_of(videos: Path, batch_size: int, output: Path) -> VideoLoader:
     views = ViewsConfig(global_frames=(2, 2), local_frames=(), global_size=16)
-    return build_loader(
-        training_dataset(DataConfig(train=str(videos)), views), batch_size=batch_size, output_dir=output
-    )
+    return VideoLoader(training_dataset(DataConfig(train=str(videos)), views), batch_size=batch_size, output_dir=output)
 
 
 def trainer(videos: Path, output: Path, method: Method, *, batch_size: int = 4, **options: Any) -> Trainer:

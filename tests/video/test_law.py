@@ -27,6 +27,7 @@ STREAMS: dict[str, dict[str, str]] = {
     "h264, order as decoded": {"profile": "baseline", "g": "8"},
     "hevc": {"codec": "libx265", "x265-params": "log-level=none:keyint=10:open-gop=1:bframes=3"},
     "mpeg4": {"codec": "mpeg4", "bf": "2", "g": "8"},
+    "mpeg4, no B-frames": {"codec": "mpeg4", "bf": "0", "g": "8"},
     "mpeg2": {"codec": "mpeg2video", "bf": "2", "g": "8"},
     "vp8": {"codec": "libvpx", "auto-alt-ref": "1", "lag-in-frames": "8", "g": "8", "b": "200k"},
     "vp9": {"codec": "libvpx-vp9", "deadline": "realtime", "cpu-used": "8", "g": "8"},

@@ -44,13 +44,26 @@ def test_unreadable_headers_give_no_order() -> None:
     assert reader.read(annex_b(SPS, IDR)).order is None
 
 
+def test_an_mpeg4_key_frame_is_a_restart_point_if_all_headers_are_repeated_before_it() -> None:
+    layer, changed = b"\0\0\1\x20abc", b"\0\0\1\x20abd"
+    intra, predicted = b"\0\0\1\xb6\0" + bytes(30), b"\0\0\1\xb6\x40" + bytes(30)
+    group = b"\0\0\1\xb3xyz"
+
+    def restarts(*packets: bytes) -> list[bool]:
+        reader = PictureReader("mpeg4")
+        return [reader.read(packet).restart for packet in packets]
+
+    assert restarts(layer + intra, predicted, layer + group + intra) == [True, False, True]
+    assert restarts(layer + intra, predicted, intra, layer + intra) == [True, False, False, True]
+    assert restarts(layer + intra, changed + intra, layer + intra) == [True, False, False]
+
+
 def test_restart_points_are_idr_pictures_and_motion_jpeg(tmp_path: Path) -> None:
     closed = pictures(make("h264, short groups", tmp_path))
     assert [i for i, (_, picture) in enumerate(closed) if picture.restart] == [0, 12, 24, 36, 48]
     opened = pictures(make("hevc, open groups", tmp_path))
     assert [i for i, (_, picture) in enumerate(opened) if picture.restart] == [0]
     assert PictureReader("mjpeg").read(b"").restart
-    assert not PictureReader("mpeg4").read(b"\0\0\1\xb6\0" + bytes(30)).restart
 
 
 def annex_b(*headers: bytes) -> bytes:

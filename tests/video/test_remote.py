@@ -16,7 +16,8 @@ from video_files import make, moving_square, numbered, numbers
 from benchmarks.range_server import RangeServer
 from svt_zoo.data.datasets import open_row
 from svt_zoo.data.lists import Row
-from svt_zoo.data.sampling import sample_rng, svt_views
+from svt_zoo.data.sampling import sample_rng
+from svt_zoo.data.views import ViewsConfig
 from svt_zoo.files import fetched_path
 from svt_zoo.video import Limits, VideoReadError, open_video, ranges
 from svt_zoo.video.decode import decode_frames
@@ -30,7 +31,7 @@ CLIPS = [
     "tc_av1_video.mkv",
     "ssv2_task93_0.webm",  # VP9
     "moviepy_fire2_rot180_vfr.mp4",  # turned
-    "ucf101_v_Punch_g03_c01.avi",  # frames are counted, and the decoder reads past the end of a packet
+    "ucf101_v_Punch_g03_c01.avi",  # the decoder reads past the end of a packet
 ]
 WITH_SOUND = ("decord_flipping_a_pancake.mkv", "ssv2_task93_0.webm")
 
@@ -59,7 +60,7 @@ def put(bucket: str, path: Path, *, index: bool = True) -> str:
 
 
 def ten_views(num_frames: int, seed: int = 0) -> list[int]:
-    return sorted({i for view in svt_views(num_frames, sample_rng(seed, 0, 0)) for i in view})
+    return sorted({i for view in ViewsConfig().sample(num_frames, 30.0, sample_rng(seed, 0, 0)) for i in view})
 
 
 @pytest.mark.parametrize("name", CLIPS)
