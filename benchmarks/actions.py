@@ -37,7 +37,7 @@ from svt_zoo.data.flow import farneback_flow
 from svt_zoo.data.lists import read_list
 from svt_zoo.data.prepare import prepare_videos
 from svt_zoo.evaluation.metrics import wilson_interval
-from svt_zoo.evaluation.results import provenance, read_result
+from svt_zoo.evaluation.results import provenance, read_results
 from svt_zoo.evaluation.run import evaluate
 from svt_zoo.evaluation.tokens import Thumbnail
 from svt_zoo.models import Features, register_model
@@ -114,7 +114,7 @@ class Bench(NamedTuple):
             if (finetune(recipe) if kind == "finetune" else evaluate(recipe)) is None:
                 raise Stopped
         (path,) = (folder / "results").glob("*.json")
-        result = read_result(path)
+        [result] = read_results(path)
         return result.metrics["top1"], result.n
 
 

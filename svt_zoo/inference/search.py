@@ -31,7 +31,7 @@ from ..models import ZooModel, backbone_of
 from ..video import Limits, VideoReadError
 from ..video.frames import is_image
 from .feature_table import FeatureRow, FeatureTable
-from .search_index import open_index, rerank
+from .search_index import exact, open_index, rerank
 
 
 class Neighbor(NamedTuple):
@@ -140,7 +140,9 @@ def search(
         found = open_index(table).candidates(query[None], top + len(without))[0]
         scores, numbers = rerank(table, query, np.setdiff1d(found, without), top)
     else:
-        scores, numbers = _compare_all(table, query, top, without)
+        scores, numbers = (part[0] for part in exact(table, query[None], top + len(without)))
+        keep = ~torch.isin(numbers, torch.tensor(list(without), dtype=torch.int64))
+        scores, numbers = scores[keep][:top], numbers[keep][:top]
     rows = table.rows(numbers.tolist())
     return [Neighbor(score, row) for score, row in zip(scores.tolist(), rows, strict=True)]
 
@@ -158,17 +160,6 @@ def overlapping(
         if os.path.realpath(table.locate(row.video)) == wanted
         and (row.start_sec is None or row.end_sec is None or (row.start_sec < high and row.end_sec > low))
     ]
-
-
-def _compare_all(table: FeatureTable, query: Tensor, top: int, without: Sequence[int]) -> tuple[Tensor, Tensor]:
-    scores, numbers = [torch.empty(0)], [torch.empty(0, dtype=torch.int64)]
-    for batch in table.batches():
-        scores.append(batch.features @ query / batch.features.norm(dim=1).clamp(min=1e-12))
-        numbers.append(batch.numbers)
-    score, number = torch.cat(scores), torch.cat(numbers)
-    keep = ~torch.isin(number, torch.tensor(list(without), dtype=torch.int64))
-    score, best = score[keep].topk(min(top, int(keep.sum())))
-    return score, number[keep][best]
 
 
 class _Image:

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from ..data.pool import fingerprint
 from ..files import atomic, remove
@@ -144,26 +143,28 @@ def _tune(table: FeatureTable, index: Any) -> dict[str, Any]:
     """Sets twice the lowest number of cells per query, a power of 2, that finds 99 % of the exact neighbors."""
     rows = _held_out(table.vectors.numbers)
     queries = table.vectors[rows]
-    exact = [set(found) - {row} for found, row in zip(_exact(table, queries), rows.tolist(), strict=True)]
+    nearest = exact(table, queries, _NEAREST + 1)[1].tolist()  # of which one is the query's own row
+    others = [set(found) - {row} for found, row in zip(nearest, rows.tolist(), strict=True)]
     trial, nprobe, recall = SearchIndex(Path(), {}, index), 1, 0.0
     while True:
         index.nprobe = nprobe = min(nprobe, index.nlist)
         shared = 0
-        for query, row, found, true in zip(queries, rows, trial.candidates(queries, _NEAREST), exact, strict=True):
+        for query, row, found, true in zip(queries, rows, trial.candidates(queries, _NEAREST), others, strict=True):
             shared += len(true & set(rerank(table, query, found[found != row], _NEAREST)[1].tolist()))
-        recall = shared / sum(map(len, exact))
+        recall = shared / sum(map(len, others))
         if recall >= _RECALL or nprobe == index.nlist:
             index.nprobe = min(2 * nprobe, index.nlist)  # queries are less similar to the rows than rows are
             return {"nprobe": index.nprobe, "recall": recall}
         nprobe *= 2
 
 
-def _exact(table: FeatureTable, queries: Tensor) -> list[list[int]]:
-    """Row numbers of the 11 nearest rows of each query, of which one is the query's own."""
+def exact(table: FeatureTable, queries: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    """Cosine similarities and row numbers (Q, m) of the `top` nearest rows of normalized queries (Q, D), best first."""
     scores, numbers = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
     for batch in table.batches(8192):
-        scores = torch.cat((scores, queries @ normalize(batch.features).T), dim=1)
+        found = queries @ batch.features.T / batch.features.norm(dim=1).clamp(min=1e-12)
+        scores = torch.cat((scores, found), dim=1)
         numbers = torch.cat((numbers, batch.numbers.expand(len(queries), -1)), dim=1)
-        scores, best = scores.topk(min(_NEAREST + 1, scores.shape[1]), dim=1)
+        scores, best = scores.topk(min(top, scores.shape[1]), dim=1)
         numbers = numbers.gather(1, best)
-    return numbers.tolist()
+    return scores, numbers
