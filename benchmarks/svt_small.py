@@ -39,16 +39,18 @@ from svt_zoo.data.views import EvalViews, ViewsConfig, train_views
 from svt_zoo.evaluation.knn import knn_scores, standardized
 from svt_zoo.methods import SVT, Classify, ClassifyConfig, SVTConfig
 from svt_zoo.models import Backbone, create_model
-from svt_zoo.schedules import warmup_cosine
-from svt_zoo.training.optim import OptimConfig, build_optimizer, clip_gradients, set_hyperparameters
+from svt_zoo.training.optim import OptimConfig, build_optimizer
 from svt_zoo.video import open_video
 
 sys.path.insert(0, str(Path(__file__).parent))
-from temporal import MEAN, STD, InMemory, flow_histogram, interval, ridge
+from temporal import MEAN, STD, InMemory, classes_of, flow_histogram, interval, ridge, train_step
 
 FRAMES, SIZE, SHORT_SIDE = 8, 48, 72  # of a clip; SHORT_SIDE of the videos in memory, which keep up to 64 frames
 HEAD = {"out_dim": 256, "hidden_dim": 256, "bottleneck_dim": 64, "use_bn_in_head": True, "freeze_last_layer": 0.05}
 TEACHER = {"teacher_temp": 0.02, "warmup_teacher_temp": 0.02, "momentum": 0.96}
+TESTED = EvalTransform(
+    num_frames=FRAMES, sampling_rate=None, crop_size=SIZE, resize_size=SIZE * 9 // 8, mean=MEAN, std=STD
+)
 NETWORKS = {"random": None, "svt": 0.0, "svt + contrast": 1.0}  # name: svt.contrast
 
 
@@ -126,10 +128,7 @@ def finetuned(
     network: Backbone, videos: Videos, clips: Tensor, seed: int, args: argparse.Namespace
 ) -> dict[str, float]:
     """Top-1 in percent by "set, protocol, fine-tuned" of copies of a network that are trained on each fold."""
-    transform = EvalTransform(
-        num_frames=FRAMES, sampling_rate=None, crop_size=SIZE, resize_size=SIZE * 9 // 8, mean=MEAN, std=STD
-    )
-    views = FinetuneViews(transform, FinetuneViewsConfig(short_side=(SIZE, SIZE * 4 // 3), hflip=0.0))
+    views = FinetuneViews(TESTED, FinetuneViewsConfig(short_side=(SIZE, SIZE * 4 // 3), hflip=0.0))
     top1 = {}
     for name in dict.fromkeys(videos.sets):
         for protocol in args.protocols:
@@ -139,21 +138,15 @@ def finetuned(
                 rng, dataset = np.random.default_rng(seed), videos.dataset(train, views, train=True)
                 labels = videos.labels[train]
                 tuned = copy.deepcopy(network).requires_grad_(True)  # a teacher has no gradients
-                method = Classify(tuned, int(videos.labels.max()) + 1, ClassifyConfig()).train()
+                method = Classify(tuned, int(videos.labels.max()) + 1, ClassifyConfig()).to(args.device).train()
                 optimizer = build_optimizer(method, OptimConfig())
                 for step in range(args.finetune):
                     index = rng.choice(len(dataset), min(16, len(dataset)), replace=False)
                     clip = torch.stack([dataset[step, int(i)]["video"] for i in index]).permute(0, 4, 1, 2, 3)
                     batch = Batch(views=[clip.float() / 127.5 - 1], labels=labels[index], video_index=index, targets={})
-                    rate = warmup_cosine(5e-4, 1e-6, step=step, total_steps=args.finetune, warmup_steps=20)
-                    set_hyperparameters(optimizer, lr=rate, weight_decay=0.05)
-                    torch.stack(list(method(batch, step / args.finetune).values())).sum().backward()
-                    clip_gradients(method.parameters(), 1.0)
-                    optimizer.step()
-                    optimizer.zero_grad()
-                method.eval()
-                with torch.inference_mode():
-                    right.append(method.classifier(clips[test]).argmax(dim=1) == videos.labels[test])
+                    batch = batch.to(args.device)
+                    train_step(method, optimizer, batch, step, args.finetune, lr=5e-4, warmup=args.finetune // 10)
+                right.append(classes_of(method, clips[test], args.device) == videos.labels[test])
             top1[f"{name}, {protocol}, fine-tuned"] = round(100 * torch.cat(right).float().mean().item(), 1)
     return top1
 
@@ -188,24 +181,15 @@ def pretrain(videos: Videos, contrast: float | None, seed: int, args: argparse.N
     for step in range(args.steps):
         batch = collate([dataset[step, int(i)] for i in rng.choice(len(dataset), args.batch, replace=False)])
         batch.views[:] = [augment(v, p).to(args.device) for v, p in zip(batch.views, batch.params, strict=True)]
-        rate = warmup_cosine(args.lr, 1e-6, step=step, total_steps=args.steps, warmup_steps=args.steps // 10)
-        set_hyperparameters(optimizer, lr=rate, weight_decay=0.04)
-        torch.stack(list(svt(batch, step / args.steps).values())).sum().backward()
-        svt.before_step(step / args.steps)
-        clip_gradients(svt.parameters(), 3.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        svt.after_step(step / args.steps)
+        options = {"lr": args.lr, "warmup": args.steps // 10, "weight_decay": 0.04, "clip": 3.0}
+        train_step(svt, optimizer, batch, step, args.steps, **options)
         ranks.append(round(float(svt.metrics()["feature_rank"]), 1))
     return svt.backbone, ranks[:: max(1, args.steps // 8)]
 
 
 def tested_clips(videos: Videos) -> Tensor:
     """One clip (N, 3, T, H, W) of every video."""
-    transform = EvalTransform(
-        num_frames=FRAMES, sampling_rate=None, crop_size=SIZE, resize_size=SIZE * 9 // 8, mean=MEAN, std=STD
-    )
-    dataset = videos.dataset(torch.arange(len(videos.labels)), EvalViews(transform), train=False)
+    dataset = videos.dataset(torch.arange(len(videos.labels)), EvalViews(TESTED), train=False)
     return torch.stack([dataset[i]["video"] for i in range(len(videos.labels))])
 
 

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
 from svt_zoo.batch import Batch
 from svt_zoo.data.clips import FinetuneViews, FinetuneViewsConfig
@@ -39,7 +40,7 @@ from svt_zoo.data.flow import FlowLabels, farneback_flow
 from svt_zoo.data.lists import Row, VideoList, read_list
 from svt_zoo.data.transforms import EvalTransform, short_side_size
 from svt_zoo.data.views import EvalViews
-from svt_zoo.methods import Classify, ClassifyConfig, Temporal, TemporalConfig
+from svt_zoo.methods import Classify, ClassifyConfig, Method, Temporal, TemporalConfig
 from svt_zoo.methods.temporal import draw_permutations, shuffle_steps
 from svt_zoo.models import Backbone, create_model
 from svt_zoo.schedules import warmup_cosine
@@ -264,6 +265,30 @@ def percent(right: Tensor) -> float:
     return 100 * right.float().mean().item()
 
 
+def train_step(
+    method: Method,
+    optimizer: Optimizer,
+    batch: Batch,
+    step: int,
+    steps: int,
+    *,
+    lr: float,
+    warmup: int,
+    lr_end: float = 1e-6,
+    weight_decay: float = 0.05,
+    clip: float = 1.0,
+) -> None:
+    """One step of `steps` with a cosine schedule of the learning rate and gradients of length `clip` at most."""
+    rate = warmup_cosine(lr, lr_end, step=step, total_steps=steps, warmup_steps=warmup)
+    set_hyperparameters(optimizer, lr=rate, weight_decay=weight_decay)
+    torch.stack(list(method(batch, step / steps).values())).sum().backward()
+    method.before_step(step / steps)
+    clip_gradients(method.parameters(), clip)
+    optimizer.step()
+    optimizer.zero_grad()
+    method.after_step(step / steps)
+
+
 def run(
     clips: Clips, settings: Settings, name: str, seed: int, fold: tuple[Tensor, Tensor], every: int, device: str
 ) -> dict[str, Any]:
@@ -286,14 +311,7 @@ def run(
         clip = shown(clip, variant.get("input")).to(device)
         targets = {"flow": flow[index, view].to(device)}
         batch = Batch(views=[clip], labels=clips.labels[index].to(device), video_index=index, targets=targets)
-        rate = warmup_cosine(
-            settings.lr, 1e-6, step=step, total_steps=settings.steps, warmup_steps=settings.steps // 20
-        )
-        set_hyperparameters(optimizer, lr=rate, weight_decay=0.05)
-        torch.stack(list(method(batch, step / settings.steps).values())).sum().backward()
-        clip_gradients(method.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        train_step(method, optimizer, batch, step, settings.steps, lr=settings.lr, warmup=settings.steps // 20)
         if (step + 1) % every == 0:
             curve.append((step + 1, round(percent(classes_of(method, tested, device) == labels), 1)))
     reached = [step for step, value in curve if value >= 90]

@@ -35,11 +35,10 @@ from svt_zoo.data.views import EvalViews, ViewsConfig, train_views
 from svt_zoo.evaluation.knn import knn_scores, standardized
 from svt_zoo.methods import SVT, SVTConfig
 from svt_zoo.models import Backbone, create_model
-from svt_zoo.schedules import warmup_cosine
-from svt_zoo.training.optim import OptimConfig, build_optimizer, clip_gradients, set_hyperparameters
+from svt_zoo.training.optim import OptimConfig, build_optimizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-from temporal import InMemory, interval, paired
+from temporal import InMemory, interval, paired, train_step
 
 SIZE, LENGTH, FRAMES = 24, 32, 8  # pixels and frames of a video, frames of a clip
 MEAN = STD = (0.5, 0.5, 0.5)
@@ -181,17 +180,8 @@ def pretrain(videos: Videos, settings: Settings, views: ViewsConfig, config: SVT
         chosen = rng.choice(len(dataset), settings.batch, replace=False)
         batch = collate([dataset[step, int(i)] for i in chosen])
         batch.views[:] = [augment(view, drawn) for view, drawn in zip(batch.views, batch.params, strict=True)]
-        rate = warmup_cosine(
-            settings.lr, 1e-5, step=step, total_steps=settings.steps, warmup_steps=settings.steps // 20
-        )
-        set_hyperparameters(optimizer, lr=rate, weight_decay=0.04)
-        progress = step / settings.steps
-        torch.stack(list(svt(batch, progress).values())).sum().backward()
-        svt.before_step(progress)
-        clip_gradients(svt.parameters(), 3.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        svt.after_step(progress)
+        options = {"lr": settings.lr, "lr_end": 1e-5, "weight_decay": 0.04, "clip": 3.0}
+        train_step(svt, optimizer, batch, step, settings.steps, warmup=settings.steps // 20, **options)
     return svt.backbone.eval()
 
 
