@@ -5,9 +5,9 @@
 Each video shows a textured disc that moves over a picture. Its class is one of 4 textures times one of 5 motions.
 Speed, size, occlusion and the change of the background between frames are factors that `--set` changes. SVT is trained
 without labels on 400 videos; 200 others get the class of their nearest neighbors. All arms of a claim have the same
-network, videos and steps; only the named option differs. An arm is compared with the paper's choice by McNemar's exact
-test, clip by clip. If the paper's choice is not better than random weights, nothing can be compared, and the table
-states this.
+network, videos and steps, and the contrastive term (ours); only the named option differs. An arm is compared with the
+paper's choice by McNemar's exact test, clip by clip. If the paper's choice is not better than random weights, nothing
+can be compared, and the table states this.
 
 Every finished run is a line of the file --rows; the same command continues.
 """

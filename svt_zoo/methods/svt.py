@@ -117,7 +117,7 @@ class SVT(Method):
 
     @property
     def backbone(self) -> Backbone:  # type: ignore[override]  # an alias; a submodule would duplicate state-dict keys
-        """The teacher's backbone, which DINO and SVT evaluate."""
+        """The teacher's backbone, which DINO and SVT evaluate; to train it further, set `requires_grad_(True)`."""
         return self.teacher.backbone
 
     def train(self, mode: bool = True) -> "SVT":
