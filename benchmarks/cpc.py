@@ -160,7 +160,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", help="table of clips with labels")
     parser.add_argument("--sets", nargs="+", default=["ucf101", "tennis"], help="sets of the table")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="results of others stay in the file")
     parser.add_argument("--epochs", type=int, default=8, help="epochs of pre-training")
     parser.add_argument("--width", type=int, default=64, help="features of the network; ResNet-18 has 256 here")
     parser.add_argument("--scratch", type=Path, default=Path("runs/benchmark_cpc"))
@@ -173,19 +173,23 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING)
     lists = prepare(args.list, args.sets, args.scratch)
     kind = "cuda" if torch.cuda.is_available() else "cpu"
+    args.output.mkdir(parents=True, exist_ok=True)
+    file = args.output / f"cpc_{kind}.json"
+    earlier = json.loads(file.read_text()) if file.exists() else {}
     report: dict[str, Any] = {
         "machine": f"{platform.machine()}, one thread" if kind == "cpu" else torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "epochs": args.epochs,
         "width": args.width,
         "clips": {name: len(read_list(str(path))) for name, path in lists.items()},
-        "cases": [],
     }
-    args.output.mkdir(parents=True, exist_ok=True)
+    same = all(earlier.get(key) == report[key] for key in ("epochs", "width", "clips"))
+    report["cases"] = [case for case in earlier["cases"] if case["seed"] not in args.seeds] if same else []
     for one in args.sets:
         top1 = evaluated("random", 0, one, lists, args.scratch / "thumbnail" / one, thumbnail=True)
+        report["cases"] = [case for case in report["cases"] if (case["network"], case["set"]) != ("thumbnail", one)]
         report["cases"].append({"network": "thumbnail", "seed": 0, "set": one, "top1": top1})
-    for seed in range(args.seeds):
+    for seed in args.seeds:
         for name in ("random", *PRETRAINED):
             init = pretrained(name, seed, lists, args.sets, args.epochs, args.scratch)
             for one in args.sets:
@@ -193,7 +197,7 @@ def main(argv: list[str] | None = None) -> int:
                 top1 = evaluated(init, seed, one, lists, folder)
                 report["cases"].append({"network": name, "seed": seed, "set": one, "top1": top1})
                 report["top1"] = summary(report["cases"])
-                (args.output / f"cpc_{kind}.json").write_text(json.dumps(report, indent=1) + "\n")
+                file.write_text(json.dumps(report, indent=1) + "\n")
                 print(name, seed, one, top1, flush=True)
     return 0
 
