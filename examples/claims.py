@@ -3,7 +3,8 @@
     python examples/claims.py --claim correspondences --output runs/claims.json
 
 Each video shows a textured disc that moves over a picture. Its class is one of 4 textures times one of 5 motions.
-Speed, size, occlusion and the change of the background between frames are factors that `--set` changes. SVT is trained
+Speed, size, occlusion and the change of the background between frames are factors that `--set` changes. `--textures`
+takes four real videos from a folder: a disc then shows a random part of a frame. SVT is trained
 without labels on 400 videos; 200 others get the class of their nearest neighbors. All arms of a claim have the same
 network, videos and steps, and the contrastive term (ours); only the named option differs. An arm is compared with the
 paper's choice by McNemar's exact test, clip by clip. If the paper's choice is not better than random weights, nothing
@@ -28,7 +29,7 @@ from torch.nn import functional as F
 
 from svt_zoo.data.augment import Augment
 from svt_zoo.data.datasets import VideoDataset
-from svt_zoo.data.lists import Row, VideoList
+from svt_zoo.data.lists import Row, VideoList, read_list
 from svt_zoo.data.loader import collate
 from svt_zoo.data.transforms import EvalTransform
 from svt_zoo.data.views import EvalViews, ViewsConfig, train_views
@@ -36,6 +37,7 @@ from svt_zoo.evaluation.knn import knn_scores, standardized
 from svt_zoo.methods import SVT, SVTConfig
 from svt_zoo.models import Backbone, create_model
 from svt_zoo.training.optim import OptimConfig, build_optimizer
+from svt_zoo.video import open_video
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from temporal import InMemory, interval, paired, train_step
@@ -55,6 +57,7 @@ class Factors:
         occlusion: probability that a bar of a third of the frame covers the disc's way.
         flicker: part of the background that changes with each frame; the rest stays, and tells videos apart.
         tint: part of the disc's color that is its own in each video.
+        textures: name of the folder of real videos that the textures are from; empty: drawn.
     """
 
     speed: float = 0.3
@@ -62,6 +65,7 @@ class Factors:
     occlusion: float = 0.2
     flicker: float = 1.0
     tint: float = 0.0
+    textures: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,27 @@ def texture(kind: int, right: Tensor, down: Tensor) -> Tensor:
     return (torch.full_like(rows, 0.9), rows, columns, (rows + columns) % 2)[kind]
 
 
+def real_textures(folder: Path) -> Tensor:
+    """The middle frames of four videos spread over the folder, 32 pixels, in [0, 1]: (4, 3, 32, 32)."""
+    rows = read_list(str(folder)).rows
+    if len(rows) < TEXTURES:
+        raise SystemExit(f"--textures {folder}: needs {TEXTURES} videos, has {len(rows)}")
+    pictures = []
+    for number in range(TEXTURES):
+        with open_video(rows[number * len(rows) // TEXTURES].path) as video:
+            picture = video.frames_at([video.num_frames // 2]).permute(0, 3, 1, 2).float() / 255
+        pictures.append(F.interpolate(picture, (32, 32), mode="bilinear", antialias=True))
+    return torch.cat(pictures)
+
+
+def part_of(picture: Tensor, right: Tensor, down: Tensor, rng: np.random.Generator) -> Tensor:
+    """Colors (T, H, W, 3) of a picture (3, h, w), SIZE pixels a frame width, around a random place of it."""
+    corner = torch.from_numpy(rng.uniform(-0.6, 0.6, 2)).float()
+    grid = torch.stack([right, down], dim=-1) * (2 * SIZE / picture.shape[-1]) + corner
+    pictures = picture.expand(len(grid), *picture.shape)
+    return F.grid_sample(pictures, grid, padding_mode="reflection", align_corners=False).permute(0, 2, 3, 1)
+
+
 def places(motion: int, speed: float, rng: np.random.Generator) -> np.ndarray[Any, Any]:
     """Centers of the disc (LENGTH, 2), right and down in [0, 1); it reenters at the opposite edge."""
     times = np.arange(LENGTH)[:, None] / LENGTH * speed * rng.choice([-1, 1])
@@ -128,8 +153,10 @@ def smooth(rng: np.random.Generator, number: int, spread: float) -> Tensor:
     return F.interpolate(cells, (SIZE, SIZE), mode="bicubic").permute(0, 2, 3, 1)
 
 
-def make_video(kind: int, motion: int, factors: Factors, rng: np.random.Generator) -> Tensor:
-    """Frames uint8 (LENGTH, SIZE, SIZE, 3) of a disc with texture `kind`."""
+def make_video(
+    kind: int, motion: int, factors: Factors, rng: np.random.Generator, pictures: Tensor | None = None
+) -> Tensor:
+    """Frames uint8 (LENGTH, SIZE, SIZE, 3) of a disc with texture `kind`, drawn or one of `pictures`."""
     centers = torch.from_numpy(places(motion, 1 + factors.speed * rng.uniform(-1, 1), rng)).float()
     grid = (torch.arange(SIZE) + 0.5) / SIZE
     right = (grid - centers[:, :1] + 0.5) % 1.0 - 0.5  # (T, W): from the disc, across the edge if shorter
@@ -140,7 +167,10 @@ def make_video(kind: int, motion: int, factors: Factors, rng: np.random.Generato
     moving, still = smooth(rng, LENGTH, 0.15), smooth(rng, 1, 0.15)
     background = 0.3 + factors.flicker * moving + (1 - factors.flicker) * still
     color = 0.6 + 0.4 * factors.tint * torch.from_numpy(rng.uniform(-1, 1, 3)).float()
-    disc = color * (0.25 + 0.9 * texture(kind, right + 0.5, down + 0.5))[..., None]
+    if pictures is None:
+        disc = color * (0.25 + 0.9 * texture(kind, right + 0.5, down + 0.5))[..., None]
+    else:
+        disc = color / 0.6 * part_of(pictures[kind], right, down, rng)
     frames = background * (1 - inside) + disc * inside
     if rng.random() < factors.occlusion:
         start = int(rng.integers(0, SIZE - SIZE // 3))
@@ -151,10 +181,10 @@ def make_video(kind: int, motion: int, factors: Factors, rng: np.random.Generato
 class Videos:
     """Videos in memory, as many of each of the 20 classes."""
 
-    def __init__(self, per_class: int, seed: int, factors: Factors) -> None:
+    def __init__(self, per_class: int, seed: int, factors: Factors, pictures: Tensor | None = None) -> None:
         self.labels = torch.arange(TEXTURES * MOTIONS).repeat(per_class)
         self.frames = [
-            make_video(label // MOTIONS, label % MOTIONS, factors, np.random.default_rng([seed, i]))
+            make_video(label // MOTIONS, label % MOTIONS, factors, np.random.default_rng([seed, i]), pictures)
             for i, label in enumerate(self.labels.tolist())
         ]
 
@@ -286,6 +316,7 @@ def main() -> int:
     parser.add_argument("--claim", nargs="+", default=list(CLAIMS), choices=list(CLAIMS), help="by default all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rows", type=Path, default=Path("runs/claims.jsonl"), help="finished runs, one a line")
+    parser.add_argument("--textures", type=Path, help="folder of videos; by default textures are drawn")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes of factors and settings")
     parser.add_argument("--output", type=Path, help="JSON file for the tables; other claims are kept")
     args = parser.parse_args()
@@ -294,10 +325,15 @@ def main() -> int:
     if unknown := changes.keys() - known:
         parser.error(f"--set {', '.join(unknown)}: must be one of {', '.join(sorted(known))}")
     factors = replace(Factors(), **{key: value for key, value in changes.items() if key in asdict(Factors())})
+    pictures = real_textures(args.textures) if args.textures else None
+    factors = replace(factors, textures=args.textures.name) if args.textures else factors
     common = replace(Settings(), **{key: value for key, value in changes.items() if key in asdict(Settings())})
     args.rows.parent.mkdir(parents=True, exist_ok=True)
     result = json.loads(args.output.read_text()) if args.output and args.output.exists() else {}
-    data = {seed: (Videos(20, 2 * seed, factors), Videos(10, 2 * seed + 1, factors)) for seed in args.seeds}
+    data = {
+        seed: tuple(Videos(number, 2 * seed + k, factors, pictures) for k, number in enumerate((20, 10)))
+        for seed in args.seeds
+    }
     for claim in args.claim:
         arms = {"random weights": {"steps": 0}, "paper": {}, **CLAIMS[claim][1]}
         rows: dict[str, list[dict[str, Any]]] = {}

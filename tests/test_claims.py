@@ -8,6 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from video_files import encode, moving_square
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -57,6 +58,28 @@ def test_a_video_depends_only_on_its_seed_and_factors_change_it(claims: ModuleTy
     assert torch.equal(video(), video())
     for name, value in {"speed": 1.0, "scale": 1.0, "occlusion": 1.0, "flicker": 0.5, "tint": 1.0}.items():
         assert not torch.equal(video(), video(**{name: value}))
+
+
+def test_real_textures_are_parts_of_frames_that_move_with_the_disc(claims: ModuleType, tmp_path: Path) -> None:
+    for number in range(4):
+        encode(tmp_path / f"{number}.mp4", moving_square(5, 48, 64, seed=number))
+    pictures = claims.real_textures(tmp_path)
+    assert pictures.shape == (4, 3, 32, 32)
+    assert 0 <= pictures.min() < pictures.max() <= 1
+    factors = claims.Factors(occlusion=0.0, textures="videos")
+    drawn, real, other = (
+        claims.make_video(0, 0, factors, np.random.default_rng(3), found) for found in (None, pictures, 1 - pictures)
+    )
+    moved = (real != other).any(dim=-1)  # the disc, and nothing else
+    assert 0 < moved.float().mean() < 0.5
+    assert not torch.equal(drawn[moved], real[moved])
+    torch.testing.assert_close(drawn[~moved], real[~moved], atol=3, rtol=0)
+
+
+def test_too_few_videos_for_textures_are_refused(claims: ModuleType, tmp_path: Path) -> None:
+    encode(tmp_path / "one.mp4", moving_square(5, 48, 64))
+    with pytest.raises(SystemExit, match="needs 4 videos, has 1"):
+        claims.real_textures(tmp_path)
 
 
 def test_an_unknown_factor_is_refused(
