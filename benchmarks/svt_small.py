@@ -32,12 +32,13 @@ from svt_zoo.data.augment import Augment
 from svt_zoo.data.clips import FinetuneViews, FinetuneViewsConfig
 from svt_zoo.data.crops import crop_and_resize
 from svt_zoo.data.datasets import VideoDataset
+from svt_zoo.data.flow import FlowLabels
 from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.data.loader import collate
 from svt_zoo.data.transforms import EvalTransform, short_side_size
 from svt_zoo.data.views import EvalViews, ViewsConfig, train_views
 from svt_zoo.evaluation.knn import knn_scores, standardized
-from svt_zoo.methods import SVT, Classify, ClassifyConfig, SVTConfig
+from svt_zoo.methods import SVT, Classify, ClassifyConfig, SVTConfig, SVTTemporal, TemporalConfig
 from svt_zoo.models import Backbone, create_model
 from svt_zoo.training.optim import OptimConfig, build_optimizer
 from svt_zoo.video import open_video
@@ -51,7 +52,12 @@ TEACHER = {"teacher_temp": 0.02, "warmup_teacher_temp": 0.02, "momentum": 0.96}
 TESTED = EvalTransform(
     num_frames=FRAMES, sampling_rate=None, crop_size=SIZE, resize_size=SIZE * 9 // 8, mean=MEAN, std=STD
 )
-NETWORKS = {"random": None, "svt": 0.0, "svt + contrast": 1.0}  # name: svt.contrast
+NETWORKS = {  # name: svt.contrast, temporal.flow
+    "random": (None, 0.0),
+    "svt": (0.0, 0.0),
+    "svt + contrast": (1.0, 0.0),
+    "svt + contrast + flow": (1.0, 1.0),
+}
 
 
 @dataclass
@@ -151,7 +157,9 @@ def finetuned(
     return top1
 
 
-def pretrain(videos: Videos, contrast: float | None, seed: int, args: argparse.Namespace) -> tuple[Backbone, list[Any]]:
+def pretrain(
+    videos: Videos, contrast: float | None, flow: float, seed: int, args: argparse.Namespace
+) -> tuple[Backbone, list[Any]]:
     """A network after SVT, or a random one (contrast None); and the rank of its features during the training."""
     torch.manual_seed(seed)
     rng, ranks = np.random.default_rng(seed), []
@@ -170,19 +178,24 @@ def pretrain(videos: Videos, contrast: float | None, seed: int, args: argparse.N
     if contrast is None:
         return network, ranks
     views = ViewsConfig(
-        global_frames=(FRAMES // 2, FRAMES), local_frames=(), global_size=SIZE, hflip=0.0, blur_and_solarize=True
+        global_frames=(FRAMES, FRAMES // 2) if flow else (FRAMES // 2, FRAMES),  # the first view has flow labels
+        local_frames=(),
+        global_size=SIZE,
+        hflip=0.0,
+        blur_and_solarize=True,
     )
-    dataset = videos.dataset(torch.arange(len(videos.labels))[videos.is_train], train_views(views), train=True)
+    drawn = train_views(views, flow=FlowLabels(args.patch) if flow else None)
+    dataset = videos.dataset(torch.arange(len(videos.labels))[videos.is_train], drawn, train=True)
     augment = Augment(mean=MEAN, std=STD)
     config = SVTConfig(**HEAD, **TEACHER, correspondences=("global_to_global",), contrast=contrast)
-    svt = SVT(network, config, epochs=1).to(args.device)
-    svt.train()
-    optimizer = build_optimizer(svt, OptimConfig())
+    svt = SVT(network, config, epochs=1)
+    method = (SVTTemporal(svt, TemporalConfig(flow=flow)) if flow else svt).to(args.device).train()
+    optimizer = build_optimizer(method, OptimConfig())
     for step in range(args.steps):
         batch = collate([dataset[step, int(i)] for i in rng.choice(len(dataset), args.batch, replace=False)])
-        batch.views[:] = [augment(v, p).to(args.device) for v, p in zip(batch.views, batch.params, strict=True)]
+        batch.views[:] = [augment(v, p) for v, p in zip(batch.views, batch.params, strict=True)]
         options = {"lr": args.lr, "warmup": args.steps // 10, "weight_decay": 0.04, "clip": 3.0}
-        train_step(svt, optimizer, batch, step, args.steps, **options)
+        train_step(method, optimizer, batch.to(args.device), step, args.steps, **options)
         ranks.append(round(float(svt.metrics()["feature_rank"]), 1))
     return svt.backbone, ranks[:: max(1, args.steps // 8)]
 
@@ -241,7 +254,7 @@ def main() -> int:
         row = next((row for row in map(json.loads, lines) if key.items() <= row.items()), None)
         if row is None:
             started = time.process_time()
-            backbone, ranks = pretrain(videos, NETWORKS[network], seed, args)
+            backbone, ranks = pretrain(videos, *NETWORKS[network], seed, args)
             with torch.inference_mode():
                 features = torch.cat([backbone.eval()(part.to(args.device)).cls.cpu() for part in clips.split(64)])
             top1 = accuracies(features, videos)
