@@ -255,8 +255,8 @@ class Outcomes:
             videos = f"the first {self.count} videos fail, all" if self.count > 1 else "the first video fails"
             raise CommonFailure(
                 f"{videos} for this reason: {' '.join(self._reason.split())}. The first is {self._path}. Check that it "
-                "plays elsewhere and that the paths of the list are right; if both are, check the installed packages "
-                "(pip check). Then run the same command again"
+                "plays elsewhere and that the paths of the list are right (data.root=FOLDER or --root FOLDER). If both "
+                "are right, check the installed packages (pip check). Then run the same command again"
             )
 
 
