@@ -62,9 +62,12 @@ def embed(args: Namespace) -> int:
 def _files(paths: list[str]) -> list[str]:
     """The video files in `paths`: those named directly, and those inside folders."""
     from ..data.list_files import find_videos
+    from ..files import is_url
 
     files: list[str] = []
     for path in paths:
+        if is_url(path):
+            raise ValueError(f"{path}: this command reads local files; svt-zoo extract reads URLs")
         inside = [os.path.join(path, name) for name in find_videos(path)] if os.path.isdir(path) else [path]
         if not inside:
             raise ValueError(f"{path}: no video in this folder")

@@ -177,7 +177,8 @@ def _headline(path: Path) -> str:
 
 
 def add_options(parser: ArgumentParser) -> None:
-    parser.add_argument("about", choices=["pretrain", "finetune", "evaluate", "probe"], help="of which recipes")
+    choices, text = ("pretrain", "finetune", "evaluate", "probe"), "one of %(choices)s"
+    parser.add_argument("about", choices=choices, metavar="COMMAND", help=text)
     parser.add_argument("--method", choices=["svt", "cpc"], help="of pretrain; by default both")
     parser.add_argument("--kind", choices=["knn", "linear", "test"], help="of evaluate; by default all three")
 
