@@ -277,7 +277,7 @@ def load_any(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Pre
 def _choose(classes: dict[str, type[T]], key: str, value: object, path: str | os.PathLike[str]) -> type[T]:
     """The class for a recipe's `method` or `kind`."""
     if not isinstance(value, str) or value not in classes:
-        got = "nothing" if value is None else repr(value)
+        got = "nothing, as in recipes of svt-zoo pretrain" if value is None else repr(value)
         raise ConfigError(f"{path}: {key} must be one of {', '.join(classes)}, got {got}; state it in the recipe")
     return classes[value]
 

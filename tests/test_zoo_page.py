@@ -57,10 +57,10 @@ def test_every_row_of_the_table_is_on_the_page_with_license_and_sha256() -> None
 
 def test_published_numbers_without_weights_say_so_and_name_their_command() -> None:
     (line,) = lines(zoo_page([]), "`svt_vitb_k400`", "| UCF-101 | fine-tune")
-    assert "no weights published" in line
+    assert "trained weights not published" in line
     assert "| 93.7 |" in line
     assert "| not run |" in line
-    command = "python tools/finetune.py configs/finetune/ucf101.yaml init=svt"
+    command = "svt-zoo finetune finetune/ucf101 init=svt"
     assert f"| [`{command}`](configs/finetune/ucf101.yaml) |" in line
 
 
@@ -81,8 +81,9 @@ COMMANDS = [(row, number) for row in TABLE.values() for number in row.published 
 def test_the_command_of_a_published_number_parses_and_follows_its_protocol(row: Weights, number: Number) -> None:
     path, *overrides = number.recipe.split()
     recipe: Any = load_any(ROOT / path, overrides)
-    tool = {LinearRecipe: "eval_linear", FinetuneRecipe: "finetune", MultiviewRecipe: "evaluate"}[type(recipe)]
-    assert command_of(number).startswith(f"[`python tools/{tool}.py {path} ")
+    command = {LinearRecipe: "evaluate", FinetuneRecipe: "finetune", MultiviewRecipe: "evaluate"}[type(recipe)]
+    name = path.removeprefix("configs/").removesuffix(".yaml")
+    assert command_of(number).startswith(f"[`svt-zoo {command} {name} ")
     assert recipe.report.dataset == number.dataset
     if isinstance(recipe, MultiviewRecipe):
         assert recipe.init == row.name

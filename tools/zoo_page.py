@@ -24,19 +24,18 @@ _HEAD = """# Model zoo
 Written by `tools/zoo_page.py` from `svt_zoo/hub/table.py` and `results/*.json`; a test keeps this page current.
 
 - Published numbers are their authors', with the source; measured numbers are ours, with command and commit. "not run"
-  means that nobody measured it here, and an empty field that nobody stated it.
+  means that we have not measured it. An empty field means that nobody stated it.
 - GFLOPs are counted as in papers: a multiply-add is one operation, for one clip, with attention. Motionformer's
   trajectory attention is counted in the paper's form; the code here computes the same with fewer multiply-adds.
   Parameters are those of the backbone, without a classifier.
 - A command follows the published number's protocol as far as that is known, with our video reader. None has been run
-  on the full data. Add `run.output=FOLDER`, `report.folder=results` (for results on this page) and, if your videos lie
-  elsewhere, `data.train=LIST data.val=LIST data.root=FOLDER`. FILE is the pre-trained file, which you fetch by hand.
+  on the full data. Add `run.output=FOLDER`, and `report.folder=results` for results on this page. If your videos are
+  elsewhere, add `data.train=LIST data.val=LIST data.root=FOLDER`. FILE is the pre-trained file; fetch it by hand.
 - Licenses are those of the weights. The data sets have terms of their own, which are not restated here.
 - frames x rate: 8x32 are 8 frames spread evenly over 8 x 32 frames of a video of 30 frames per second; "segments"
-  spreads them over the entire video. Views are as the source states them.
+  spreads them over the entire video. Views (crops x clips of each video) are as the source states them.
 - A sha256 that is not known yet is recorded at the first download; every later one must equal it.
 """
-_TOOLS = {"linear": "eval_linear", "finetune": "finetune", "evaluate": "evaluate"}  # by the folder of a recipe
 
 
 def zoo_page(results: Iterable[Mapping[str, Any]]) -> str:
@@ -160,7 +159,7 @@ def _number_line(row: Weights, number: Number, measured: str, *, published: bool
     network = f"`{row.name}`"
     if protocol in ("linear", "fine-tune") and not row.num_classes:  # a network trained from this row's
         trained = [other.name for other in TABLE.values() if other.num_classes and number in other.published]
-        network += f", {protocol}: `{trained[0]}`" if trained else f", {protocol}: no weights published"
+        network += f", {protocol}: `{trained[0]}`" if trained else f", {protocol}: trained weights not published"
     views = re.search(r"(\d+)x(\d+)", number.protocol)
     gflops = f"{_row_cost(row)[0]:.1f} x {int(views[1]) * int(views[2])}" if views else ""
     values = [f"{number.value:g}", number.source] if published else ["", ""]
@@ -172,8 +171,10 @@ def command_of(number: Number) -> str:
     """The command that follows a number's protocol, as a link to its recipe."""
     if not number.recipe:
         return "no recipe of ours"
-    recipe = number.recipe.split()[0]
-    return f"[`python tools/{_TOOLS[recipe.split('/')[1]]}.py {number.recipe}`]({recipe})"
+    recipe, _, overrides = number.recipe.partition(" ")
+    name = recipe.removeprefix("configs/").removesuffix(".yaml")
+    command = "finetune" if name.startswith("finetune/") else "evaluate"
+    return f"[`svt-zoo {command} {name} {overrides}`]({recipe})"
 
 
 def _result_line(result: Mapping[str, Any]) -> list[str]:

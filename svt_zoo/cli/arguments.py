@@ -38,9 +38,8 @@ def add_device(parser: ArgumentParser, *, dtype: str = "auto") -> None:
     """`--device` and `--dtype`."""
     parser.add_argument("--device", help="such as cpu or cuda:0; by default the GPU if there is one")
     choices = ["auto", "float32", "bfloat16", "float16", "int8"]
-    parser.add_argument(
-        "--dtype", default=dtype, choices=choices, help="of the computation; int8 is for CPUs (%(default)s)"
-    )
+    text = "of the computation; auto is bfloat16 where that is faster, else float32; int8 is for CPUs (%(default)s)"
+    parser.add_argument("--dtype", default=dtype, choices=choices, help=text)
 
 
 def add_views(parser: ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from .arguments import add_list, add_recipe, add_workers, positive, print_failur
 def add_check(parser: ArgumentParser) -> None:
     add_list(parser, help="a list of videos in any format, a folder of videos, or one video")
     parser.add_argument("--report", help="file to write, .parquet or .csv (by default in runs/, named after the list)")
-    parser.add_argument("--again", action="store_true", help="decode also what an earlier run found sound")
+    parser.add_argument("--again", action="store_true", help="decode again what an earlier run found to be ok")
     add_workers(parser)
 
 

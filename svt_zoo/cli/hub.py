@@ -14,7 +14,6 @@ def models(args: Namespace) -> int:
     import torch
 
     from ..models import create_model, list_models
-    from ..options import text_table
 
     rows = [["name", "frames", "embed_dim", "parameters"]]
     for name in list_models(args.pattern):
@@ -22,7 +21,7 @@ def models(args: Namespace) -> int:
             network = create_model(name)
         count = sum(parameter.numel() for parameter in network.parameters())
         rows.append([name, str(network.num_frames), str(network.embed_dim), f"{count / 1e6:.1f} M"])
-    print(text_table(rows))
+    print(_found(rows, args.pattern))
     return 0
 
 
@@ -31,12 +30,15 @@ def add_weights(parser: ArgumentParser) -> None:
 
 
 def weights(args: Namespace) -> int:
-    """List the trained weights: clip, parameters, license, whether the hash is known, first published number."""
+    """List the trained weights: clip, parameters, license, whether the hash is known, first published number.
+
+    Hash: "known" if the table holds the sha256 of the file; "not yet" if your first download records it.
+    MODEL_ZOO.md has all published numbers, the sources and the full licenses.
+    """
     import torch
 
     from ..hub.table import get_weights, list_weights
     from ..models import create_model
-    from ..options import text_table
 
     rows = [["name", "frames x rate", "pixels", "parameters", "license", "hash", "published", "what"]]
     for name in list_weights(args.pattern):
@@ -49,8 +51,17 @@ def weights(args: Namespace) -> int:
         known = "known" if row.sha256 else "not yet"
         clip = [row.clip.frames_and_rate, str(row.clip.crop_size)]
         rows.append([name, *clip, f"{count / 1e6:.1f} M", license, known, *(numbers or [""]), row.title])
-    print(text_table(rows))
+    print(_found(rows, args.pattern))
     return 0
+
+
+def _found(rows: list[list[str]], pattern: str) -> str:
+    """The rows below their header as a table; ValueError if there is only the header."""
+    from ..options import text_table
+
+    if len(rows) == 1:
+        raise ValueError(f"no name matches {pattern!r}; without a pattern, all are listed")
+    return text_table(rows)
 
 
 def add_publish(parser: ArgumentParser) -> None:

@@ -62,9 +62,12 @@ def embed(args: Namespace) -> int:
 def _files(paths: list[str]) -> list[str]:
     """The video files in `paths`: those named directly, and those inside folders."""
     from ..data.list_files import find_videos
+    from ..files import is_url
 
     files: list[str] = []
     for path in paths:
+        if is_url(path):
+            raise ValueError(f"{path}: this command reads local files; svt-zoo extract reads URLs")
         inside = [os.path.join(path, name) for name in find_videos(path)] if os.path.isdir(path) else [path]
         if not inside:
             raise ValueError(f"{path}: no video in this folder")
@@ -139,10 +142,10 @@ def add_extract(parser: ArgumentParser) -> None:
     parser.add_argument("-o", "--output", default="runs/features.parquet", help="file or URL to write (%(default)s)")
     add_model(parser, FEATURES_MODEL)
     add_views(parser)
-    parser.add_argument("--every", type=float, help="one row every so many seconds, instead of one per video")
+    parser.add_argument("--every", type=float, help="seconds from row to row; by default one row per video")
     parser.add_argument("--tokens", choices=["frames", "patches"], help="the mean patch of each frame, or all patches")
     parser.add_argument("--half", action="store_true", help="write float16 instead of float32")
-    parser.add_argument("--engine", default="local", choices=["local", "ray"])
+    parser.add_argument("--engine", default="local", choices=["local", "ray"], help="where it runs (%(default)s)")
     add_device(parser, dtype="float32")
     parser.add_argument("--batch-size", type=int, default=8, help="rows that are computed at once (%(default)s)")
     parser.add_argument("--workers", type=int, help="processes that read videos; by default one per core")
@@ -194,7 +197,7 @@ def add_serve(parser: ArgumentParser) -> None:
     parser.add_argument("--model", help=text)
     parser.add_argument("--features", help="a table that svt-zoo extract wrote with this model: shows neighbors")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (%(default)s)")
-    parser.add_argument("--port", type=int, default=7860, help="(%(default)s)")
+    parser.add_argument("--port", type=int, default=7860, help="port of the page (%(default)s)")
     parser.add_argument("--max-megabytes", type=int, default=100, help="of an upload (%(default)s)")
     parser.add_argument("--max-seconds", type=float, default=300, help="of a video (%(default)s)")
     parser.add_argument("--max-pixels", type=int, default=4096 * 2304, help="of a frame (%(default)s)")
@@ -222,12 +225,12 @@ def serve(args: Namespace) -> int:
 def add_export(parser: ArgumentParser) -> None:
     add_model(parser, FEATURES_MODEL)
     formats = ["torch_export", "aotinductor", "onnx", "transformers", "original", "svt_zoo"]
-    parser.add_argument("--format", default="onnx", choices=formats, help="(%(default)s)")
+    parser.add_argument("--format", default="onnx", choices=formats, help="of the output (%(default)s)")
     parser.add_argument("--output", required=True, help="the file (.pt2, .onnx, .pth) or folder to write")
     text = "of the linear layers; int8 is for CPUs and for the formats onnx and svt_zoo (%(default)s)"
     parser.add_argument("--dtype", default="float32", choices=["float32", "int8"], help=text)
     parser.add_argument("--num-frames", type=positive, help="frames of the clip; by default the model's own")
-    parser.add_argument("--img-size", type=positive, help="its pixels; by default the model's own")
+    parser.add_argument("--img-size", type=positive, help="side of the clip in pixels; by default the model's own")
     parser.add_argument("--features", action="store_true", help="without the classifier, even if there is one")
 
 

@@ -14,9 +14,9 @@ def add_demo(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--quick", action="store_true", help="less than a minute: fewer videos, and too few steps to learn much"
     )
-    parser.add_argument("--videos", help="a folder of your own videos; its subfolders are taken for classes")
+    parser.add_argument("--videos", help="a folder of your own videos; its subfolders are the classes")
     parser.add_argument("--output", type=Path, help="folder of all files (runs/demo, runs/demo_quick, runs/demo_NAME)")
-    parser.add_argument("--seed", type=int, default=0, help="of the made videos and of the training")
+    parser.add_argument("--seed", type=int, default=0, help="of the generated videos and of the training")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe")
 
 
@@ -177,7 +177,8 @@ def _headline(path: Path) -> str:
 
 
 def add_options(parser: ArgumentParser) -> None:
-    parser.add_argument("about", choices=["pretrain", "finetune", "evaluate", "probe"], help="of which recipes")
+    choices, text = ("pretrain", "finetune", "evaluate", "probe"), "one of %(choices)s"
+    parser.add_argument("about", choices=choices, metavar="COMMAND", help=text)
     parser.add_argument("--method", choices=["svt", "cpc"], help="of pretrain; by default both")
     parser.add_argument("--kind", choices=["knn", "linear", "test"], help="of evaluate; by default all three")
 

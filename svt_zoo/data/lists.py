@@ -73,6 +73,11 @@ class DataConfig:
 
     def read(self, path: str, where: str | None, labels: str | Sequence[str] | None) -> "VideoList":
         """Reads `path` with the options of this section."""
+        if not is_url(path) and not os.path.exists(path):
+            raise FileNotFoundError(
+                f"{path}: no such list, folder or video; data.train and data.val take yours, data.root the folder of a "
+                "list's videos"
+            )
         return read_list(
             path, root=self.root, format=self.format, labels=labels, where=where, frame_rate=self.frame_rate
         )

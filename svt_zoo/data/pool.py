@@ -253,10 +253,14 @@ class Outcomes:
         """Raises CommonFailure if all videos so far have failed for one reason."""
         if self._undecided and self.count:
             videos = f"the first {self.count} videos fail, all" if self.count > 1 else "the first video fails"
+            advice = (
+                "Check the paths of the list, and their folder: data.root=FOLDER in a recipe, --root FOLDER elsewhere"
+            )
+            if "no such file" not in self._reason:
+                advice = "Check that it plays elsewhere. If it does, check the installed packages (pip check)"
             raise CommonFailure(
-                f"{videos} for this reason: {' '.join(self._reason.split())}. The first is {self._path}. Check that it "
-                "plays elsewhere and that the paths of the list are right; if both are, check the installed packages "
-                "(pip check). Then run the same command again"
+                f"{videos} for this reason: {' '.join(self._reason.split())}. The first is {self._path}. {advice}. "
+                "Then run the same command again"
             )
 
 

@@ -114,7 +114,8 @@ class ViewsConfig:
         hflip: probability of a horizontal flip; set 0 where left and right matter.
         blur_and_solarize: apply both, as in the paper. The authors' released code, which trained the published weights,
             calls them without effect, and the authors state that they hardly matter.
-        spatial_variation, temporal_variation: False gives all views the full frame, or the same seconds (table 5).
+        spatial_variation: False gives all views the full frame (table 5).
+        temporal_variation: False gives all views the same seconds (table 5).
         consistent: False draws the augmentation for each frame separately (table 7).
         rand_fr: for "code": 4 and 8 frames in the global views, 2 to 16 in the local ones, instead of 8 in all.
         mean, std: normalization on the scale [0, 1].

@@ -98,6 +98,10 @@ class Prober:
         self.labels, self.answers = data.labels[data.train], data.labels[data.test]
         groups = [data.groups[row] for row in data.train.tolist()]
         self.held = hold_out(self.labels, options.validation_fraction, seed=seed, groups=groups)
+        smallest = int(self.labels.unique(return_counts=True)[1].min())
+        self.shots = [shots for shots in options.shots if shots <= smallest]
+        if len(self.shots) < len(options.shots):
+            _log.warning("a class has only %d training videos, so there is no few-shot result with more", smallest)
 
     def run(self, probe: str, key: Key, tested: Mapping[str, Key]) -> Iterator[tuple[str, Scored]]:
         """Names and outcomes of a probe, trained on `key` and tested on each of `tested`."""
@@ -128,10 +132,7 @@ class Prober:
         yield "knn", Scored({name: self._correct(score) for name, score in scores.items()}, {"k": k})
 
     def _few_shot(self, train: Tensor, tests: Mapping[str, Tensor]) -> Iterator[tuple[str, Scored]]:
-        smallest = int(self.labels.unique(return_counts=True)[1].min())
-        if smallest < max(self.options.shots):
-            _log.warning("a class has %d training videos: no few-shot result for more of them", smallest)
-        for shots in (n for n in self.options.shots if n <= smallest):
+        for shots in self.shots:
             totals = {name: torch.zeros(len(test), dtype=torch.float64) for name, test in tests.items()}
             for draw in range(self.options.draws):
                 chosen = few_shot(self.labels, shots, self.seed + draw)

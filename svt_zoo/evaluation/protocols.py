@@ -189,8 +189,9 @@ def linear_protocol(
         seed=seed,
         device=extractor.device,
     )
-    lrs = ", ".join(f"{lr:g}" for lr in options.lrs)
-    _log.info("linear probe: the learning rate is %g, chosen among %s", probe.lr, lrs)
+    if len(options.lrs) > 1:
+        lrs = ", ".join(f"{lr:g}" for lr in options.lrs)
+        _log.info("linear probe: the learning rate is %g, chosen among %s", probe.lr, lrs)
     sweep = {f"{lr:g}": {"validation": probe.validation.get(lr), "test": probe.test[lr]} for lr in options.lrs}
     notes = {**_training_notes(train, bank), "lr": probe.lr, "top1_of_each_lr": sweep}
     return Outcome(f"linear, {options.views} views", probe.scores, queries, notes)

@@ -119,17 +119,22 @@ def log_start(
     if not distributed.is_main():
         return
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
-    named = [f"{value} {name.replace('_', ' ')}" for name, value in facts.items() if value]
+    named = [_count(value, name.replace("_", " ")) for name, value in facts.items() if value]
     _log.info(
-        "%s on %s, precision %s, %d process(es): %s, network of %.1f M parameters; output: %s",
+        "%s on %s, precision %s, %s: %s, network of %.1f M parameters; output: %s",
         what,
         device_name(device),
         str(precision).removeprefix("torch."),
-        distributed.world_size(),
+        _count(distributed.world_size(), "processes"),
         ", ".join(named),
         millions,
         os.fspath(output),
     )
+
+
+def _count(number: object, noun: str) -> str:
+    """Number and noun: "2 classes", "1 class", "1 epoch"."""
+    return f"{number} {noun if number != 1 else noun.removesuffix('es' if noun.endswith('sses') else 's')}"
 
 
 def provenance(device: torch.device | str) -> dict[str, Any]:

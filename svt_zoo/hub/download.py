@@ -212,7 +212,7 @@ def record(source: Source, digest: str) -> None:
 def _fetch_url(file: UrlFile, sha256: str | None, progress: bool) -> Path:
     """Path of `file` in the folder of checkpoints. If several processes call it, one downloads and the others wait."""
     path = file.path
-    by_hand = f"fetch {file.url} by hand and put it at {path}, or {OWN_FILE}"
+    by_hand = f"fetch it by hand and put it at {path}, or {OWN_FILE}"
     if path.is_file():
         return path
     if constants.HF_HUB_OFFLINE:

@@ -52,7 +52,7 @@ def load_initial(
         raise UnfitWeightsError(f"init={init}: {error}") from error
     except WeightsError as error:
         raise WeightsError(
-            f"init={init} cannot be loaded: {error}; init=random trains from scratch, which is not the paper's recipe"
+            f"init={init} cannot be loaded: {error}; or take init=random, which is not the paper's recipe"
         ) from error
 
 

@@ -139,6 +139,8 @@ class FeatureTable:
         self.path = Path(path)
         try:
             self._dataset = pyarrow.dataset.dataset(self.path, format="parquet")
+        except FileNotFoundError as error:
+            raise ValueError(f"{path}: no such table; svt-zoo extract writes them") from error
         except (pyarrow.ArrowInvalid, OSError) as error:
             raise ValueError(
                 f"{path} is not a Parquet file or a folder of them: {str(error).splitlines()[0]}"

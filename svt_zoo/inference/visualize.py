@@ -43,6 +43,7 @@ _GAP = 8  # pixels between and around pictures
 _LINE = 24  # pixels: height of a line of text
 _BAR = 24  # pixels: width of a color bar
 _PAPER = 255
+_SMALL = 96  # pixels: smaller clips are enlarged up to this size, so that captions fit
 
 
 def attention_maps(model: nn.Module, clip: Tensor, *, method: Method = "last") -> Tensor:
@@ -272,6 +273,8 @@ def visualize_attention(
     patch = backbone_of(first).patch_size
     covered = [side - side % patch for side in frames.shape[1:3]]  # the model does not see pixels outside its patches
     frames = frames[:, : covered[0], : covered[1]]
+    enlarged = max(1, _SMALL // min(covered))
+    frames = frames.repeat_interleave(enlarged, dim=1).repeat_interleave(enlarged, dim=2)
     mp4.parent.mkdir(parents=True, exist_ok=True)
     write_video(mp4, side_by_side(frames, maps), fps=len(frames) / duration)
     contact_sheet(frames, maps, seconds=seconds).save(png)

@@ -40,7 +40,7 @@ _PANELS = (
     ("standard deviation of the features", ("feature_std",)),
     ("rank of the features", ("feature_rank",)),
     ("kNN top-1 (%)", ("knn_top1",)),
-    ("seconds a step", ("compute_seconds", "data_seconds")),
+    ("seconds per step", ("compute_seconds", "data_seconds")),
 )
 
 

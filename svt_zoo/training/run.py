@@ -151,7 +151,8 @@ def finetune(recipe: FinetuneRecipe) -> list[Result] | None:
             for name, videos in (("train", train), ("val", val)):
                 if unlabeled := (videos.columns.labels < 0).sum():
                     raise ConfigError(
-                        f"data.{name}: {unlabeled} of {len(videos)} videos have no label; add labels to the list"
+                        f"data.{name}: {unlabeled} of {len(videos)} videos have no label; add labels to the list, "
+                        "or give a folder of class folders"
                     )
             if not train_classifier(case, train, val, device):
                 return None

@@ -61,6 +61,22 @@ def test_an_unknown_option_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
     assert "unrecognized arguments: --vidoes=3" in capsys.readouterr().err
 
 
+def test_an_override_with_dashes_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["preview", "svt/vitb_k400", "--data.train=/videos"])
+    assert "--data.train=/videos; options of a recipe are written key=value" in capsys.readouterr().err
+
+
+def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "Pre-train a network" in capsys.readouterr().err
+
+
+def test_a_pattern_without_a_match_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["weights", "absent*"]) == 2
+    assert "no name matches 'absent*'" in capsys.readouterr().err
+
+
 def test_other_libraries_are_not_logged_in_detail() -> None:
     main(["recipes"])
     assert logging.getLogger("svt_zoo").level == logging.INFO

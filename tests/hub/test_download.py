@@ -174,7 +174,8 @@ def test_a_broken_server_is_named_with_its_answer(published: Published, failure:
     published.server.break_down("status", times=99, status=503)
     text = failure(published.source)
     assert "the server answered HTTP 503" in text
-    assert f"try again later, or fetch {published.url} by hand" in text
+    assert "try again later, or fetch " in text
+    assert published.url in text
 
 
 def test_no_network_says_what_to_fetch_and_where_to_put_it(
@@ -189,7 +190,8 @@ def test_no_network_says_what_to_fetch_and_where_to_put_it(
     web = UrlFile(f"{DEAD}/files/weights.pth")
     text = failure(web)
     assert "no network" in text
-    assert f"fetch {web.url} by hand and put it at {web.path}, or pass weights=/path/to/file" in text
+    assert text.startswith(web.url)
+    assert f"fetch it by hand and put it at {web.path}, or pass weights=/path/to/file" in text
 
 
 def test_a_hub_that_does_not_answer_is_asked_three_times(
@@ -216,7 +218,8 @@ def test_offline_says_what_to_fetch_by_hand(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     text = failure(published.source)
     assert "offline mode forbids requests" in text
-    assert f"fetch {published.url} by hand" in text
+    assert published.url in text
+    assert "by hand" in text
     assert published.server.requests == []
 
 

@@ -79,7 +79,7 @@ def test_a_short_trouble_of_the_server_is_waited_out(
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_denied_access_is_named(hub_server: HubServer, url: str, failure: Failure, status: int) -> None:
     hub_server.break_down("status", status=status)
-    assert f"access denied (HTTP {status}); check the address, or fetch {url} by hand" in failure(url)
+    assert f"access denied (HTTP {status}); check the address, or fetch it by hand" in failure(url)
 
 
 def test_a_disk_known_to_be_too_small_is_refused_before_the_download(
