@@ -26,7 +26,7 @@ from .store import NO_TIME, StoredIndex
 _CHUNK = 32 << 20  # bytes of packets that are in memory at a time
 # What a header states about the stream, beside `extradata`. Without the colors, frames would be converted differently.
 _PROPERTIES = ("width", "height", "pix_fmt", "color_range", "color_primaries", "color_trc", "colorspace")
-_AGAIN = "the file has changed since it was indexed, or the server ignores ranges; run `svt-zoo index` again"
+_AGAIN = "the file has changed since it was indexed, or the server ignores ranges; run `svt-zoo index --again`"
 
 Fetch = Callable[[Sequence[tuple[int, int]]], list[bytes]]
 
@@ -55,7 +55,7 @@ def open_remote(url: str, *, limits: Limits | None = None) -> "RemoteVideo":
     try:
         stored = StoredIndex.from_bytes(content)
     except ValueError as error:
-        raise VideoReadError(url, f"{name}: {error}; run `svt-zoo index` again") from error
+        raise VideoReadError(url, f"{name}: {error}; run `svt-zoo index --again`") from error
     index = stored.index
     check_duration(url, (index.end - index.pts[0]) * index.time_base, limits)
     if index.height * index.width > limits.max_pixels:

@@ -130,6 +130,23 @@ def test_a_server_without_ranges_is_refused_by_name(server: RangeServer, tmp_pat
         open_remote(f"{server.url}/a.mp4").frames_at([3])
 
 
+def test_a_file_that_became_shorter_on_a_web_server_is_refused_by_name(server: RangeServer, tmp_path: Path) -> None:
+    path = numbered(tmp_path / "a.mp4", 20)
+    server.files = {"a.mp4": b"short", "a.mp4.index": build_index(str(path)).to_bytes()}
+    with pytest.raises(VideoReadError, match=r"a\.mp4: packet \d+ at .* the file has changed since it was indexed"):
+        open_remote(f"{server.url}/a.mp4").frames_at([3])
+
+
+def test_a_web_server_that_denies_a_missing_index_means_no_index(
+    server: RangeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    server.files = {"a.mp4": numbered(tmp_path / "a.mp4", 20).read_bytes()}
+    server.missing = 403  # as S3 for those who may not list the folder
+    with open_row(Row(f"{server.url}/a.mp4")) as video:
+        assert numbers(video.frames_at([7])) == [7]
+
+
 @pytest.mark.parametrize("change", ["another video", "one bit", "shorter"])
 def test_a_file_that_has_changed_is_refused_by_name(change: str, bucket: str, tmp_path: Path) -> None:
     url = put(bucket, numbered(tmp_path / "a.mp4", 20))
@@ -157,7 +174,7 @@ def test_a_damaged_index_is_refused_by_name(damage: bytes | None, bucket: str, t
     url = put(bucket, numbered(tmp_path / "a.mp4", 20))
     content = fsspec.filesystem("memory").cat_file(index_name(url))[:200] if damage is None else damage
     fsspec.filesystem("memory").pipe_file(index_name(url), content)
-    with pytest.raises(VideoReadError, match=rf"{url}\.index: .* cannot be read .* `svt-zoo index` again"):
+    with pytest.raises(VideoReadError, match=rf"{url}\.index: .* cannot be read .* `svt-zoo index --again`"):
         open_remote(url)
 
 
