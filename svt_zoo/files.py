@@ -7,6 +7,7 @@ import json
 import os
 import posixpath
 import shutil
+import string
 import time
 import urllib.error
 import urllib.parse
@@ -244,7 +245,9 @@ class _SameScheme(urllib.request.HTTPRedirectHandler):
 
 
 def _open(url: str) -> http.client.HTTPResponse:
-    request = urllib.request.Request(url, headers={"User-Agent": "svt_zoo"})
+    start = len("/".join(url.split("/", 3)[:3]))  # of the path
+    path = urllib.parse.quote(url[start:], safe=string.punctuation, errors="surrogateescape")  # keeps escapes
+    request = urllib.request.Request(url[:start] + path, headers={"User-Agent": "svt_zoo"})
     try:
         response: http.client.HTTPResponse = urllib.request.build_opener(_SameScheme).open(request, timeout=_TIMEOUT)
         return response
