@@ -156,9 +156,9 @@ def _prepare(
     for row in videos.rows:
         output = names[row.path]
         if output in skipped:
-            rows.append(replace(row, path=row.path if is_url(row.path) else os.path.abspath(row.path)))
+            rows.append(row)
         else:
-            rows.append(replace(row, path=output, num_frames=num_frames.get(output)))
+            rows.append(replace(row, path=os.fspath(folder / output), num_frames=num_frames.get(output)))
     _save(result, replace(videos, rows=rows))
     return result
 

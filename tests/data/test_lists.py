@@ -299,6 +299,24 @@ def test_a_saved_list_reads_back_equal(tmp_path: Path) -> None:
     assert (again.rows, again.classes) == (rows, videos.classes)
 
 
+def test_a_list_saved_in_another_folder_names_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path / "videos", "a.mp4", "b/c.mp4")
+    videos = read_list("videos")
+    videos.save("runs/kept.csv")
+    assert [row.path for row in read_list("runs/kept.csv").rows] == [
+        f"{tmp_path}/videos/{n}" for n in ("a.mp4", "b/c.mp4")
+    ]
+
+
+def test_a_list_saved_beside_its_files_can_move_with_them(tmp_path: Path) -> None:
+    names = [" a.mp4", "b\\c.mp4", "d/e.mp4"]
+    touch(tmp_path / "old", *names)
+    read_list(tmp_path / "old").save(tmp_path / "old/list.csv")
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert [row.path for row in read_list(tmp_path / "new/list.csv").rows if not Path(row.path).exists()] == []
+
+
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(ListError, match=r"pip install pyarrow"):
