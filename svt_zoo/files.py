@@ -23,6 +23,7 @@ from tqdm import tqdm
 if TYPE_CHECKING:
     from torch import Tensor
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _CHUNK = 1 << 20  # bytes read at a time
 _TIMEOUT = 30.0  # seconds without a byte
 _WAITS = (1.0, 2.0)  # seconds before each retry of a download
@@ -43,6 +44,9 @@ def atomic(target: Path) -> Iterator[Path]:
         if target.is_dir():
             remove(target)  # a folder cannot replace another one
         part.replace(target)
+    except OSError as error:
+        _name(error, target)
+        raise
     finally:
         remove(part)
 
@@ -58,8 +62,17 @@ def write_whole(target: Path, *content: bytes | memoryview) -> None:
         with part.open("wb") as file:
             file.writelines(content)
         part.replace(target)
+    except OSError as error:
+        _name(error, target)
+        raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def _name(error: OSError, target: Path) -> None:
+    """Adds the file to the error of a full disk, which comes from `write` and names none."""
+    if error.errno in DISK_FULL and error.filename is None:
+        error.filename = os.fspath(target)
 
 
 def write_tensors(target: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str]) -> None:

@@ -49,6 +49,17 @@ def test_an_unforeseen_error_is_named_by_its_type() -> None:
     assert done.reason.startswith("ValueError: invalid literal")
 
 
+def write_to_a_full_disk(number: int) -> int:
+    return Path("/dev/full").write_text("x")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_full_disk_ends_the_run_instead_of_failing_each_task(workers: int) -> None:
+    with pytest.raises(OSError, match="No space left on device; free space there, then run the same command again"):
+        next(run_tasks(write_to_a_full_disk, [1, 2], workers=workers))
+
+
 def test_a_negative_number_of_workers_is_refused() -> None:
     with pytest.raises(ValueError, match=r"workers must be >= 0 \(0 works in this process\), got -1"):
         next(run_tasks(half, [2], workers=-1))
