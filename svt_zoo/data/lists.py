@@ -291,7 +291,7 @@ def _parse_where(where: str | Mapping[str, str] | None) -> dict[str, str]:
     if isinstance(where, str):
         pairs = [part.partition("=") for part in where.split(",") if part.strip()]
         where = {key.strip(): value.strip() for key, _, value in pairs}
-    return {key: str(value) for key, value in (where or {}).items()}
+    return {key.lower(): str(value) for key, value in (where or {}).items()}
 
 
 def _check_filter(columns: Columns, choose: Sequence[str]) -> None:

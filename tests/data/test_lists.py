@@ -590,6 +590,14 @@ def test_labels_written_as_floats_are_numbers(tmp_path: Path, text: str) -> None
     assert [row.label for row in read_list(write(tmp_path / "l.csv", text)).rows] == [0, 2, 10]
 
 
+@pytest.mark.parametrize("where", ["Split=train", {"SPLIT": "train"}])
+def test_a_filter_takes_the_header_as_it_is_written_and_ignores_spaces_around_cells(
+    where: str | dict[str, str], tmp_path: Path
+) -> None:
+    path = write(tmp_path / "list.csv", "file, Split \na.mp4, train \nb.mp4, test \n")
+    assert [Path(row.path).name for row in read_list(path, where=where).rows] == ["a.mp4"]
+
+
 def test_spaces_may_precede_quotes(tmp_path: Path) -> None:
     videos = read_list(write(tmp_path / "l.csv", 'file, label\n"a, b.mp4", "run, fast"\n'))
     assert (Path(videos.rows[0].path).name, videos.classes) == ("a, b.mp4", ("run, fast",))
