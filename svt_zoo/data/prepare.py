@@ -97,7 +97,7 @@ def prepare_videos(
             times, and the list cuts its videos by seconds.
     """
     encoding = encoding or Encoding()
-    if encoding.mode == "frames" and any(row.start_sec is not None or row.end_sec is not None for row in videos.rows):
+    if encoding.mode == "frames" and videos.columns.has_times:
         raise ValueError("the list has start_sec and end_sec, but folders of frames keep no times; write H.264 instead")
     target = Path(output)
     names = output_names([*videos.columns.paths()], videos.root, encoding.suffix)

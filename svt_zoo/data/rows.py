@@ -68,6 +68,11 @@ class Rows(Sequence[Row]):
         """The label of each row, -1 for none."""
         return self._columns["label"]
 
+    @property
+    def has_times(self) -> bool:
+        """Whether any row is a part of its video."""
+        return any((self._columns[name] >= 0).any() for name in ("start_sec", "end_sec") if name in self._columns)
+
     @overload
     def __getitem__(self, index: int) -> Row: ...
     @overload
