@@ -137,6 +137,8 @@ class FeatureTable:
         import pyarrow.dataset
 
         self.path = Path(path)
+        if not self.path.exists():
+            raise ValueError(f"{path}: no such table; svt-zoo extract writes them")
         try:
             self._dataset = pyarrow.dataset.dataset(self.path, format="parquet")
         except (pyarrow.ArrowInvalid, OSError) as error:
