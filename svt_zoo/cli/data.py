@@ -19,9 +19,10 @@ def check(args: Namespace) -> int:
     The exit status is 1 if a video is broken or missing.
     """
     from ..data.check import check_videos, default_report
+    from ..data.pool import output_file
 
     videos = read_videos(args, args.list)
-    target = args.report or default_report(args.list)
+    target = output_file(args.report or default_report(args.list), ".parquet", ".csv", keep=[args.list])
     report = check_videos(videos, target, workers=args.workers, again=args.again)
     print(report.describe())
     return 0 if report.sound else 1

@@ -8,7 +8,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -322,9 +322,17 @@ def fingerprint(path: str | os.PathLike[str]) -> tuple[int, int]:
     return size, changed
 
 
-def output_file(path: str | os.PathLike[str], *suffixes: str) -> Path:
-    """Checks before a long job that `path` can be written, else raises ValueError; makes its folder."""
+def output_file(
+    path: str | os.PathLike[str], *suffixes: str, keep: Sequence[str | os.PathLike[str] | None] = ()
+) -> Path:
+    """Checks before a long job that `path` can be written, else raises ValueError; makes its folder.
+
+    `keep` are files that it must not replace, such as the command's input.
+    """
     target = Path(path)
+    for other in keep:
+        if other is not None and os.path.realpath(path) == os.path.realpath(other):
+            raise ValueError(f"{path} is named twice, and writing it would replace the other file; name a new file")
     if target.is_dir():
         raise ValueError(f"{path} is a folder; name a {' or '.join(suffixes)} file in it")
     if target.suffix not in suffixes:
