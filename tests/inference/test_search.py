@@ -14,11 +14,12 @@ from torch.nn.functional import normalize
 from torch.testing import assert_close
 
 from svt_zoo import VideoReadError
+from svt_zoo.data.list_formats import printable
 from svt_zoo.data.lists import read_list
 from svt_zoo.evaluation.shards import ClipRow, Shard
 from svt_zoo.inference.extract import extract_features
 from svt_zoo.inference.feature_table import FeatureTable, make_schema, write_table
-from svt_zoo.inference.pictures import drawable, neighbor_sheet, printable
+from svt_zoo.inference.pictures import drawable, neighbor_sheet
 from svt_zoo.inference.search import overlapping, query_feature, search
 
 
@@ -168,7 +169,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.parquet").write_text("no table")
     with pytest.raises(ValueError, match=r"text\.parquet is not a Parquet file"):
         FeatureTable(tmp_path / "text.parquet")
-    with pytest.raises(ValueError, match="is not a Parquet file or a folder of them"):
+    with pytest.raises(ValueError, match=r"missing\.parquet: no such table"):
         FeatureTable(tmp_path / "missing.parquet")
 
 
