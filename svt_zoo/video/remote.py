@@ -20,7 +20,7 @@ from .decode import Actions, Source, Step, decode_frames, open_source
 from .errors import Limits, VideoReadError
 from .index import check_duration, scan
 from .ranges import merge_ranges, read_file, read_ranges
-from .reader import EncodedVideo
+from .reader import EncodedVideo, check_file
 from .store import NO_TIME, StoredIndex
 
 _CHUNK = 32 << 20  # bytes of packets that are in memory at a time
@@ -173,6 +173,7 @@ def build_index(path: str, *, limits: Limits | None = None) -> StoredIndex:
         VideoReadError: the file cannot be read, or its packets are not stored in one piece (MPEG program streams).
     """
     limits = limits or Limits()
+    check_file(path)
     index, opened = scan(path, limits)
     if opened is not None:
         opened.close()

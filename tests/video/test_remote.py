@@ -1,5 +1,6 @@
 """Videos in an object store are read by single packets: right or refused."""
 
+import os
 import uuid
 from collections.abc import Iterator
 from itertools import pairwise
@@ -204,6 +205,13 @@ def test_a_video_without_an_index_is_downloaded_and_a_line_states_it(
 def test_packets_that_are_not_in_one_piece_have_no_index(tmp_path: Path) -> None:
     with pytest.raises(VideoReadError, match="its packets are not in one piece; make copies with `svt-zoo prepare`"):
         build_index(str(make("mpeg2", tmp_path)))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_has_no_index_and_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(VideoReadError, match="a pipe, socket or device, not a regular file"):
+        build_index(str(tmp_path / "pipe.mp4"))
 
 
 def test_an_index_is_refused_if_single_packets_give_other_frames(
