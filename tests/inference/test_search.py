@@ -173,6 +173,16 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
         FeatureTable(tmp_path / "missing.parquet")
 
 
+@pytest.mark.parametrize("key", ["weights_sha256", "root", "has_times"])
+def test_tables_of_a_folder_that_differ_are_refused(tmp_path: Path, key: str) -> None:
+    table_of(tmp_path / "a.parquet", torch.eye(4))
+    table_of(tmp_path / "b.parquet", torch.eye(4), list_sha256="other")
+    assert len(FeatureTable(tmp_path)) == 8
+    table_of(tmp_path / "c.parquet", torch.eye(4), **{key: "True"})
+    with pytest.raises(ValueError, match=rf"tables that differ: .*c\.parquet has another {key}; separate them"):
+        FeatureTable(tmp_path)
+
+
 def test_the_sheet_shows_the_query_and_every_neighbor(table: FeatureTable, folder: Path) -> None:
     neighbors = search(table, query_feature(table, folder / "0.mp4", device="cpu"), top=3)
     three = neighbor_sheet(table, folder / "0.mp4", neighbors)
