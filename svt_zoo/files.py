@@ -90,6 +90,14 @@ def write_tensors(target: Path, tensors: Mapping[str, "Tensor"], metadata: Mappi
     write_whole(target, len(text).to_bytes(8, "little"), text, memoryview(content)[start:])
 
 
+def read_facts(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; an empty one if the file is missing or damaged."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
 def sha256_of(*paths: str | os.PathLike[str]) -> str:
     """The sha256 of one file, or of several files joined in this order, as 64 hexadecimal digits."""
     digest = hashlib.sha256()
