@@ -61,7 +61,7 @@ def prepare(args: Namespace) -> int:
     name = "list" if Path(args.list).is_dir() else Path(args.list).stem
     made = prepare_videos(videos, args.output, encoding, name=name, workers=args.workers, skip_slower=not args.all)
     print(f"{made.summary()}\nlist: {made.list}")
-    rest = f"all failures: {made.list.with_name('failures.csv')}; their rows are in the list without a video"
+    rest = f"all failures: {made.failure_list}; their rows are in the list without a video"
     return print_failures(made.failures, rest if made.failures else "")
 
 
