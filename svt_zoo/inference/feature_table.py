@@ -144,7 +144,7 @@ class FeatureTable:
 
         self.path = Path(path)
         if not self.path.exists():
-            raise ValueError(f"{path}: no such table; svt-zoo extract writes them")
+            raise ValueError(f"{path}: no such table on this machine; svt-zoo extract writes them")
         try:
             self._dataset = pyarrow.dataset.dataset(self.path, format="parquet")
         except (pyarrow.ArrowInvalid, OSError) as error:
@@ -196,11 +196,13 @@ class FeatureTable:
         """Returns a number for the video of each row, the same for the same video."""
         return self._facts.column("video").combine_chunks().dictionary_encode().indices.to_numpy()
 
-    def ending_with(self, name: str) -> list[int]:
-        """Returns the numbers of the rows whose video ends with `name`."""
+    def ending_with(self, names: Iterable[str]) -> list[int]:
+        """Returns the numbers of the rows whose video ends with one of `names`."""
         import pyarrow.compute
 
-        return np.flatnonzero(pyarrow.compute.ends_with(self._facts.column("video"), name).to_numpy()).tolist()
+        videos = self._facts.column("video")
+        found = [pyarrow.compute.ends_with(videos, name).to_numpy() for name in names]
+        return np.flatnonzero(np.any(found, axis=0)).tolist()
 
     def rows(self, numbers: Sequence[int] | Array) -> list[FeatureRow]:
         """Returns the rows with these numbers, without their features."""

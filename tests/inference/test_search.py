@@ -104,6 +104,11 @@ def test_a_copy_of_other_quality_is_first_when_the_query_itself_is_excluded(tabl
     assert "0.mp4" not in [one.row.video for one in others]
 
 
+def test_a_query_named_by_a_link_is_excluded_as_its_file_is(table: FeatureTable, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "link.mp4").symlink_to(folder / "0.mp4")
+    assert overlapping(table, tmp_path / "link.mp4") == overlapping(table, folder / "0.mp4") != []
+
+
 def test_an_image_is_searched_as_a_video_without_motion(table: FeatureTable, folder: Path) -> None:
     [best, *_] = search(table, query_feature(table, folder / "still.png", device="cpu"))
     assert best.row.video == "still.mp4"
