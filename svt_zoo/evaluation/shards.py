@@ -66,8 +66,8 @@ class ClipReader:
         seed: int = 0,
         open_row: Callable[[Row], FrameReader] | None = None,
     ) -> None:
-        if every is not None and not every > 0:
-            raise ValueError(f"every must be > 0 seconds, got {every}")
+        if every is not None and not every >= 0.001:  # less than a frame; a row each fills the memory
+            raise ValueError(f"every must be >= 0.001 seconds, got {every}")
         if batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}")
         self.videos = videos
