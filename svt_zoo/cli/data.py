@@ -30,7 +30,7 @@ def check(args: Namespace) -> int:
 
 def add_prepare(parser: ArgumentParser) -> None:
     add_list(parser, help="a list of videos in any format, a folder of videos, or one video")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the new videos and the new list")
+    parser.add_argument("--output", required=True, help="folder for the new videos and the new list")
     parser.add_argument("--short-side", type=int, default=256, help="pixels; never enlarges (%(default)s)")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--intra", action="store_true", help="only key frames: a little faster, 2 to 4 times larger")

@@ -23,7 +23,7 @@ import torch
 from torch.utils.data import get_worker_info
 from tqdm import tqdm
 
-from ..files import DISK_FULL, atomic
+from ..files import DISK_FULL, atomic, is_url
 from ..video import VideoReadError
 
 _log = logging.getLogger(__name__)
@@ -330,6 +330,8 @@ def output_file(
     `keep` are files that it must not replace, such as the command's input.
     """
     target = Path(path)
+    if is_url(os.fspath(path)):
+        raise ValueError(f"{path} is a URL; name a file on this machine and upload it")
     for other in keep:
         if other is not None and os.path.realpath(path) == os.path.realpath(other):
             raise ValueError(f"{path} is named twice, and writing it would replace the other file; name a new file")

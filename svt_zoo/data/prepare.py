@@ -105,6 +105,8 @@ def prepare_videos(
     if encoding.mode == "frames" and videos.columns.has_times:
         raise ValueError("the list has start_sec and end_sec, but folders of frames keep no times; write H.264 instead")
     target = Path(output)
+    if is_url(os.fspath(output)):
+        raise ValueError(f"{output} is a URL; name a folder on this machine and upload it")
     names = output_names([*videos.columns.paths()], videos.root, encoding.suffix)
     _check_output(target, videos)
     with hold(target, ".prepare"):

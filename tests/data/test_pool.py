@@ -227,3 +227,8 @@ def test_an_output_never_replaces_another_file_of_the_command(tmp_path: Path) ->
         with pytest.raises(ValueError, match=r"list\.csv is named twice, .*; name a new file"):
             output_file(path, ".csv", keep=[None, other])
     assert output_file(path, ".csv", keep=[None, "s3://bucket/list.csv"]) == path
+
+
+def test_an_output_on_this_machine_is_no_url() -> None:
+    with pytest.raises(ValueError, match=r"s3://bucket/list\.csv is a URL; name a file on this machine and upload it"):
+        output_file("s3://bucket/list.csv", ".csv")

@@ -188,6 +188,11 @@ def test_a_broken_video_is_reported_and_the_others_are_made(collection: Path, tm
     assert not (tmp_path / "out" / "list_failures.csv").exists()
 
 
+def test_copies_are_written_on_this_machine(collection: Path) -> None:
+    with pytest.raises(ValueError, match="s3://bucket/out is a URL; name a folder on this machine and upload it"):
+        prepare_videos(read_list(collection), "s3://bucket/out", FAST, workers=0)
+
+
 @pytest.mark.parametrize("output", ["videos", "videos/new", "videos/cat", "videos/dog/deep/x"])
 def test_nothing_is_written_among_the_sources(output: str, collection: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="which holds the sources; name a folder elsewhere"):
