@@ -35,6 +35,7 @@ class RangeServer:
         self.files: dict[str, bytes] = {}
         self.log: list[Request] = []
         self.latency, self.fail, self.ranges = latency, fail, ranges
+        self.missing = 404  # the status for other names
         self._random = random.Random(0)
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"owner": self}))
         self._http.daemon_threads = True
@@ -65,7 +66,7 @@ class RangeServer:
         if self._random.random() < self.fail:
             return 503, b""
         if (content := self.files.get(name)) is None:
-            return 404, b""
+            return self.missing, b""
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", asked or "") if self.ranges else None
         if match is None:
             return 200, content

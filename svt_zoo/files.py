@@ -7,6 +7,7 @@ import json
 import os
 import posixpath
 import shutil
+import string
 import time
 import urllib.error
 import urllib.parse
@@ -22,6 +23,7 @@ from tqdm import tqdm
 if TYPE_CHECKING:
     from torch import Tensor
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _CHUNK = 1 << 20  # bytes read at a time
 _TIMEOUT = 30.0  # seconds without a byte
 _WAITS = (1.0, 2.0)  # seconds before each retry of a download
@@ -42,6 +44,9 @@ def atomic(target: Path) -> Iterator[Path]:
         if target.is_dir():
             remove(target)  # a folder cannot replace another one
         part.replace(target)
+    except OSError as error:
+        _name(error, target)
+        raise
     finally:
         remove(part)
 
@@ -57,8 +62,17 @@ def write_whole(target: Path, *content: bytes | memoryview) -> None:
         with part.open("wb") as file:
             file.writelines(content)
         part.replace(target)
+    except OSError as error:
+        _name(error, target)
+        raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def _name(error: OSError, target: Path) -> None:
+    """Adds the file to the error of a full disk, which comes from `write` and names none."""
+    if error.errno in DISK_FULL and error.filename is None:
+        error.filename = os.fspath(target)
 
 
 def write_tensors(target: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str]) -> None:
@@ -74,6 +88,14 @@ def write_tensors(target: Path, tensors: Mapping[str, "Tensor"], metadata: Mappi
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors are aligned
     write_whole(target, len(text).to_bytes(8, "little"), text, memoryview(content)[start:])
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; an empty one if the file is missing or damaged."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def sha256_of(*paths: str | os.PathLike[str]) -> str:
@@ -244,7 +266,9 @@ class _SameScheme(urllib.request.HTTPRedirectHandler):
 
 
 def _open(url: str) -> http.client.HTTPResponse:
-    request = urllib.request.Request(url, headers={"User-Agent": "svt_zoo"})
+    start = len("/".join(url.split("/", 3)[:3]))  # of the path
+    path = urllib.parse.quote(url[start:], safe=string.punctuation, errors="surrogateescape")  # keeps escapes
+    request = urllib.request.Request(url[:start] + path, headers={"User-Agent": "svt_zoo"})
     try:
         response: http.client.HTTPResponse = urllib.request.build_opener(_SameScheme).open(request, timeout=_TIMEOUT)
         return response

@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from .files import write_whole
+from .files import read_facts, write_whole
 
 _WAIT = 6.0  # seconds: the workers of a killed process inherited its lock, and notice its end after at most 5
 _EXPIRES = 600  # seconds without a sign of life of another machine
@@ -40,10 +40,10 @@ def hold(folder: Path, name: str = "running") -> Iterator[None]:
     lock, note = FileLock(folder / f".{name.lstrip('.')}.lock", is_singleton=False), folder / f"{name}.json"
     try:
         with suppress(NotImplementedError):  # a file system without locks
-            lock.acquire(timeout=0.2 if _is_alive(_read(note)) else _WAIT)
+            lock.acquire(timeout=0.2 if _is_alive(read_facts(note)) else _WAIT)
         os.utime(lock.lock_file)  # now, by the clock of the file system
         idle = os.path.getmtime(lock.lock_file) - note.stat().st_mtime if note.exists() else math.inf
-        holder = _read(note)
+        holder = read_facts(note)
         if idle < _EXPIRES and holder.get("machine") != _machine() and not _is_restart_of(holder):
             raise FolderInUse(
                 f"{_in_use(note)}, {idle:.0f} s ago at the latest; if it has ended, delete {note.name}, or wait until "
@@ -71,15 +71,8 @@ def hold(folder: Path, name: str = "running") -> Iterator[None]:
         lock.release()
 
 
-def _read(note: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(note.read_text()))
-    except (OSError, ValueError):  # the other process has just started, or ends
-        return {}
-
-
 def _in_use(note: Path) -> str:
-    holder = _read(note)
+    holder = read_facts(note)
     if not holder:
         return f"{note.parent} is in use by another process"
     return f"{note.parent} is in use by process {holder['pid']} on {holder['host']} since {holder['since']}"

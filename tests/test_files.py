@@ -1,6 +1,8 @@
 """Files appear complete or not at all, and equal content gives equal files."""
 
+import errno
 import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +33,11 @@ def _fail_half_way(target: Path) -> None:
     with atomic(target) as part:
         part.write_text("half")
         raise KeyError("half-way")
+
+
+def test_the_error_of_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"No space left on device: '.*/file'"), atomic(tmp_path / "file"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_folder_takes_the_place_of_another_and_of_what_a_kill_left(tmp_path: Path) -> None:

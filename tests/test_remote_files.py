@@ -60,14 +60,17 @@ def test_a_file_that_is_not_there_names_the_url_and_leaves_nothing(bucket: str, 
     assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")] == []
 
 
+ESCAPED = {"/a%20b.mp4?c=d": "a b.mp4?c=d", "/%C3%BC%20.mp4": "ü%20.mp4", "/%E9.mp4": "\udce9.mp4"}
+
+
 @pytest.fixture
 def web_server() -> Iterator[str]:
-    """The URL of a server that returns the four bytes `film` at `/a.mp4` and drops the connection at other paths."""
+    """The URL of a server that returns the four bytes `film` at `/a.mp4` and drops the connection at unknown paths."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
-            self.send_header("Content-Length", "4" if self.path == "/a.mp4" else "400")
+            self.send_header("Content-Length", "4" if self.path in ("/a.mp4", *ESCAPED) else "400")
             self.end_headers()
             self.wfile.write(b"film")
 
@@ -82,6 +85,12 @@ def web_server() -> Iterator[str]:
 
 def test_web_addresses_need_no_further_package(web_server: str, tmp_path: Path) -> None:
     assert Path(local_path(f"{web_server}/a.mp4", cache_dir=tmp_path)).read_bytes() == b"film"
+
+
+@pytest.mark.parametrize("name", ESCAPED.values())
+def test_spaces_and_other_letters_of_a_web_address_are_escaped(name: str, web_server: str, tmp_path: Path) -> None:
+    download(f"{web_server}/{name}", tmp_path / "a.mp4")
+    assert (tmp_path / "a.mp4").read_bytes() == b"film"
 
 
 def test_a_broken_connection_leaves_no_half_file(

@@ -66,8 +66,10 @@ def read_videos(args: Namespace, path: str) -> "VideoList":
 
 def print_failures(failures: Sequence[tuple[str, str]], rest: str) -> int:
     """Print the first 20 videos that failed, and `rest` if there is one. The exit status is 1 for any failure."""
+    from ..data.list_formats import printable
+
     for path, reason in failures[:20]:
-        print(f"failed: {path}: {reason}")
+        print(printable(f"failed: {path}: {reason}"))
     if rest:
         print(rest)
     return 1 if failures else 0

@@ -19,9 +19,10 @@ def check(args: Namespace) -> int:
     The exit status is 1 if a video is broken or missing.
     """
     from ..data.check import check_videos, default_report
+    from ..data.pool import output_file
 
     videos = read_videos(args, args.list)
-    target = args.report or default_report(args.list)
+    target = output_file(args.report or default_report(args.list), ".parquet", ".csv", keep=[args.list])
     report = check_videos(videos, target, workers=args.workers, again=args.again)
     print(report.describe())
     return 0 if report.sound else 1
@@ -29,7 +30,7 @@ def check(args: Namespace) -> int:
 
 def add_prepare(parser: ArgumentParser) -> None:
     add_list(parser, help="a list of videos in any format, a folder of videos, or one video")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the new videos and the new list")
+    parser.add_argument("--output", required=True, help="folder for the new videos and the new list")
     parser.add_argument("--short-side", type=int, default=256, help="pixels; never enlarges (%(default)s)")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--intra", action="store_true", help="only key frames: a little faster, 2 to 4 times larger")
@@ -60,7 +61,7 @@ def prepare(args: Namespace) -> int:
     name = "list" if Path(args.list).is_dir() else Path(args.list).stem
     made = prepare_videos(videos, args.output, encoding, name=name, workers=args.workers, skip_slower=not args.all)
     print(f"{made.summary()}\nlist: {made.list}")
-    rest = f"all failures: {made.list.with_name('failures.csv')}; their rows are in the list without a video"
+    rest = f"all failures: {made.failure_list}; their rows are in the list without a video"
     return print_failures(made.failures, rest if made.failures else "")
 
 

@@ -19,13 +19,14 @@ def add_search(parser: ArgumentParser) -> None:
 
 def search(args: Namespace) -> int:
     """Find the rows of a table of features that are most similar to a video or an image."""
+    from ..data.list_formats import printable
     from ..data.pool import output_file
     from ..inference.feature_table import FeatureTable
-    from ..inference.pictures import neighbor_sheet, printable
+    from ..inference.pictures import neighbor_sheet
     from ..inference.search import overlapping, query_feature
     from ..inference.search import search as find_neighbors
 
-    sheet = output_file(args.sheet, ".png", ".jpg") if args.sheet else None
+    sheet = output_file(args.sheet, ".png", ".jpg", keep=[args.query]) if args.sheet else None
     table = FeatureTable(args.features)
     part = {"start_sec": args.start, "end_sec": args.end}
     feature = query_feature(table, args.query, **part, model=args.model, device=args.device)
@@ -65,7 +66,7 @@ def add_dedup(parser: ArgumentParser) -> None:
     parser.add_argument("-o", "--output", default="runs/kept.csv", help="list to write, for training (%(default)s)")
     text = "cosine similarity from which two rows are duplicates (%(default)s)"
     parser.add_argument("--similarity", type=float, default=0.95, help=text)
-    add_list(parser, "--list", help="the list that the table was made from: writes its labels and groups too")
+    add_list(parser, "--list", help="the list that the table was made from: writes its labels, groups and times too")
     parser.add_argument("--sheet", help="picture (.png, .jpg) of pairs to write: kept above, removed below")
     parser.add_argument("--report", help="file (.csv) to write all removed rows to, each with the row that is kept")
 
@@ -75,19 +76,18 @@ def dedup(args: Namespace) -> int:
 
     Beyond 10,000 rows it needs faiss, and compares only rows in the same clusters. Rows of one video are not compared.
     """
-    from ..data.list_formats import write_table
+    from ..data.list_formats import printable, write_table
     from ..data.pool import output_file
     from ..inference.dedup import check_list, find_duplicates, write_kept
     from ..inference.feature_table import FeatureTable
-    from ..inference.pictures import duplicate_sheet, printable
+    from ..inference.pictures import duplicate_sheet
 
-    output = output_file(args.output, ".csv")
+    output = output_file(args.output, ".csv", keep=[args.list])
     sheet = output_file(args.sheet, ".png", ".jpg") if args.sheet else None
-    report = output_file(args.report, ".csv") if args.report else None
+    report = output_file(args.report, ".csv", keep=[args.list, output]) if args.report else None
     table = FeatureTable(args.features)
     videos = read_videos(args, args.list) if args.list else None
-    if videos is not None:
-        check_list(table, videos)
+    check_list(table, videos)
     found = find_duplicates(table, args.similarity)
     kept = write_kept(table, found, output, videos)
     failed = len(table) - len(table.vectors.numbers)

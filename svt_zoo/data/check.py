@@ -17,7 +17,7 @@ from ..files import is_url, local_path, sha256_of
 from ..video import VideoReadError, open_video
 from ..video.frames import FrameFolder, is_image
 from .datasets import CUT
-from .list_formats import parquet_or_csv, write_table
+from .list_formats import parquet_or_csv, printable, write_table
 from .lists import VideoList
 from .pool import Journal, Outcomes, fingerprint, output_file, progress, run_tasks
 
@@ -92,7 +92,7 @@ class CheckReport:
         copies = [f"duplicate: {v.path} has the content of {v.duplicate_of}" for v in self.videos if v.duplicate_of]
         lines = [self.summary(), f"report: {self.path}"]
         for listed in (bad, copies):
-            lines += listed[:most]
+            lines += map(printable, listed[:most])
             if len(listed) > most:
                 lines.append(f"... and {len(listed) - most} more in the report")
         return "\n".join(lines)

@@ -191,7 +191,7 @@ def open_row(row: Row, *, frame_rate: float = 30.0, limits: Limits | None = None
     try:
         path = local_path(row.path)
     except OSError as error:
-        raise VideoReadError(row.path, str(error)) from error
+        raise VideoReadError(row.path, str(error).removeprefix(f"{row.path} ")) from error
     if not is_url(row.path) and os.path.isdir(path):
         return FrameFolder(path, fps=frame_rate, num_frames=row.num_frames)
     return open_video(path, limits=limits)

@@ -54,22 +54,37 @@ def index_videos(videos: VideoList, *, workers: int = 1, again: bool = False) ->
 
 def _index_one(path: str, *, again: bool) -> tuple[int, int]:
     """Writes one index. Returns its frames and bytes, or zeros if there was one."""
-    import fsspec
-
     if os.path.isdir(path):
         raise VideoReadError(path, "a folder of frames; only video files have an index")
-    files, target = fsspec.url_to_fs(index_name(path))
-    if not again and files.exists(target) and (is_url(path) or os.path.getmtime(path) <= os.path.getmtime(target)):
+    name = index_name(path)
+    if not again and _is_current(path, name):
         return 0, 0
     with TemporaryDirectory() as folder:
         stored = build_index(local_path(path, cache_dir=folder))
     content = stored.to_bytes()
-    if not is_url(path):
-        write_whole(Path(target), content)
-        return len(stored.index.pts), len(content)
+    if is_url(path):
+        _upload(path, name, content)
+    else:
+        write_whole(Path(name), content)
+    return len(stored.index.pts), len(content)
+
+
+def _is_current(path: str, name: str) -> bool:
+    """Whether there is an index `name`; that of a local file must not be older than the file."""
+    if is_url(path):
+        import fsspec
+
+        files, target = fsspec.url_to_fs(name)
+        return bool(files.exists(target))
+    return os.path.exists(name) and os.path.getmtime(path) <= os.path.getmtime(name)
+
+
+def _upload(path: str, name: str, content: bytes) -> None:
+    import fsspec
+
+    files, target = fsspec.url_to_fs(name)
     try:
         files.pipe_file(target, content)
-    except NotImplementedError as error:
-        reason = "its server takes no files; make the indexes where the files are, and upload them with the files"
-        raise VideoReadError(path, reason) from error
-    return len(stored.index.pts), len(content)
+    except Exception as error:  # file systems raise different error types
+        reason = f"its server does not take the index ({type(error).__name__}: {error}); make the indexes where the "
+        raise VideoReadError(path, f"{reason}files are, and upload them with the files") from error

@@ -111,7 +111,7 @@ class Columns:
         codes = self._encode(block)
         in_set, kept = np.ones(size, bool), np.ones(size, bool)
         for key, value in self.wanted.items():
-            match = np.fromiter((cell == value for cell in block.columns.get(key, [None] * size)), bool, size)
+            match = np.fromiter((cell.strip() == value for cell in block.columns.get(key, [""] * size)), bool, size)
             kept &= match
             if key not in PARTS:
                 in_set &= match

@@ -166,6 +166,16 @@ def valid_utf8(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def printable(text: str) -> str:
+    """The text in one line: line ends, control characters and undecodable bytes become escapes such as `\\n`."""
+    return text if text.isprintable() else "".join(one if one.isprintable() else escape(one) for one in text)
+
+
+def escape(letter: str) -> str:
+    """The letter in ASCII, such as `\\n`."""
+    return letter.encode("unicode_escape").decode("ascii")
+
+
 def load_json(path: str) -> Any:
     """Loads a json file."""
     with open_text(path) as file:

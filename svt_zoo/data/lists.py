@@ -7,6 +7,7 @@ import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from ..files import is_url
 from ..options import bounds
 from .list_columns import Columns, ListError, classes_of
-from .list_files import LinkResolver, find_videos, is_folder
+from .list_files import LinkResolver, find_videos, is_folder, slashes
 from .list_formats import write_table
 from .list_official import FORMATS, detect, read_labels
 from .rows import Row as Row
@@ -161,11 +162,18 @@ class VideoList:
         return replace(self, rows=self.columns.take(~inside)), replace(self, rows=self.columns.take(inside))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the list as a CSV with a header for `read_list`. File names that are not UTF-8 keep their bytes."""
+        """Writes the list as a CSV with a header for `read_list`. File names that are not UTF-8 keep their bytes.
+
+        Paths below the list's folder are relative to it, so that both can be moved; other paths are absolute.
+        """
+        base = os.path.join(Path(path).parent.absolute(), "")
         rows = []
         for row in self.rows:
+            file = row.path if is_url(row.path) else str(Path(row.path).absolute()).removeprefix(base)
+            if file != slashes(file.lstrip()):  # a list's reader would change it
+                file = f"./{file}"
             name = self.classes[row.label] if self.classes and row.label is not None else ""
-            rows.append((row.path, row.label, name, row.group, row.start_sec, row.end_sec, row.num_frames))
+            rows.append((file, row.label, name, row.group, row.start_sec, row.end_sec, row.num_frames))
         write_table(path, ("file", "label", "class", "group", "start_sec", "end_sec", "num_frames"), rows)
 
 
@@ -288,7 +296,7 @@ def _parse_where(where: str | Mapping[str, str] | None) -> dict[str, str]:
     if isinstance(where, str):
         pairs = [part.partition("=") for part in where.split(",") if part.strip()]
         where = {key.strip(): value.strip() for key, _, value in pairs}
-    return {key: str(value) for key, value in (where or {}).items()}
+    return {key.lower(): str(value) for key, value in (where or {}).items()}
 
 
 def _check_filter(columns: Columns, choose: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -23,7 +23,7 @@ import torch
 from torch.utils.data import get_worker_info
 from tqdm import tqdm
 
-from ..files import atomic
+from ..files import DISK_FULL, atomic, is_url
 from ..video import VideoReadError
 
 _log = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ class TaskResult(Generic[T, R]):
     task: T
     result: R | None
     reason: str = ""
+    disk_full: bool = False  # so that the other tasks would fail, too
 
 
 def run_tasks(function: Callable[[T], R], tasks: Iterable[T], *, workers: int) -> Iterator[TaskResult[T, R]]:
@@ -49,7 +50,17 @@ def run_tasks(function: Callable[[T], R], tasks: Iterable[T], *, workers: int) -
 
     `function` is a module-level function, or a `functools.partial` of one. If a task raises or its process dies, the
     failure is reported and the other tasks continue. The processes end when the caller ends, for any reason.
+
+    Raises:
+        OSError: a task found the disk full.
     """
+    for result in _run_tasks(function, tasks, workers=workers):
+        if result.disk_full:
+            raise OSError(f"{result.reason}; free space there, then run the same command again")
+        yield result
+
+
+def _run_tasks(function: Callable[[T], R], tasks: Iterable[T], *, workers: int) -> Iterator[TaskResult[T, R]]:
     if workers < 0:
         raise ValueError(f"workers must be >= 0 (0 works in this process), got {workers}")
     waiting = iter(tasks)
@@ -127,7 +138,7 @@ def _attempt(function: Callable[[T], R], task: T) -> TaskResult[T, R]:
         return TaskResult(task, function(task))
     except Exception as error:  # one bad file must not stop the job
         _log.debug("%s", task, exc_info=True)
-        return TaskResult(task, None, reason_of(error))
+        return TaskResult(task, None, reason_of(error), getattr(error, "errno", None) in DISK_FULL)
 
 
 def _end_with_parent() -> None:
@@ -315,9 +326,19 @@ def fingerprint(path: str | os.PathLike[str]) -> tuple[int, int]:
     return size, changed
 
 
-def output_file(path: str | os.PathLike[str], *suffixes: str) -> Path:
-    """Checks before a long job that `path` can be written, else raises ValueError; makes its folder."""
+def output_file(
+    path: str | os.PathLike[str], *suffixes: str, keep: Sequence[str | os.PathLike[str] | None] = ()
+) -> Path:
+    """Checks before a long job that `path` can be written, else raises ValueError; makes its folder.
+
+    `keep` are files that it must not replace, such as the command's input.
+    """
     target = Path(path)
+    if is_url(os.fspath(path)):
+        raise ValueError(f"{path} is a URL; name a file on this machine and upload it")
+    for other in keep:
+        if other is not None and os.path.realpath(path) == os.path.realpath(other):
+            raise ValueError(f"{path} is named twice, and writing it would replace the other file; name a new file")
     if target.is_dir():
         raise ValueError(f"{path} is a folder; name a {' or '.join(suffixes)} file in it")
     if target.suffix not in suffixes:

@@ -43,7 +43,7 @@ class _Task(NamedTuple):
 class Preparation:
     """The result for a collection: the list with the new paths, and its videos, in the order of the old list.
 
-    `failures`, also in `failures.csv`, could not be read or written; `new` videos were written by this run.
+    `failures`, also in `<name>_failures.csv`, could not be read or written; `new` videos were written by this run.
     `skipped` videos have no copy, because it would be worse; the list names their sources.
     """
 
@@ -52,6 +52,11 @@ class Preparation:
     failures: tuple[Failure, ...]
     new: int
     skipped: int = 0
+
+    @property
+    def failure_list(self) -> Path:
+        """The file of the failures, which exists if there are any."""
+        return self.list.with_name(f"{self.list.stem}_failures.csv")
 
     def summary(self) -> str:
         """Counts, size and quality in one line."""
@@ -81,7 +86,7 @@ def prepare_videos(
     """Re-encodes every video of a list into the folder `output`.
 
     Writes the videos; `<name>.csv`, the list with relative paths; `<name>_report.csv`, one `PreparedVideo` per row; and
-    `failures.csv` if videos failed. Failed videos stay in the list, so that a later reader reports them.
+    `<name>_failures.csv` if videos failed. Failed videos stay in the list, so that a later reader reports them.
 
     A run that was stopped continues where it stopped. Each video appears only when it is complete. It is written again
     only if its source or the encoding has changed. `workers` is the number of processes; 0 works in this process.
@@ -97,9 +102,11 @@ def prepare_videos(
             times, and the list cuts its videos by seconds.
     """
     encoding = encoding or Encoding()
-    if encoding.mode == "frames" and any(row.start_sec is not None or row.end_sec is not None for row in videos.rows):
+    if encoding.mode == "frames" and videos.columns.has_times:
         raise ValueError("the list has start_sec and end_sec, but folders of frames keep no times; write H.264 instead")
     target = Path(output)
+    if is_url(os.fspath(output)):
+        raise ValueError(f"{output} is a URL; name a folder on this machine and upload it")
     names = output_names([*videos.columns.paths()], videos.root, encoding.suffix)
     _check_output(target, videos)
     with hold(target, ".prepare"):
@@ -156,9 +163,9 @@ def _prepare(
     for row in videos.rows:
         output = names[row.path]
         if output in skipped:
-            rows.append(replace(row, path=row.path if is_url(row.path) else os.path.abspath(row.path)))
+            rows.append(row)
         else:
-            rows.append(replace(row, path=output, num_frames=num_frames.get(output)))
+            rows.append(replace(row, path=os.fspath(folder / output), num_frames=num_frames.get(output)))
     _save(result, replace(videos, rows=rows))
     return result
 
@@ -220,10 +227,9 @@ def _save(result: Preparation, videos: VideoList) -> None:
     videos.save(result.list)
     report = result.list.with_name(f"{result.list.stem}_report.csv")
     write_table(report, [field.name for field in fields(PreparedVideo)], map(astuple, result.videos))
-    failures = result.list.with_name("failures.csv")
-    failures.unlink(missing_ok=True)
+    result.failure_list.unlink(missing_ok=True)
     if result.failures:
-        write_table(failures, Failure._fields, result.failures)
+        write_table(result.failure_list, Failure._fields, result.failures)
 
 
 def output_names(paths: Sequence[str], root: str, suffix: str) -> dict[str, str]:

@@ -68,6 +68,11 @@ class Rows(Sequence[Row]):
         """The label of each row, -1 for none."""
         return self._columns["label"]
 
+    @property
+    def has_times(self) -> bool:
+        """Whether any row is a part of its video."""
+        return any((self._columns[name] >= 0).any() for name in ("start_sec", "end_sec") if name in self._columns)
+
     @overload
     def __getitem__(self, index: int) -> Row: ...
     @overload
@@ -176,7 +181,11 @@ class Rows(Sequence[Row]):
 def full_paths(base: str, names: Iterable[str]) -> list[str]:
     """The names that are relative, joined to the folder or URL `base`; the others as they are."""
     prefix = posixpath.join(base, "")
-    return [name if name.startswith("/") or is_url(name) else prefix + name for name in names]
+    paths = [name if name.startswith("/") or is_url(name) else prefix + name for name in names]
+    if prefix.startswith(("http://", "https://")) and "#" in "".join(paths):  # a web address ends before it
+        start = len(prefix)
+        return [prefix + path[start:].replace("#", "%23") if path.startswith(prefix) else path for path in paths]
+    return paths
 
 
 def _gather(data: Array, starts: Array, lengths: Array) -> Array:

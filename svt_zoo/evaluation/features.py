@@ -18,6 +18,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from .. import distributed
 from ..batch import Failure
 from ..data import pool as pools
+from ..data.list_formats import printable
 from ..data.lists import VideoList
 from ..data.loader import WorkerLoader
 from ..data.pool import TaskResult, number_of_workers
@@ -271,7 +272,7 @@ def count_failures(outcomes: Iterable[TaskResult[str, bool]], total: int, *, sho
     for one in pools.progress(outcomes, total) if show_progress else outcomes:
         if one.result is None:
             failed += 1
-            _log.warning("%s: %s", one.task, one.reason)
+            _log.warning("%s", printable(f"{one.task}: {one.reason}"))
     return failed
 
 

@@ -21,7 +21,7 @@ from ..data.lists import Row, VideoList
 from ..data.pool import Outcomes, TaskResult, reason_of
 from ..data.transforms import EvalTransform
 from ..data.views import Indices, Views
-from ..files import write_tensors, write_whole
+from ..files import read_facts, write_tensors, write_whole
 
 _T = TypeVar("_T")
 
@@ -66,8 +66,8 @@ class ClipReader:
         seed: int = 0,
         open_row: Callable[[Row], FrameReader] | None = None,
     ) -> None:
-        if every is not None and not every > 0:
-            raise ValueError(f"every must be > 0 seconds, got {every}")
+        if every is not None and not every >= 0.001:  # less than a frame; a row each fills the memory
+            raise ValueError(f"every must be >= 0.001 seconds, got {every}")
         if batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}")
         self.videos = videos
@@ -188,7 +188,7 @@ class ShardFolder:
     def _claim(self) -> None:
         path = self.folder / "settings.json"
         settings = {**self.settings, "shard_size": str(self.shard_size)}
-        known = json.loads(path.read_text()) if path.exists() else None
+        known = read_facts(path) if path.exists() else None
         if known == settings:  # most often; listing thousands of shards for each new one takes longer than writing it
             return
         if known is None or not any(self.folder.glob("shard_*.safetensors")):  # no result, so no claim

@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
+from ..files import DISK_FULL
 from .sources import OWN_FILE, HubFile, WeightsError, disk_error, one_line
 
 _WAITS = (1.0, 2.0)  # seconds before each retry of a request to the Hub
@@ -97,7 +98,7 @@ def _hub_error(file: HubFile, error: Exception) -> WeightsError:
     if isinstance(error, OSError):
         if "Consistency check failed" in str(error):
             return WeightsError(f"{file}: the download is truncated ({one_line(error)}); try again, or {by_hand}")
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in (*DISK_FULL, errno.EACCES, errno.EPERM, errno.EROFS):
             return disk_error(file, Path(constants.HF_HUB_CACHE), error, variable="HF_HOME")
     return WeightsError(
         f"{file}: no network, or the connection broke ({one_line(error)}); {by_hand}; "

@@ -1,13 +1,12 @@
 """The sources of weight files, and their text form."""
 
-import errno
 import re
 import shutil
 import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files import torch_folder
+from ..files import DISK_FULL, torch_folder
 
 OWN_FILE = "pass weights=/path/to/file (tools: --weights, recipes: init=)"  # the way out of every missing file
 _HUB_FORM = re.compile(r"([^/@]+/[^/@]+)/([^@]*[^/@])(?:@(.+))?")
@@ -131,7 +130,7 @@ def one_line(error: object) -> str:
 
 def disk_error(source: Source, folder: Path, error: OSError, *, variable: str) -> WeightsError:
     """State that the disk is full or the folder is not writable; `variable` moves the cache elsewhere."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in DISK_FULL:
         free = shutil.disk_usage(folder).free if folder.is_dir() else 0
         return WeightsError(
             f"{source}: disk full: {folder} has {free} bytes free ({error.strerror}); make room or set {variable} to "

@@ -98,10 +98,13 @@ def _thin(features: Tensor, videos: Tensor, threshold: float, fixed: int) -> tup
     return twin, cosine
 
 
-def check_list(table: FeatureTable, videos: VideoList) -> None:
-    """Raises ValueError if the table was not made from this list, one row per video."""
+def check_list(table: FeatureTable, videos: VideoList | None) -> None:
+    """Raises ValueError if the table was not made from this list, one row per video, or if it needs its list."""
     in_parts = table.metadata.get("every", "None") != "None"
-    if in_parts or table.metadata.get("list_sha256") != videos.sha256:
+    if videos is None:
+        if table.metadata.get("has_times") == "True" and not in_parts:
+            raise ValueError(f"{table.path} was made from a list with start_sec or end_sec; name this list by --list")
+    elif in_parts or table.metadata.get("list_sha256") != videos.sha256:
         reason = "has several rows per video" if in_parts else "was made from another list, or other columns of it"
         raise ValueError(f"{table.path} {reason}; leave out --list to write paths without labels")
 
@@ -112,11 +115,11 @@ def write_kept(
     """Writes a list without the duplicates and without the rows that have no feature; returns its number of rows.
 
     A table with several rows per video (`every`) gives parts of videos. With `videos`, the list that the table was made
-    from (else ValueError), labels and groups are written too.
+    from (else ValueError), labels, groups and times are written too. A list with times is needed (else ValueError).
     """
+    check_list(table, videos)
     kept = np.setdiff1d(table.vectors.numbers, found.removed)
     if videos is not None:
-        check_list(table, videos)
         replace(videos, rows=videos.columns.take(kept)).save(output)
         return len(kept)
     columns = 3 if table.metadata.get("every", "None") != "None" else 1

@@ -235,6 +235,7 @@ def _origin(network: ZooModel, videos: VideoList) -> dict[str, str]:
         "model": str(meta.get("model") or type(network).__name__),
         "recipe": json.dumps(meta.get("recipe") or meta.get("title") or ""),
         "frame_rate": str(videos.frame_rate),
+        "has_times": str(videos.columns.has_times),
         "root": videos.root if is_url(videos.root) else os.path.abspath(videos.root),
         "svt_zoo_version": own_version,
     }

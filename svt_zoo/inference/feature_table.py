@@ -33,6 +33,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _PAGE = (1 << 31) - 1  # bytes; the largest page, so that a row group has one
 
 
+# Equal in all tables of a folder; "False" stands for has_times, which tables of earlier versions lack.
+_COMMON = ("weights_sha256", "pooling", "shape", "views", "every", "clip", "root", "frame_rate", "has_times")
+
+
 class FeatureRow(NamedTuple):
     """One row without its feature: a video, the time that the feature covers (in seconds), or an error message."""
 
@@ -129,14 +133,18 @@ class FeatureTable:
         width: number of values per feature.
 
     Raises:
-        ValueError: the table does not exist, or the Parquet file is not a table of features.
+        ValueError: the table does not exist, the Parquet file is not a table of features, or the tables of a folder
+            differ in their weights, settings or root.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         import pyarrow
         import pyarrow.dataset
+        import pyarrow.parquet
 
         self.path = Path(path)
+        if not self.path.exists():
+            raise ValueError(f"{path}: no such table on this machine; svt-zoo extract writes them")
         try:
             self._dataset = pyarrow.dataset.dataset(self.path, format="parquet")
         except FileNotFoundError as error:
@@ -146,9 +154,15 @@ class FeatureTable:
                 f"{path} is not a Parquet file or a folder of them: {str(error).splitlines()[0]}"
             ) from error
         schema = self._dataset.schema
-        self.metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+        self.metadata = _metadata(schema)
         if "embedding" not in schema.names or "weights_sha256" not in self.metadata:
             raise ValueError(f"{path} is not a table of features; svt-zoo extract writes them")
+        for file in self._dataset.files[1:]:
+            other = _metadata(pyarrow.parquet.read_schema(file))
+            if unlike := [key for key in _COMMON if other.get(key, "False") != self.metadata.get(key, "False")]:
+                raise ValueError(
+                    f"{path} holds tables that differ: {file} has another {', '.join(unlike)}; separate them"
+                )
         self.width: int = schema.field("embedding").type.list_size
 
     def __len__(self) -> int:
@@ -184,11 +198,13 @@ class FeatureTable:
         """Returns a number for the video of each row, the same for the same video."""
         return self._facts.column("video").combine_chunks().dictionary_encode().indices.to_numpy()
 
-    def ending_with(self, name: str) -> list[int]:
-        """Returns the numbers of the rows whose video ends with `name`."""
+    def ending_with(self, names: Iterable[str]) -> list[int]:
+        """Returns the numbers of the rows whose video ends with one of `names`."""
         import pyarrow.compute
 
-        return np.flatnonzero(pyarrow.compute.ends_with(self._facts.column("video"), name).to_numpy()).tolist()
+        videos = self._facts.column("video")
+        found = [pyarrow.compute.ends_with(videos, name).to_numpy() for name in names]
+        return np.flatnonzero(np.any(found, axis=0)).tolist()
 
     def rows(self, numbers: Sequence[int] | Array) -> list[FeatureRow]:
         """Returns the rows with these numbers, without their features."""
@@ -224,6 +240,10 @@ class FeatureTable:
             return path
         # The bytes that `valid_utf8` has escaped.
         return re.sub(r"\\x([89a-f][0-9a-f])", lambda byte: chr(0xDC00 + int(byte[1], 16)), path)
+
+
+def _metadata(schema: "pyarrow.Schema") -> dict[str, Any]:
+    return {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
 
 
 class Vectors:

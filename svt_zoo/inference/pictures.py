@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..data.augment import Augment
 from ..data.datasets import FrameReader, VideoDataset, frame_range
+from ..data.list_formats import escape, printable
 from ..data.lists import Row
 from ..data.loader import collate
 from ..data.sampling import uniform_clip
@@ -27,11 +28,6 @@ _FONT_SIZE, _MARGIN, _GAP = 16, 8, 6  # pixels
 _HEIGHT = 128  # pixels, of the frames in a sheet
 _INK, _PAPER = 40, 255
 _FONT = Path("fonts", "ttf", "DejaVuSans.ttf")  # from matplotlib; has Latin, Greek, Cyrillic and more
-
-
-def printable(text: str) -> str:
-    """The text in one line: line ends, control characters and undecodable bytes become escapes such as `\\n`."""
-    return "".join(letter if letter.isprintable() else _escape(letter) for letter in text)
 
 
 def caption(text: str, height: int, width: int) -> Tensor:
@@ -52,7 +48,7 @@ def text_width(text: str) -> int:
 def drawable(text: str) -> str:
     """As `printable`; characters that the font lacks also become escapes."""
     letters = _letters()
-    return "".join(letter if ord(letter) in letters else _escape(letter) for letter in printable(text))
+    return "".join(letter if ord(letter) in letters else escape(letter) for letter in printable(text))
 
 
 @lru_cache(maxsize=32)
@@ -63,10 +59,6 @@ def _font(size: float) -> ImageFont.FreeTypeFont:
 @cache
 def _letters() -> frozenset[int]:
     return frozenset(FT2Font(str(Path(get_data_path()) / _FONT)).get_charmap())
-
-
-def _escape(letter: str) -> str:
-    return letter.encode("unicode_escape").decode("ascii")
 
 
 def neighbor_sheet(

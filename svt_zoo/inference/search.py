@@ -151,8 +151,8 @@ def overlapping(
     table: FeatureTable, path: str | os.PathLike[str], start_sec: float | None = None, end_sec: float | None = None
 ) -> list[int]:
     """Returns the numbers of the rows that overlap with this part of the same file, for exclusion."""
-    wanted, name = os.path.realpath(path), valid_utf8(os.path.basename(path))
-    same = table.ending_with(name)
+    wanted = os.path.realpath(path)
+    same = table.ending_with({valid_utf8(os.path.basename(name)) for name in (os.fspath(path), wanted)})  # a link too
     low, high = start_sec or 0.0, float("inf") if end_sec is None else end_sec
     return [
         number

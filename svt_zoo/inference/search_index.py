@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..data.pool import fingerprint
-from ..files import atomic, remove
+from ..files import atomic, read_facts, remove
 from .feature_table import Array, FeatureTable
 
 SMALL = 10_000  # up to this number of rows, exact search is as fast
@@ -73,16 +73,15 @@ def open_index(table: FeatureTable) -> SearchIndex:
     path = table.path.with_name(f"{table.path.name}.faiss")
     note = path.with_name(f"{path.name}.json")
     made_from = {"table": [table.path.name, *fingerprint(str(table.path))], "faiss": faiss.__version__}
-    if path.exists() and note.exists():
-        facts = json.loads(note.read_text())
-        if made_from.items() <= facts.items() and "recall" in facts:
-            return SearchIndex(path, facts, _mapped(str(path), fingerprint(path)))
+    facts = read_facts(note)
+    if path.exists() and made_from.items() <= facts.items() and "recall" in facts:
+        return SearchIndex(path, facts, _mapped(path, fingerprint(path)))
     total = len(table.vectors.numbers)
     if total <= SMALL:
         raise ValueError(f"{table.path} has {total} features; an index is for more than {SMALL}, search without it")
     folder = path.with_name(f"{path.name}.parts")
     claim = folder / "table.json"
-    if not claim.exists() or json.loads(claim.read_text()) != made_from:
+    if read_facts(claim) != made_from:
         remove(folder)
         with atomic(claim) as part:
             part.write_text(json.dumps(made_from))
@@ -93,13 +92,20 @@ def open_index(table: FeatureTable) -> SearchIndex:
     with atomic(note) as part:
         part.write_text(json.dumps(facts))
     remove(folder)
-    return SearchIndex(path, facts, _mapped(str(path), fingerprint(path)))
+    return SearchIndex(path, facts, _mapped(path, fingerprint(path)))
 
 
 @lru_cache(maxsize=2)
-def _mapped(path: str, _state: tuple[int, int]) -> Any:
-    faiss = import_faiss()
-    return faiss.read_index(path, faiss.IO_FLAG_MMAP)
+def _mapped(path: Path, _state: tuple[int, int]) -> Any:
+    return _load(path, import_faiss().IO_FLAG_MMAP)
+
+
+def _load(path: Path, flags: int = 0) -> Any:
+    """The index in a file; ValueError if it is damaged."""
+    try:
+        return import_faiss().read_index(str(path), flags)
+    except RuntimeError as error:
+        raise ValueError(f"{path} is damaged; delete it, then run the same command again") from error
 
 
 def _held_out(numbers: Array) -> Array:
@@ -126,16 +132,16 @@ def _train(table: FeatureTable, folder: Path, cells: int) -> Path:
 def _add(table: FeatureTable, folder: Path, trained: Path) -> Any:
     """Adds all rows, in parts that are kept in `folder`; returns the index of all."""
     faiss, numbers = import_faiss(), table.vectors.numbers
-    whole = faiss.read_index(str(trained))
+    whole = _load(trained)
     for start in range(0, len(numbers), _PART):
         path = folder / f"part_{start:010d}.faiss"
         if not path.exists():
-            index = faiss.read_index(str(trained))
+            index = _load(trained)
             for rows in np.split(numbers[start : start + _PART], range(4096, _PART, 4096)):
                 index.add_with_ids(table.vectors[rows].numpy(), rows)
             with atomic(path) as part:
                 faiss.write_index(index, str(part))
-        whole.merge_from(faiss.read_index(str(path)), 0)
+        whole.merge_from(_load(path), 0)
     return whole
 
 

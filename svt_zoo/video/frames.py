@@ -36,6 +36,8 @@ class FrameFolder:
             raise VideoReadError(self.path, f"cannot be listed: {error.strerror}") from error
         if not names:
             raise VideoReadError(self.path, "a folder without images (.jpg, .jpeg, .png)")
+        if num_frames is not None and num_frames < 1:
+            raise VideoReadError(self.path, f"num_frames must be >= 1, the list gives it {num_frames}")
         if num_frames is not None and len(names) < num_frames:
             raise VideoReadError(self.path, f"holds {len(names)} of the {num_frames} frames that the list gives it")
         self._names = sorted(names, key=_frame_order)[:num_frames]

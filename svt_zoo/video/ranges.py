@@ -60,7 +60,15 @@ def _read(url: str, start: int | None, end: int | None) -> bytes:
 
     def request() -> bytes:
         filesystem, path = fsspec.url_to_fs(url)
-        content: bytes = filesystem.cat_file(path, start=start, end=end)
+        try:
+            content: bytes = filesystem.cat_file(path, start=start, end=end)
+        except Exception as error:
+            status = getattr(error, "status", None)  # aiohttp's name of the HTTP status
+            if status in (401, 403):  # of a missing file too, where the folder may not be listed
+                raise PermissionError(f"HTTP {status}: {url}") from error
+            if status == 416:
+                return b""
+            raise
         return content
 
     return _repeat(request)

@@ -61,7 +61,7 @@ def open_video(
     """
     limits = limits or Limits()
     name = os.fspath(path)
-    _check_file(name)
+    check_file(name)
     if (index := load_index(name, stream)) is not None:
         check_duration(name, (index.end - index.pts[0]) * index.time_base, limits)
         return EncodedVideo(name, index, None, limits=limits)
@@ -70,7 +70,7 @@ def open_video(
     return EncodedVideo(name, index, source, limits=limits)
 
 
-def _check_file(path: str) -> None:
+def check_file(path: str) -> None:
     """Rejects files on which FFmpeg would block (pipes, devices) or give an unclear message."""
     try:
         status = os.stat(path)

@@ -20,13 +20,13 @@ from .decode import Actions, Source, Step, decode_frames, open_source
 from .errors import Limits, VideoReadError
 from .index import check_duration, scan
 from .ranges import merge_ranges, read_file, read_ranges
-from .reader import EncodedVideo
+from .reader import EncodedVideo, check_file
 from .store import NO_TIME, StoredIndex
 
 _CHUNK = 32 << 20  # bytes of packets that are in memory at a time
 # What a header states about the stream, beside `extradata`. Without the colors, frames would be converted differently.
 _PROPERTIES = ("width", "height", "pix_fmt", "color_range", "color_primaries", "color_trc", "colorspace")
-_AGAIN = "the file has changed since it was indexed, or the server ignores ranges; run `svt-zoo index` again"
+_AGAIN = "the file has changed since it was indexed, or the server ignores ranges; run `svt-zoo index --again`"
 
 Fetch = Callable[[Sequence[tuple[int, int]]], list[bytes]]
 
@@ -55,7 +55,7 @@ def open_remote(url: str, *, limits: Limits | None = None) -> "RemoteVideo":
     try:
         stored = StoredIndex.from_bytes(content)
     except ValueError as error:
-        raise VideoReadError(url, f"{name}: {error}; run `svt-zoo index` again") from error
+        raise VideoReadError(url, f"{name}: {error}; run `svt-zoo index --again`") from error
     index = stored.index
     check_duration(url, (index.end - index.pts[0]) * index.time_base, limits)
     if index.height * index.width > limits.max_pixels:
@@ -173,6 +173,7 @@ def build_index(path: str, *, limits: Limits | None = None) -> StoredIndex:
         VideoReadError: the file cannot be read, or its packets are not stored in one piece (MPEG program streams).
     """
     limits = limits or Limits()
+    check_file(path)
     index, opened = scan(path, limits)
     if opened is not None:
         opened.close()

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 from commands import command
 from PIL import Image
-from video_files import encode, moving_square
+from video_files import encode, moving_square, numbered
 
 from svt_zoo import open_video
 from svt_zoo.data import check
@@ -193,6 +193,15 @@ def test_the_duplicates_are_named(collection: Path, tmp_path: Path) -> None:
     first = collection / "a.mp4"
     [copy] = [line for line in report.describe().splitlines() if line.startswith("duplicate: ")]
     assert copy.endswith(f" has the content of {first}")
+
+
+def test_each_video_takes_one_line_whatever_its_name(tmp_path: Path) -> None:
+    for name in ("a\nb.mp4", "c\rd.mp4"):
+        (tmp_path / name).write_bytes(name.encode())
+    numbered(tmp_path / "good.mp4", 2)
+    report = check_videos(read_list(tmp_path), tmp_path / "report.csv", workers=0)
+    assert [line.split(": ")[0] for line in report.describe().splitlines()[2:]] == ["broken", "broken"]
+    assert "a\\nb.mp4" in report.describe()
 
 
 def test_the_tool_says_what_is_wrong_and_exits_so(

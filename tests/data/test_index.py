@@ -17,6 +17,7 @@ from svt_zoo.data.datasets import VideoDataset, shared_frames
 from svt_zoo.data.index import index_videos
 from svt_zoo.data.lists import Row, VideoList
 from svt_zoo.data.loader import VideoLoader
+from svt_zoo.data.pool import CommonFailure
 from svt_zoo.data.views import train_views
 from svt_zoo.video import ranges
 from svt_zoo.video.remote import open_remote
@@ -55,6 +56,20 @@ def test_indexes_of_urls_are_uploaded(bucket: str, tmp_path: Path, monkeypatch: 
     assert index_videos(VideoList((Row(url),)), workers=0).kept == 1
     assert numbers(open_remote(url).frames_at([4])) == [4]
     assert not (tmp_path / "torch").exists()
+
+
+def test_a_server_that_takes_no_files_is_an_error_that_states_where_to_make_the_indexes(tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp", reason="an upload over http needs pip install '.[remote]'")
+    with RangeServer() as server:
+        server.files = {"a.mp4": numbered(tmp_path / "a.mp4", 20).read_bytes()}
+        with pytest.raises(CommonFailure, match=r"does not take the index .* make the indexes where the files are"):
+            index_videos(VideoList((Row(f"{server.url}/a.mp4"),)), workers=0)
+
+
+def test_two_colons_in_the_name_of_a_local_file_are_not_a_chain_of_urls(tmp_path: Path) -> None:
+    path = numbered(tmp_path / "a::b.mp4", 20)
+    index_videos(VideoList((Row(str(path)),)), workers=0)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a::b.mp4", "a::b.mp4.index"]
 
 
 def list_of(paths: list[str]) -> VideoList:

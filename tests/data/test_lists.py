@@ -299,6 +299,24 @@ def test_a_saved_list_reads_back_equal(tmp_path: Path) -> None:
     assert (again.rows, again.classes) == (rows, videos.classes)
 
 
+def test_a_list_saved_in_another_folder_names_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path / "videos", "a.mp4", "b/c.mp4")
+    videos = read_list("videos")
+    videos.save("runs/kept.csv")
+    assert [row.path for row in read_list("runs/kept.csv").rows] == [
+        f"{tmp_path}/videos/{n}" for n in ("a.mp4", "b/c.mp4")
+    ]
+
+
+def test_a_list_saved_beside_its_files_can_move_with_them(tmp_path: Path) -> None:
+    names = [" a.mp4", "b\\c.mp4", "d/e.mp4"]
+    touch(tmp_path / "old", *names)
+    read_list(tmp_path / "old").save(tmp_path / "old/list.csv")
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert [row.path for row in read_list(tmp_path / "new/list.csv").rows if not Path(row.path).exists()] == []
+
+
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(ListError, match=r"pip install pyarrow"):
@@ -570,6 +588,14 @@ def test_a_list_that_could_be_misread_names_line_and_value(tmp_path: Path, name:
 )
 def test_labels_written_as_floats_are_numbers(tmp_path: Path, text: str) -> None:
     assert [row.label for row in read_list(write(tmp_path / "l.csv", text)).rows] == [0, 2, 10]
+
+
+@pytest.mark.parametrize("where", ["Split=train", {"SPLIT": "train"}])
+def test_a_filter_takes_the_header_as_it_is_written_and_ignores_spaces_around_cells(
+    where: str | dict[str, str], tmp_path: Path
+) -> None:
+    path = write(tmp_path / "list.csv", "file, Split \na.mp4, train \nb.mp4, test \n")
+    assert [Path(row.path).name for row in read_list(path, where=where).rows] == ["a.mp4"]
 
 
 def test_spaces_may_precede_quotes(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from svt_zoo.data.pool import (
     Outcomes,
     fingerprint,
     number_of_workers,
+    output_file,
     progress,
     reason_of,
     run_tasks,
@@ -47,6 +48,17 @@ def test_a_task_that_fails_or_kills_its_process_is_reported_and_the_others_go_on
 def test_an_unforeseen_error_is_named_by_its_type() -> None:
     (done,) = run_tasks(partial(int, base=10), ["x"], workers=0)
     assert done.reason.startswith("ValueError: invalid literal")
+
+
+def write_to_a_full_disk(number: int) -> int:
+    return Path("/dev/full").write_text("x")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_full_disk_ends_the_run_instead_of_failing_each_task(workers: int) -> None:
+    with pytest.raises(OSError, match="No space left on device; free space there, then run the same command again"):
+        next(run_tasks(write_to_a_full_disk, [1, 2], workers=workers))
 
 
 def test_a_negative_number_of_workers_is_refused() -> None:
@@ -206,3 +218,17 @@ def test_workers_are_as_many_as_asked_for_or_as_this_process_has_cores(monkeypat
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(128)), raising=False)
     monkeypatch.delenv("LOCAL_WORLD_SIZE")
     assert number_of_workers(None) == 8
+
+
+def test_an_output_never_replaces_another_file_of_the_command(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    (tmp_path / "link.csv").symlink_to(path)
+    for other in (path, tmp_path / "link.csv", tmp_path / "folder/../list.csv"):
+        with pytest.raises(ValueError, match=r"list\.csv is named twice, .*; name a new file"):
+            output_file(path, ".csv", keep=[None, other])
+    assert output_file(path, ".csv", keep=[None, "s3://bucket/list.csv"]) == path
+
+
+def test_an_output_on_this_machine_is_no_url() -> None:
+    with pytest.raises(ValueError, match=r"s3://bucket/list\.csv is a URL; name a file on this machine and upload it"):
+        output_file("s3://bucket/list.csv", ".csv")

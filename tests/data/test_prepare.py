@@ -176,14 +176,21 @@ def test_a_broken_video_is_reported_and_the_others_are_made(collection: Path, tm
     videos = read_list(collection)
     made = prepare_videos(videos, tmp_path / "out", FAST, workers=0)
     assert (len(made.videos), [failure.path for failure in made.failures]) == (3, [videos.rows[0].path])
-    with open(tmp_path / "out" / "failures.csv", newline="") as file:
+    with open(tmp_path / "out" / "list_failures.csv", newline="") as file:
         (row,) = csv.DictReader(file)
     assert row == {"path": videos.rows[0].path, "reason": made.failures[0].reason}
     assert not (tmp_path / "out" / "cat" / "one.mp4").exists()
     assert len(read_list(made.list)) == 4  # the failed video stays in the list
     (collection / "cat" / "one.mp4").write_bytes(data)
+    prepare_videos(replace(videos, rows=videos.rows[1:2]), tmp_path / "out", FAST, name="other", workers=0)
+    assert (tmp_path / "out" / "list_failures.csv").exists()  # those of another list stay
     assert prepare_videos(videos, tmp_path / "out", FAST, workers=0).failures == ()
-    assert not (tmp_path / "out" / "failures.csv").exists()
+    assert not (tmp_path / "out" / "list_failures.csv").exists()
+
+
+def test_copies_are_written_on_this_machine(collection: Path) -> None:
+    with pytest.raises(ValueError, match="s3://bucket/out is a URL; name a folder on this machine and upload it"):
+        prepare_videos(read_list(collection), "s3://bucket/out", FAST, workers=0)
 
 
 @pytest.mark.parametrize("output", ["videos", "videos/new", "videos/cat", "videos/dog/deep/x"])

@@ -13,7 +13,7 @@ import pytest
 from svt_zoo.data import list_formats, rows
 from svt_zoo.data.list_columns import ListError
 from svt_zoo.data.lists import Row, VideoList, read_list
-from svt_zoo.data.rows import Rows
+from svt_zoo.data.rows import Rows, full_paths
 
 ODD = (
     Row("/r/a.mp4", 3, "g", 0.5, 2.0, 7),
@@ -134,3 +134,9 @@ def test_a_later_block_is_refused_by_line_and_value(text: str, message: str, tmp
     (tmp_path / "l.csv").write_text(text)
     with pytest.raises(ListError, match=f"l.csv, {message}"):
         read_list(tmp_path / "l.csv")
+
+
+def test_a_hash_sign_in_a_name_beside_a_web_list_does_not_end_the_address() -> None:
+    names = ["a#1.mp4", "/b#1.mp4", "https://x.org/c.mp4#t=1"]
+    assert full_paths("https://h.org/v", names) == ["https://h.org/v/a%231.mp4", *names[1:]]
+    assert full_paths("s3://v", names) == ["s3://v/a#1.mp4", *names[1:]]

@@ -149,6 +149,19 @@ def test_another_list_than_the_tables_is_refused(folder: Path, tmp_path: Path) -
         write_kept(table, find_duplicates(table, 0.9), tmp_path / "kept.csv", read_list(folder / "other.csv"))
 
 
+def test_a_list_with_times_is_needed_and_keeps_them(folder: Path, tmp_path: Path) -> None:
+    path = folder / "parts.csv"
+    path.write_text("file,label,group,end_sec\n0.mp4,run,a,0.5\n1.mp4,walk,b,\n")
+    extract_features(network(), read_list(path), tmp_path / "f.parquet", num_workers=0, device="cpu")
+    table = FeatureTable(tmp_path / "f.parquet")
+    found = find_duplicates(table, 1.0)
+    with pytest.raises(ValueError, match="a list with start_sec or end_sec; name this list by --list"):
+        write_kept(table, found, tmp_path / "kept.csv")
+    write_kept(table, found, tmp_path / "kept.csv", read_list(path))
+    kept = read_list(tmp_path / "kept.csv").rows
+    assert [(row.label, row.group, row.end_sec) for row in kept] == [(0, "a", 0.5), (1, "b", None)]
+
+
 def test_a_table_of_parts_is_written_as_parts(folder: Path, tmp_path: Path) -> None:
     table = extracted(folder, tmp_path / "f.parquet", every=0.5)
     kept = write_kept(table, find_duplicates(table, 0.9999), tmp_path / "kept.csv")

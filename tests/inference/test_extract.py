@@ -299,7 +299,7 @@ def test_the_output_is_a_parquet_file(videos: VideoList, tmp_path: Path) -> None
 def test_options_that_do_not_go_together_are_refused(videos: VideoList, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="need views=1x1, got views='3x1'"):
         extract(videos, tmp_path / "f.parquet", views="3x1", pooling="patches")
-    with pytest.raises(ValueError, match="every must be > 0 seconds, got 0"):
+    with pytest.raises(ValueError, match=r"every must be >= 0\.001 seconds, got 0"):
         extract(videos, tmp_path / "f.parquet", every=0)
     with pytest.raises(ValueError, match="pooling must be one of cls, frames, patches, got 'max'"):
         extract(videos, tmp_path / "f.parquet", pooling="max")
@@ -435,7 +435,7 @@ def test_the_tool_writes_a_table_and_sums_up(
     assert "2.mp4: " in caplog.text
     assert_same_rows(tmp_path / "f.parquet", complete)
     assert main([*arguments, "--every", "-1"]) == 2
-    assert capsys.readouterr().err.startswith("error: every must be > 0 seconds")
+    assert capsys.readouterr().err.startswith("error: every must be >= 0.001 seconds")
 
 
 def test_the_tool_fails_when_its_only_video_cannot_be_read_also_the_second_time(

@@ -14,11 +14,12 @@ from torch.nn.functional import normalize
 from torch.testing import assert_close
 
 from svt_zoo import VideoReadError
+from svt_zoo.data.list_formats import printable
 from svt_zoo.data.lists import read_list
 from svt_zoo.evaluation.shards import ClipRow, Shard
 from svt_zoo.inference.extract import extract_features
 from svt_zoo.inference.feature_table import FeatureTable, make_schema, write_table
-from svt_zoo.inference.pictures import drawable, neighbor_sheet, printable
+from svt_zoo.inference.pictures import drawable, neighbor_sheet
 from svt_zoo.inference.search import overlapping, query_feature, search
 
 
@@ -103,6 +104,11 @@ def test_a_copy_of_other_quality_is_first_when_the_query_itself_is_excluded(tabl
     assert "0.mp4" not in [one.row.video for one in others]
 
 
+def test_a_query_named_by_a_link_is_excluded_as_its_file_is(table: FeatureTable, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "link.mp4").symlink_to(folder / "0.mp4")
+    assert overlapping(table, tmp_path / "link.mp4") == overlapping(table, folder / "0.mp4") != []
+
+
 def test_an_image_is_searched_as_a_video_without_motion(table: FeatureTable, folder: Path) -> None:
     [best, *_] = search(table, query_feature(table, folder / "still.png", device="cpu"))
     assert best.row.video == "still.mp4"
@@ -170,6 +176,16 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
         FeatureTable(tmp_path / "text.parquet")
     with pytest.raises(ValueError, match=r"missing\.parquet: no such table"):
         FeatureTable(tmp_path / "missing.parquet")
+
+
+@pytest.mark.parametrize("key", ["weights_sha256", "root", "has_times"])
+def test_tables_of_a_folder_that_differ_are_refused(tmp_path: Path, key: str) -> None:
+    table_of(tmp_path / "a.parquet", torch.eye(4))
+    table_of(tmp_path / "b.parquet", torch.eye(4), list_sha256="other")
+    assert len(FeatureTable(tmp_path)) == 8
+    table_of(tmp_path / "c.parquet", torch.eye(4), **{key: "True"})
+    with pytest.raises(ValueError, match=rf"tables that differ: .*c\.parquet has another {key}; separate them"):
+        FeatureTable(tmp_path)
 
 
 def test_the_sheet_shows_the_query_and_every_neighbor(table: FeatureTable, folder: Path) -> None:

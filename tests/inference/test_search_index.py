@@ -94,6 +94,22 @@ def test_the_index_is_kept_and_built_again_when_the_table_changes(table: Feature
     assert open_index(changed).facts["rows"] == 1200
 
 
+@pytest.mark.parametrize("text", ["", "[", "5"])
+def test_the_index_is_built_again_if_its_notes_are_damaged(table: FeatureTable, text: str) -> None:
+    index = open_index(table).path
+    index.with_name(f"{index.name}.json").write_text(text)
+    (parts := index.with_name(f"{index.name}.parts")).mkdir()
+    (parts / "table.json").write_text(text)
+    assert open_index(table).facts["rows"] == 2000
+
+
+def test_a_damaged_index_is_named_with_the_way_out(table: FeatureTable) -> None:
+    path = open_index(table).path
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"f\.parquet\.faiss is damaged; delete it, then run the same command again"):
+        open_index(table)
+
+
 def test_a_small_table_needs_no_index(tmp_path: Path) -> None:
     pytest.importorskip("faiss", reason="faiss is not installed: pip install faiss-cpu")
     with pytest.raises(ValueError, match="has 4 features; an index is for more than 10000, search without it"):

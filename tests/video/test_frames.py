@@ -44,6 +44,12 @@ def test_jpegs_decode_as_pillow_decodes_them(tmp_path: Path) -> None:
     assert torch.equal(FrameFolder(tmp_path).frames_at([0])[0], expected)
 
 
+@pytest.mark.parametrize("num_frames", [0, -1])
+def test_a_folder_of_which_the_list_takes_no_frame_is_refused(tmp_path: Path, num_frames: int) -> None:
+    with pytest.raises(VideoReadError, match=f"num_frames must be >= 1, the list gives it {num_frames}"):
+        FrameFolder(make_folder(tmp_path / "v", [0, 1, 2]), num_frames=num_frames)
+
+
 def test_num_frames_selects_the_first_frames(tmp_path: Path) -> None:
     assert FrameFolder(make_folder(tmp_path / "v", [0, 1, 2]), num_frames=2).num_frames == 2
 

@@ -1,5 +1,6 @@
 """Videos in an object store are read by single packets: right or refused."""
 
+import os
 import uuid
 from collections.abc import Iterator
 from itertools import pairwise
@@ -130,6 +131,23 @@ def test_a_server_without_ranges_is_refused_by_name(server: RangeServer, tmp_pat
         open_remote(f"{server.url}/a.mp4").frames_at([3])
 
 
+def test_a_file_that_became_shorter_on_a_web_server_is_refused_by_name(server: RangeServer, tmp_path: Path) -> None:
+    path = numbered(tmp_path / "a.mp4", 20)
+    server.files = {"a.mp4": b"short", "a.mp4.index": build_index(str(path)).to_bytes()}
+    with pytest.raises(VideoReadError, match=r"a\.mp4: packet \d+ at .* the file has changed since it was indexed"):
+        open_remote(f"{server.url}/a.mp4").frames_at([3])
+
+
+def test_a_web_server_that_denies_a_missing_index_means_no_index(
+    server: RangeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    server.files = {"a.mp4": numbered(tmp_path / "a.mp4", 20).read_bytes()}
+    server.missing = 403  # as S3 for those who may not list the folder
+    with open_row(Row(f"{server.url}/a.mp4")) as video:
+        assert numbers(video.frames_at([7])) == [7]
+
+
 @pytest.mark.parametrize("change", ["another video", "one bit", "shorter"])
 def test_a_file_that_has_changed_is_refused_by_name(change: str, bucket: str, tmp_path: Path) -> None:
     url = put(bucket, numbered(tmp_path / "a.mp4", 20))
@@ -157,7 +175,7 @@ def test_a_damaged_index_is_refused_by_name(damage: bytes | None, bucket: str, t
     url = put(bucket, numbered(tmp_path / "a.mp4", 20))
     content = fsspec.filesystem("memory").cat_file(index_name(url))[:200] if damage is None else damage
     fsspec.filesystem("memory").pipe_file(index_name(url), content)
-    with pytest.raises(VideoReadError, match=rf"{url}\.index: .* cannot be read .* `svt-zoo index` again"):
+    with pytest.raises(VideoReadError, match=rf"{url}\.index: .* cannot be read .* `svt-zoo index --again`"):
         open_remote(url)
 
 
@@ -187,6 +205,13 @@ def test_a_video_without_an_index_is_downloaded_and_a_line_states_it(
 def test_packets_that_are_not_in_one_piece_have_no_index(tmp_path: Path) -> None:
     with pytest.raises(VideoReadError, match="its packets are not in one piece; make copies with `svt-zoo prepare`"):
         build_index(str(make("mpeg2", tmp_path)))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_has_no_index_and_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(VideoReadError, match="a pipe, socket or device, not a regular file"):
+        build_index(str(tmp_path / "pipe.mp4"))
 
 
 def test_an_index_is_refused_if_single_packets_give_other_frames(
