@@ -90,10 +90,11 @@ def _with_split(data: DataConfig, split: int | None, folds: int | None) -> DataC
 
 
 class Evaluated(NamedTuple):
-    """One split with one seed: the folder of its files, the evaluation list, and the outcomes."""
+    """One split with one seed: its network, the folder of its files, the evaluation list, and the outcomes."""
 
     split: str
     seed: int
+    model: dict[str, Any]
     folder: Path
     videos: VideoList
     outcomes: list[Outcome]
@@ -154,7 +155,7 @@ def _evaluate(recipe: KNNRecipe | LinearRecipe | MultiviewRecipe, device: torch.
             outcomes = knn_protocol(extractor, train, val, recipe.knn, seed=seed)
         else:
             outcomes = [linear_protocol(extractor, train, val, recipe.linear, seed=seed)]
-    return Evaluated(recipe.report.split, seed, output, val, outcomes)
+    return Evaluated(recipe.report.split, seed, model_section(network), output, val, outcomes)
 
 
 def load_network(recipe: EvaluationRecipe | FinetuneRecipe, *, num_classes: int | None = 0) -> ZooModel:
@@ -182,6 +183,11 @@ def load_network(recipe: EvaluationRecipe | FinetuneRecipe, *, num_classes: int 
     backbone = backbone_of(network)
     backbone.meta = {**backbone.meta, "clip": clip}
     return network.eval()
+
+
+def model_section(network: ZooModel) -> dict[str, Any]:
+    """The network that was evaluated, as the section `model` of a recipe: with `init=FILE`, that of the file."""
+    return {"name": network.meta["model"], "options": dict(network.meta["model_kwargs"])}
 
 
 def choose_clip(spec: ClipSpec | None, changes: ClipConfig, network: ZooModel) -> ClipSpec:
@@ -220,7 +226,7 @@ def write_results(
             dataset=report.dataset or Path(recipe["data"]["train" if recipe["repeat"]["folds"] else "val"]).stem,
             split=split,
             **_counted(group, outcome.protocol, pooled=bool(recipe["repeat"]["folds"])),
-            recipe={**recipe, "cases": [_noted(one, outcome.protocol) for one in group]},
+            recipe={**recipe, "model": group[0].model, "cases": [_noted(one, outcome.protocol) for one in group]},
             **provenance(device),
         )
         for outcome in evaluated[0].outcomes

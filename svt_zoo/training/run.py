@@ -24,7 +24,7 @@ from ..data.loader import VideoLoader
 from ..device import choose_device
 from ..evaluation.protocols import Extractor, multiview_protocol
 from ..evaluation.results import Result, provenance
-from ..evaluation.run import Evaluated, expand_repeats, load_network, name_of, write_results
+from ..evaluation.run import Evaluated, expand_repeats, load_network, model_section, name_of, write_results
 from ..evaluation.views import fast_transform
 from ..files import write_whole
 from ..hub.initial import load_initial
@@ -160,7 +160,7 @@ def finetune(recipe: FinetuneRecipe) -> list[Result] | None:
             network = load_model(output / FINAL_NAME, num_classes=None)
             extractor = Extractor(network, output / "features", device, case.data)  # in float32
             outcome = multiview_protocol(extractor, val, case.multiview, protocol="fine-tuned")
-            done.append(Evaluated(case.report.split, case.run.seed, output, val, [outcome]))
+            done.append(Evaluated(case.report.split, case.run.seed, model_section(network), output, val, [outcome]))
         name = name_of(recipe.init, recipe.model.name)
         return write_results(done, recipe.report, name=name, recipe=to_dict(recipe), device=device)
 

@@ -128,6 +128,7 @@ def test_table_picture_and_page_show_the_results(finished: tuple[list[Result], P
     results, folder = finished
     [file] = (folder / "results").iterdir()
     assert [one.metrics for one in read_results(file)] == [one.metrics for one in results]
+    assert all(one.recipe["model"] == {"name": "brightness", "options": {}} for one in results)
     table = (folder / "run" / "probe.md").read_text()
     assert "**direction**: 20 training and 12 test videos in 6 groups, chance 50.0" in table
     assert "**level**: 20 training and 12 test videos in 6 groups, chance 50.0" in table  # its labels are 5 and 9
