@@ -70,6 +70,8 @@ def read_set(text: str, data: DataConfig) -> ProbeSet:
     else:
         train, test = data.read(path, where, data.labels).hold_out(_TEST_FRACTION)
     name = "_".join(pair.partition("=")[2] for pair in where.split(",") if pair) or Path(first).stem
+    if name == "train":  # as in videos/train,videos/test
+        name = Path(first).resolve().parent.name or name
     if unlabeled := [row.path for row in (*train.rows, *test.rows) if row.label is None]:
         raise ValueError(f"{text}: {len(unlabeled)} videos have no label, the first is {unlabeled[0]}")
     if shared := check_overlap(train, test, allow=True):

@@ -45,12 +45,14 @@ R = TypeVar("R", bound=EvaluationRecipe | FinetuneRecipe)
 def expand_repeats(recipe: R) -> list[R]:
     """One recipe per split (or fold) and seed, splits first; several have folders of their own in `run.output`.
 
-    `repeat.splits` has no effect if no option of `data` contains {split}.
+    `repeat.splits` has no effect if no option of `data` contains {split}; a test does not read `data.train`.
 
     Raises:
         ConfigError: an option of `data` contains {split}, but `repeat.splits` is empty.
     """
-    marked = any(isinstance(value, str) and _MARK in value for value in vars(recipe.data).values())
+    unread = ("train", "where_train") if isinstance(recipe, MultiviewRecipe) else ()
+    read = {name: value for name, value in vars(recipe.data).items() if name not in unread}
+    marked = any(isinstance(value, str) and _MARK in value for value in read.values())
     splits = recipe.repeat.splits if marked else ()
     if marked and not splits:
         raise ConfigError(
@@ -58,7 +60,7 @@ def expand_repeats(recipe: R) -> list[R]:
             f"repeat.splits=[1]; got data.train={recipe.data.train!r}, data.val={recipe.data.val!r}"
         )
     if recipe.repeat.splits and not marked:
-        _log.info("repeat.splits=%s is ignored, because no option of data contains {split}", list(recipe.repeat.splits))
+        _log.info("repeat.splits=%s is ignored, because the lists do not contain {split}", list(recipe.repeat.splits))
     folds = recipe.repeat.folds
     single = recipe.repeat.num_seeds == 1 and not splits and not folds
     # A result on held-out training videos must not look like a test result.

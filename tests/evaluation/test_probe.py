@@ -302,6 +302,8 @@ def test_lists_come_as_a_table_as_two_files_or_as_a_folder(lists: Path, tmp_path
     one.test.save(tmp_path / "b.csv")
     pair = read_set(f"{tmp_path / 'a.csv'},{tmp_path / 'b.csv'}", recipe.data)
     assert (list(pair.train.rows), list(pair.test.rows)) == (list(one.train.rows), list(one.test.rows))
+    one.train.save(tmp_path / "train.csv")
+    assert read_set(f"{tmp_path / 'train.csv'},{tmp_path / 'b.csv'}", recipe.data).name == tmp_path.name
     held = read_set(str(tmp_path / "a.csv"), recipe.data)
     assert len(held.train) + len(held.test) == 20
     assert not {row.group for row in held.train.rows} & {row.group for row in held.test.rows}
