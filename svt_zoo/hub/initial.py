@@ -49,10 +49,12 @@ def load_initial(
     except TypeError as error:
         raise ConfigError(f"model.options do not fit {model}: {error}") from error
     except UnfitWeightsError as error:
-        raise UnfitWeightsError(f"init={init}: {error}") from error
+        cause = str(error)  # it may start with the path that init is
+        raise UnfitWeightsError(f"init={cause}" if cause.startswith(init) else f"init={init}: {cause}") from error
     except WeightsError as error:
+        cause = str(error).removeprefix(f"{init}: ")
         raise WeightsError(
-            f"init={init} cannot be loaded: {error}; or take init=random, which is not the paper's recipe"
+            f"init={init} cannot be loaded: {cause}; or take init=random, which is not the paper's recipe"
         ) from error
 
 
