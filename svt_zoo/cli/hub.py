@@ -1,5 +1,6 @@
 """Commands about weights and architectures: models, weights, publish."""
 
+import difflib
 from argparse import ArgumentParser, Namespace
 
 from .arguments import FEATURES_MODEL, add_model, load_network
@@ -21,7 +22,7 @@ def models(args: Namespace) -> int:
             network = create_model(name)
         count = sum(parameter.numel() for parameter in network.parameters())
         rows.append([name, str(network.num_frames), str(network.embed_dim), f"{count / 1e6:.1f} M"])
-    print(_found(rows, args.pattern))
+    print(_found(rows, args.pattern, list_models()))
     return 0
 
 
@@ -61,16 +62,18 @@ def weights(args: Namespace) -> int:
         lines += [["published", f"{n.dataset} {n.protocol} {n.metric} {n.value:g}"] for n in row.published]
         print(text_table(lines))
     else:
-        print(_found(rows, args.pattern))
+        print(_found(rows, args.pattern, list_weights()))
     return 0
 
 
-def _found(rows: list[list[str]], pattern: str) -> str:
+def _found(rows: list[list[str]], pattern: str, known: list[str]) -> str:
     """The rows below their header as a table; ValueError if there is only the header."""
     from ..options import text_table
 
     if len(rows) == 1:
-        raise ValueError(f"no name matches {pattern!r}; without a pattern, all are listed")
+        near = difflib.get_close_matches(pattern, known, n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "without a pattern, all are listed"
+        raise ValueError(f"no name matches {pattern!r}; {hint}")
     return text_table(rows)
 
 

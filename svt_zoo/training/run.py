@@ -32,7 +32,7 @@ from ..hub.loading import FINAL_NAME, load_model
 from ..hub.publish import config_of, write_weights
 from ..methods import Classify, Method, Temporal
 from ..methods.temporal import reversed_classes
-from ..models import Backbone, ZooModel, list_models
+from ..models import Backbone, ZooModel, find_builder
 from ..options import ConfigError, to_dict
 from .checkpoint import seed_all
 from .compare import Comparison
@@ -113,9 +113,8 @@ def build_backbone(recipe: PretrainRecipe) -> Backbone:
         WeightsError: the weights cannot be loaded or do not fit.
     """
     name, options = recipe.model.name, recipe.model.options
-    if name not in list_models():
-        raise ConfigError(f"model.name={name!r} is not registered; one of {', '.join(list_models())}")
     try:
+        find_builder(name)
         network = distributed.in_turn(
             lambda: load_initial(recipe.init, model=name, options=options, progress=distributed.is_main())
         )
