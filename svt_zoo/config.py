@@ -3,7 +3,7 @@
 import importlib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -253,16 +253,15 @@ KINDS: dict[str, type[AnyOfNetwork]] = {"finetune": FinetuneRecipe, "probe": Pro
 
 def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> PretrainRecipe:
     """Read a pre-training recipe; its `method` selects the class. Raises as `read_recipe`."""
-    recipe = load_any(path, overrides)
-    if isinstance(recipe, PretrainRecipe):
-        return recipe
-    command = recipe.kind if recipe.kind in ("finetune", "probe") else "evaluate"
-    raise ConfigError(f"{path}: kind={recipe.kind} is not a pre-training; use svt-zoo {command}")
+    values = read_options(path, overrides)
+    _check_command("pretrain", values, path)
+    return build(_choose(PRETRAINING, "method", values.get("method", "svt"), path), values, source=str(path))
 
 
 def load_evaluation(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> AnyEvaluation:
     """Read an evaluation recipe; its `kind` selects the class. Raises as `read_recipe`."""
     values = read_options(path, overrides)
+    _check_command("evaluate", values, path)
     return build(_choose(EVALUATIONS, "kind", values.get("kind"), path), values, source=str(path))
 
 
@@ -277,21 +276,41 @@ def load_any(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Pre
 def _choose(classes: dict[str, type[T]], key: str, value: object, path: str | os.PathLike[str]) -> type[T]:
     """The class for a recipe's `method` or `kind`."""
     if not isinstance(value, str) or value not in classes:
-        got = "nothing, as in recipes of svt-zoo pretrain" if value is None else repr(value)
+        got = "nothing" if value is None else repr(value)
         raise ConfigError(f"{path}: {key} must be one of {', '.join(classes)}, got {got}; state it in the recipe")
     return classes[value]
 
 
-def read_recipe(cls: type[T], path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> T:
-    """Read a recipe of the class `cls` and apply `key=value` overrides, such as `data.train=/videos`.
+def _check_command(expected: str, values: Mapping[str, Any], path: str | os.PathLike[str] | None) -> None:
+    """Raise a ConfigError if the values are a recipe of another command than `expected`."""
+    actual = _command_of(values.get("kind"))
+    if "kind" not in values and values.keys() & {"method", *PRETRAINING}:
+        actual = "pretrain"
+    if actual not in (None, expected):
+        raise ConfigError(f"{path} is a recipe of svt-zoo {actual}, not of svt-zoo {expected}")
 
-    `path` is a file, or the name of a recipe that comes with the package, such as "svt/vitb_k400".
+
+def _command_of(kind: object) -> str | None:
+    """The command that runs recipes of a kind; None for an unknown kind."""
+    if not isinstance(kind, str) or kind not in KINDS:
+        return None
+    return "evaluate" if kind in EVALUATIONS else kind
+
+
+def read_recipe(
+    cls: type[T], path: str | os.PathLike[str] | None, overrides: Sequence[str] = (), **options: object
+) -> T:
+    """Read a recipe of the class `cls`, apply `key=value` overrides, such as `data.train=/videos`, and set `options`.
+
+    `path` is a file, or the name of a recipe that comes with the package, such as "svt/vitb_k400"; None for defaults.
     `_BASE_: other.yaml` at the top of a recipe reads that file first; the recipe's own keys replace its values.
 
     Raises:
-        ConfigError: a file that is not a recipe, an unknown key, a wrong type, a value that is not allowed.
+        ConfigError: a file that is not a recipe of this command, an unknown key, a wrong type, a value out of bounds.
     """
-    return build(cls, read_options(path, overrides), source=str(path))
+    values = {**read_options(path, overrides), **options}
+    _check_command(_command_of(getattr(cls, "kind", None)) or "pretrain", values, path)
+    return build(cls, values, source=str(path or "recipe"))
 
 
 def __getattr__(name: str) -> Any:

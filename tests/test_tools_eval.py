@@ -110,6 +110,14 @@ def test_a_folder_for_results_that_is_named_is_used() -> None:
     assert recipe.report.folder == "results"
 
 
+def test_a_test_on_other_videos_has_no_splits() -> None:
+    [case] = expand_repeats(read_recipe(MultiviewRecipe, CONFIGS / "evaluate" / "ucf101.yaml", ["run.output=out"]))
+    assert (case.run.output, case.report.split) == ("out/split1_seed0", "test 1")
+    own = ["run.output=out", "data.val=videos"]
+    [case] = expand_repeats(read_recipe(MultiviewRecipe, CONFIGS / "evaluate" / "ucf101.yaml", own))
+    assert (case.run.output, case.report.split) == ("out", "test")
+
+
 @pytest.mark.parametrize(
     ("kind", "override", "way_out"),
     [

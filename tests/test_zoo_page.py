@@ -98,9 +98,16 @@ def test_the_command_of_a_published_number_parses_and_follows_its_protocol(row: 
 
 def test_a_number_that_no_recipe_repeats_says_so() -> None:
     text = zoo_page([])
-    for words in (("`timesformer_vitb_k600`", "| K600 |"), ("| noun top-1 |",), ("| HMDB-51 |", "34.6")):
+    for words in (("`timesformer_vitb_k600`", "| K600 |"), ("noun top-1 |",), ("| HMDB-51 |", "34.6")):
         assert all(line.endswith("| no recipe of ours |") for line in lines(text, *words))
         assert lines(text, *words)
+
+
+def test_the_metrics_of_a_protocol_share_a_row_and_a_source_that_needs_care_is_explained_once() -> None:
+    text = zoo_page([])
+    (line,) = lines(text, "`xvit_vitb_ssv2_time` | SSv2")
+    assert "| top-1 / top-5 | 63.5 / 88.1 | README of alinlab/temporal-selfsupervision (see below) | not run |" in line
+    assert text.count("its test command shuffles frames") == 1
 
 
 def test_a_result_file_comes_with_command_commit_and_missing_videos(tmp_path: Path) -> None:
@@ -117,6 +124,12 @@ def test_a_measured_number_stands_beside_the_published_one(monkeypatch: pytest.M
     text = zoo_page([asdict(RESULT)])
     assert lines(text, "| 90.8 |", "| 90.5 (run 7) |")
     assert lines(text, "knn 20", "|  |  | 80 (run 8) |  |  |")
+
+
+def test_a_metric_that_we_have_not_measured_is_not_run_beside_one_that_we_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = TABLE["timesformer_vitb_k400"]
+    monkeypatch.setattr(page, "TABLE", {row.name: replace(row, measured=(replace(row.published[1], value=92.0),))})
+    assert lines(zoo_page([]), "| 77.9 / 93.2 |", f"| not run / 92 ({row.published[1].source}) |")
 
 
 @pytest.mark.parametrize(("name", "options"), [("timesformer_vitt", {"depth": 1}), ("xvit_vitt", {"depth": 1})])

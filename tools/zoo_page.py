@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ def zoo_page(results: Iterable[Mapping[str, Any]]) -> str:
             "network | data | protocol | metric | published | source | measured here | GFLOPs x views | command",
             [line for row in rows for line in _number_lines(row, results)],
         ),
+        _remarks(rows),
         "## Measured here",
         measured,
         "## Architectures",
@@ -70,7 +72,7 @@ def zoo_page(results: Iterable[Mapping[str, Any]]) -> str:
         "## Notes",
         "\n".join(f"- `{row.name}`: {row.notes}" for row in rows if row.notes),
     ]
-    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+    return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
 
 
 def cost(model: str, kwargs: Mapping[str, Any], num_frames: int, img_size: int) -> tuple[float, float]:
@@ -142,29 +144,41 @@ def _hub(file: HubFile) -> str:
 
 
 def _number_lines(row: Weights, results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """One line per published number, then one per number that only we measured."""
+    """One line per published protocol with all its metrics, then one per number that only we measured."""
     lines = []
     measured = {(number.dataset, number.protocol, number.metric): number for number in row.measured}
-    for number in row.published:
-        ours = measured.pop((number.dataset, number.protocol, number.metric), None)
-        lines.append(_number_line(row, number, f"{ours.value:g} ({ours.source})" if ours else "not run"))
-    lines += [_number_line(row, ours, f"{ours.value:g} ({ours.source})", published=False) for ours in measured.values()]
+    for _, group in groupby(row.published, lambda one: (one.dataset, one.protocol, one.source, one.recipe)):
+        numbers = list(group)
+        ours = [measured.pop((number.dataset, number.protocol, number.metric), None) for number in numbers]
+        shown = " / ".join(f"{one.value:g} ({one.source})" if one else "not run" for one in ours)
+        lines.append(_number_line(row, numbers, shown if any(ours) else "not run"))
+    own = measured.values()
+    lines += [_number_line(row, [one], f"{one.value:g} ({one.source})", published=False) for one in own]
     if not lines and not any(result["name"] == row.name for result in results):
         lines.append([f"`{row.name}`", *[""] * 5, "not run", "", ""])
     return lines
 
 
-def _number_line(row: Weights, number: Number, measured: str, *, published: bool = True) -> list[str]:
-    protocol = number.protocol.split(",")[0]
+def _number_line(row: Weights, numbers: Sequence[Number], measured: str, *, published: bool = True) -> list[str]:
+    first = numbers[0]
+    protocol = first.protocol.split(",")[0]
     network = f"`{row.name}`"
     if protocol in ("linear", "fine-tune") and not row.num_classes:  # a network trained from this row's
-        trained = [other.name for other in TABLE.values() if other.num_classes and number in other.published]
+        trained = [other.name for other in TABLE.values() if other.num_classes and first in other.published]
         network += f", {protocol}: `{trained[0]}`" if trained else f", {protocol}: trained weights not published"
-    views = re.search(r"(\d+)x(\d+)", number.protocol)
+    views = re.search(r"(\d+)x(\d+)", first.protocol)
     gflops = f"{_row_cost(row)[0]:.1f} x {int(views[1]) * int(views[2])}" if views else ""
-    values = [f"{number.value:g}", number.source] if published else ["", ""]
-    command = command_of(number) if published else ""  # `measured` has its own
-    return [network, number.dataset, number.protocol, number.metric, *values, measured, gflops, command]
+    metric, value = (" / ".join(words) for words in zip(*((n.metric, f"{n.value:g}") for n in numbers), strict=True))
+    source, _, remark = first.source.partition("; ")
+    values = [value, source + (" (see below)" if remark else "")] if published else ["", ""]
+    command = command_of(first) if published else ""  # `measured` has its own
+    return [network, first.dataset, first.protocol, metric, *values, measured, gflops, command]
+
+
+def _remarks(rows: Iterable[Weights]) -> str:
+    """What the sources of published numbers state after a semicolon, once per source."""
+    sources = dict.fromkeys(number.source.partition("; ")[::2] for row in rows for number in row.published)
+    return "\n".join(f"{source}: {remark}." for source, remark in sources if remark)
 
 
 def command_of(number: Number) -> str:

@@ -4,6 +4,7 @@
 """
 
 import argparse
+import difflib
 import inspect
 import logging
 import os
@@ -71,8 +72,14 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     parser = build_parser()
-    if not (sys.argv[1:] if argv is None else argv):
+    words = sys.argv[1:] if argv is None else argv
+    if not words:
         parser.print_help(sys.stderr)
+        return 2
+    if words[0] not in COMMANDS and not words[0].startswith("-"):
+        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "svt-zoo --help lists all"
+        print(f"error: no command is named {words[0]!r}; {hint}", file=sys.stderr)
         return 2
     args, rest = parser.parse_known_args(argv)
     if rest and ("overrides" not in args or any(word.startswith("-") for word in rest)):

@@ -1,5 +1,6 @@
 """Commands about weights and architectures: models, weights, publish."""
 
+import difflib
 from argparse import ArgumentParser, Namespace
 
 from .arguments import FEATURES_MODEL, add_model, load_network
@@ -21,46 +22,58 @@ def models(args: Namespace) -> int:
             network = create_model(name)
         count = sum(parameter.numel() for parameter in network.parameters())
         rows.append([name, str(network.num_frames), str(network.embed_dim), f"{count / 1e6:.1f} M"])
-    print(_found(rows, args.pattern))
+    print(_found(rows, args.pattern, list_models()))
     return 0
 
 
 def add_weights(parser: ArgumentParser) -> None:
-    parser.add_argument("pattern", nargs="?", default="*", help="only names that match, such as 'svt_*'")
+    parser.add_argument("pattern", nargs="?", default="*", help="only names that match, such as 'svt_*', or one name")
 
 
 def weights(args: Namespace) -> int:
-    """List the trained weights: clip, parameters, license, whether the hash is known, first published number.
+    """List the trained weights: clip, parameters, license, first published number; with a full name, all about it.
 
-    Hash: "known" if the table holds the sha256 of the file; "not yet" if your first download records it.
     MODEL_ZOO.md has all published numbers, the sources and the full licenses.
     """
     import torch
 
     from ..hub.table import get_weights, list_weights
     from ..models import create_model
+    from ..options import text_table
 
-    rows = [["name", "frames x rate", "pixels", "parameters", "license", "hash", "published", "what"]]
-    for name in list_weights(args.pattern):
+    rows = [["name", "frames x rate", "pixels", "parameters", "license", "published"]]
+    names = list_weights(args.pattern)
+    for name in names:
         row = get_weights(name)
         with torch.device("meta"):
             network = create_model(row.model, **row.model_kwargs)
         count = sum(parameter.numel() for parameter in network.parameters())
-        numbers = [f"{n.dataset} {n.protocol} {n.value:g}" for n in row.published[:1]]
+        numbers = [f"{n.dataset} {n.protocol.removesuffix(' views')} {n.value:g}" for n in row.published[:1]]
         license = row.license.partition(":")[0] or "not stated"
-        known = "known" if row.sha256 else "not yet"
         clip = [row.clip.frames_and_rate, str(row.clip.crop_size)]
-        rows.append([name, *clip, f"{count / 1e6:.1f} M", license, known, *(numbers or [""]), row.title])
-    print(_found(rows, args.pattern))
+        rows.append([name, *clip, f"{count / 1e6:.1f} M", license, *(numbers or [""])])
+    if names == [args.pattern]:
+        facts = dict(zip(*rows, strict=True))
+        facts |= {"license": row.license or "not stated", "what": row.title, "trained on": row.pretrained_on}
+        facts |= {"file": str(row.file), "sha256": row.sha256 or "not known; your first download records it"}
+        facts |= {"paper": row.paper, "notes": row.notes}
+        del facts["published"]
+        lines = [[key, value] for key, value in facts.items() if value]
+        lines += [["published", f"{n.dataset} {n.protocol} {n.metric} {n.value:g}"] for n in row.published]
+        print(text_table(lines))
+    else:
+        print(_found(rows, args.pattern, list_weights()))
     return 0
 
 
-def _found(rows: list[list[str]], pattern: str) -> str:
+def _found(rows: list[list[str]], pattern: str, known: list[str]) -> str:
     """The rows below their header as a table; ValueError if there is only the header."""
     from ..options import text_table
 
     if len(rows) == 1:
-        raise ValueError(f"no name matches {pattern!r}; without a pattern, all are listed")
+        near = difflib.get_close_matches(pattern, known, n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "without a pattern, all are listed"
+        raise ValueError(f"no name matches {pattern!r}; {hint}")
     return text_table(rows)
 
 

@@ -118,13 +118,12 @@ def probe(args: Namespace) -> int:
 
     One pass reads each video for the input and all controls. After an interruption, the same command continues.
     """
-    from ..config import ProbeRecipe
+    from ..config import ProbeRecipe, read_recipe
     from ..evaluation.probe_run import probe, probe_table
-    from ..options import build, read_options
 
     layers = [f"probe.layers={args.layers}"] if args.layers else []
-    values = read_options(args.recipe, [f"run.output={args.output}", *layers, *args.set])
-    recipe = build(ProbeRecipe, {**values, "init": args.model, "lists": args.lists}, source=args.recipe or "probe")
+    overrides = [f"run.output={args.output}", *layers, *args.set]
+    recipe = read_recipe(ProbeRecipe, args.recipe, overrides, init=args.model, lists=args.lists)
     results = probe(recipe)
     if results:
         print(probe_table(results), end="")

@@ -26,7 +26,7 @@ from .features import fill_shards
 from .metrics import group_interval, wilson_interval
 from .probe import ProbeData, Prober
 from .results import Result, log_start, provenance
-from .run import load_network, name_of
+from .run import load_network, model_section, name_of
 from .shards import ClipReader, ShardFolder
 from .tokens import ClipAndShuffled, TokenCompute, Tokens
 
@@ -70,6 +70,8 @@ def read_set(text: str, data: DataConfig) -> ProbeSet:
     else:
         train, test = data.read(path, where, data.labels).hold_out(_TEST_FRACTION)
     name = "_".join(pair.partition("=")[2] for pair in where.split(",") if pair) or Path(first).stem
+    if name == "train":  # as in videos/train,videos/test
+        name = Path(first).resolve().parent.name or name
     if unlabeled := [row.path for row in (*train.rows, *test.rows) if row.label is None]:
         raise ValueError(f"{text}: {len(unlabeled)} videos have no label, the first is {unlabeled[0]}")
     if shared := check_overlap(train, test, allow=True):
@@ -131,7 +133,8 @@ def _probe_set(one: ProbeSet, recipe: ProbeRecipe, compute: TokenCompute) -> lis
     train, test = is_train.nonzero()[:, 0], (~is_train).nonzero()[:, 0]
     data = ProbeData(tokens, train, test, labels, list(kept.groups()), len(names))
     prober = Prober(data, recipe.probe, seed=seed, device=compute.device)
-    results = list(_results(one, recipe, prober, _outcomes(prober, output, compute.settings)))
+    model = model_section(compute.network)
+    results = list(_results(one, recipe, model, prober, _outcomes(prober, output, compute.settings)))
     kilobytes = 2e-3 * max(part.end for part in tokens.parts.values())
     text = "%s: processor time %.1f s for features (%.1f kB per video) and %.1f s for %d probes with controls"
     _log.info(text, one.name, middle - start, kilobytes, _processor_time() - middle, len(results))
@@ -174,13 +177,17 @@ def _outcomes(prober: Prober, folder: Path, settings: dict[str, str]) -> dict[tu
 
 
 def _results(
-    one: ProbeSet, recipe: ProbeRecipe, prober: Prober, outcomes: dict[tuple[str, int], dict[str, Outcome]]
+    one: ProbeSet,
+    recipe: ProbeRecipe,
+    model: dict[str, Any],
+    prober: Prober,
+    outcomes: dict[tuple[str, int], dict[str, Outcome]],
 ) -> Iterator[Result]:
     """One result per probe and layer, with the controls and the differences to them among its metrics."""
     data, resamples = prober.data, recipe.probe.resamples
     groups = [data.groups[row] for row in data.test.tolist()]
     facts = {"train_sha256": one.train.sha256, "train_n": len(data.train), "groups": len(set(groups))}
-    facts |= {**to_dict(recipe), "classes": data.num_classes}
+    facts |= {**to_dict(recipe), "model": model, "classes": data.num_classes}
     origin = provenance(prober.device)
 
     def named(name: str, values: Tensor, *, is_accuracy: bool) -> dict[str, float]:

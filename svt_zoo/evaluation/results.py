@@ -82,7 +82,7 @@ class Result:
         n: number of evaluated videos.
         n_missing: number of videos of the list that could not be read; they are not counted in `n`.
         command: the command line.
-        recipe: the resolved recipe, or other settings.
+        recipe: the resolved recipe, with the `model` that was evaluated, or other settings.
         commit: of this project, with "+changes" if files differ from it; empty outside a checkout.
         device: name of the processor or GPU.
         versions: of the packages that affect the numbers.

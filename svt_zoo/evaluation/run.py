@@ -45,12 +45,14 @@ R = TypeVar("R", bound=EvaluationRecipe | FinetuneRecipe)
 def expand_repeats(recipe: R) -> list[R]:
     """One recipe per split (or fold) and seed, splits first; several have folders of their own in `run.output`.
 
-    `repeat.splits` has no effect if no option of `data` contains {split}.
+    `repeat.splits` has no effect if no option of `data` contains {split}; a test does not read `data.train`.
 
     Raises:
         ConfigError: an option of `data` contains {split}, but `repeat.splits` is empty.
     """
-    marked = any(isinstance(value, str) and _MARK in value for value in vars(recipe.data).values())
+    unread = ("train", "where_train") if isinstance(recipe, MultiviewRecipe) else ()
+    read = {name: value for name, value in vars(recipe.data).items() if name not in unread}
+    marked = any(isinstance(value, str) and _MARK in value for value in read.values())
     splits = recipe.repeat.splits if marked else ()
     if marked and not splits:
         raise ConfigError(
@@ -58,7 +60,7 @@ def expand_repeats(recipe: R) -> list[R]:
             f"repeat.splits=[1]; got data.train={recipe.data.train!r}, data.val={recipe.data.val!r}"
         )
     if recipe.repeat.splits and not marked:
-        _log.info("repeat.splits=%s is ignored, because no option of data contains {split}", list(recipe.repeat.splits))
+        _log.info("repeat.splits=%s is ignored, because the lists do not contain {split}", list(recipe.repeat.splits))
     folds = recipe.repeat.folds
     single = recipe.repeat.num_seeds == 1 and not splits and not folds
     # A result on held-out training videos must not look like a test result.
@@ -90,10 +92,11 @@ def _with_split(data: DataConfig, split: int | None, folds: int | None) -> DataC
 
 
 class Evaluated(NamedTuple):
-    """One split with one seed: the folder of its files, the evaluation list, and the outcomes."""
+    """One split with one seed: its network, the folder of its files, the evaluation list, and the outcomes."""
 
     split: str
     seed: int
+    model: dict[str, Any]
     folder: Path
     videos: VideoList
     outcomes: list[Outcome]
@@ -154,7 +157,7 @@ def _evaluate(recipe: KNNRecipe | LinearRecipe | MultiviewRecipe, device: torch.
             outcomes = knn_protocol(extractor, train, val, recipe.knn, seed=seed)
         else:
             outcomes = [linear_protocol(extractor, train, val, recipe.linear, seed=seed)]
-    return Evaluated(recipe.report.split, seed, output, val, outcomes)
+    return Evaluated(recipe.report.split, seed, model_section(network), output, val, outcomes)
 
 
 def load_network(recipe: EvaluationRecipe | FinetuneRecipe, *, num_classes: int | None = 0) -> ZooModel:
@@ -182,6 +185,11 @@ def load_network(recipe: EvaluationRecipe | FinetuneRecipe, *, num_classes: int 
     backbone = backbone_of(network)
     backbone.meta = {**backbone.meta, "clip": clip}
     return network.eval()
+
+
+def model_section(network: ZooModel) -> dict[str, Any]:
+    """The network that was evaluated, as the section `model` of a recipe: with `init=FILE`, that of the file."""
+    return {"name": network.meta["model"], "options": dict(network.meta["model_kwargs"])}
 
 
 def choose_clip(spec: ClipSpec | None, changes: ClipConfig, network: ZooModel) -> ClipSpec:
@@ -220,7 +228,7 @@ def write_results(
             dataset=report.dataset or Path(recipe["data"]["train" if recipe["repeat"]["folds"] else "val"]).stem,
             split=split,
             **_counted(group, outcome.protocol, pooled=bool(recipe["repeat"]["folds"])),
-            recipe={**recipe, "cases": [_noted(one, outcome.protocol) for one in group]},
+            recipe={**recipe, "model": group[0].model, "cases": [_noted(one, outcome.protocol) for one in group]},
             **provenance(device),
         )
         for outcome in evaluated[0].outcomes

@@ -109,15 +109,14 @@ def at_revision(source: Source, revision: str | None) -> Source:
 
 
 def _require_file(source: Source, path: Path) -> None:
+    place = "" if str(source) == str(path.absolute()) else f" ({path.absolute()})"
     if path.is_dir():
         raise WeightsError(
-            f"{source}: a folder ({path.absolute()}), not a file; name the weight file in it, or load what "
-            "save_pretrained wrote by from_pretrained(folder)"
+            f"{source}: a folder{place}, not a file; name the weight file in it, or load what save_pretrained wrote by "
+            "from_pretrained(folder)"
         )
     if not path.is_file():
-        raise WeightsError(
-            f"{source}: no such file ({path.absolute()}); check the path (a file of the Hub is hf://org/repo/file)"
-        )
+        raise WeightsError(f"{source}: no such file{place}; check the path (a file of the Hub is hf://org/repo/file)")
 
 
 # --- hashes

@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..models import Backbone, ZooModel, create_model, find_builder, list_models
+from ..models import Backbone, ZooModel, create_model, find_builder
 from ..options import ConfigError
 from .loading import file_inside, load_model
 from .sources import UnfitWeightsError, WeightsError
@@ -49,10 +49,12 @@ def load_initial(
     except TypeError as error:
         raise ConfigError(f"model.options do not fit {model}: {error}") from error
     except UnfitWeightsError as error:
-        raise UnfitWeightsError(f"init={init}: {error}") from error
+        cause = str(error)  # it may start with the path that init is
+        raise UnfitWeightsError(f"init={cause}" if cause.startswith(init) else f"init={init}: {cause}") from error
     except WeightsError as error:
+        cause = str(error).removeprefix(f"{init}: ")
         raise WeightsError(
-            f"init={init} cannot be loaded: {error}; or take init=random, which is not the paper's recipe"
+            f"init={init} cannot be loaded: {cause}; or take init=random, which is not the paper's recipe"
         ) from error
 
 
@@ -68,10 +70,8 @@ def build_on_meta(model: str, options: dict[str, Any]) -> Backbone:
     """The network of a recipe without memory for its weights.
 
     Raises:
-        ConfigError: no such model, or the options do not fit it.
+        ValueError: no such model, or (`ConfigError`) the options do not fit it.
     """
-    if model not in list_models():
-        raise ConfigError(f"model.name={model!r} is not registered; one of {', '.join(list_models())}")
     with torch.device("meta"):
         return cast(Backbone, _build(model, options))
 

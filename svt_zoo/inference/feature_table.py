@@ -149,10 +149,10 @@ class FeatureTable:
             self._dataset = pyarrow.dataset.dataset(self.path, format="parquet")
         except FileNotFoundError as error:
             raise ValueError(f"{path}: no such table; svt-zoo extract writes them") from error
-        except (pyarrow.ArrowInvalid, OSError) as error:
-            raise ValueError(
-                f"{path} is not a Parquet file or a folder of them: {str(error).splitlines()[0]}"
-            ) from error
+        except pyarrow.ArrowInvalid as error:
+            raise ValueError(f"{path} is not a Parquet file or a folder of them; svt-zoo extract writes one") from error
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read: {error.strerror or str(error).splitlines()[0]}") from error
         schema = self._dataset.schema
         self.metadata = _metadata(schema)
         if "embedding" not in schema.names or "weights_sha256" not in self.metadata:

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -206,15 +206,19 @@ def _lines(path: Path) -> list[tuple[dict[str, float], int]]:
     return lines
 
 
+def _panels(metrics: Sequence[Mapping[str, float]]) -> list[tuple[str, list[str]]]:
+    """Title and metrics of each panel with a curve; a run of one step has points alone."""
+    counts = Counter(name for line in metrics for name in line)
+    needed = min(2, len(metrics))
+    shown = [(title, [name for name in names if counts[name] >= needed]) for title, names in _PANELS]
+    return [(title, names) for title, names in shown if names and metrics]
+
+
 def draw_curves(metrics: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Plot the metrics over the epochs into a PNG, one panel per metric."""
+    """Plot the metrics over the epochs into a PNG, one panel per metric that was measured at two steps or more."""
     from matplotlib.figure import Figure  # slow to load, and only the main process draws
 
-    panels = [
-        (title, [name for name in names if any(name in line for line in metrics)])
-        for title, names in _PANELS
-        if any(name in line for name in names for line in metrics)
-    ]
+    panels = _panels(metrics)
     if not panels:
         return
     rows = -(-len(panels) // 2)

@@ -24,7 +24,7 @@ from ..data.loader import VideoLoader
 from ..device import choose_device
 from ..evaluation.protocols import Extractor, multiview_protocol
 from ..evaluation.results import Result, provenance
-from ..evaluation.run import Evaluated, expand_repeats, load_network, name_of, write_results
+from ..evaluation.run import Evaluated, expand_repeats, load_network, model_section, name_of, write_results
 from ..evaluation.views import fast_transform
 from ..files import write_whole
 from ..hub.initial import load_initial
@@ -32,7 +32,7 @@ from ..hub.loading import FINAL_NAME, load_model
 from ..hub.publish import config_of, write_weights
 from ..methods import Classify, Method, Temporal
 from ..methods.temporal import reversed_classes
-from ..models import Backbone, ZooModel, list_models
+from ..models import Backbone, ZooModel, find_builder
 from ..options import ConfigError, to_dict
 from .checkpoint import seed_all
 from .compare import Comparison
@@ -113,9 +113,8 @@ def build_backbone(recipe: PretrainRecipe) -> Backbone:
         WeightsError: the weights cannot be loaded or do not fit.
     """
     name, options = recipe.model.name, recipe.model.options
-    if name not in list_models():
-        raise ConfigError(f"model.name={name!r} is not registered; one of {', '.join(list_models())}")
     try:
+        find_builder(name)
         network = distributed.in_turn(
             lambda: load_initial(recipe.init, model=name, options=options, progress=distributed.is_main())
         )
@@ -160,7 +159,7 @@ def finetune(recipe: FinetuneRecipe) -> list[Result] | None:
             network = load_model(output / FINAL_NAME, num_classes=None)
             extractor = Extractor(network, output / "features", device, case.data)  # in float32
             outcome = multiview_protocol(extractor, val, case.multiview, protocol="fine-tuned")
-            done.append(Evaluated(case.report.split, case.run.seed, output, val, [outcome]))
+            done.append(Evaluated(case.report.split, case.run.seed, model_section(network), output, val, [outcome]))
         name = name_of(recipe.init, recipe.model.name)
         return write_results(done, recipe.report, name=name, recipe=to_dict(recipe), device=device)
 

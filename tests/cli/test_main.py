@@ -74,7 +74,30 @@ def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_pattern_without_a_match_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["weights", "absent*"]) == 2
-    assert "no name matches 'absent*'" in capsys.readouterr().err
+    assert "no name matches 'absent*'; without a pattern, all are listed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pretran", "svt/own_videos"], "no command is named 'pretran'; did you mean pretrain?"),
+        (["xyz"], "no command is named 'xyz'; svt-zoo --help lists all"),
+        (["weights", "svt_vitb_k40"], "no name matches 'svt_vitb_k40'; did you mean svt_vitb_k400, "),
+        (["models", "svt_vitbb"], "no name matches 'svt_vitbb'; did you mean svt_vitb, "),
+        (
+            ["embed", "a.mp4", "--model", "svt_vitb_k40"],
+            "no weights are named 'svt_vitb_k40'; did you mean svt_vitb_k4",
+        ),
+        (["pretrain", "svt/own_video"], "svt/own_video: no such recipe; did you mean svt/own_videos, "),
+    ],
+)
+def test_a_mistyped_name_is_answered_in_one_line_with_the_nearest(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {message}")
+    assert said.count("\n") == 1
 
 
 def test_other_libraries_are_not_logged_in_detail() -> None:

@@ -1,16 +1,21 @@
 """Recipes are found by name, listed, printed and resolved."""
 
+import contextlib
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 from commands import command
 
+from svt_zoo.cli import main
 from svt_zoo.config import (
     ConfigError,
+    FinetuneRecipe,
     KNNRecipe,
     LinearRecipe,
     MultiviewRecipe,
+    ProbeRecipe,
     load_any,
     load_evaluation,
     load_recipe,
@@ -80,9 +85,32 @@ def test_an_evaluation_without_a_known_kind_is_refused(kind: str, got: str, tmp_
     assert str(error.value).endswith(f"kind must be one of knn, linear, test, got {got}; state it in the recipe")
 
 
-def test_another_command_is_named_for_a_recipe_that_is_not_a_pre_training() -> None:
-    with pytest.raises(ConfigError, match="kind=knn is not a pre-training; use svt-zoo evaluate"):
-        load_recipe("knn/ucf101")
+@pytest.mark.parametrize("name", ["svt/own_videos", "cpc/ucf101", "finetune/ucf101", "linear/ucf101", "actions/probe"])
+def test_a_recipe_of_another_command_is_refused_and_the_command_is_named(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    families = {"svt": "pretrain", "cpc": "pretrain", "finetune": "finetune", "linear": "evaluate", "actions": "probe"}
+    own = families[name.split("/")[0]]
+    commands = {one: [one, name] for one in ("pretrain", "finetune", "evaluate")}
+    commands["probe"] = ["probe", "random", "list.csv", "--recipe", name]
+    for other in commands.keys() - {own}:
+        assert main(commands[other]) == 2
+        assert capsys.readouterr().err == f"error: {name} is a recipe of svt-zoo {own}, not of svt-zoo {other}\n"
+
+
+def test_every_recipe_is_one_of_a_single_command() -> None:
+    for name in list_recipes():
+        accepted = 0
+        for load in (
+            load_recipe,
+            load_evaluation,
+            partial(read_recipe, FinetuneRecipe),
+            partial(read_recipe, ProbeRecipe),
+        ):
+            with contextlib.suppress(ConfigError):
+                load(name)
+                accepted += 1
+        assert accepted == 1, name
 
 
 def test_options_refuses_a_method_where_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:

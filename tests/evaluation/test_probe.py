@@ -128,6 +128,7 @@ def test_table_picture_and_page_show_the_results(finished: tuple[list[Result], P
     results, folder = finished
     [file] = (folder / "results").iterdir()
     assert [one.metrics for one in read_results(file)] == [one.metrics for one in results]
+    assert all(one.recipe["model"] == {"name": "brightness", "options": {}} for one in results)
     table = (folder / "run" / "probe.md").read_text()
     assert "**direction**: 20 training and 12 test videos in 6 groups, chance 50.0" in table
     assert "**level**: 20 training and 12 test videos in 6 groups, chance 50.0" in table  # its labels are 5 and 9
@@ -301,6 +302,8 @@ def test_lists_come_as_a_table_as_two_files_or_as_a_folder(lists: Path, tmp_path
     one.test.save(tmp_path / "b.csv")
     pair = read_set(f"{tmp_path / 'a.csv'},{tmp_path / 'b.csv'}", recipe.data)
     assert (list(pair.train.rows), list(pair.test.rows)) == (list(one.train.rows), list(one.test.rows))
+    one.train.save(tmp_path / "train.csv")
+    assert read_set(f"{tmp_path / 'train.csv'},{tmp_path / 'b.csv'}", recipe.data).name == tmp_path.name
     held = read_set(str(tmp_path / "a.csv"), recipe.data)
     assert len(held.train) + len(held.test) == 20
     assert not {row.group for row in held.train.rows} & {row.group for row in held.test.rows}

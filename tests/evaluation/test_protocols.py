@@ -299,10 +299,12 @@ def test_a_classifier_is_tested_on_all_views(common: dict[str, Any], tmp_path: P
     model.head.bias.data = torch.tensor([0.0, 1.0, 0.0])  # predicts "grey" for any input
     model.save_pretrained(tmp_path / "mine")
     recipe = MultiviewRecipe(
-        **{**common, "init": str(tmp_path / "mine")}, multiview=MultiviewConfig(views="3x2", pool="mean")
+        **{**common, "init": str(tmp_path / "mine"), "model": ModelConfig()},
+        multiview=MultiviewConfig(views="3x2", pool="mean"),
     )
     [result] = evaluate(recipe)
     assert result.metrics["top1"] == pytest.approx(100 / 3)
+    assert result.recipe["model"] == {"name": "svt_vitt", "options": SMALL}  # the file's, not the recipe's default
     assert (result.protocol, result.name) == ("classifier, 3x2 views", "mine")
 
 

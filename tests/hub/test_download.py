@@ -301,8 +301,9 @@ def test_a_local_file_must_have_the_hash_that_is_given(tmp_path: Path, failure: 
 
 
 def test_a_missing_local_file_and_a_folder_are_named(tmp_path: Path, failure: Failure) -> None:
-    assert f"no such file ({tmp_path / 'absent.pth'})" in failure(tmp_path / "absent.pth")
-    assert f"a folder ({tmp_path}), not a file" in failure(tmp_path)
+    assert f"absent.pth: no such file ({Path('absent.pth').absolute()}); check the path" in failure("absent.pth")
+    assert failure(tmp_path / "absent.pth").startswith(f"{tmp_path / 'absent.pth'}: no such file; check the path")
+    assert f"{tmp_path}: a folder, not a file" in failure(tmp_path)
 
 
 def test_iopath_fetches_what_a_registered_handler_reads(

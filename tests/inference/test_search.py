@@ -172,7 +172,9 @@ def test_a_query_that_cannot_be_read_is_an_error(table: FeatureTable, folder: Pa
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.parquet").write_text("no table")
-    with pytest.raises(ValueError, match=r"text\.parquet is not a Parquet file"):
+    with pytest.raises(
+        ValueError, match=r"text\.parquet is not a Parquet file or a folder of them; svt-zoo extract writes one$"
+    ):
         FeatureTable(tmp_path / "text.parquet")
     with pytest.raises(ValueError, match=r"missing\.parquet: no such table"):
         FeatureTable(tmp_path / "missing.parquet")

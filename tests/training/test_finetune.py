@@ -152,6 +152,7 @@ def test_several_seeds_are_several_runs_and_one_result(lists: dict[str, str], tm
     [result] = finetune(recipe(lists, tmp_path / "run", *more)) or ()
     assert "top1_std" in result.metrics
     assert [case["seed"] for case in result.recipe["cases"]] == [0, 1]
+    assert result.recipe["model"]["name"] == "svt_vitt"
     assert all((tmp_path / "run" / f"seed{seed}" / "final.safetensors").is_file() for seed in (0, 1))
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from svt_zoo.training.monitor import Monitor, collapse, read_metrics, truncate_metrics
+from svt_zoo.training.monitor import Monitor, collapse, draw_curves, read_metrics, truncate_metrics
 from svt_zoo.training.optim import RunConfig
 
 
@@ -125,6 +125,19 @@ def test_curves_are_drawn_as_a_picture(tmp_path: Path) -> None:
     picture = Image.open(tmp_path / "curves.png")
     assert picture.format == "PNG"
     assert picture.width > 500
+
+
+def test_a_metric_that_was_measured_once_has_no_panel_unless_the_run_has_one_step(tmp_path: Path) -> None:
+    once = {"epoch": 0.1, "loss": 0.5, "teacher_entropy": 2.0}
+
+    def height(metrics: list[dict[str, float]]) -> int:
+        draw_curves(metrics, tmp_path / "curves.png")
+        return Image.open(tmp_path / "curves.png").height
+
+    one_row = height([{"epoch": 0.1, "loss": 0.5}])
+    assert height([once, *({"epoch": float(i), "loss": 0.4, "lr": 0.1} for i in (1, 2))]) == one_row  # loss and lr
+    assert height([once]) == one_row
+    assert height([{**once, "lr": 0.1}] * 2) > one_row
 
 
 @pytest.mark.parametrize(

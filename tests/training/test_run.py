@@ -77,7 +77,7 @@ def test_an_exported_file_is_readable_by_others_and_loads_by_itself(tmp_path: Pa
             WeightsError,
             r"init=/absent/file.pth cannot be loaded.*not the paper's recipe",
         ),
-        ("model.name=svt_vitz", ConfigError, "svt_vitz"),
+        ("model.name=svt_vitz", ConfigError, "no model is named 'svt_vitz'; did you mean svt_vit"),
         ("model.options.num_heads=0", ConfigError, r"model.options do not fit svt_vitt: num_heads must be .* got 0"),
         ("model.options.depht=3", ConfigError, r"model.options do not fit svt_vitt.*depht"),
     ],
