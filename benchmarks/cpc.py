@@ -177,6 +177,7 @@ def main(argv: list[str] | None = None) -> int:
     file = args.output / f"cpc_{kind}.json"
     earlier = json.loads(file.read_text()) if file.exists() else {}
     report: dict[str, Any] = {
+        "command": " ".join(["python", *sys.argv]).replace(str(args.list), "LIST"),
         "machine": f"{platform.machine()}, one thread" if kind == "cpu" else torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "epochs": args.epochs,
