@@ -12,9 +12,10 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
@@ -73,6 +74,31 @@ def _name(error: OSError, target: Path) -> None:
     """Adds the file to the error of a full disk, which comes from `write` and names none."""
     if error.errno in DISK_FULL and error.filename is None:
         error.filename = os.fspath(target)
+
+
+def output_file(
+    path: str | os.PathLike[str], *suffixes: str, keep: Sequence[str | os.PathLike[str] | None] = ()
+) -> Path:
+    """Checks before a long job that `path` can be written, else raises ValueError; makes its folder.
+
+    `keep` are files that it must not replace, such as the command's input.
+    """
+    target = Path(path)
+    if is_url(os.fspath(path)):
+        raise ValueError(f"{path} is a URL; name a file on this machine and upload it")
+    for other in keep:
+        if other is not None and os.path.realpath(path) == os.path.realpath(other):
+            raise ValueError(f"{path} is named twice, and writing it would replace the other file; name a new file")
+    if target.is_dir():
+        raise ValueError(f"{path} is a folder; name a {' or '.join(suffixes)} file in it")
+    if target.suffix not in suffixes:
+        raise ValueError(f"{path}: the file to write ends in {' or '.join(suffixes)}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=target.parent):
+            return target
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror}; name another place") from error
 
 
 def write_tensors(target: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str]) -> None:

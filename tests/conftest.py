@@ -84,17 +84,17 @@ def make_video() -> Callable[..., Path]:
 
 
 def grey_level(index: int) -> int:
-    """The grey level that stands for frame `index` (0 to 49): 24, 28, ..., steps that survive encoding."""
+    """The gray level that stands for frame `index` (0 to 49): 24, 28, ..., steps that survive encoding."""
     return 24 + 4 * index
 
 
 @pytest.fixture(scope="session")
-def grey_video(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`grey_video(n, fps=25, size=(48, 64), suffix=".mp4")`: a video of which frame i has grey level 24 + 4 * i."""
+def gray_video(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`gray_video(n, fps=25, size=(48, 64), suffix=".mp4")`: a video of which frame i has gray level 24 + 4 * i."""
 
     def make(n: int, *, fps: int = 25, size: tuple[int, int] = (48, 64), suffix: str = ".mp4", **options: Any) -> Path:
         if n > 50:
-            raise ValueError(f"grey_video has 50 grey levels to tell frames apart, got n={n}")
+            raise ValueError(f"gray_video has 50 gray levels to tell frames apart, got n={n}")
         levels = np.array([grey_level(i) for i in range(n)], dtype=np.uint8)
         frames = np.broadcast_to(levels[:, None, None, None], (n, *size, 3))
         path = tmp_path_factory.mktemp("grey") / f"grey_{n}{suffix}"

@@ -41,7 +41,7 @@ def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 class SmallCNN(Backbone):
-    """What somebody may bring: three dimensional convolutions with batch normalisation, no token anywhere."""
+    """What somebody may bring: three dimensional convolutions with batch normalization, no token anywhere."""
 
     embed_dim, num_frames, patch_size = 16, 4, 4
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, safe_open
 
-from svt_zoo.files import atomic, sha256_of, write_tensors, write_whole
+from svt_zoo.files import atomic, output_file, sha256_of, write_tensors, write_whole
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
@@ -85,3 +85,17 @@ model.save_pretrained(Path({str(tmp_path)!r}) / sys.argv[1])
         subprocess.run([sys.executable, "-c", program, folder], check=True)
     for name in ("model.safetensors", "config.json", "README.md"):
         assert sha256_of(tmp_path / "first" / name) == sha256_of(tmp_path / "second" / name)
+
+
+def test_an_output_never_replaces_another_file_of_the_command(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    (tmp_path / "link.csv").symlink_to(path)
+    for other in (path, tmp_path / "link.csv", tmp_path / "folder/../list.csv"):
+        with pytest.raises(ValueError, match=r"list\.csv is named twice, .*; name a new file"):
+            output_file(path, ".csv", keep=[None, other])
+    assert output_file(path, ".csv", keep=[None, "s3://bucket/list.csv"]) == path
+
+
+def test_an_output_on_this_machine_is_no_url() -> None:
+    with pytest.raises(ValueError, match=r"s3://bucket/list\.csv is a URL; name a file on this machine and upload it"):
+        output_file("s3://bucket/list.csv", ".csv")

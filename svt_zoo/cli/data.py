@@ -19,7 +19,7 @@ def check(args: Namespace) -> int:
     The exit status is 1 if a video is broken or missing.
     """
     from ..data.check import check_videos, default_report
-    from ..data.pool import output_file
+    from ..files import output_file
 
     videos = read_videos(args, args.list)
     target = output_file(args.report or default_report(args.list), ".parquet", ".csv", keep=[args.list])

@@ -33,8 +33,8 @@ def embed(args: Namespace) -> int:
     """
     import torch
 
-    from ..data.pool import output_file
     from ..evaluation.features import prepare
+    from ..files import output_file
     from ..inference.predict import embed as features_of
     from ..inference.predict import write_features
     from ..video import VideoReadError

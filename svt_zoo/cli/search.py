@@ -20,7 +20,7 @@ def add_search(parser: ArgumentParser) -> None:
 def search(args: Namespace) -> int:
     """Find the rows of a table of features that are most similar to a video or an image."""
     from ..data.list_formats import printable
-    from ..data.pool import output_file
+    from ..files import output_file
     from ..inference.feature_table import FeatureTable
     from ..inference.pictures import neighbor_sheet
     from ..inference.search import overlapping, query_feature
@@ -77,7 +77,7 @@ def dedup(args: Namespace) -> int:
     Beyond 10,000 rows it needs faiss, and compares only rows in the same clusters. Rows of one video are not compared.
     """
     from ..data.list_formats import printable, write_table
-    from ..data.pool import output_file
+    from ..files import output_file
     from ..inference.dedup import check_list, find_duplicates, write_kept
     from ..inference.feature_table import FeatureTable
     from ..inference.pictures import duplicate_sheet

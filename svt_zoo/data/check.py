@@ -13,13 +13,13 @@ from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ..files import is_url, local_path, sha256_of
+from ..files import is_url, local_path, output_file, sha256_of
 from ..video import VideoReadError, open_video
 from ..video.frames import FrameFolder, is_image
 from .datasets import CUT
 from .list_formats import parquet_or_csv, printable, write_table
 from .lists import VideoList
-from .pool import Journal, Outcomes, fingerprint, output_file, progress, run_tasks
+from .pool import Journal, Outcomes, fingerprint, progress, run_tasks
 
 _log = logging.getLogger(__name__)
 _VERSION = 2  # of the check; an earlier result is not reused. 2: files that were cut

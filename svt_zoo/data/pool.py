@@ -8,7 +8,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -16,14 +16,13 @@ from multiprocessing import forkserver, get_all_start_methods, get_context, pare
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch.utils.data import get_worker_info
 from tqdm import tqdm
 
-from ..files import DISK_FULL, atomic, is_url
+from ..files import DISK_FULL, atomic
 from ..video import VideoReadError
 
 _log = logging.getLogger(__name__)
@@ -324,28 +323,3 @@ def fingerprint(path: str | os.PathLike[str]) -> tuple[int, int]:
             status = os.stat(file)
             size, changed = size + status.st_size, max(changed, status.st_mtime_ns)
     return size, changed
-
-
-def output_file(
-    path: str | os.PathLike[str], *suffixes: str, keep: Sequence[str | os.PathLike[str] | None] = ()
-) -> Path:
-    """Checks before a long job that `path` can be written, else raises ValueError; makes its folder.
-
-    `keep` are files that it must not replace, such as the command's input.
-    """
-    target = Path(path)
-    if is_url(os.fspath(path)):
-        raise ValueError(f"{path} is a URL; name a file on this machine and upload it")
-    for other in keep:
-        if other is not None and os.path.realpath(path) == os.path.realpath(other):
-            raise ValueError(f"{path} is named twice, and writing it would replace the other file; name a new file")
-    if target.is_dir():
-        raise ValueError(f"{path} is a folder; name a {' or '.join(suffixes)} file in it")
-    if target.suffix not in suffixes:
-        raise ValueError(f"{path}: the file to write ends in {' or '.join(suffixes)}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=target.parent):
-            return target
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written: {error.strerror}; name another place") from error

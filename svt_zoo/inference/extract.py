@@ -26,13 +26,12 @@ import torch
 from filelock import FileLock
 
 from ..data.lists import VideoList, read_list
-from ..data.pool import output_file
 from ..device import DType, choose_dtype
 from ..evaluation.features import Compute, Store, count_failures, prepare, run_local, weights_sha256
 from ..evaluation.results import log_start
 from ..evaluation.shards import ClipReader, Computed, ShardFolder, differences
 from ..evaluation.views import parse_views
-from ..files import is_url, torch_folder
+from ..files import is_url, output_file, torch_folder
 from ..lock import hold
 from ..models import ZooModel, backbone_of
 from .feature_table import FeatureTable, make_schema, write_table

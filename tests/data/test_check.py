@@ -23,14 +23,14 @@ Grey = Callable[..., Path]
 
 
 @pytest.fixture
-def collection(grey_video: Grey, tmp_path: Path) -> Path:
+def collection(gray_video: Grey, tmp_path: Path) -> Path:
     """A folder with two sound videos, a copy of one, a truncated one, and a list that also names a missing one."""
     folder = tmp_path / "videos"
     folder.mkdir()
-    shutil.copy(grey_video(20), folder / "a.mp4")
-    shutil.copy(grey_video(30, suffix=".mkv"), folder / "b.mkv")
+    shutil.copy(gray_video(20), folder / "a.mp4")
+    shutil.copy(gray_video(30, suffix=".mkv"), folder / "b.mkv")
     shutil.copy(folder / "a.mp4", folder / "copy of a.mp4")
-    (folder / "cut.mp4").write_bytes(grey_video(40).read_bytes()[:-900])
+    (folder / "cut.mp4").write_bytes(gray_video(40).read_bytes()[:-900])
     names = ["a.mp4", "b.mkv", "copy of a.mp4", "cut.mp4", "gone.mp4"]
     (folder / "list.csv").write_text("file,label\n" + "".join(f"{name},0\n" for name in names))
     return folder
@@ -40,8 +40,8 @@ def statuses(report: check.CheckReport) -> dict[str, str]:
     return {os.path.basename(video.path): video.status for video in report.videos}
 
 
-def test_a_sound_file_is_described(grey_video: Grey) -> None:
-    path = grey_video(20, fps=10)
+def test_a_sound_file_is_described(gray_video: Grey) -> None:
+    path = gray_video(20, fps=10)
     assert check_video((str(path), None)) == check.CheckedVideo(
         path=str(path),
         status="ok",
@@ -112,7 +112,7 @@ def test_the_report_tells_what_is_broken_missing_and_there_twice(collection: Pat
 
 
 def test_a_second_run_decodes_only_what_is_new_changed_or_was_not_sound(
-    collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grey_video: Grey
+    collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gray_video: Grey
 ) -> None:
     target = tmp_path / "report.csv"
     first = check_videos(read_list(collection / "list.csv"), target, workers=0)
@@ -127,8 +127,8 @@ def test_a_second_run_decodes_only_what_is_new_changed_or_was_not_sound(
     assert second == first
     assert seen == ["cut.mp4", "gone.mp4"]
     seen.clear()
-    shutil.copy(grey_video(10), collection / "gone.mp4")
-    shutil.copy(grey_video(15), collection / "a.mp4")
+    shutil.copy(gray_video(10), collection / "gone.mp4")
+    shutil.copy(gray_video(15), collection / "a.mp4")
     third = check_videos(read_list(collection / "list.csv"), target, workers=0)
     assert seen == ["a.mp4", "cut.mp4", "gone.mp4"]
     assert [video.duplicate_of for video in third.videos] == [None] * 5
@@ -159,8 +159,8 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
     assert statuses(report) == {"a.mp4": "ok", "b.mkv": "ok", "copy of a.mp4": "ok", "cut.mp4": "broken"}
 
 
-def test_a_file_that_a_list_names_twice_is_one_row(grey_video: Grey, tmp_path: Path) -> None:
-    path = str(grey_video(10))
+def test_a_file_that_a_list_names_twice_is_one_row(gray_video: Grey, tmp_path: Path) -> None:
+    path = str(gray_video(10))
     videos = VideoList((Row(path, start_sec=0.0, end_sec=0.1), Row(path, start_sec=0.2, end_sec=0.3)))
     assert len(check_videos(videos, tmp_path / "report.csv", workers=0).videos) == 1
 
@@ -220,9 +220,9 @@ def test_the_tool_says_what_is_wrong_and_exits_so(
 
 
 @pytest.mark.parametrize("suffix", [".webm", ".mp4"])
-def test_one_video_is_checked_and_prepared(grey_video: Grey, tmp_path: Path, suffix: str) -> None:
+def test_one_video_is_checked_and_prepared(gray_video: Grey, tmp_path: Path, suffix: str) -> None:
     codec = "libvpx" if suffix == ".webm" else "libx264"
-    video = shutil.copy(grey_video(12, suffix=suffix, codec=codec), tmp_path / f"one{suffix}")
+    video = shutil.copy(gray_video(12, suffix=suffix, codec=codec), tmp_path / f"one{suffix}")
     assert command("check")([str(video), "--report", str(tmp_path / "report.csv"), "--workers", "0"]) == 0
     assert command("prepare")([str(video), "--output", str(tmp_path), "--workers", "0"]) == 2  # it could replace files
     assert command("prepare")([str(video), "--output", str(tmp_path / "small"), "--workers", "0"]) == 0
@@ -247,11 +247,11 @@ def test_the_tool_keeps_one_report_a_list(
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_a_name_that_is_not_utf8_is_checked_and_reported(grey_video: Grey, tmp_path: Path, suffix: str) -> None:
+def test_a_name_that_is_not_utf8_is_checked_and_reported(gray_video: Grey, tmp_path: Path, suffix: str) -> None:
     folder = tmp_path / "videos"
     folder.mkdir()
     for name in (b"a.mp4", b"caf\xe9.mp4"):
-        shutil.copy(os.fsencode(grey_video(10)), os.fsencode(folder) + b"/" + name)
+        shutil.copy(os.fsencode(gray_video(10)), os.fsencode(folder) + b"/" + name)
     report = check_videos(read_list(folder), tmp_path / f"report{suffix}", workers=0)
     assert report.sound
     assert check_videos(read_list(folder), report.path, workers=0) == report  # from the journal
@@ -262,8 +262,8 @@ def test_a_name_that_is_not_utf8_is_checked_and_reported(grey_video: Grey, tmp_p
     assert check.default_report(report.videos[1].path).suffix == ".parquet"
 
 
-def test_a_command_prints_names_that_are_not_utf8(grey_video: Grey, tmp_path: Path) -> None:
-    shutil.copy(os.fsencode(grey_video(10)), os.fsencode(tmp_path) + b"/caf\xe9.mp4")
+def test_a_command_prints_names_that_are_not_utf8(gray_video: Grey, tmp_path: Path) -> None:
+    shutil.copy(os.fsencode(gray_video(10)), os.fsencode(tmp_path) + b"/caf\xe9.mp4")
     (tmp_path / "bad.mp4").write_bytes(b"x")
     shutil.copy(tmp_path / "bad.mp4", os.fsencode(tmp_path) + b"/bad\xe9.mp4")
     argv = [sys.executable, TOOL, str(tmp_path), "--workers", "0", "--report", str(tmp_path / "report.csv")]

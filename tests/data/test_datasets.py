@@ -198,9 +198,9 @@ def test_a_dataset_can_be_sent_to_a_worker() -> None:
 
 
 def test_files_folders_of_frames_and_broken_files_are_read_from_one_list(
-    tmp_path: Path, grey_video: Callable[..., Path]
+    tmp_path: Path, gray_video: Callable[..., Path]
 ) -> None:
-    movie = grey_video(20)
+    movie = gray_video(20)
     (tmp_path / "a b").mkdir()
     (tmp_path / "a b" / "movie one.mp4").write_bytes(movie.read_bytes())
     (tmp_path / "a b" / "frames").mkdir()

@@ -30,8 +30,8 @@ def key_frames(path: Path) -> list[bool]:
 
 
 @pytest.mark.parametrize("mode", ["short", "intra"])
-def test_every_frame_comes_out_at_its_number_and_time(mode: module.Mode, grey_video: Grey, tmp_path: Path) -> None:
-    source = grey_video(50)
+def test_every_frame_comes_out_at_its_number_and_time(mode: module.Mode, gray_video: Grey, tmp_path: Path) -> None:
+    source = gray_video(50)
     made = prepare_video(str(source), tmp_path / "a.mp4", Encoding(mode=mode))
     with open_video(source) as before, open_video(tmp_path / "a.mp4") as after:
         assert made.frames == after.num_frames == 50
@@ -49,8 +49,8 @@ def test_frames_of_irregular_times_keep_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".avi", ".ts", ".mkv", ".h264"])
-def test_other_containers_give_the_frames_that_the_reader_sees(suffix: str, grey_video: Grey, tmp_path: Path) -> None:
-    source = grey_video(30, suffix=suffix)
+def test_other_containers_give_the_frames_that_the_reader_sees(suffix: str, gray_video: Grey, tmp_path: Path) -> None:
+    source = gray_video(30, suffix=suffix)
     prepare_video(str(source), tmp_path / "a.mp4", Encoding(crf=4))
     with open_video(source) as before, open_video(tmp_path / "a.mp4") as after:
         assert levels(after.frames_at(range(30))) == pytest.approx(levels(before.frames_at(range(30))), abs=1)
@@ -114,8 +114,8 @@ def test_sizes_are_even_and_never_larger(source: tuple[int, int], expected: tupl
     assert Encoding().size(*source) == expected
 
 
-def test_images_are_what_a_folder_of_frames_reads(grey_video: Grey, tmp_path: Path) -> None:
-    source = grey_video(30)
+def test_images_are_what_a_folder_of_frames_reads(gray_video: Grey, tmp_path: Path) -> None:
+    source = gray_video(30)
     made = prepare_video(str(source), tmp_path / "clip", Encoding(mode="frames", jpeg_quality=95))
     folder = FrameFolder(tmp_path / "clip", fps=made.fps)
     assert (folder.num_frames, folder.duration) == (30, pytest.approx(30 / 25))
@@ -145,7 +145,7 @@ def test_quality_is_that_of_the_output_against_the_resized_source(tmp_path: Path
 
 
 def test_a_reader_that_begins_again_is_followed(
-    monkeypatch: pytest.MonkeyPatch, grey_video: Grey, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, gray_video: Grey, tmp_path: Path
 ) -> None:
     decode = EncodedVideo._decode
 
@@ -155,7 +155,7 @@ def test_a_reader_that_begins_again_is_followed(
             yield from [(0, wrong), (1, wrong)]
         yield from decode(video, wanted)
 
-    source = grey_video(20)
+    source = gray_video(20)
     monkeypatch.setattr(EncodedVideo, "_decode", stumbling)
     for mode, output in (("short", "a.mp4"), ("frames", "clip")):
         made = prepare_video(str(source), tmp_path / output, Encoding(mode=mode))
@@ -172,25 +172,25 @@ def test_a_reader_that_begins_again_is_followed(
 
 
 def test_an_output_with_other_frames_is_refused_and_not_kept(
-    monkeypatch: pytest.MonkeyPatch, grey_video: Grey, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, gray_video: Grey, tmp_path: Path
 ) -> None:
     add = module._FileWriter.add
     monkeypatch.setattr(module._FileWriter, "add", lambda self, number, frame: number == 5 or add(self, number, frame))
     with pytest.raises(VideoReadError, match="20 frames became 19"):
-        prepare_video(str(grey_video(20)), tmp_path / "out" / "a.mp4", Encoding())
+        prepare_video(str(gray_video(20)), tmp_path / "out" / "a.mp4", Encoding())
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_broken_source_leaves_nothing_behind(grey_video: Grey, tmp_path: Path) -> None:
+def test_a_broken_source_leaves_nothing_behind(gray_video: Grey, tmp_path: Path) -> None:
     source = tmp_path / "broken.mp4"
-    source.write_bytes(grey_video(40).read_bytes()[:-900])
+    source.write_bytes(gray_video(40).read_bytes()[:-900])
     with pytest.raises(VideoReadError, match=r"broken\.mp4"):
         prepare_video(str(source), tmp_path / "out" / "a.mp4", Encoding())
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_bytes_are_counted_before_and_after(grey_video: Grey, tmp_path: Path) -> None:
-    source = grey_video(20)
+def test_bytes_are_counted_before_and_after(gray_video: Grey, tmp_path: Path) -> None:
+    source = gray_video(20)
     made = prepare_video(str(source), tmp_path / "clip", Encoding(mode="frames"))
     assert made == PreparedVideo(
         source=str(source),

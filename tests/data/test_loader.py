@@ -377,8 +377,8 @@ def wait_until_all_ended(program: subprocess.Popen[str]) -> str:
     return program.communicate(timeout=300)[0]
 
 
-def test_a_program_that_leaves_in_mid_epoch_ends(tmp_path: Path, grey_video: Callable[..., Path]) -> None:
-    program = start_program(tmp_path, grey_video(12), "fork")
+def test_a_program_that_leaves_in_mid_epoch_ends(tmp_path: Path, gray_video: Callable[..., Path]) -> None:
+    program = start_program(tmp_path, gray_video(12), "fork")
     out = wait_until_all_ended(program)
     assert program.returncode == 0
     assert out.split()[0] == "2"
@@ -386,9 +386,9 @@ def test_a_program_that_leaves_in_mid_epoch_ends(tmp_path: Path, grey_video: Cal
 
 @pytest.mark.parametrize("start_method", ["fork", pytest.param("forkserver", marks=pytest.mark.slow)])
 def test_workers_do_not_outlive_a_program_that_is_killed(
-    tmp_path: Path, grey_video: Callable[..., Path], start_method: str
+    tmp_path: Path, gray_video: Callable[..., Path], start_method: str
 ) -> None:
-    program = start_program(tmp_path, grey_video(12), start_method)
+    program = start_program(tmp_path, gray_video(12), start_method)
     assert program.stdout is not None
     assert len(program.stdout.readline().split()) == 3
     program.kill()
@@ -397,9 +397,9 @@ def test_workers_do_not_outlive_a_program_that_is_killed(
 
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="signals with a sender need Linux")
 def test_workers_leave_a_signal_to_all_processes_to_their_parent(
-    tmp_path: Path, grey_video: Callable[..., Path]
+    tmp_path: Path, gray_video: Callable[..., Path]
 ) -> None:
-    program = start_program(tmp_path, grey_video(12), "fork")
+    program = start_program(tmp_path, gray_video(12), "fork")
     assert program.stdout is not None
     assert program.stdin is not None
     first = program.stdout.readline()

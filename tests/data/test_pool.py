@@ -16,7 +16,6 @@ from svt_zoo.data.pool import (
     Outcomes,
     fingerprint,
     number_of_workers,
-    output_file,
     progress,
     reason_of,
     run_tasks,
@@ -218,17 +217,3 @@ def test_workers_are_as_many_as_asked_for_or_as_this_process_has_cores(monkeypat
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(128)), raising=False)
     monkeypatch.delenv("LOCAL_WORLD_SIZE")
     assert number_of_workers(None) == 8
-
-
-def test_an_output_never_replaces_another_file_of_the_command(tmp_path: Path) -> None:
-    path = tmp_path / "list.csv"
-    (tmp_path / "link.csv").symlink_to(path)
-    for other in (path, tmp_path / "link.csv", tmp_path / "folder/../list.csv"):
-        with pytest.raises(ValueError, match=r"list\.csv is named twice, .*; name a new file"):
-            output_file(path, ".csv", keep=[None, other])
-    assert output_file(path, ".csv", keep=[None, "s3://bucket/list.csv"]) == path
-
-
-def test_an_output_on_this_machine_is_no_url() -> None:
-    with pytest.raises(ValueError, match=r"s3://bucket/list\.csv is a URL; name a file on this machine and upload it"):
-        output_file("s3://bucket/list.csv", ".csv")

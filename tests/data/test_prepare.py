@@ -27,12 +27,12 @@ FAST = Encoding(preset="ultrafast")
 
 
 @pytest.fixture
-def collection(grey_video: Grey, tmp_path: Path) -> Path:
+def collection(gray_video: Grey, tmp_path: Path) -> Path:
     """Two classes of two videos each."""
     for number, name in enumerate(["cat/one.mp4", "cat/two.mkv", "dog/deep/one.avi", "dog/two.mp4"]):
         path = tmp_path / "videos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(grey_video(10 + number, suffix=path.suffix), path)
+        shutil.copy(gray_video(10 + number, suffix=path.suffix), path)
     return tmp_path / "videos"
 
 
@@ -104,14 +104,14 @@ def test_frames_become_folders_of_images_with_their_number_in_the_list(collectio
     assert [row.path for row in read_list(tmp_path / "out").rows] == [row.path for row in rows]
 
 
-def test_folders_of_images_are_refused_where_times_are_needed(grey_video: Grey, tmp_path: Path) -> None:
-    videos = VideoList((Row(str(grey_video(10)), start_sec=1.0),))
+def test_folders_of_images_are_refused_where_times_are_needed(gray_video: Grey, tmp_path: Path) -> None:
+    videos = VideoList((Row(str(gray_video(10)), start_sec=1.0),))
     with pytest.raises(ValueError, match="folders of frames keep no times"):
         prepare_videos(videos, tmp_path / "out", Encoding(mode="frames"), workers=0)
 
 
 def test_what_is_there_is_not_made_again(
-    collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grey_video: Grey
+    collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gray_video: Grey
 ) -> None:
     videos = read_list(collection)
     first = prepare_videos(videos, tmp_path / "out", FAST, workers=0)
@@ -119,7 +119,7 @@ def test_what_is_there_is_not_made_again(
     again = prepare_videos(videos, tmp_path / "out", FAST, workers=0)
     assert seen == []
     assert (again.videos, again.new) == (first.videos, 0)
-    shutil.copy(grey_video(20), collection / "dog" / "two.mp4")  # another source
+    shutil.copy(gray_video(20), collection / "dog" / "two.mp4")  # another source
     (tmp_path / "out" / "cat" / "one.mp4").unlink()
     (tmp_path / "out" / "cat" / "two.mp4").write_bytes(b"half")
     assert prepare_videos(videos, tmp_path / "out", FAST, workers=0).new == 3
@@ -148,9 +148,9 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_a_killed_run_leaves_only_whole_videos_and_is_finished_by_the_next(grey_video: Grey, tmp_path: Path) -> None:
+def test_a_killed_run_leaves_only_whole_videos_and_is_finished_by_the_next(gray_video: Grey, tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
-    source = grey_video(50, size=(240, 320))
+    source = gray_video(50, size=(240, 320))
     for i in range(12):
         shutil.copy(source, tmp_path / "videos" / f"{i:02}.mp4")
     command = [sys.executable, TOOL, str(tmp_path / "videos"), "--output", str(tmp_path / "out"), "--workers", "1"]
@@ -292,8 +292,8 @@ def test_copies_that_would_read_slower_and_be_larger_are_not_made(
     assert (everything.skipped, everything.new, len(everything.videos)) == (0, 2, 4)
 
 
-def test_what_cannot_be_measured_is_copied(grey_video: Grey) -> None:
-    source = grey_video(12)
+def test_what_cannot_be_measured_is_copied(gray_video: Grey) -> None:
+    source = gray_video(12)
     assert prepare._seconds(Row(str(source)), 30.0) > 0
     tasks = [prepare._Task("missing.avi", "b.mp4", None)]
     assert not prepare._copies_are_worse(".avi", tasks, FAST, 30.0)

@@ -97,12 +97,12 @@ def indices(views: ViewsConfig, total: int = 300, seed: int = 0) -> list[list[in
 
 
 @pytest.fixture
-def folder(tmp_path: Path, grey_video: Callable[..., Path]) -> Path:
+def folder(tmp_path: Path, gray_video: Callable[..., Path]) -> Path:
     for name in ("jump", "run"):
         for i in range(3):
             file = tmp_path / "videos" / name / f"{i}.mp4"
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(grey_video(20).read_bytes() + bytes([i]))
+            file.write_bytes(gray_video(20).read_bytes() + bytes([i]))
     return tmp_path / "videos"
 
 

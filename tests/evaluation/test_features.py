@@ -39,8 +39,8 @@ def network(seed: int = 0, num_classes: int = 0) -> ZooModel:
 
 
 @pytest.fixture(scope="module")
-def paths(grey_video: Callable[..., Path]) -> list[Path]:
-    return [grey_video(n) for n in (26, 32, 38, 44, 50)]
+def paths(gray_video: Callable[..., Path]) -> list[Path]:
+    return [gray_video(n) for n in (26, 32, 38, 44, 50)]
 
 
 @pytest.fixture(scope="module")

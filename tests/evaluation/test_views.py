@@ -31,7 +31,7 @@ def transform(num_frames: int = 4, sampling_rate: float | None = 5) -> EvalTrans
 
 
 def frames_seen(views: torch.Tensor) -> list[list[int]]:
-    """Frame numbers that the views of a `grey_video` show; frame i has the gray level 24 + 4 * i."""
+    """Frame numbers that the views of a `gray_video` show; frame i has the gray level 24 + 4 * i."""
     return (views[:, 0, :, 16, 16] * 255).sub(24).div(4).round().int().tolist()
 
 
@@ -40,16 +40,16 @@ def one(path: Path, views: str, **clip: Any) -> torch.Tensor:
     return torch.stack(load_views(path, parse_views(views, transform(**clip))))
 
 
-def test_one_view_is_the_center_of_the_video(grey_video: Callable[..., Path]) -> None:
-    views = one(grey_video(50), "1x1")
+def test_one_view_is_the_center_of_the_video(gray_video: Callable[..., Path]) -> None:
+    views = one(gray_video(50), "1x1")
     assert views.shape == (1, 3, 4, 32, 32)
     [seen] = frames_seen(views)
     assert abs((seen[0] + seen[-1]) / 2 - 24.5) <= 1
     assert 15 <= seen[-1] - seen[0] <= 20
 
 
-def test_clips_are_spread_over_the_video_and_their_crops_lie_together(grey_video: Callable[..., Path]) -> None:
-    views = one(grey_video(50), "3x2")
+def test_clips_are_spread_over_the_video_and_their_crops_lie_together(gray_video: Callable[..., Path]) -> None:
+    views = one(gray_video(50), "3x2")
     seen = frames_seen(views)
     assert views.shape[0] == 6
     assert seen[0] == seen[1] == seen[2]
@@ -75,13 +75,13 @@ def test_three_crops_show_all_of_the_short_side_and_a_single_one_a_part(views: s
     assert (view[0, 0, -1, 0] * 255).item() == pytest.approx(bottom, abs=1)
 
 
-def test_segments_spread_over_the_video(grey_video: Callable[..., Path]) -> None:
-    [seen] = frames_seen(one(grey_video(48), "1x1", sampling_rate=None))
+def test_segments_spread_over_the_video(gray_video: Callable[..., Path]) -> None:
+    [seen] = frames_seen(one(gray_video(48), "1x1", sampling_rate=None))
     assert seen == [6, 18, 29, 41]
 
 
-def test_views_equal_the_frames_read_by_hand(grey_video: Callable[..., Path]) -> None:
-    path, evaluate = grey_video(40), transform()
+def test_views_equal_the_frames_read_by_hand(gray_video: Callable[..., Path]) -> None:
+    path, evaluate = gray_video(40), transform()
     with open_video(path) as video:
         frames = video.frames_at(evaluate.clip_indices(video.num_frames, fps=video.fps))
     assert_close(load_views(path, parse_views("1x1", evaluate))[0], evaluate(frames), atol=0, rtol=0)
@@ -99,9 +99,9 @@ def views_of(path: Path, views: EvalViews | SlowFastViews | RandomClips, seed: i
     return video if isinstance(video, list) else [video]
 
 
-def test_slow_views_come_before_fast_ones_of_the_same_window(grey_video: Callable[..., Path]) -> None:
+def test_slow_views_come_before_fast_ones_of_the_same_window(gray_video: Callable[..., Path]) -> None:
     slow = transform(num_frames=4, sampling_rate=10)
-    views = views_of(grey_video(50), SlowFastViews(slow, fast_transform(slow, num_frames=20, crop_size=16)))
+    views = views_of(gray_video(50), SlowFastViews(slow, fast_transform(slow, num_frames=20, crop_size=16)))
     assert [tuple(view.shape) for view in views] == [(3, 4, 32, 32)] * 3 + [(3, 20, 16, 16)] * 3
     few = frames_seen(views[0][None])[0]
     many = (views[3][0, :, 8, 8] * 255).sub(24).div(4).round().int().tolist()
@@ -130,16 +130,16 @@ def test_random_slow_and_fast_clips_share_window_crop_and_flip(tmp_path: Path, m
     assert all(view[0, 0, :, -1].mean() > view[0, 0, :, 0].mean() for view in unflipped)
 
 
-def test_random_clips_depend_on_the_seed_alone(grey_video: Callable[..., Path]) -> None:
-    path, clips = grey_video(50), RandomClips(transform(), num_clips=3)
+def test_random_clips_depend_on_the_seed_alone(gray_video: Callable[..., Path]) -> None:
+    path, clips = gray_video(50), RandomClips(transform(), num_clips=3)
     first, again, other = (torch.stack(views_of(path, clips, seed)) for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
-def test_random_clips_without_a_sampling_rate_draw_a_frame_of_each_segment(grey_video: Callable[..., Path]) -> None:
+def test_random_clips_without_a_sampling_rate_draw_a_frame_of_each_segment(gray_video: Callable[..., Path]) -> None:
     segments = RandomClips(transform(sampling_rate=None), num_clips=8)
-    seen = frames_seen(torch.stack(views_of(grey_video(48), segments)))
+    seen = frames_seen(torch.stack(views_of(gray_video(48), segments)))
     assert len({tuple(clip) for clip in seen}) > 4
     for clip in seen:
         assert all(11.75 * i - 1 <= frame <= 11.75 * (i + 1) + 1 for i, frame in enumerate(clip))

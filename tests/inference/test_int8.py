@@ -41,8 +41,8 @@ def least_cosine(a: torch.Tensor, b: torch.Tensor) -> float:
     return torch.cosine_similarity(a, b).min().item()
 
 
-def test_embed_and_extract_give_the_int8_features(grey_video: Callable[..., Path]) -> None:
-    model, paths = network(), [grey_video(30), grey_video(45)]
+def test_embed_and_extract_give_the_int8_features(gray_video: Callable[..., Path]) -> None:
+    model, paths = network(), [gray_video(30), gray_video(45)]
     features = embed(paths, model=model, dtype="int8")
     expected = embed(paths, model=model, dtype="float32")
     assert features.dtype == torch.float32

@@ -38,11 +38,11 @@ def test_smaller_views_are_drawn_smaller() -> None:
 
 
 def test_the_command_draws_the_views_of_a_recipe(
-    tmp_path: Path, grey_video: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, gray_video: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     videos = tmp_path / "videos"
     videos.mkdir()
-    (videos / "a.mp4").write_bytes(grey_video(30).read_bytes())
+    (videos / "a.mp4").write_bytes(gray_video(30).read_bytes())
     preview = command("preview")
     recipe = str(ROOT / "configs" / "svt" / "vitb_k400.yaml")
     out = tmp_path / "sheet.png"

@@ -36,8 +36,8 @@ def with_clip(model: ZooModel) -> ZooModel:
 
 
 @pytest.fixture(scope="module")
-def videos(grey_video: Callable[..., Path]) -> list[Path]:
-    return [grey_video(30), grey_video(45)]
+def videos(gray_video: Callable[..., Path]) -> list[Path]:
+    return [gray_video(30), gray_video(45)]
 
 
 def test_videos_become_one_row_each_in_the_order_given(videos: list[Path]) -> None:
@@ -145,8 +145,8 @@ def test_a_folder_gives_all_its_videos(videos: list[Path], tmp_path: Path) -> No
         embed(tmp_path / "empty", model=model)
 
 
-def test_frames_are_taken_as_a_video_of_30_frames_per_second(grey_video: Callable[..., Path]) -> None:
-    model, file = network(), grey_video(45, fps=30)
+def test_frames_are_taken_as_a_video_of_30_frames_per_second(gray_video: Callable[..., Path]) -> None:
+    model, file = network(), gray_video(45, fps=30)
     with svt_zoo.open_video(file) as video:
         frames = video.frames_at(range(video.num_frames))
     expected = embed(file, model=model, views="3x2")
