@@ -66,6 +66,7 @@ def test_a_process_maps_a_large_list_instead_of_copying_it(method: str, monkeypa
     for _ in range(2):
         process = context.Process(target=answer, args=(videos, theirs))  # type: ignore[attr-defined]
         process.start()
+        assert ours.poll(120), f"the process ended with {process.exitcode}"
         sha256, copied, last = ours.recv()
         process.join()
         assert (sha256, last, any(copied)) == (videos.sha256, ODD[-1], False)
