@@ -185,10 +185,10 @@ def main(argv: list[str] | None = None) -> int:
         "clips": {name: len(read_list(str(path))) for name, path in lists.items()},
     }
     same = all(earlier.get(key) == report[key] for key in ("epochs", "width", "clips"))
-    report["cases"] = [case for case in earlier["cases"] if case["seed"] not in args.seeds] if same else []
+    kept = earlier["cases"] if same else []
+    report["cases"] = [case for case in kept if case["seed"] not in args.seeds and case["network"] != "thumbnail"]
     for one in args.sets:
         top1 = evaluated("random", 0, one, lists, args.scratch / "thumbnail" / one, thumbnail=True)
-        report["cases"] = [case for case in report["cases"] if (case["network"], case["set"]) != ("thumbnail", one)]
         report["cases"].append({"network": "thumbnail", "seed": 0, "set": one, "top1": top1})
     for seed in args.seeds:
         for name in ("random", *PRETRAINED):

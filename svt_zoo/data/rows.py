@@ -181,11 +181,8 @@ class Rows(Sequence[Row]):
 def full_paths(base: str, names: Iterable[str]) -> list[str]:
     """The names that are relative, joined to the folder or URL `base`; the others as they are."""
     prefix = posixpath.join(base, "")
-    paths = [name if name.startswith("/") or is_url(name) else prefix + name for name in names]
-    if prefix.startswith(("http://", "https://")) and "#" in "".join(paths):  # a web address ends before it
-        start = len(prefix)
-        return [prefix + path[start:].replace("#", "%23") if path.startswith(prefix) else path for path in paths]
-    return paths
+    sign = "%23" if prefix.startswith(("http://", "https://")) else "#"  # which would end a web address
+    return [name if name.startswith("/") or is_url(name) else prefix + name.replace("#", sign) for name in names]
 
 
 def _gather(data: Array, starts: Array, lengths: Array) -> Array:

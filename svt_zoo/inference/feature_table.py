@@ -147,8 +147,6 @@ class FeatureTable:
             raise ValueError(f"{path}: no such table on this machine; svt-zoo extract writes them")
         try:
             self._dataset = pyarrow.dataset.dataset(self.path, format="parquet")
-        except FileNotFoundError as error:
-            raise ValueError(f"{path}: no such table; svt-zoo extract writes them") from error
         except pyarrow.ArrowInvalid as error:
             raise ValueError(f"{path} is not a Parquet file or a folder of them; svt-zoo extract writes one") from error
         except OSError as error:

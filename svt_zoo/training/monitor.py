@@ -209,9 +209,9 @@ def _lines(path: Path) -> list[tuple[dict[str, float], int]]:
 def _panels(metrics: Sequence[Mapping[str, float]]) -> list[tuple[str, list[str]]]:
     """Title and metrics of each panel with a curve; a run of one step has points alone."""
     counts = Counter(name for line in metrics for name in line)
-    needed = min(2, len(metrics))
+    needed = 2 if len(metrics) > 1 else 1
     shown = [(title, [name for name in names if counts[name] >= needed]) for title, names in _PANELS]
-    return [(title, names) for title, names in shown if names and metrics]
+    return [(title, names) for title, names in shown if names]
 
 
 def draw_curves(metrics: Sequence[Mapping[str, float]], path: Path) -> None:

@@ -19,11 +19,11 @@ from svt_zoo.data.check import check_video, check_videos
 from svt_zoo.data.lists import Row, VideoList, read_list
 
 TOOL = str(Path(__file__).resolve().parents[2] / "tools" / "check_data.py")
-Grey = Callable[..., Path]
+Gray = Callable[..., Path]
 
 
 @pytest.fixture
-def collection(gray_video: Grey, tmp_path: Path) -> Path:
+def collection(gray_video: Gray, tmp_path: Path) -> Path:
     """A folder with two sound videos, a copy of one, a truncated one, and a list that also names a missing one."""
     folder = tmp_path / "videos"
     folder.mkdir()
@@ -40,7 +40,7 @@ def statuses(report: check.CheckReport) -> dict[str, str]:
     return {os.path.basename(video.path): video.status for video in report.videos}
 
 
-def test_a_sound_file_is_described(gray_video: Grey) -> None:
+def test_a_sound_file_is_described(gray_video: Gray) -> None:
     path = gray_video(20, fps=10)
     assert check_video((str(path), None)) == check.CheckedVideo(
         path=str(path),
@@ -112,7 +112,7 @@ def test_the_report_tells_what_is_broken_missing_and_there_twice(collection: Pat
 
 
 def test_a_second_run_decodes_only_what_is_new_changed_or_was_not_sound(
-    collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gray_video: Grey
+    collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gray_video: Gray
 ) -> None:
     target = tmp_path / "report.csv"
     first = check_videos(read_list(collection / "list.csv"), target, workers=0)
@@ -159,7 +159,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
     assert statuses(report) == {"a.mp4": "ok", "b.mkv": "ok", "copy of a.mp4": "ok", "cut.mp4": "broken"}
 
 
-def test_a_file_that_a_list_names_twice_is_one_row(gray_video: Grey, tmp_path: Path) -> None:
+def test_a_file_that_a_list_names_twice_is_one_row(gray_video: Gray, tmp_path: Path) -> None:
     path = str(gray_video(10))
     videos = VideoList((Row(path, start_sec=0.0, end_sec=0.1), Row(path, start_sec=0.2, end_sec=0.3)))
     assert len(check_videos(videos, tmp_path / "report.csv", workers=0).videos) == 1
@@ -220,7 +220,7 @@ def test_the_tool_says_what_is_wrong_and_exits_so(
 
 
 @pytest.mark.parametrize("suffix", [".webm", ".mp4"])
-def test_one_video_is_checked_and_prepared(gray_video: Grey, tmp_path: Path, suffix: str) -> None:
+def test_one_video_is_checked_and_prepared(gray_video: Gray, tmp_path: Path, suffix: str) -> None:
     codec = "libvpx" if suffix == ".webm" else "libx264"
     video = shutil.copy(gray_video(12, suffix=suffix, codec=codec), tmp_path / f"one{suffix}")
     assert command("check")([str(video), "--report", str(tmp_path / "report.csv"), "--workers", "0"]) == 0
@@ -247,7 +247,7 @@ def test_the_tool_keeps_one_report_a_list(
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_a_name_that_is_not_utf8_is_checked_and_reported(gray_video: Grey, tmp_path: Path, suffix: str) -> None:
+def test_a_name_that_is_not_utf8_is_checked_and_reported(gray_video: Gray, tmp_path: Path, suffix: str) -> None:
     folder = tmp_path / "videos"
     folder.mkdir()
     for name in (b"a.mp4", b"caf\xe9.mp4"):
@@ -262,7 +262,7 @@ def test_a_name_that_is_not_utf8_is_checked_and_reported(gray_video: Grey, tmp_p
     assert check.default_report(report.videos[1].path).suffix == ".parquet"
 
 
-def test_a_command_prints_names_that_are_not_utf8(gray_video: Grey, tmp_path: Path) -> None:
+def test_a_command_prints_names_that_are_not_utf8(gray_video: Gray, tmp_path: Path) -> None:
     shutil.copy(os.fsencode(gray_video(10)), os.fsencode(tmp_path) + b"/caf\xe9.mp4")
     (tmp_path / "bad.mp4").write_bytes(b"x")
     shutil.copy(tmp_path / "bad.mp4", os.fsencode(tmp_path) + b"/bad\xe9.mp4")

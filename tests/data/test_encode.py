@@ -15,7 +15,7 @@ from svt_zoo.data.encode import Encoding, PreparedVideo, prepare_video
 from svt_zoo.video import EncodedVideo
 from svt_zoo.video.frames import FrameFolder
 
-Grey = Callable[..., Path]
+Gray = Callable[..., Path]
 
 
 def levels(frames: torch.Tensor) -> list[int]:
@@ -30,7 +30,7 @@ def key_frames(path: Path) -> list[bool]:
 
 
 @pytest.mark.parametrize("mode", ["short", "intra"])
-def test_every_frame_comes_out_at_its_number_and_time(mode: module.Mode, gray_video: Grey, tmp_path: Path) -> None:
+def test_every_frame_comes_out_at_its_number_and_time(mode: module.Mode, gray_video: Gray, tmp_path: Path) -> None:
     source = gray_video(50)
     made = prepare_video(str(source), tmp_path / "a.mp4", Encoding(mode=mode))
     with open_video(source) as before, open_video(tmp_path / "a.mp4") as after:
@@ -49,7 +49,7 @@ def test_frames_of_irregular_times_keep_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".avi", ".ts", ".mkv", ".h264"])
-def test_other_containers_give_the_frames_that_the_reader_sees(suffix: str, gray_video: Grey, tmp_path: Path) -> None:
+def test_other_containers_give_the_frames_that_the_reader_sees(suffix: str, gray_video: Gray, tmp_path: Path) -> None:
     source = gray_video(30, suffix=suffix)
     prepare_video(str(source), tmp_path / "a.mp4", Encoding(crf=4))
     with open_video(source) as before, open_video(tmp_path / "a.mp4") as after:
@@ -114,7 +114,7 @@ def test_sizes_are_even_and_never_larger(source: tuple[int, int], expected: tupl
     assert Encoding().size(*source) == expected
 
 
-def test_images_are_what_a_folder_of_frames_reads(gray_video: Grey, tmp_path: Path) -> None:
+def test_images_are_what_a_folder_of_frames_reads(gray_video: Gray, tmp_path: Path) -> None:
     source = gray_video(30)
     made = prepare_video(str(source), tmp_path / "clip", Encoding(mode="frames", jpeg_quality=95))
     folder = FrameFolder(tmp_path / "clip", fps=made.fps)
@@ -145,7 +145,7 @@ def test_quality_is_that_of_the_output_against_the_resized_source(tmp_path: Path
 
 
 def test_a_reader_that_begins_again_is_followed(
-    monkeypatch: pytest.MonkeyPatch, gray_video: Grey, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, gray_video: Gray, tmp_path: Path
 ) -> None:
     decode = EncodedVideo._decode
 
@@ -172,7 +172,7 @@ def test_a_reader_that_begins_again_is_followed(
 
 
 def test_an_output_with_other_frames_is_refused_and_not_kept(
-    monkeypatch: pytest.MonkeyPatch, gray_video: Grey, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, gray_video: Gray, tmp_path: Path
 ) -> None:
     add = module._FileWriter.add
     monkeypatch.setattr(module._FileWriter, "add", lambda self, number, frame: number == 5 or add(self, number, frame))
@@ -181,7 +181,7 @@ def test_an_output_with_other_frames_is_refused_and_not_kept(
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_broken_source_leaves_nothing_behind(gray_video: Grey, tmp_path: Path) -> None:
+def test_a_broken_source_leaves_nothing_behind(gray_video: Gray, tmp_path: Path) -> None:
     source = tmp_path / "broken.mp4"
     source.write_bytes(gray_video(40).read_bytes()[:-900])
     with pytest.raises(VideoReadError, match=r"broken\.mp4"):
@@ -189,7 +189,7 @@ def test_a_broken_source_leaves_nothing_behind(gray_video: Grey, tmp_path: Path)
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_bytes_are_counted_before_and_after(gray_video: Grey, tmp_path: Path) -> None:
+def test_bytes_are_counted_before_and_after(gray_video: Gray, tmp_path: Path) -> None:
     source = gray_video(20)
     made = prepare_video(str(source), tmp_path / "clip", Encoding(mode="frames"))
     assert made == PreparedVideo(

@@ -22,12 +22,12 @@ from svt_zoo.lock import FolderInUse, hold
 from svt_zoo.video.frames import FrameFolder
 
 TOOL = str(Path(__file__).resolve().parents[2] / "tools" / "prepare_videos.py")
-Grey = Callable[..., Path]
+Gray = Callable[..., Path]
 FAST = Encoding(preset="ultrafast")
 
 
 @pytest.fixture
-def collection(gray_video: Grey, tmp_path: Path) -> Path:
+def collection(gray_video: Gray, tmp_path: Path) -> Path:
     """Two classes of two videos each."""
     for number, name in enumerate(["cat/one.mp4", "cat/two.mkv", "dog/deep/one.avi", "dog/two.mp4"]):
         path = tmp_path / "videos" / name
@@ -104,14 +104,14 @@ def test_frames_become_folders_of_images_with_their_number_in_the_list(collectio
     assert [row.path for row in read_list(tmp_path / "out").rows] == [row.path for row in rows]
 
 
-def test_folders_of_images_are_refused_where_times_are_needed(gray_video: Grey, tmp_path: Path) -> None:
+def test_folders_of_images_are_refused_where_times_are_needed(gray_video: Gray, tmp_path: Path) -> None:
     videos = VideoList((Row(str(gray_video(10)), start_sec=1.0),))
     with pytest.raises(ValueError, match="folders of frames keep no times"):
         prepare_videos(videos, tmp_path / "out", Encoding(mode="frames"), workers=0)
 
 
 def test_what_is_there_is_not_made_again(
-    collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gray_video: Grey
+    collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gray_video: Gray
 ) -> None:
     videos = read_list(collection)
     first = prepare_videos(videos, tmp_path / "out", FAST, workers=0)
@@ -148,7 +148,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_a_killed_run_leaves_only_whole_videos_and_is_finished_by_the_next(gray_video: Grey, tmp_path: Path) -> None:
+def test_a_killed_run_leaves_only_whole_videos_and_is_finished_by_the_next(gray_video: Gray, tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     source = gray_video(50, size=(240, 320))
     for i in range(12):
@@ -292,7 +292,7 @@ def test_copies_that_would_read_slower_and_be_larger_are_not_made(
     assert (everything.skipped, everything.new, len(everything.videos)) == (0, 2, 4)
 
 
-def test_what_cannot_be_measured_is_copied(gray_video: Grey) -> None:
+def test_what_cannot_be_measured_is_copied(gray_video: Gray) -> None:
     source = gray_video(12)
     assert prepare._seconds(Row(str(source)), 30.0) > 0
     tasks = [prepare._Task("missing.avi", "b.mp4", None)]
