@@ -325,8 +325,13 @@ def main() -> int:
     if unknown := changes.keys() - known:
         parser.error(f"--set {', '.join(unknown)}: must be one of {', '.join(sorted(known))}")
     factors = replace(Factors(), **{key: value for key, value in changes.items() if key in asdict(Factors())})
-    pictures = real_textures(args.textures) if args.textures else None
-    factors = replace(factors, textures=args.textures.name) if args.textures else factors
+    pictures = None
+    if args.textures:
+        try:
+            pictures = real_textures(args.textures)
+        except (OSError, ValueError) as error:
+            parser.error(f"--textures: {error}")
+        factors = replace(factors, textures=args.textures.name)
     common = replace(Settings(), **{key: value for key, value in changes.items() if key in asdict(Settings())})
     args.rows.parent.mkdir(parents=True, exist_ok=True)
     result = json.loads(args.output.read_text()) if args.output and args.output.exists() else {}
