@@ -37,7 +37,7 @@ from svt_zoo.evaluation.knn import knn_scores, standardized
 from svt_zoo.methods import SVT, SVTConfig
 from svt_zoo.models import Backbone, create_model
 from svt_zoo.training.optim import OptimConfig, build_optimizer
-from svt_zoo.video import open_video
+from svt_zoo.video import VideoReadError, open_video
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from temporal import InMemory, interval, paired, train_step
@@ -329,7 +329,7 @@ def main() -> int:
     if args.textures:
         try:
             pictures = real_textures(args.textures)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, VideoReadError) as error:
             parser.error(f"--textures: {error}")
         factors = replace(factors, textures=args.textures.name)
     common = replace(Settings(), **{key: value for key, value in changes.items() if key in asdict(Settings())})
